@@ -1,0 +1,1 @@
+"""Measured costs of operators, stages and transfers."""

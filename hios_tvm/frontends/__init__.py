@@ -1,0 +1,1 @@
+"""Importers: a model file in, a Relax IRModule out."""

@@ -1,0 +1,1 @@
+"""Inter-operator schedulers."""

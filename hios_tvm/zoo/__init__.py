@@ -1,0 +1,1 @@
+"""Benchmark networks as ONNX models."""

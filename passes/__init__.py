@@ -1,0 +1,1 @@
+"""TVM passes: IRModule in, IRModule (or an analysis result) out."""

@@ -1,0 +1,1 @@
+"""Schedule rules for CPU kernels, in the form of TVM's dlight."""
