@@ -1,0 +1,210 @@
+"""The operator graph: one fused kernel call per operator, tensors between them."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import networkx as nx
+
+from hios_tvm.errors import GraphError
+
+__all__ = ["Edge", "Operator", "OperatorGraph", "Tensor", "dtype_bytes"]
+
+GRAPH_VERSION = 1
+
+_EXTRA_DTYPE_BITS = {"bool": 8, "bfloat16": 16}
+
+
+def dtype_bytes(dtype: str) -> int:
+    """Bytes of one element of `dtype`, for example 4 for ``"float32"``.
+
+    >>> dtype_bytes("float32"), dtype_bytes("bool"), dtype_bytes("int64")
+    (4, 1, 8)
+    """
+    bits = _EXTRA_DTYPE_BITS.get(dtype)
+    if bits is None:
+        digits = dtype.lstrip("abcdefghijklmnopqrstuvwxyz").split("_")[0]
+        if not digits.isdigit():
+            raise GraphError(f"dtype {dtype!r} has no known size")
+        bits = int(digits)
+    return max(1, bits // 8)
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A tensor of static shape; `name` is unique in its graph."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * dtype_bytes(self.dtype)
+
+
+@dataclass(frozen=True)
+class Operator:
+    """One call of a kernel; `inputs` and `outputs` name tensors in the order of its arguments."""
+
+    name: str
+    kernel: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Edge:
+    """The tensors that `dst` reads from `src`, and their bytes."""
+
+    src: str
+    dst: str
+    tensors: tuple[str, ...]
+    nbytes: int
+
+
+@dataclass(frozen=True)
+class OperatorGraph:
+    """Operators in topological order, and the tensors that they read and write.
+
+    `inputs` are the model's inputs, `constants` its weights, `outputs` its results; all three
+    name tensors, in the order of the model. Every other tensor is written by one operator.
+
+    Raises
+    ------
+    GraphError
+        If a name is used twice, a tensor is unknown, or an operator reads what only a later
+        one writes (a cycle, or operators that are not in topological order).
+    """
+
+    name: str
+    operators: tuple[Operator, ...]
+    tensors: tuple[Tensor, ...]
+    inputs: tuple[str, ...] = ()
+    constants: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        _reject_duplicates("operator", [operator.name for operator in self.operators])
+        _reject_duplicates("tensor", [tensor.name for tensor in self.tensors])
+        known = {tensor.name for tensor in self.tensors}
+        written = set(self.inputs) | set(self.constants)
+        for operator in self.operators:
+            for tensor in (*operator.inputs, *operator.outputs):
+                if tensor not in known:
+                    raise GraphError(f"operator {operator.name!r} uses unknown tensor {tensor!r}")
+            for tensor in operator.inputs:
+                if tensor not in written:
+                    raise GraphError(
+                        f"operator {operator.name!r} reads {tensor!r} before it is written: "
+                        "the graph has a cycle or is not in topological order"
+                    )
+            for tensor in operator.outputs:
+                if tensor in written:
+                    raise GraphError(f"tensor {tensor!r} is written twice")
+                written.add(tensor)
+        for tensor in self.outputs:
+            if tensor not in written:
+                raise GraphError(f"output {tensor!r} is never written")
+
+    @cached_property
+    def operator(self) -> Mapping[str, Operator]:
+        """Operators by name."""
+        return {operator.name: operator for operator in self.operators}
+
+    @cached_property
+    def tensor(self) -> Mapping[str, Tensor]:
+        """Tensors by name."""
+        return {tensor.name: tensor for tensor in self.tensors}
+
+    @cached_property
+    def producer(self) -> Mapping[str, str]:
+        """Name of the operator that writes a tensor; inputs and constants are absent."""
+        return {tensor: op.name for op in self.operators for tensor in op.outputs}
+
+    @cached_property
+    def edges(self) -> tuple[Edge, ...]:
+        """Data edges ordered by consumer; several tensors between two operators are one edge."""
+        edges = []
+        for operator in self.operators:
+            tensors_from: dict[str, list[str]] = {}
+            for tensor in dict.fromkeys(operator.inputs):
+                if tensor in self.producer:
+                    tensors_from.setdefault(self.producer[tensor], []).append(tensor)
+            for src, tensors in tensors_from.items():
+                nbytes = sum(self.tensor[tensor].nbytes for tensor in tensors)
+                edges.append(Edge(src, operator.name, tuple(tensors), nbytes))
+        return tuple(edges)
+
+    def to_networkx(self) -> nx.DiGraph:
+        """Return a view for people and for networkx's algorithms: nodes are operator names."""
+        view = nx.DiGraph(name=self.name)
+        for operator in self.operators:
+            view.add_node(operator.name, kernel=operator.kernel)
+        for edge in self.edges:
+            view.add_edge(edge.src, edge.dst, nbytes=edge.nbytes, tensors=edge.tensors)
+        return view
+
+    def to_json(self) -> str:
+        """Return the graph as JSON; `from_json` restores an equal one."""
+        return json.dumps(
+            {
+                "version": GRAPH_VERSION,
+                "name": self.name,
+                "operators": [
+                    {
+                        "name": op.name,
+                        "kernel": op.kernel,
+                        "inputs": op.inputs,
+                        "outputs": op.outputs,
+                    }
+                    for op in self.operators
+                ],
+                "tensors": [
+                    {"name": t.name, "shape": t.shape, "dtype": t.dtype} for t in self.tensors
+                ],
+                "inputs": self.inputs,
+                "constants": self.constants,
+                "outputs": self.outputs,
+            }
+        )
+
+    @staticmethod
+    def from_json(text: str) -> OperatorGraph:
+        """Read what `to_json` wrote; anything else is a `GraphError`."""
+        try:
+            data = json.loads(text)
+            return _graph_from_data(data)
+        except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+            raise GraphError(f"not an operator graph: {error!r}") from error
+
+
+def _graph_from_data(data: dict[str, Any]) -> OperatorGraph:
+    if data.get("version") != GRAPH_VERSION:
+        raise GraphError(
+            f"operator graph has version {data.get('version')!r}, this program reads version "
+            f"{GRAPH_VERSION}"
+        )
+    return OperatorGraph(
+        name=data["name"],
+        operators=tuple(
+            Operator(op["name"], op["kernel"], tuple(op["inputs"]), tuple(op["outputs"]))
+            for op in data["operators"]
+        ),
+        tensors=tuple(Tensor(t["name"], tuple(t["shape"]), t["dtype"]) for t in data["tensors"]),
+        inputs=tuple(data["inputs"]),
+        constants=tuple(data["constants"]),
+        outputs=tuple(data["outputs"]),
+    )
+
+
+def _reject_duplicates(what: str, names: list[str]) -> None:
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise GraphError(f"{what} names must be unique; used twice: {', '.join(twice[:5])}")
