@@ -1,0 +1,93 @@
+"""The analysis that reads the operator graph off a lowered module (after CanonicalizeOperators)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import tvm
+from tvm import relax
+from tvm.ir import IRModule
+
+from hios_tvm.errors import CompileError
+from hios_tvm.graph import Operator, OperatorGraph, Tensor
+from hios_tvm.passes.canonicalize_operators import NUM_INPUT
+
+__all__ = ["bindings", "extract_operator_graph", "is_call_tir", "tensor_names"]
+
+
+def extract_operator_graph(mod: IRModule, name: str = "model") -> OperatorGraph:
+    """Return the operators of `main`, one per `R.call_tir`, and the tensors between them.
+
+    An operator's only tensor has the operator's name; several are numbered behind a dot.
+    """
+    main = mod["main"]
+    num_input = int(main.attrs[NUM_INPUT])
+    names: dict[relax.Var, tuple[str, ...]] = {}
+    tensors: list[Tensor] = []
+    operators: list[Operator] = []
+
+    def add_tensors(var: relax.Var) -> None:
+        types = _tensor_types(var)
+        names[var] = tensor_names(var.name, len(types))
+        for tensor, ty in zip(names[var], types, strict=True):
+            tensors.append(Tensor(tensor, _static_shape(ty, tensor), str(ty.dtype)))
+
+    for param in main.params:
+        add_tensors(param)
+    for binding in bindings(main):
+        if is_call_tir(binding.value):
+            kernel, args = binding.value.args[0].name_hint, binding.value.args[1]
+            reads = tuple(name for field in args.fields for name in _names_of(field, names))
+            add_tensors(binding.var)
+            operators.append(Operator(binding.var.name, kernel, reads, names[binding.var]))
+        else:
+            names[binding.var] = _names_of(binding.value, names)
+    return OperatorGraph(
+        name=name,
+        operators=tuple(operators),
+        tensors=tuple(tensors),
+        inputs=tuple(param.name for param in main.params[:num_input]),
+        constants=tuple(param.name for param in main.params[num_input:]),
+        outputs=_names_of(main.body.body, names),
+    )
+
+
+def bindings(function: relax.Function) -> Iterator[relax.VarBinding]:
+    """All bindings of a function, in order."""
+    for block in function.body.blocks:
+        yield from block.bindings
+
+
+def is_call_tir(value: relax.Expr) -> bool:
+    """Whether `value` calls a kernel."""
+    return isinstance(value, relax.Call) and value.op == tvm.ir.Op.get("relax.call_tir")
+
+
+def tensor_names(operator: str, count: int) -> tuple[str, ...]:
+    """Names of the tensors that `operator` writes.
+
+    >>> tensor_names("conv", 1), tensor_names("split", 2)
+    (('conv',), ('split.0', 'split.1'))
+    """
+    return (operator,) if count == 1 else tuple(f"{operator}.{i}" for i in range(count))
+
+
+def _names_of(expr: relax.Expr, names: dict[relax.Var, tuple[str, ...]]) -> tuple[str, ...]:
+    if isinstance(expr, relax.Var):
+        return names[expr]
+    if isinstance(expr, relax.Tuple):
+        return tuple(name for field in expr.fields for name in _names_of(field, names))
+    if isinstance(expr, relax.TupleGetItem):
+        return (_names_of(expr.tuple_value, names)[expr.index],)
+    raise CompileError(f"{expr!s:.200} is not a tensor of main; lower the module first")
+
+
+def _tensor_types(var: relax.Var) -> list[relax.TensorType]:
+    return list(var.ty.fields) if isinstance(var.ty, tvm.ir.TupleType) else [var.ty]
+
+
+def _static_shape(ty: relax.TensorType, tensor: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(dim) for dim in ty.shape)
+    except (TypeError, ValueError) as error:
+        raise CompileError(f"tensor {tensor!r} has no static shape: {ty}") from error
