@@ -1,0 +1,46 @@
+"""A pass after which equal kernels are one function, so that each is scheduled and built once."""
+
+from __future__ import annotations
+
+import tvm
+import tvm_ffi
+from tvm import relax, tirx
+from tvm.ir import Call, GlobalVar, IRModule
+
+from hios_tvm.passes.dataflow import Rewriter, rewrite_main
+
+__all__ = ["MergeEqualKernels"]
+
+
+@tvm.transform.module_pass(opt_level=0, name="MergeEqualKernels")
+class MergeEqualKernels:
+    """Let all calls of structurally equal `PrimFunc`s name the first of them."""
+
+    def transform_module(self, mod: IRModule, _ctx: tvm.transform.PassContext) -> IRModule:
+        representative = _representatives(mod)
+
+        def redirect(_rewriter: Rewriter, value: relax.Expr) -> relax.Expr:
+            if not isinstance(value, Call):
+                return value
+            args = [representative.get(arg, arg) for arg in value.args]
+            return Call(value.op, args, value.attrs, value.ty_args, value.span)
+
+        return rewrite_main(mod, redirect)
+
+
+def _representatives(mod: IRModule) -> dict[GlobalVar, GlobalVar]:
+    """Map each kernel's name to that of the first kernel that is structurally equal."""
+    buckets: dict[int, list[tuple[GlobalVar, tirx.PrimFunc]]] = {}
+    representative = {}
+    for var, func in mod.functions_items():
+        if not isinstance(func, tirx.PrimFunc):
+            continue
+        anonymous = func.without_attr("global_symbol")
+        bucket = buckets.setdefault(tvm_ffi.structural_hash(anonymous), [])
+        for other_var, other in bucket:
+            if tvm_ffi.structural_equal(anonymous, other):
+                representative[var] = other_var
+                break
+        else:
+            bucket.append((var, anonymous))
+    return representative

@@ -1,0 +1,61 @@
+"""The phases that turn a network into scheduled kernels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import tvm
+from tvm import relax
+from tvm.ir import IRModule
+from tvm.s_tir import dlight
+
+from hios_tvm.passes.dump_ir import DumpIR
+from hios_tvm.passes.fold_batch_norm import FoldBatchNorm
+from hios_tvm.passes.fold_constants import FoldConstants
+from hios_tvm.passes.merge_equal_kernels import MergeEqualKernels
+from hios_tvm.passes.schedule_rules.fallback import Fallback
+from hios_tvm.passes.simplify_inference import SimplifyInference
+
+__all__ = ["lower"]
+
+
+def lower(mod: IRModule, target: tvm.target.Target, *, dump_dir: Path | None = None) -> IRModule:
+    """Return the network as a dataflow block of calls of kernels scheduled for `target`.
+
+    Parameters
+    ----------
+    mod : IRModule
+        One Relax function `main` of static shapes: a dataflow block, whose parameters are the
+        model's inputs and whose weights are constants.
+    target : tvm.target.Target
+        A CPU target, such as `hios_tvm.passes.targets.host_target` returns.
+    dump_dir : Path, optional
+        Where to write the module after each phase, as TVMScript.
+
+    Returns
+    -------
+    IRModule
+        `main` as bindings of ``R.call_tir`` (and projections of tuples), with constants among the
+        arguments, and one `PrimFunc` for each distinct kernel.
+    """
+    phases = tvm.transform.Sequential(
+        [
+            # Phase 1. Remove what matters in training only
+            SimplifyInference(),
+            FoldBatchNorm(),
+            DumpIR("phase1-simplified", dump_dir),
+            # Phase 2. From operators to kernels
+            relax.transform.LegalizeOps(),
+            FoldConstants(),
+            relax.transform.AnnotateTIROpPattern(),
+            relax.transform.FuseOps(),
+            relax.transform.FuseTIR(),
+            MergeEqualKernels(),
+            DumpIR("phase2-kernels", dump_dir),
+            # Phase 3. Schedule the kernels
+            dlight.ApplyDefaultSchedule(Fallback()),
+            DumpIR("phase3-scheduled", dump_dir),
+        ]
+    )
+    with target:
+        return phases(mod)
