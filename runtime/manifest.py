@@ -1,0 +1,137 @@
+"""The manifest of an artifact: everything about a compiled model but its code and weights."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal
+
+from hios_tvm.errors import ArtifactError
+from hios_tvm.runtime.dtypes import element_type
+from hios_tvm.runtime.instructions import Program
+from hios_tvm.runtime.strict_json import decode, encode, parse
+
+__all__ = ["ALIGNMENT", "FORMAT_VERSION", "Buffer", "DeviceSpec", "Manifest", "TensorSpec"]
+
+FORMAT_VERSION = 1
+ALIGNMENT = 64
+"""Bytes; generated kernels load whole cache lines and vectors."""
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """An input or output of the model under its original `name`, and the buffer that holds it."""
+
+    name: str
+    buffer: str
+    shape: tuple[int, ...]
+    dtype: str
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * element_type(self.dtype).nbytes
+
+
+@dataclass(frozen=True)
+class Buffer:
+    """Memory of one tensor.
+
+    Attributes
+    ----------
+    name : str
+        Unique in the artifact; of a ``param`` buffer also its name among the weights.
+    device : str or None
+        Whose memory it is; None for memory that all CPU devices read and write.
+    space : {"input", "output", "param", "arena"}
+        Given by the caller of a run, returned to it, a weight, or planned memory.
+    offset : int or None
+        Bytes from the start of the device's arena; None outside of arenas.
+    """
+
+    name: str
+    device: str | None
+    space: Literal["input", "output", "param", "arena"]
+    shape: tuple[int, ...]
+    dtype: str
+    offset: int | None = None
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * element_type(self.dtype).nbytes
+
+
+@dataclass(frozen=True)
+class DeviceSpec:
+    """A device that the artifact was compiled for.
+
+    `library` is the entry with its kernels (None where it has no work), `target` TVM's target,
+    `cpu_features` the instruction sets that the code uses, in the words of /proc/cpuinfo.
+    """
+
+    name: str
+    kind: Literal["cpu"]
+    library: str | None
+    target: str
+    cpu_features: tuple[str, ...]
+    arena_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What ``manifest.json`` holds.
+
+    `schedule` and `compile_info` are plain JSON objects for people and tools; the runtime never
+    interprets them. `entries` maps each other entry of the archive to its SHA-256 (hex).
+    """
+
+    format_version: int = FORMAT_VERSION
+    tvm_version: str
+    model: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    devices: tuple[DeviceSpec, ...]
+    programs: tuple[Program, ...]
+    buffers: tuple[Buffer, ...]
+    schedule: Mapping[str, Any] = field(default_factory=dict)
+    predicted_makespan_ms: float | None = None
+    compile_info: Mapping[str, Any] = field(default_factory=dict)
+    entries: Mapping[str, str] = field(default_factory=dict)
+
+    @cached_property
+    def buffer(self) -> Mapping[str, Buffer]:
+        """Buffers by name."""
+        return {buffer.name: buffer for buffer in self.buffers}
+
+    @cached_property
+    def device(self) -> Mapping[str, DeviceSpec]:
+        """Devices by name."""
+        return {device.name: device for device in self.devices}
+
+    def to_json(self) -> bytes:
+        """Return the manifest as UTF-8 JSON; `from_json` restores an equal one."""
+        return json.dumps(encode(self), separators=(",", ":"), allow_nan=False).encode()
+
+    @staticmethod
+    def from_json(text: bytes) -> Manifest:
+        """Read what `to_json` wrote.
+
+        Raises
+        ------
+        ArtifactError
+            If a field is unknown, missing, or of another type, or the format has another version.
+        """
+        data = parse(text)
+        version = data.get("format_version") if isinstance(data, dict) else None
+        if version != FORMAT_VERSION:
+            raise ArtifactError(
+                f"the artifact has format version {version!r}, this runtime reads version "
+                f"{FORMAT_VERSION}"
+            )
+        manifest: Manifest = decode(Manifest, data, "manifest")
+        for name in ("schedule", "compile_info"):
+            if not isinstance(getattr(manifest, name), Mapping):
+                raise ArtifactError(f"manifest.{name} must be an object")
+        return manifest
