@@ -1,1 +1,60 @@
-"""The command line."""
+"""The command line: one file a command, imported when it is called."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+import click
+
+from hios_tvm import __version__
+from hios_tvm.errors import HiosError, UsageError
+
+__all__ = ["main"]
+
+_COMMANDS = (
+    "zoo",
+    "compile",
+    "run",
+    "benchmark",
+    "compare",
+    "inspect",
+    "schedule",
+    "simulate",
+)
+
+
+class _Group(click.Group):
+    """Imports a command when it is asked for, and turns errors into one line and an exit code."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in _COMMANDS:
+            return None
+        module = importlib.import_module(f"hios_tvm.cli.{name}")
+        command: click.Command = module.command
+        return command
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except HiosError as error:
+            click.echo(f"error: {error}", err=True)
+            sys.exit(2 if isinstance(error, UsageError) else 1)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="hios-tvm")
+def main() -> None:
+    """Compile a neural network ahead of time for several devices of one machine, and run it.
+
+    \b
+    hios-tvm zoo inception_v3 -o inception_v3.onnx
+    hios-tvm compile inception_v3.onnx -o inception_v3.hios --devices cpu@0,cpu@1
+    hios-tvm run inception_v3.hios
+    hios-tvm compare inception_v3.onnx inception_v3.hios
+
+    Exit codes: 0 done, 1 the work failed, 2 wrong usage.
+    """

@@ -1,0 +1,179 @@
+"""Options that several commands share, and how results are printed."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from hios_tvm.errors import UsageError
+
+__all__ = [
+    "input_options",
+    "json_option",
+    "load_inputs",
+    "print_json",
+    "print_table",
+    "stdout",
+    "timing_options",
+]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+EXISTING_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+NEW_FILE = click.Path(dir_okay=False, path_type=Path)
+
+
+def stdout() -> Console:
+    """Where results go; wide enough for tables when it is no terminal."""
+    return Console(width=None if sys.stdout.isatty() else 120, highlight=False)
+
+
+def stderr() -> Console:
+    """Where progress and messages go."""
+    return Console(stderr=True, highlight=False)
+
+
+def json_option(function: F) -> F:
+    """``--json [FILE]``: the result for machines, on standard output or into a file."""
+    return click.option(
+        "--json",
+        "json_file",
+        is_flag=False,
+        flag_value="-",
+        metavar="[FILE]",
+        help="Write the result as JSON, to standard output or into FILE.",
+    )(function)
+
+
+def print_json(data: Any, json_file: str) -> None:
+    """Write `data` where ``--json`` says."""
+    text = json.dumps(data, indent=1)
+    if json_file == "-":
+        click.echo(text)
+    else:
+        Path(json_file).write_text(text + "\n")
+
+
+def print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
+    """Print a table; the first column is text, the others are numbers."""
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for i, column in enumerate(columns):
+        table.add_column(column, justify="left" if i == 0 else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    stdout().print(table)
+
+
+def input_options(function: F) -> F:
+    """``--input``, ``--seed`` and ``--range``: what to run the model on."""
+    for option in (
+        click.option(
+            "--range",
+            "value_range",
+            metavar="LOW,HIGH",
+            help="Draw random inputs uniformly from this range.  [default: standard normal]",
+        ),
+        click.option("--seed", default=0, show_default=True, help="Seed of random inputs."),
+        click.option(
+            "--input",
+            "inputs",
+            multiple=True,
+            metavar="NAME=FILE",
+            help="An input from a .npy file (or FILE.npz with all of them). Repeatable; inputs "
+            "that are not given are random.",
+        ),
+    ):
+        function = option(function)
+    return function
+
+
+def timing_options(function: F) -> F:
+    """``--iterations``, ``--duration`` and ``--warmup``, as trtexec has them."""
+    for option in (
+        click.option(
+            "--warmup",
+            default=10,
+            show_default=True,
+            type=click.IntRange(0),
+            help="Runs before measuring.",
+        ),
+        click.option(
+            "--duration",
+            default=3.0,
+            show_default=True,
+            type=click.FloatRange(0),
+            help="Measure for at least this many seconds.",
+        ),
+        click.option(
+            "--iterations",
+            default=50,
+            show_default=True,
+            type=click.IntRange(1),
+            help="Measure at least this many runs.",
+        ),
+    ):
+        function = option(function)
+    return function
+
+
+def load_inputs(
+    inputs: tuple[str, ...],
+    specs: list[tuple[str, tuple[int, ...], str]],
+    seed: int,
+    value_range: str | None,
+) -> dict[str, np.ndarray]:
+    """Read the files of ``--input`` and draw what they leave open.
+
+    Raises
+    ------
+    UsageError
+        If an option cannot be understood, a file cannot be read, or a name is unknown.
+    """
+    from hios_tvm.verify import random_inputs
+
+    given: dict[str, np.ndarray] = {}
+    for option in inputs:
+        name, equals, file = option.rpartition("=")
+        loaded = _load(Path(file if equals else option))
+        if isinstance(loaded, dict):
+            given.update(loaded)
+        elif equals:
+            given[name] = loaded
+        else:
+            raise UsageError(f"--input {option}: write NAME={option}")
+    unknown = given.keys() - {name for name, _, _ in specs}
+    if unknown:
+        raise UsageError(
+            f"unknown inputs {', '.join(sorted(unknown))}; the model has "
+            f"{', '.join(name for name, _, _ in specs)}"
+        )
+    missing = [spec for spec in specs if spec[0] not in given]
+    return {**random_inputs(missing, seed, _parse_range(value_range)), **given}
+
+
+def _load(path: Path) -> np.ndarray | dict[str, np.ndarray]:
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        return loaded if isinstance(loaded, np.ndarray) else dict(loaded)
+    except (OSError, ValueError, EOFError) as error:
+        raise UsageError(f"cannot read {path} as .npy or .npz: {error}") from error
+
+
+def _parse_range(text: str | None) -> tuple[float, float] | None:
+    if text is None:
+        return None
+    try:
+        low, high = (float(part) for part in text.split(","))
+    except ValueError:
+        raise UsageError(f"--range {text}: write two numbers, for example -1,1") from None
+    if low > high:
+        raise UsageError(f"--range {text}: the first number is larger than the second")
+    return low, high

@@ -1,0 +1,111 @@
+"""Code generation: scheduled kernels to object files, in parallel and only once."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+
+import tvm
+import tvm_ffi
+from tvm.ir import IRModule
+from tvm.target import Target
+
+from hios_tvm.errors import CompileError
+from hios_tvm.files import atomic_write
+
+__all__ = ["compile_kernels", "kernel_key"]
+
+Progress = Callable[[int, int], None]
+
+
+def kernel_key(kernel: tvm.tirx.PrimFunc, target: Target) -> str:
+    """Name of what `kernel` computes and how, on `target`: equal for equal code.
+
+    It depends on the structure of the kernel, the target and TVM's version, and not on names.
+    """
+    unnamed = kernel.without_attr("global_symbol") if "global_symbol" in kernel.attrs else kernel
+    structure = tvm_ffi.structural_hash(unnamed) & (2**64 - 1)
+    words = f"{tvm.__version__} {structure:016x} {target}"
+    return hashlib.sha256(words.encode()).hexdigest()[:32]
+
+
+def compile_kernels(
+    mod: IRModule,
+    target: Target,
+    *,
+    cache_dir: Path | None = None,
+    progress: Progress | None = None,
+) -> dict[str, bytes]:
+    """Compile every kernel of `mod` to an object file.
+
+    Parameters
+    ----------
+    mod : IRModule
+        Scheduled kernels; the name of each becomes its exported symbol. Other functions are
+        left out.
+    cache_dir : Path, optional
+        Folder that keeps object files. What it holds is not compiled again, and what is compiled
+        is there at once, so that an interrupted compile loses nothing.
+    progress : function, optional
+        Called with the kernels done and the kernels in all.
+
+    Raises
+    ------
+    CompileError
+        If TVM fails; the message names the kernel.
+    """
+    kernels = {
+        gvar.name_hint: function
+        for gvar, function in mod.functions.items()
+        if isinstance(function, tvm.tirx.PrimFunc)
+    }
+    objects: dict[str, bytes] = {}
+    # TVM compiles without Python's lock, so that threads are enough to use all cores.
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        futures = {
+            pool.submit(_object_file, name, kernel, target, cache_dir): name
+            for name, kernel in kernels.items()
+        }
+        try:
+            for done, future in enumerate(as_completed(futures), start=1):
+                objects[futures[future]] = future.result()
+                if progress is not None:
+                    progress(done, len(kernels))
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    return {name: objects[name] for name in kernels}
+
+
+def _object_file(
+    name: str, kernel: tvm.tirx.PrimFunc, target: Target, cache_dir: Path | None
+) -> bytes:
+    if cache_dir is None:
+        return _compile(name, kernel, target)
+    path = cache_dir / f"{kernel_key(kernel, target)}-{name}.o"
+    try:
+        return path.read_bytes()
+    except OSError:
+        pass
+    code = _compile(name, kernel, target)
+    cache_dir.mkdir(parents=True, exist_ok=True)
+    with atomic_write(path) as file:
+        file.write(code)
+    return code
+
+
+def _compile(name: str, kernel: tvm.tirx.PrimFunc, target: Target) -> bytes:
+    try:
+        module = tvm.tirx.build(
+            IRModule({name: kernel.with_attr("global_symbol", name)}), target=target
+        )
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "kernel.o"
+            module.write_to_file(str(path), "o")
+            return path.read_bytes()
+    except (RuntimeError, ValueError, TypeError, tvm.error.TVMError) as error:
+        raise CompileError(f"TVM cannot compile kernel {name!r} for {target}: {error}") from error
