@@ -62,7 +62,5 @@ def element_type(name: str) -> ElementType:
 def numpy_dtype(name: str) -> np.dtype[Any]:
     """Return NumPy's dtype for `name`; bfloat16 needs the package ml_dtypes."""
     if name == "bfloat16":
-        import ml_dtypes
-
-        return np.dtype(ml_dtypes.bfloat16)
+        import ml_dtypes  # noqa: F401  (registers the name with NumPy)
     return np.dtype(element_type(name).name)

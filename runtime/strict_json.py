@@ -128,13 +128,14 @@ def _encode_as(hint: Any, value: Any) -> Any:
         item = typing.get_args(hint)[0]
         return [_encode_as(item, element) for element in value]
     if typing.get_origin(hint) is types.UnionType and is_dataclass(value):
-        names = _hints(type(value))
-        return [type(value).__name__.lower(), *(encode(getattr(value, name)) for name in names)]
+        kind: Any = type(value)
+        names = _hints(kind)
+        return [kind.__name__.lower(), *(encode(getattr(value, name)) for name in names)]
     return encode(value)
 
 
 @cache
-def _hints(kind: type) -> dict[str, Any]:
+def _hints(kind: Any) -> dict[str, Any]:
     return typing.get_type_hints(kind)
 
 

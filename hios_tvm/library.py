@@ -1,0 +1,95 @@
+"""Kernels to the bytes of a shared library, with the executor linked in."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+from functools import cache
+from importlib import resources
+from pathlib import Path
+
+import tvm
+import tvm_ffi.libinfo
+
+from hios_tvm.errors import CompileError
+
+__all__ = ["build_library"]
+
+_CROSS_COMPILERS = {"aarch64": "aarch64-linux-gnu-g++", "x86_64": "x86_64-linux-gnu-g++"}
+
+
+def build_library(
+    mod: tvm.IRModule, target: tvm.target.Target, *, compiler: str | None = None
+) -> bytes:
+    """Generate code for `mod` and link it with the runtime's executor.
+
+    Parameters
+    ----------
+    mod : tvm.IRModule
+        Scheduled PrimFuncs, each with the attribute ``global_symbol``.
+    target : tvm.target.Target
+        An LLVM target.
+    compiler : str, optional
+        The C++ compiler for that target; by default ``CXX``, or g++ for the target's processor.
+
+    Returns
+    -------
+    bytes
+        An ELF shared library.
+
+    Raises
+    ------
+    CompileError
+        If there is no C++ compiler, code generation fails, or linking does.
+    """
+    compiler = compiler or _default_compiler(target)
+    executor = _compile_executor(compiler)
+    try:
+        kernels = tvm.compile(mod, target=target).mod
+    except Exception as error:
+        raise CompileError(f"code generation for {target} failed: {error}") from error
+    with tempfile.TemporaryDirectory(prefix="hios-") as folder:
+        parts = [Path(folder, "kernels.o"), Path(folder, "executor.o")]
+        kernels.write_to_file(str(parts[0]), "o")
+        parts[1].write_bytes(executor)
+        result = Path(folder, "library.so")
+        _run([compiler, "-shared", "-fPIC", "-Wl,--as-needed", "-s", *parts, "-o", result])
+        return result.read_bytes()
+
+
+@cache
+def _compile_executor(compiler: str) -> bytes:
+    """Return the object code of executor.cc; its headers come with apache-tvm-ffi."""
+    source = resources.files("hios_tvm.runtime").joinpath("executor.cc").read_bytes()
+    includes = [tvm_ffi.libinfo.find_include_path(), tvm_ffi.libinfo.find_dlpack_include_path()]
+    with tempfile.TemporaryDirectory(prefix="hios-") as folder:
+        path, result = Path(folder, "executor.cc"), Path(folder, "executor.o")
+        path.write_bytes(source)
+        flags = ["-std=c++17", "-O2", "-fPIC", "-fno-exceptions", "-fno-rtti"]
+        flags += ["-fvisibility=hidden", *(f"-I{include}" for include in dict.fromkeys(includes))]
+        _run([compiler, *flags, "-c", path, "-o", result])
+        return result.read_bytes()
+
+
+def _default_compiler(target: tvm.target.Target) -> str:
+    named = os.environ.get("CXX")
+    if named:
+        return named
+    processor = str(target.attrs.get("mtriple", "")).split("-")[0]
+    if processor in ("", os.uname().machine):
+        return "g++"
+    return _CROSS_COMPILERS.get(processor, "g++")
+
+
+def _run(command: list[str | Path]) -> None:
+    name = str(command[0])
+    if shutil.which(name) is None:
+        raise CompileError(
+            f"the C++ compiler {name!r} was not found: install it (Debian: apt-get install g++), "
+            "or name another one in the environment variable CXX"
+        )
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    if result.returncode != 0:
+        raise CompileError(f"{name} failed: {result.stderr.strip()[-2000:]}")

@@ -1,0 +1,124 @@
+"""CPU devices: sets of cores, written ``cpu@0``, ``cpu@0-3`` or ``cpu@0-3+8-11``."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from hios_tvm.errors import DeviceError
+
+__all__ = [
+    "allowed_cores",
+    "available_features",
+    "configure_worker",
+    "parse_cores",
+    "share_cores",
+]
+
+_NAME = re.compile(r"cpu@(\d{1,4}(-\d{1,4})?)(\+\d{1,4}(-\d{1,4})?)*")
+_ONE_CORE_PER_THREAD = -2  # TVM's threading::ThreadGroup::AffinityMode
+_ALL_BIG_CORES = 1
+
+
+def parse_cores(name: str) -> tuple[int, ...]:
+    """Return the cores of the device called `name`, ascending.
+
+    >>> parse_cores("cpu@0-2+8")
+    (0, 1, 2, 8)
+
+    Raises
+    ------
+    DeviceError
+        If `name` is not of that form, or names a core twice.
+    """
+    if not _NAME.fullmatch(name):
+        raise DeviceError(f"{name!r} is no CPU device: write cpu@0, cpu@0-3 or cpu@0-3+8-11")
+    cores: list[int] = []
+    for part in name.removeprefix("cpu@").split("+"):
+        first, _, last = part.partition("-")
+        cores.extend(range(int(first), int(last or first) + 1))
+    if not cores or len(set(cores)) != len(cores):
+        raise DeviceError(f"device {name!r} names no core, or one twice")
+    return tuple(sorted(cores))
+
+
+def allowed_cores() -> frozenset[int]:
+    """Return the cores that this process may use (affinity masks and cpusets included)."""
+    return frozenset(os.sched_getaffinity(0))
+
+
+def require_cores(name: str) -> tuple[int, ...]:
+    """Return the cores of device `name`, or a `DeviceError` if this process may not use them."""
+    cores, allowed = parse_cores(name), allowed_cores()
+    missing = [core for core in cores if core not in allowed]
+    if missing:
+        raise DeviceError(
+            f"device {name!r} needs core {missing[0]}, but this process may only use "
+            f"{_ranges(allowed)}; map the artifact's devices to others with devices="
+        )
+    return cores
+
+
+def share_cores(cores: tuple[int, ...], streams: int) -> tuple[tuple[int, ...], ...]:
+    """Return the cores of streams 1 to `streams`: equal shares, as far as there are cores.
+
+    >>> share_cores((0, 1, 2, 3), 2)
+    ((0, 1), (2, 3))
+    >>> share_cores((0,), 2)
+    ((0,), (0,))
+    """
+    each = max(1, len(cores) // streams)
+    return tuple(
+        tuple(cores[(i * each + k) % len(cores)] for k in range(each)) for i in range(streams)
+    )
+
+
+def configure_worker(cores: tuple[int, ...]) -> None:
+    """Pin the calling thread, and TVM's thread pool of this thread, to `cores`.
+
+    Notes
+    -----
+    Each thread has its own pool in TVM. With one core, parallel loops run inline.
+    """
+    import tvm_ffi
+
+    configure = tvm_ffi.get_global_func("runtime.config_threadpool")
+    if len(cores) == 1:
+        configure(_ALL_BIG_CORES, 1)
+        os.sched_setaffinity(0, cores)  # last: TVM has just pinned this thread where it likes
+    else:
+        os.sched_setaffinity(0, cores)  # first: the pool's threads inherit it
+        configure(_ONE_CORE_PER_THREAD, len(cores), [str(core) for core in cores], len(cores))
+
+
+def available_features() -> frozenset[str] | None:
+    """Return this machine's CPU features, in the words of /proc/cpuinfo; None if unknown."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return None
+    key = "flags" if platform.machine() in ("x86_64", "AMD64") else "Features"
+    for line in text.splitlines():
+        name, _, value = line.partition(":")
+        if name.strip() == key:
+            return frozenset(value.split())
+    return None
+
+
+def _ranges(cores: Iterable[int]) -> str:
+    """Write cores as a device name.
+
+    >>> _ranges([0, 1, 2, 8])
+    'cpu@0-2+8'
+    """
+    groups: list[list[int]] = []
+    for core in sorted(cores):
+        if groups and core == groups[-1][-1] + 1:
+            groups[-1].append(core)
+        else:
+            groups.append([core])
+    parts = [str(g[0]) if len(g) == 1 else f"{g[0]}-{g[-1]}" for g in groups]
+    return "cpu@" + "+".join(parts)

@@ -1,0 +1,272 @@
+"""Worker threads that execute programs; their inner loop is executor.cc."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import threading
+import time
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from hios_tvm.errors import DeviceError, ExecutionError, RunTimeoutError, SessionClosedError
+from hios_tvm.runtime.devices.cpu import configure_worker
+from hios_tvm.runtime.instructions import Call, Copy, Instruction, Signal, Wait
+from hios_tvm.runtime.manifest import ALIGNMENT
+from hios_tvm.runtime.memory import TensorTable, address_of
+from hios_tvm.runtime.native import (
+    DLTENSOR_POINTER,
+    KIND_CALL,
+    KIND_COPY,
+    KIND_SIGNAL,
+    KIND_WAIT,
+    FFIAny,
+    Library,
+    NativeInstruction,
+    NativeWorker,
+    raised_message,
+)
+
+__all__ = ["DEFAULT_SPIN_US", "Executor", "Task"]
+
+DEFAULT_SPIN_US = 100.0
+"""How long a worker polls for an event before it sleeps: longer than waking a sleeper takes."""
+
+_SHARED_CORE_SPIN_US = 2.0  # polling would take the core from the worker that is waited for
+_SLICE_NS = 50_000_000  # how often a caller looks for interrupts and dead workers
+_GRACE_S = 5.0  # for the kernels that run when a run is given up
+
+
+@dataclass(frozen=True)
+class Task:
+    """What one worker executes, on which cores, with whose kernels; `label` is for messages."""
+
+    label: str
+    cores: tuple[int, ...]
+    instructions: Sequence[Instruction]
+    library: Library
+
+
+@dataclass
+class _Shared:
+    """What worker threads and their owner share; threads must not hold the owner itself."""
+
+    library: Library
+    memory: list[Any]
+    session: int
+    failures: list[tuple[Task, int, str]] = field(default_factory=list)
+    errors: list[Exception] = field(default_factory=list)
+
+
+class Executor:
+    """One thread for each task; `run` executes all programs once.
+
+    Not thread-safe: its owner serialises runs.
+
+    Parameters
+    ----------
+    tasks
+        At least one. Equal events in different tasks are the same event.
+    tensors
+        Where the buffers that instructions name lie.
+    spin_us : float
+        How long a worker polls for an event before it sleeps. Workers that share a core with
+        others poll for 2 us at most.
+
+    Raises
+    ------
+    ArtifactError
+        If a library lacks a kernel.
+    DeviceError
+        If a thread cannot be put on its cores.
+    """
+
+    def __init__(
+        self, tasks: Sequence[Task], tensors: TensorTable, *, spin_us: float = DEFAULT_SPIN_US
+    ) -> None:
+        library = tasks[0].library
+        signals = (i for task in tasks for i in task.instructions if isinstance(i, Signal | Wait))
+        events = {event: i for i, event in enumerate(dict.fromkeys(s.event for s in signals))}
+        memory, session = _aligned_zeros(library.dll.hios_session_bytes(len(events)))
+        library.dll.hios_open(session, len(tasks), len(events))
+        self.tasks = tuple(tasks)
+        self._times = [np.zeros(len(task.instructions) + 1, np.int64) for task in tasks]
+        self._shared = _Shared(library, [memory, tensors], session)
+        self._closed = False
+        self._stuck = False
+        self._pid = os.getpid()
+        self._workers = (NativeWorker * len(tasks))()
+        for task, worker, times in zip(tasks, self._workers, self._times, strict=True):
+            program, arguments = _lower(task, tensors, events)
+            self._shared.memory += [program, arguments, times, task.library, self._workers]
+            worker.program, worker.length = ctypes.addressof(program), len(task.instructions)
+            worker.times = address_of(times)
+            worker.spin_ns = int(1000 * _spin_us(task, tasks, spin_us))
+        self._threads: list[threading.Thread] = []
+        self._shutdown = weakref.finalize(self, _shut_down, self._shared, self._threads)
+        self._start_threads()
+
+    def run(self, timeout: float | None = None) -> None:
+        """Execute all programs once.
+
+        Parameters
+        ----------
+        timeout : float, optional
+            Seconds after which the run is given up.
+
+        Raises
+        ------
+        ExecutionError
+            If a kernel fails; the executor works again afterwards.
+        RunTimeoutError
+            If `timeout` is over. Where a kernel does not return either, the executor is closed.
+        """
+        self.require_open()
+        deadline = None if timeout is None else time.monotonic() + timeout
+        try:
+            self._stuck = True  # until all workers have left
+            self._shared.library.dll.hios_start(self._shared.session)
+            self._join(deadline)
+        except BaseException:
+            self._give_up()
+            raise
+        self._stuck = False
+        if self._shared.failures:
+            task, index, message = self._shared.failures[0]
+            self._shared.failures.clear()
+            step = task.instructions[index]
+            operator = step.operator if isinstance(step, Call) else None
+            raise ExecutionError(
+                f"operator {operator!r} failed on {task.label}: {message}", operator=operator
+            )
+
+    def times(self, task: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """Return when each instruction of `task` began in the last run, then when the last ended.
+
+        Nanoseconds of the monotonic clock.
+        """
+        return self._times[task].copy()
+
+    def require_open(self) -> None:
+        """Raise `SessionClosedError` unless a run can start."""
+        if os.getpid() != self._pid:
+            raise SessionClosedError(
+                "the session belongs to the process that loaded it: load the artifact again after "
+                "a fork"
+            )
+        if self._closed:
+            raise SessionClosedError("the session is closed: load the artifact again")
+        if self._stuck:
+            raise SessionClosedError(
+                "a kernel of an earlier run has not returned: load the artifact again"
+            )
+
+    def close(self) -> None:
+        """End all threads; `run` raises from now on. Closing twice is fine."""
+        self._closed = True
+        if self._stuck:
+            _ABANDONED.append(self._shared)  # a kernel still uses this memory
+        self._shutdown()
+
+    def _start_threads(self) -> None:
+        ready = threading.Barrier(len(self.tasks) + 1)
+        for i, task in enumerate(self.tasks):
+            worker = ctypes.addressof(self._workers[i])
+            thread = threading.Thread(
+                target=_work,
+                args=(self._shared, task, worker, ready),
+                name=f"hios {task.label}",
+                daemon=True,  # so that a forgotten session does not keep the process alive
+            )
+            self._threads.append(thread)
+            thread.start()
+        ready.wait()
+        if self._shared.errors:
+            self.close()
+            error = self._shared.errors[0]
+            raise DeviceError(f"a worker cannot be put on its cores: {error}") from error
+
+    def _join(self, deadline: float | None) -> None:
+        dll, session = self._shared.library.dll, self._shared.session
+        while True:
+            limit = _SLICE_NS
+            if deadline is not None:
+                limit = max(0, min(limit, int(1e9 * (deadline - time.monotonic()))))
+            if dll.hios_join(session, limit):
+                return
+            if deadline is not None and time.monotonic() >= deadline:
+                raise RunTimeoutError("the run took longer than its timeout and was given up")
+            if not all(thread.is_alive() for thread in self._threads):
+                raise ExecutionError("a worker thread has died: load the artifact again")
+
+    def _give_up(self) -> None:
+        dll, session = self._shared.library.dll, self._shared.session
+        dll.hios_abort(session)
+        end = time.monotonic() + _GRACE_S
+        while time.monotonic() < end and all(thread.is_alive() for thread in self._threads):
+            if dll.hios_join(session, _SLICE_NS):
+                self._stuck = False
+                self._shared.failures.clear()
+                return
+
+
+def _lower(task: Task, tensors: TensorTable, events: dict[int, int]) -> tuple[Any, Any]:
+    """Return the task's instructions as executor.cc reads them, and their arguments."""
+    program = (NativeInstruction * max(1, len(task.instructions)))()
+    calls = [step for step in task.instructions if isinstance(step, Call)]
+    arguments = (FFIAny * max(1, sum(len(call.args) for call in calls)))()
+    used = 0
+    for step, native in zip(task.instructions, program, strict=False):
+        if isinstance(step, Call):
+            native.kind, native.number = KIND_CALL, len(step.args)
+            native.target = task.library.kernel(step.kernel)
+            native.source = ctypes.addressof(arguments) + used * ctypes.sizeof(FFIAny)
+            for name in step.args:
+                arguments[used] = FFIAny(DLTENSOR_POINTER, 0, tensors.pointer(name))
+                used += 1
+        elif isinstance(step, Copy):
+            native.kind, native.bytes = KIND_COPY, tensors.nbytes(step.dst)
+            native.target, native.source = tensors.pointer(step.dst), tensors.pointer(step.src)
+        else:
+            native.kind = KIND_SIGNAL if isinstance(step, Signal) else KIND_WAIT
+            native.number = events[step.event]
+    return program, arguments
+
+
+def _spin_us(task: Task, tasks: Sequence[Task], spin_us: float) -> float:
+    others = {core for other in tasks if other is not task for core in other.cores}
+    return min(spin_us, _SHARED_CORE_SPIN_US) if others & set(task.cores) else spin_us
+
+
+def _work(shared: _Shared, task: Task, worker: int, ready: threading.Barrier) -> None:
+    try:
+        configure_worker(task.cores)
+    except Exception as error:
+        shared.errors.append(error)
+    ready.wait()
+    native = NativeWorker.from_address(worker)
+    while shared.library.dll.hios_work(shared.session, worker):
+        shared.failures.append((task, native.failed - 1, raised_message()))
+
+
+def _shut_down(shared: _Shared, threads: list[threading.Thread]) -> None:
+    """End the threads; in a forked child there are none."""
+    alive = [thread for thread in threads if thread.is_alive()]
+    if not alive:
+        return
+    shared.library.dll.hios_stop(shared.session)
+    for thread in alive:
+        if thread is not threading.current_thread():
+            thread.join(_GRACE_S)
+
+
+def _aligned_zeros(nbytes: int) -> tuple[np.ndarray[Any, Any], int]:
+    memory = np.zeros(nbytes + ALIGNMENT, np.uint8)
+    return memory, address_of(memory) + -address_of(memory) % ALIGNMENT
+
+
+_ABANDONED: list[_Shared] = []

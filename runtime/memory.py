@@ -1,0 +1,93 @@
+"""Aligned memory, and the tensors that kernels see in it."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import mmap
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from hios_tvm.runtime.dtypes import element_type, numpy_dtype
+from hios_tvm.runtime.manifest import ALIGNMENT
+from hios_tvm.runtime.native import DLTensor
+
+__all__ = ["Arena", "TensorTable", "address_of", "align_up", "aligned_empty"]
+
+_CPU = 1  # kDLCPU
+
+
+def align_up(nbytes: int) -> int:
+    """Round `nbytes` up to the alignment of buffers.
+
+    >>> align_up(0), align_up(1), align_up(64)
+    (0, 64, 64)
+    """
+    return -(-nbytes // ALIGNMENT) * ALIGNMENT
+
+
+def aligned_empty(shape: Sequence[int], dtype: str) -> np.ndarray[Any, Any]:
+    """Return an uninitialised array that kernels can use without a copy.
+
+    >>> aligned_empty((2, 3), "float32").ctypes.data % 64
+    0
+    """
+    nbytes = math.prod(shape) * element_type(dtype).nbytes
+    memory = np.empty(nbytes + ALIGNMENT, np.uint8)
+    start = -address_of(memory) % ALIGNMENT
+    return memory[start : start + nbytes].view(numpy_dtype(dtype)).reshape(tuple(shape))
+
+
+def address_of(array: np.ndarray[Any, Any]) -> int:
+    """Return where the first element lies."""
+    address: int = array.__array_interface__["data"][0]
+    return address
+
+
+class Arena:
+    """Zeroed memory in pages of its own, in huge ones where the system has them."""
+
+    def __init__(self, nbytes: int) -> None:
+        self._memory = mmap.mmap(-1, max(nbytes, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        if nbytes >= 1 << 21 and hasattr(mmap, "MADV_HUGEPAGE"):
+            self._memory.madvise(mmap.MADV_HUGEPAGE)
+        self._view = np.frombuffer(self._memory, np.uint8)
+        self.address = address_of(self._view)
+
+
+class TensorTable:
+    """One DLTensor for each name; kernels' arguments point to them.
+
+    The address of a tensor may change between runs, everything else is fixed.
+    """
+
+    def __init__(self, tensors: Mapping[str, tuple[tuple[int, ...], str]]) -> None:
+        self._index = {name: i for i, name in enumerate(tensors)}
+        self._tensors = (DLTensor * max(1, len(tensors)))()
+        self._base = ctypes.addressof(self._tensors)
+        self._numbers = []  # keeps shapes and strides alive
+        self._nbytes = {}
+        for (name, (shape, dtype)), tensor in zip(tensors.items(), self._tensors, strict=False):
+            element = element_type(dtype)
+            strides = [math.prod(shape[i + 1 :]) for i in range(len(shape))]
+            numbers = (ctypes.c_int64 * (2 * len(shape)))(*shape, *strides)
+            self._numbers.append(numbers)
+            tensor.device_type, tensor.ndim = _CPU, len(shape)
+            tensor.code, tensor.bits, tensor.lanes = element.code, element.bits, 1
+            tensor.shape = ctypes.addressof(numbers)
+            tensor.strides = ctypes.addressof(numbers) + 8 * len(shape)
+            self._nbytes[name] = math.prod(shape) * element.nbytes
+
+    def pointer(self, name: str) -> int:
+        """Return the address of the DLTensor called `name`."""
+        return self._base + self._index[name] * ctypes.sizeof(DLTensor)
+
+    def nbytes(self, name: str) -> int:
+        """Return the bytes of tensor `name`."""
+        return self._nbytes[name]
+
+    def place(self, name: str, address: int) -> None:
+        """Let tensor `name` lie at `address`."""
+        self._tensors[self._index[name]].data = address

@@ -1,0 +1,205 @@
+"""Loaded kernel libraries, and the plain structs that executor.cc reads."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import tempfile
+import threading
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import tvm_ffi
+import tvm_ffi.libinfo
+
+from hios_tvm.errors import ArtifactError
+
+__all__ = [
+    "ABI_VERSION",
+    "DLTENSOR_POINTER",
+    "KIND_CALL",
+    "KIND_COPY",
+    "KIND_SIGNAL",
+    "KIND_WAIT",
+    "DLTensor",
+    "FFIAny",
+    "Library",
+    "NativeInstruction",
+    "NativeWorker",
+    "load_library",
+    "raised_message",
+]
+
+ABI_VERSION = 1
+"""Of the structs below; executor.cc has the same number."""
+
+KIND_CALL, KIND_COPY, KIND_SIGNAL, KIND_WAIT = range(4)
+DLTENSOR_POINTER = 7  # kTVMFFIDLTensorPtr
+_SYMBOL_PREFIX = "__tvm_ffi_"
+
+
+class DLTensor(ctypes.Structure):
+    """DLPack's tensor."""
+
+    _fields_ = (
+        ("data", ctypes.c_void_p),
+        ("device_type", ctypes.c_int32),
+        ("device_id", ctypes.c_int32),
+        ("ndim", ctypes.c_int32),
+        ("code", ctypes.c_uint8),
+        ("bits", ctypes.c_uint8),
+        ("lanes", ctypes.c_uint16),
+        ("shape", ctypes.c_void_p),
+        ("strides", ctypes.c_void_p),
+        ("byte_offset", ctypes.c_uint64),
+    )
+
+
+class FFIAny(ctypes.Structure):
+    """One argument of a kernel."""
+
+    _fields_ = (
+        ("type_index", ctypes.c_int32),
+        ("padding", ctypes.c_uint32),
+        ("pointer", ctypes.c_void_p),
+    )
+
+
+class NativeInstruction(ctypes.Structure):
+    """`Instruction` of executor.cc."""
+
+    _fields_ = (
+        ("kind", ctypes.c_uint32),
+        ("number", ctypes.c_uint32),
+        ("target", ctypes.c_void_p),
+        ("source", ctypes.c_void_p),
+        ("bytes", ctypes.c_uint64),
+    )
+
+
+class NativeWorker(ctypes.Structure):
+    """`Worker` of executor.cc."""
+
+    _fields_ = (
+        ("program", ctypes.c_void_p),
+        ("times", ctypes.c_void_p),
+        ("spin_ns", ctypes.c_int64),
+        ("length", ctypes.c_uint32),
+        ("run", ctypes.c_uint32),
+        ("failed", ctypes.c_uint32),
+    )
+
+
+_FUNCTIONS = {
+    "hios_session_bytes": (ctypes.c_uint64, (ctypes.c_uint32,)),
+    "hios_open": (None, (ctypes.c_void_p, ctypes.c_uint32, ctypes.c_uint32)),
+    "hios_work": (ctypes.c_int32, (ctypes.c_void_p, ctypes.c_void_p)),
+    "hios_start": (None, (ctypes.c_void_p,)),
+    "hios_join": (ctypes.c_int32, (ctypes.c_void_p, ctypes.c_int64)),
+    "hios_abort": (None, (ctypes.c_void_p,)),
+    "hios_stop": (None, (ctypes.c_void_p,)),
+}
+
+
+class Library:
+    """A shared library of kernels with the executor, loaded from its bytes.
+
+    It stays loaded until the last reference is gone. Equal bytes are loaded once in a process:
+    use `load_library`.
+
+    Raises
+    ------
+    ArtifactError
+        If the bytes cannot be loaded, or hold another executor than this runtime's.
+    """
+
+    def __init__(self, content: bytes) -> None:
+        import tvm  # noqa: F401  (registers what kernels call, such as parallel launch)
+
+        with _private_file(content) as path:
+            try:
+                # TVM's loader fills the kernels' context pointers; ours shares its handle.
+                self._module = tvm_ffi.load_module(path, keep_module_alive=False)
+                self.dll = ctypes.CDLL(path)
+            except (OSError, RuntimeError) as error:
+                raise ArtifactError(f"a kernel library cannot be loaded: {error}") from error
+        unload = weakref.finalize(self, _LIBC.dlclose, ctypes.c_void_p(self.dll._handle))
+        unload.atexit = False  # a thread may still be inside
+        version = getattr(self.dll, "hios_abi_version", lambda: None)()
+        if version != ABI_VERSION:
+            raise ArtifactError(
+                f"a kernel library has executor version {version}, this runtime works with "
+                f"version {ABI_VERSION}"
+            )
+        for name, (result, arguments) in _FUNCTIONS.items():
+            function = getattr(self.dll, name)
+            function.restype, function.argtypes = result, arguments
+
+    def kernel(self, name: str) -> int:
+        """Return the address of the kernel called `name`; `ArtifactError` if there is none."""
+        try:
+            function = getattr(self.dll, _SYMBOL_PREFIX + name)
+        except AttributeError:
+            raise ArtifactError(f"the library has no kernel called {name!r}") from None
+        address = ctypes.cast(function, ctypes.c_void_p).value
+        assert address is not None
+        return address
+
+
+def load_library(content: bytes) -> Library:
+    """Load a kernel library, or return it if this process has loaded equal bytes already."""
+    key = hashlib.sha256(content).digest()
+    with _LOADED_LOCK:
+        library = _LOADED.get(key)
+        if library is None:
+            library = _LOADED[key] = Library(content)
+        return library
+
+
+def raised_message() -> str:
+    """Take the error that a kernel has just raised in this thread, as ``kind: message``."""
+    handle = ctypes.c_void_p()
+    _FFI.TVMFFIErrorMoveFromRaised(ctypes.byref(handle))
+    if not handle.value:
+        return "no message"
+    cell = _ErrorObject.from_address(handle.value)
+    parts = [ctypes.string_at(part.data, part.size) for part in (cell.kind, cell.message)]
+    _FFI.TVMFFIObjectDecRef(handle)
+    return ": ".join(part.decode(errors="replace").strip() for part in parts)
+
+
+class _ByteArray(ctypes.Structure):
+    _fields_ = (("data", ctypes.c_void_p), ("size", ctypes.c_size_t))
+
+
+class _ErrorObject(ctypes.Structure):
+    _fields_ = (("header", ctypes.c_uint8 * 24), ("kind", _ByteArray), ("message", _ByteArray))
+
+
+@contextmanager
+def _private_file(content: bytes) -> Iterator[str]:
+    """Yield a path with `content` that nobody else can write or replace.
+
+    The content lies in anonymous memory. TVM chooses its loader by the suffix, and the dynamic
+    linker takes libraries of one path for the same, hence the link under a fresh name.
+    """
+    descriptor = os.memfd_create("hios-kernels", os.MFD_CLOEXEC)
+    try:
+        with open(descriptor, "wb", closefd=False) as file:
+            file.write(content)
+        with tempfile.TemporaryDirectory(prefix="hios-") as folder:
+            link = Path(folder) / "kernels.so"
+            link.symlink_to(f"/proc/self/fd/{descriptor}")
+            yield str(link)
+    finally:
+        os.close(descriptor)
+
+
+_LIBC = ctypes.CDLL(None)
+_FFI = ctypes.CDLL(tvm_ffi.libinfo.find_libtvm_ffi())
+_FFI.TVMFFIErrorMoveFromRaised.restype = None
+_LOADED: weakref.WeakValueDictionary[bytes, Library] = weakref.WeakValueDictionary()
+_LOADED_LOCK = threading.Lock()
