@@ -1,3 +1,61 @@
-"""Ahead-of-time compiler that schedules neural networks over several devices of one machine."""
+"""Ahead-of-time compiler that schedules neural networks over several devices of one machine.
+
+The names below are imported when they are used, so that a deployment machine, which needs only
+`hios_tvm.runtime`, never imports the compiler.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "CompileOptions",
+    "CostTable",
+    "Device",
+    "Link",
+    "OperatorGraph",
+    "Platform",
+    "Schedule",
+    "compile_model",
+    "evaluate",
+    "load",
+    "load_model",
+    "make_schedule",
+]
+
+if TYPE_CHECKING:
+    from hios_tvm.compiler import CompileOptions, compile_model
+    from hios_tvm.costs.table import CostTable
+    from hios_tvm.devices import Device, Link, Platform
+    from hios_tvm.frontends import load_model
+    from hios_tvm.graph import OperatorGraph
+    from hios_tvm.runtime import load
+    from hios_tvm.schedule import Schedule
+    from hios_tvm.schedulers import make_schedule
+    from hios_tvm.simulate import evaluate
+else:
+    _MODULE_OF = {
+        "CompileOptions": "hios_tvm.compiler",
+        "CostTable": "hios_tvm.costs.table",
+        "Device": "hios_tvm.devices",
+        "Link": "hios_tvm.devices",
+        "OperatorGraph": "hios_tvm.graph",
+        "Platform": "hios_tvm.devices",
+        "Schedule": "hios_tvm.schedule",
+        "compile_model": "hios_tvm.compiler",
+        "evaluate": "hios_tvm.simulate",
+        "load": "hios_tvm.runtime",
+        "load_model": "hios_tvm.frontends",
+        "make_schedule": "hios_tvm.schedulers",
+    }
+
+    def __getattr__(name: str) -> object:
+        if name in _MODULE_OF:
+            return getattr(importlib.import_module(_MODULE_OF[name]), name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+    def __dir__() -> list[str]:
+        return sorted([*globals(), *__all__])

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
 from hios_tvm.errors import UsageError
+from hios_tvm.runtime.devices.cpu import allowed_cores, cpu_device_name
 
-__all__ = ["Device", "Link", "Platform"]
+__all__ = ["Device", "Link", "Platform", "default_devices", "parse_device_list"]
 
 PLATFORM_VERSION = 1
 
@@ -125,13 +125,18 @@ class Platform:
         return json.dumps(self.to_data())
 
 
-def parse_device_list(text: str) -> Sequence[str]:
+def parse_device_list(text: str) -> tuple[str, ...]:
     """Split ``cpu@0-3,cpu@4-7`` into its device names.
 
-    >>> list(parse_device_list("cpu@0, cpu@1"))
-    ['cpu@0', 'cpu@1']
+    >>> parse_device_list("cpu@0, cpu@1")
+    ('cpu@0', 'cpu@1')
     """
-    names = [name.strip() for name in text.split(",") if name.strip()]
+    names = tuple(name.strip() for name in text.split(",") if name.strip())
     if not names:
         raise UsageError("no device is named; write for example --devices cpu@0,cpu@1")
     return names
+
+
+def default_devices() -> tuple[str, ...]:
+    """Return all cores that this process may use, as one device."""
+    return (cpu_device_name(allowed_cores()),)

@@ -14,6 +14,7 @@ __all__ = [
     "allowed_cores",
     "available_features",
     "configure_worker",
+    "cpu_device_name",
     "parse_cores",
     "share_cores",
 ]
@@ -57,7 +58,7 @@ def require_cores(name: str) -> tuple[int, ...]:
     if missing:
         raise DeviceError(
             f"device {name!r} needs core {missing[0]}, but this process may only use "
-            f"{_ranges(allowed)}; map the artifact's devices to others with devices="
+            f"{cpu_device_name(allowed)}; map the artifact's devices to others with devices="
         )
     return cores
 
@@ -108,10 +109,10 @@ def available_features() -> frozenset[str] | None:
     return None
 
 
-def _ranges(cores: Iterable[int]) -> str:
+def cpu_device_name(cores: Iterable[int]) -> str:
     """Write cores as a device name.
 
-    >>> _ranges([0, 1, 2, 8])
+    >>> cpu_device_name([0, 1, 2, 8])
     'cpu@0-2+8'
     """
     groups: list[list[int]] = []

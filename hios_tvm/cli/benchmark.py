@@ -1,0 +1,121 @@
+"""``hios-tvm benchmark``: latency and throughput of an artifact."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from hios_tvm.cli.options import (
+    EXISTING_FILE,
+    input_options,
+    json_option,
+    load_inputs,
+    print_json,
+    print_table,
+    stdout,
+    timing_options,
+)
+from hios_tvm.errors import UsageError
+
+
+@click.command("benchmark")
+@click.argument("artifact", type=EXISTING_FILE)
+@input_options
+@timing_options
+@click.option(
+    "--percentiles", default="50,90,95,99,99.9", show_default=True, help="Latencies to print."
+)
+@click.option(
+    "--concurrency",
+    default=1,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Threads that run the one session.",
+)
+@click.option("--devices", help="Run on these devices instead of those of the compile.")
+@json_option
+def command(
+    artifact: Path,
+    inputs: tuple[str, ...],
+    seed: int,
+    value_range: str | None,
+    iterations: int,
+    warmup: int,
+    duration: float,
+    percentiles: str,
+    concurrency: int,
+    devices: str | None,
+    json_file: str | None,
+) -> None:
+    """Measure ARTIFACT: latency percentiles, throughput, how busy each device is, and why.
+
+    Latency is that of a whole run, inputs and outputs included.
+    """
+    from hios_tvm import runtime
+    from hios_tvm.benchmark import benchmark
+    from hios_tvm.machine import describe_machine
+    from hios_tvm.report.explain import bottlenecks
+
+    remap = None if devices is None else [name.strip() for name in devices.split(",")]
+    with runtime.load(artifact, devices=remap) as session:
+        specs = [(spec.name, spec.shape, spec.dtype) for spec in session.inputs]
+        arrays = load_inputs(inputs, specs, seed, value_range)
+        result = benchmark(
+            session,
+            arrays,
+            iterations=iterations,
+            warmup=warmup,
+            duration=duration,
+            concurrency=concurrency,
+            percentiles=_numbers(percentiles),
+        )
+        manifest = session.manifest
+    notes = (
+        bottlenecks(
+            measured_ms=result.latency.median_ms,
+            predicted_ms=manifest.predicted_makespan_ms,
+            busy_ms=result.busy_ms,
+            copy_ms=result.copy_ms,
+            independence=manifest.compile_info.get("independence"),
+        )
+        if result.busy_ms
+        else []
+    )
+    if json_file is not None:
+        data = {
+            "artifact": str(artifact),
+            "machine": describe_machine().to_data(),
+            "predicted_makespan_ms": manifest.predicted_makespan_ms,
+            **result.to_data(),
+            "notes": notes,
+        }
+        print_json(data, json_file)
+        return
+    latency = result.latency
+    columns = ["runs", "mean ms", "min ms", "max ms", *latency.percentiles_ms, "runs/s"]
+    numbers = (latency.mean_ms, latency.min_ms, latency.max_ms, *latency.percentiles_ms.values())
+    row = [str(latency.runs), *(f"{ms:.2f}" for ms in numbers), f"{result.throughput_per_s:.1f}"]
+    print_table(str(artifact), columns, [row])
+    console = stdout()
+    for device, busy in result.busy_ms.items():
+        console.print(
+            f"{device}: {busy:.2f} ms busy a run ({busy / latency.median_ms:.0%}), of it "
+            f"{result.copy_ms[device]:.2f} ms copies"
+        )
+    if manifest.predicted_makespan_ms is not None and concurrency == 1:
+        off = latency.median_ms / manifest.predicted_makespan_ms - 1
+        console.print(f"predicted {manifest.predicted_makespan_ms:.2f} ms, measured {off:+.1%}")
+    for line in notes:
+        console.print(line, soft_wrap=True)
+    console.print(f"machine: {describe_machine()}", soft_wrap=True)
+
+
+def _numbers(text: str) -> list[float]:
+    try:
+        numbers = [float(part) for part in text.split(",")]
+    except ValueError:
+        raise UsageError(f"--percentiles {text}: write numbers, for example 50,90,99") from None
+    if not all(0 <= number <= 100 for number in numbers):
+        raise UsageError(f"--percentiles {text}: each must be between 0 and 100")
+    return numbers

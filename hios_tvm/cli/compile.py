@@ -1,0 +1,164 @@
+"""``hios-tvm compile``: a model in, an artifact out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from hios_tvm.cli.options import (
+    EXISTING_FILE,
+    NEW_FILE,
+    json_option,
+    load_inputs,
+    print_json,
+    print_table,
+    stdout,
+)
+from hios_tvm.cli.progress import progress_bar
+
+
+@click.command("compile")
+@click.argument("model", type=EXISTING_FILE)
+@click.option("-o", "--output", type=NEW_FILE, help="Artifact to write.  [default: MODEL.hios]")
+@click.option(
+    "--devices",
+    help="Devices, for example cpu@0,cpu@1 (one core each) or cpu@0-3,cpu@4-7.  [default: all "
+    "cores as one device]",
+)
+@click.option(
+    "--target",
+    default="host",
+    show_default=True,
+    help="CPU to generate code for: host, portable (any x86-64-v3), or a name such as znver4 or "
+    "neoverse-n1.",
+)
+@click.option(
+    "--shape",
+    "shapes",
+    multiple=True,
+    metavar="NAME:DIMS",
+    help="Shape of an ONNX input with symbolic dimensions, for example input:1,3,224,224. "
+    "Repeatable.",
+)
+@click.option("--params", type=EXISTING_FILE, help="Parameters of a Relay program.")
+@click.option("--scheduler", default="hios-lp", show_default=True, help="See schedule --help.")
+@click.option("--window", type=click.IntRange(1), help="Operators that hios-lp groups at most.")
+@click.option("--inter-only", is_flag=True, help="Leave the window out: no stream groups.")
+@click.option(
+    "--placement",
+    type=EXISTING_FILE,
+    help="Use this schedule (JSON, from --save-placement or edited by hand), run no scheduler.",
+)
+@click.option("--save-placement", type=NEW_FILE, help="Write the schedule as JSON.")
+@click.option("--costs", type=EXISTING_FILE, help="Schedule with these costs, measure nothing.")
+@click.option("--save-costs", type=NEW_FILE, help="Write the costs as JSON.")
+@click.option(
+    "--cost-cache",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder of measured costs and compiled kernels.  [default: the user's cache folder]",
+)
+@click.option("--no-cache", is_flag=True, help="Measure and compile everything anew.")
+@click.option(
+    "--verify",
+    is_flag=True,
+    help="Run the artifact and compare with ONNX Runtime; name the first operator that differs.",
+)
+@click.option(
+    "--dump-ir",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Write the module after each phase into this folder, as TVMScript.",
+)
+@click.option("--no-progress", is_flag=True, help="Draw no progress bar.")
+@json_option
+def command(
+    model: Path,
+    output: Path | None,
+    devices: str | None,
+    target: str,
+    shapes: tuple[str, ...],
+    params: Path | None,
+    scheduler: str,
+    window: int | None,
+    inter_only: bool,
+    placement: Path | None,
+    save_placement: Path | None,
+    costs: Path | None,
+    save_costs: Path | None,
+    cost_cache: Path | None,
+    no_cache: bool,
+    verify: bool,
+    dump_ir: Path | None,
+    no_progress: bool,
+    json_file: str | None,
+) -> None:
+    """Compile MODEL (ONNX, or a Relay program) ahead of time into one artifact.
+
+    The kernels are measured on this machine, the operators are scheduled over the devices, and
+    the artifact holds code for each device, the weights and the schedule. Measured costs and
+    compiled kernels are kept, so that a second compile is quick.
+    """
+    from hios_tvm.compiler import CompileOptions, compile_model
+    from hios_tvm.costs.cache import default_cache_dir
+    from hios_tvm.costs.table import CostTable
+    from hios_tvm.devices import default_devices, parse_device_list
+    from hios_tvm.files import atomic_write
+    from hios_tvm.frontends import load_model
+    from hios_tvm.frontends.onnx import parse_shape
+    from hios_tvm.report.explain import compilation_data, device_reports, why_idle
+    from hios_tvm.schedule import Schedule
+
+    scheduler_options = {"window": window} if window is not None else {}
+    if inter_only:
+        scheduler_options["inter_only"] = True
+    names = default_devices() if devices is None else parse_device_list(devices)
+    parsed_shapes = dict(parse_shape(shape) for shape in shapes)
+    options = CompileOptions(
+        devices=tuple(names),
+        target=target,
+        scheduler=scheduler,
+        scheduler_options=scheduler_options,
+        schedule=Schedule.from_json(placement.read_text()) if placement else None,
+        costs=CostTable.from_json(costs.read_text()) if costs else None,
+        cache_dir=None if no_cache else cost_cache or default_cache_dir(),
+        dump_dir=dump_ir,
+    )
+    path = output or model.with_suffix(".hios")
+    with progress_bar(enabled=not no_progress) as progress:
+        progress("import", 0, 1)
+        module = load_model(model, shapes=parsed_shapes, params=params)
+        progress("import", 1, 1)
+        result = compile_model(module, path, options, name=model.stem, progress=progress)
+    for file, text in ((save_costs, result.costs.to_json()), (save_placement, None)):
+        if file is not None:
+            with atomic_write(file) as stream:
+                stream.write((text or result.schedule.to_json(indent=1)).encode())
+
+    reports = device_reports(result)
+    if json_file is not None:
+        print_json(compilation_data(result, path), json_file)
+    else:
+        rows = [report.cells() for report in reports]
+        print_table(f"{path}: {result.schedule.scheduler}", list(reports[0].COLUMNS), rows)
+        console = stdout()
+        console.print(
+            f"predicted makespan {result.timeline.makespan_ms:.2f} ms; compiled in "
+            f"{sum(result.seconds.values()):.0f} s ("
+            + ", ".join(f"{name} {value:.0f} s" for name, value in result.seconds.items())
+            + ")"
+        )
+        for line in why_idle(result):
+            console.print(line)
+    if verify:
+        _verify(model, path, parsed_shapes)
+
+
+def _verify(model: Path, artifact: Path, shapes: dict[str, tuple[int, ...]]) -> None:
+    from hios_tvm import runtime
+    from hios_tvm.cli.verification import check_outputs
+
+    with runtime.load(artifact) as session:
+        specs = [(spec.name, spec.shape, spec.dtype) for spec in session.inputs]
+        inputs = load_inputs((), specs, 0, None)
+        outputs = session.run(inputs)
+    check_outputs(outputs, inputs, model, shapes=shapes)

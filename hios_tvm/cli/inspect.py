@@ -1,0 +1,65 @@
+"""``hios-tvm inspect``: what is in an artifact."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from hios_tvm.cli.options import EXISTING_FILE, json_option, print_json, print_table, stdout
+
+
+@click.command("inspect")
+@click.argument("artifact", type=EXISTING_FILE)
+@click.option("--manifest", is_flag=True, help="Print the whole manifest (JSON).")
+@click.option("--schedule", is_flag=True, help="Print the schedule (JSON).")
+@click.option("--version-only", is_flag=True, help="Print the versions, load nothing else.")
+@json_option
+def command(
+    artifact: Path, manifest: bool, schedule: bool, version_only: bool, json_file: str | None
+) -> None:
+    """Show devices, stages, transfers, memory and the predicted makespan of ARTIFACT.
+
+    Nothing of the artifact is executed.
+    """
+    from hios_tvm.report.explain import manifest_reports
+    from hios_tvm.runtime.archive import read_manifest
+
+    found = read_manifest(artifact)
+    if version_only:
+        click.echo(
+            f"format {found.format_version}, TVM {found.tvm_version}, "
+            f"hios-tvm {found.compile_info.get('hios_tvm', 'unknown')}"
+        )
+    elif manifest:
+        click.echo(found.to_json())
+    elif schedule:
+        click.echo(json.dumps(found.schedule, indent=1))
+    else:
+        reports = manifest_reports(found)
+        data = {
+            "model": found.model,
+            "inputs": [asdict(spec) for spec in found.inputs],
+            "outputs": [asdict(spec) for spec in found.outputs],
+            "scheduler": found.schedule["scheduler"],
+            "predicted_makespan_ms": found.predicted_makespan_ms,
+            "devices": [asdict(report) for report in reports],
+            "cpu_features": sorted({f for device in found.devices for f in device.cpu_features}),
+            "compile_info": dict(found.compile_info),
+        }
+        if json_file is not None:
+            print_json(data, json_file)
+            return
+        console = stdout()
+        for kind, specs in (("input", found.inputs), ("output", found.outputs)):
+            for spec in specs:
+                shape = "x".join(map(str, spec.shape)) or "scalar"
+                console.print(f"{kind:<7}{spec.name}: {spec.dtype} {shape}")
+        rows = [report.cells() for report in reports]
+        title = f"{found.model}: {found.schedule['scheduler']}"
+        print_table(title, list(reports[0].COLUMNS), rows)
+        if found.predicted_makespan_ms is not None:
+            console.print(f"predicted makespan {found.predicted_makespan_ms:.2f} ms")
+        console.print(f"needs CPU features: {', '.join(data['cpu_features']) or 'none'}")

@@ -1,0 +1,41 @@
+"""A progress bar for long work, on standard error."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from hios_tvm.cli.options import stderr
+
+__all__ = ["progress_bar"]
+
+
+@contextmanager
+def progress_bar(*, enabled: bool = True) -> Iterator[Callable[[str, int, int], None]]:
+    """Yield a function ``(phase, done, total)`` that draws one line a phase.
+
+    Where standard error is no terminal, nothing is drawn.
+    """
+    console = stderr()
+    columns = (
+        TextColumn("{task.description:<16}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console, disable=not (enabled and console.is_terminal)) as bar:
+        tasks: dict[str, int] = {}
+
+        def report(phase: str, done: int, total: int) -> None:
+            if phase not in tasks:
+                tasks[phase] = bar.add_task(phase, total=total)
+            task = bar.tasks[tasks[phase]]
+            # A phase may announce itself as one step before it knows how many it has.
+            if total >= (task.total or 0):
+                bar.update(task.id, completed=done, total=total)
+            elif done == total:
+                bar.update(task.id, completed=task.total)
+
+        yield report

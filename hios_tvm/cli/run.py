@@ -1,0 +1,98 @@
+"""``hios-tvm run``: run an artifact once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+from hios_tvm.cli.options import (
+    EXISTING_FILE,
+    input_options,
+    json_option,
+    load_inputs,
+    print_json,
+    stdout,
+)
+from hios_tvm.cli.verification import check_outputs
+from hios_tvm.errors import UsageError
+
+
+@click.command("run")
+@click.argument("artifact", type=EXISTING_FILE)
+@input_options
+@click.option(
+    "--output-dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Write each output there as NAME.npy.",
+)
+@click.option("--save-inputs", is_flag=True, help="Write the inputs beside the outputs.")
+@click.option("--devices", help="Run on these devices instead of those of the compile.")
+@click.option("--timeout", type=click.FloatRange(min=0), help="Seconds after which to give up.")
+@click.option(
+    "--verify",
+    "reference",
+    type=EXISTING_FILE,
+    help="Compare with this ONNX model in ONNX Runtime, or with recorded outputs (.npz).",
+)
+@click.option("--rtol", default=1e-4, show_default=True, help="Error over largest magnitude.")
+@json_option
+def command(
+    artifact: Path,
+    inputs: tuple[str, ...],
+    seed: int,
+    value_range: str | None,
+    output_dir: Path | None,
+    save_inputs: bool,
+    devices: str | None,
+    timeout: float | None,
+    reference: Path | None,
+    rtol: float,
+    json_file: str | None,
+) -> None:
+    """Run ARTIFACT once and sum up its outputs."""
+    from hios_tvm import runtime
+
+    if save_inputs and output_dir is None:
+        raise UsageError("--save-inputs writes beside the outputs: give --output-dir too")
+    remap = None if devices is None else [name.strip() for name in devices.split(",")]
+    with runtime.load(artifact, devices=remap) as session:
+        specs = [(spec.name, spec.shape, spec.dtype) for spec in session.inputs]
+        arrays = load_inputs(inputs, specs, seed, value_range)
+        outputs = session.run(arrays, timeout=timeout)
+    if output_dir is not None:
+        _save(output_dir, outputs)
+        if save_inputs:
+            _save(output_dir, arrays)
+    if json_file is not None:
+        print_json({name: _summary(array) for name, array in outputs.items()}, json_file)
+    else:
+        for name, array in outputs.items():
+            values = " ".join(f"{key} {value}" for key, value in _summary(array).items())
+            stdout().print(f"{name}: {values}", soft_wrap=True)
+    if reference is not None:
+        check_outputs(outputs, arrays, reference, rtol=rtol)
+
+
+def _save(folder: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, array in arrays.items():
+            np.save(folder / f"{name.replace('/', '_')}.npy", array)
+    except OSError as error:
+        raise UsageError(f"cannot write into {folder}: {error}") from error
+
+
+def _summary(array: np.ndarray) -> dict[str, Any]:
+    values = array.astype(np.float64)
+    return {
+        "shape": "x".join(map(str, array.shape)) or "scalar",
+        "dtype": str(array.dtype),
+        "min": round(float(values.min()), 6),
+        "mean": round(float(values.mean()), 6),
+        "max": round(float(values.max()), 6),
+        "argmax": int(values.argmax()),
+    }

@@ -1,0 +1,267 @@
+"""The whole way of a model: from a Relax module to an artifact."""
+
+from __future__ import annotations
+
+import platform as _platform
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tvm
+from tvm.ir import IRModule
+from tvm.target import Target
+
+from hios_tvm import __version__
+from hios_tvm.artifact import write_artifact
+from hios_tvm.buffer_plan import plan_buffers
+from hios_tvm.costs.cache import CostCache, default_cache_dir
+from hios_tvm.costs.collect import collect_costs
+from hios_tvm.costs.table import CostTable
+from hios_tvm.cpu_features import cpu_features
+from hios_tvm.devices import Platform
+from hios_tvm.errors import UsageError
+from hios_tvm.files import check_writable
+from hios_tvm.graph import OperatorGraph
+from hios_tvm.kernels import compile_kernels
+from hios_tvm.library import link_library
+from hios_tvm.passes.annotate_schedule import AnnotateSchedule
+from hios_tvm.passes.canonicalize_operators import CanonicalizeOperators, collect_weights
+from hios_tvm.passes.extract_operator_graph import extract_operator_graph
+from hios_tvm.passes.partition_by_device import Partition, PartitionByDevice
+from hios_tvm.passes.pipeline import lower
+from hios_tvm.passes.targets import parse_target
+from hios_tvm.platform import cpu_platform
+from hios_tvm.runtime.manifest import DeviceSpec, Manifest, TensorSpec
+from hios_tvm.schedule import Schedule
+from hios_tvm.schedulers import make_schedule
+from hios_tvm.simulate import Timeline, evaluate
+
+__all__ = ["Compilation", "CompileOptions", "Network", "compile_model", "lower_network"]
+
+Progress = Callable[[str, int, int], None]
+"""Called with a phase's name, the steps done and the steps in all."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompileOptions:
+    """What `compile_model` does.
+
+    Attributes
+    ----------
+    devices : tuple of str
+        Devices to compile for, such as ``("cpu@0", "cpu@1")``.
+    target : str
+        CPU to generate code for: ``host``, ``portable``, or a name (`parse_target`).
+    scheduler, scheduler_options
+        Name in `hios_tvm.schedulers.SCHEDULERS`, and the options of that scheduler.
+    schedule : Schedule, optional
+        A schedule made elsewhere, used instead of a scheduler.
+    costs : CostTable, optional
+        Times to schedule with; without it they are measured on this machine.
+    cache_dir : Path, optional
+        Folder of measured costs and compiled kernels; None keeps nothing.
+    dump_dir : Path, optional
+        Where to write the module after each phase, as TVMScript.
+    """
+
+    devices: tuple[str, ...]
+    target: str = "host"
+    scheduler: str = "hios-lp"
+    scheduler_options: Mapping[str, Any] = field(default_factory=dict)
+    schedule: Schedule | None = None
+    costs: CostTable | None = None
+    cache_dir: Path | None = field(default_factory=default_cache_dir)
+    dump_dir: Path | None = None
+
+
+@dataclass(frozen=True)
+class Network:
+    """A lowered model: scheduled kernels, the operator graph, and the weights by name."""
+
+    mod: IRModule
+    graph: OperatorGraph
+    weights: Mapping[str, np.ndarray]
+    target: Target
+
+
+@dataclass(frozen=True)
+class Compilation:
+    """What was decided and made; `seconds` by phase."""
+
+    graph: OperatorGraph
+    costs: CostTable
+    platform: Platform
+    schedule: Schedule
+    timeline: Timeline
+    manifest: Manifest
+    annotated: IRModule
+    seconds: Mapping[str, float]
+
+
+def compile_model(
+    mod: IRModule,
+    output: Path,
+    options: CompileOptions,
+    *,
+    name: str = "model",
+    progress: Progress = lambda phase, done, total: None,
+) -> Compilation:
+    """Compile a frontend's module and write the artifact to `output`.
+
+    The file appears when everything has succeeded, never before.
+
+    Raises
+    ------
+    UsageError, CostError, ScheduleError, CompileError
+        Where an option, the costs, the schedule or code generation is at fault.
+    """
+    check_writable(output)
+    seconds: dict[str, float] = {}
+    with _phase("lower", seconds, progress):
+        network = lower_network(mod, options.target, name=name, dump_dir=options.dump_dir)
+    with _phase("measure", seconds, progress):
+        costs, platform = _costs(network, options, progress)
+    with _phase("schedule", seconds, progress):
+        schedule = options.schedule or make_schedule(
+            options.scheduler, network.graph, costs, platform, **options.scheduler_options
+        )
+        timeline = evaluate(network.graph, costs, platform, schedule)
+    with _phase("partition", seconds, progress):
+        targets = {device.device: network.target for device in schedule}
+        annotated = AnnotateSchedule(schedule, targets)(network.mod)
+        partition = PartitionByDevice()(annotated)
+    with _phase("generate code", seconds, progress):
+        libraries = _libraries(partition, network.target, options, progress)
+    with _phase("write", seconds, progress):
+        manifest = _manifest(network, partition, schedule, timeline, platform, options)
+        manifest = write_artifact(output, manifest, libraries, _used(network.weights, manifest))
+    return Compilation(
+        network.graph, costs, platform, schedule, timeline, manifest, annotated, seconds
+    )
+
+
+def lower_network(
+    mod: IRModule, target: str | Target, *, name: str = "model", dump_dir: Path | None = None
+) -> Network:
+    """Lower a frontend's module to scheduled kernels and read the operator graph off it."""
+    parsed = parse_target(target) if isinstance(target, str) else target
+    lowered = lower(mod, parsed, dump_dir=dump_dir)
+    canonical = CanonicalizeOperators()(lowered)
+    graph = extract_operator_graph(canonical, name)
+    if not graph.operators:
+        raise UsageError(f"model {name!r} has no operators: its outputs are inputs or constants")
+    return Network(canonical, graph, collect_weights(lowered), parsed)
+
+
+def _costs(
+    network: Network, options: CompileOptions, progress: Progress
+) -> tuple[CostTable, Platform]:
+    """Return the given costs, or measure them here; and the platform that they belong to."""
+    if options.costs is not None:
+        platform = cpu_platform(options.devices, measured=options.costs.platform)
+        options.costs.check(network.graph, platform)
+        return options.costs, platform
+    cache = None if options.cache_dir is None else CostCache(options.cache_dir)
+    platform = cpu_platform(options.devices, cache=cache, progress=progress)
+    costs = collect_costs(
+        network.mod,
+        network.graph,
+        network.target,
+        platform,
+        cache=cache,
+        kernel_dir=_kernel_dir(options),
+        progress=progress,
+    )
+    return costs, platform
+
+
+def _libraries(
+    partition: Partition, target: Target, options: CompileOptions, progress: Progress
+) -> dict[str, bytes]:
+    """Compile and link the kernels of each device that has any."""
+    libraries = {}
+    for device, module in partition.modules.items():
+        if module.functions:
+            objects = compile_kernels(
+                module,
+                target,
+                cache_dir=_kernel_dir(options),
+                progress=lambda done, total: progress("generate code", done, total),
+            )
+            libraries[device] = link_library(objects.values(), target)
+    return libraries
+
+
+def _manifest(
+    network: Network,
+    partition: Partition,
+    schedule: Schedule,
+    timeline: Timeline,
+    platform: Platform,
+    options: CompileOptions,
+) -> Manifest:
+    main = network.mod["main"]
+    plan = plan_buffers(partition.programs, partition.buffers)
+    tensor = network.graph.tensor
+    features = cpu_features(network.target)
+
+    def spec(original: str, buffer: str) -> TensorSpec:
+        found = next(b for b in partition.buffers if b.name == buffer)
+        return TensorSpec(original, buffer, found.shape, found.dtype)
+
+    inputs = [tensor[name].name for name in network.graph.inputs]
+    return Manifest(
+        tvm_version=tvm.__version__,
+        model=network.graph.name,
+        inputs=tuple(map(spec, map(str, main.attrs["input_names"]), inputs)),
+        outputs=tuple(map(spec, map(str, main.attrs["output_names"]), partition.outputs)),
+        devices=tuple(
+            DeviceSpec(
+                name=device.name,
+                kind="cpu",
+                library=None,
+                target=str(network.target),
+                cpu_features=features,
+                arena_bytes=plan.arena_bytes.get(device.name, 0),
+            )
+            for device in platform.devices
+        ),
+        programs=partition.programs,
+        buffers=plan.buffers,
+        schedule={**_plain(schedule)},
+        predicted_makespan_ms=timeline.makespan_ms,
+        compile_info={
+            "hios_tvm": __version__,
+            "machine": _platform.machine(),
+            "target": options.target,
+            "independence": platform.independence,
+        },
+    )
+
+
+def _plain(schedule: Schedule) -> dict[str, Any]:
+    import json
+
+    plain: dict[str, Any] = json.loads(schedule.to_json())
+    return plain
+
+
+def _used(weights: Mapping[str, np.ndarray], manifest: Manifest) -> dict[str, np.ndarray]:
+    return {name: weights[name] for name in weights if name in manifest.buffer}
+
+
+def _kernel_dir(options: CompileOptions) -> Path | None:
+    return None if options.cache_dir is None else options.cache_dir / "kernels"
+
+
+@contextmanager
+def _phase(name: str, seconds: dict[str, float], progress: Progress) -> Iterator[None]:
+    progress(name, 0, 1)
+    start = time.perf_counter()
+    yield
+    seconds[name] = time.perf_counter() - start
+    progress(name, 1, 1)

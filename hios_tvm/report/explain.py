@@ -1,0 +1,187 @@
+"""Why a schedule is as it is, and what holds a run back, in sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:
+    from hios_tvm.compiler import Compilation
+    from hios_tvm.runtime.manifest import Manifest
+
+__all__ = [
+    "DeviceReport",
+    "bottlenecks",
+    "compilation_data",
+    "device_reports",
+    "manifest_reports",
+    "why_idle",
+]
+
+FAR_OFF = 0.15
+"""A prediction that is off by more than this share is named."""
+
+
+@dataclass(frozen=True)
+class DeviceReport:
+    """What one device got; `work_ms` is the sum of its stages, `share` its part of all work."""
+
+    device: str
+    operators: int
+    stages: int
+    work_ms: float
+    share: float
+    weight_bytes: int
+    arena_bytes: int
+    transfers: int
+    transfer_bytes: int
+
+    COLUMNS: ClassVar[tuple[str, ...]] = (
+        "device",
+        "operators",
+        "stages",
+        "work ms",
+        "share",
+        "weights MiB",
+        "arena MiB",
+        "transfers in",
+        "MiB in",
+    )
+
+    def cells(self) -> list[str]:
+        """One row of a table under `COLUMNS`."""
+        return [
+            self.device,
+            str(self.operators),
+            str(self.stages),
+            f"{self.work_ms:.2f}",
+            f"{self.share:.0%}",
+            f"{self.weight_bytes / 2**20:.1f}",
+            f"{self.arena_bytes / 2**20:.1f}",
+            str(self.transfers),
+            f"{self.transfer_bytes / 2**20:.2f}",
+        ]
+
+
+def manifest_reports(manifest: Manifest) -> list[DeviceReport]:
+    """Read what each device got off an artifact's manifest."""
+    from hios_tvm.runtime.instructions import Call, Copy
+
+    work = manifest.compile_info.get("device_work_ms", {})
+    total = sum(work.values()) or 1.0
+    stages = {device["name"]: device["stages"] for device in manifest.schedule["devices"]}
+    reports = []
+    for device in manifest.devices:
+        calls, copies, weights = 0, 0, set()
+        copied_bytes = 0
+        for program in manifest.programs:
+            if program.device != device.name:
+                continue
+            for instruction in program.instructions:
+                if isinstance(instruction, Call):
+                    calls += 1
+                    weights |= {a for a in instruction.args if manifest.buffer[a].space == "param"}
+                elif isinstance(instruction, Copy):
+                    copies += 1
+                    copied_bytes += manifest.buffer[instruction.dst].nbytes
+        reports.append(
+            DeviceReport(
+                device=device.name,
+                operators=calls,
+                stages=len(stages.get(device.name, ())),
+                work_ms=work.get(device.name, 0.0),
+                share=work.get(device.name, 0.0) / total,
+                weight_bytes=sum(manifest.buffer[name].nbytes for name in weights),
+                arena_bytes=device.arena_bytes,
+                transfers=copies,
+                transfer_bytes=copied_bytes,
+            )
+        )
+    return reports
+
+
+def device_reports(result: Compilation) -> list[DeviceReport]:
+    """What each device got in a compilation."""
+    return manifest_reports(result.manifest)
+
+
+def why_idle(result: Compilation) -> list[str]:
+    """Say for each device without operators why the scheduler gave it none."""
+    idle = [report.device for report in device_reports(result) if report.operators == 0]
+    if not idle:
+        return []
+    names = ", ".join(idle)
+    platform, schedule = result.platform, result.schedule
+    if schedule.scheduler == "sequential":
+        return [f"{names} got nothing: the scheduler 'sequential' uses one device"]
+    if len(result.graph.operators) <= len(platform.devices) - len(idle):
+        return [f"{names} got nothing: the model has only {len(result.graph.operators)} operators"]
+    reason = "no path of operators ends earlier there, transfers included"
+    if platform.independence < 1 - FAR_OFF:
+        reason += (
+            f"; with all devices busy each runs at {platform.independence:.0%} of its own speed "
+            "here"
+        )
+    return [f"{names} got nothing: {reason}"]
+
+
+def bottlenecks(
+    *,
+    measured_ms: float,
+    predicted_ms: float | None,
+    busy_ms: Mapping[str, float],
+    copy_ms: Mapping[str, float],
+    independence: float | None,
+) -> list[str]:
+    """Name what holds a run back.
+
+    Parameters
+    ----------
+    busy_ms, copy_ms : device -> milliseconds
+        Time in kernels and copies, and in copies alone, of one run.
+    independence : float, optional
+        Speed of a device with all devices busy, relative to its speed alone.
+    """
+    lines = []
+    for device, busy in busy_ms.items():
+        if busy == 0.0:
+            lines.append(f"{device} is idle: it has no operators")
+        elif busy < 0.5 * measured_ms:
+            lines.append(
+                f"{device} is idle {1 - busy / measured_ms:.0%} of the time: it waits for others"
+            )
+        if busy and copy_ms.get(device, 0.0) > 0.2 * busy:
+            lines.append(f"{device} is bound by transfers: {copy_ms[device] / busy:.0%} of its work")
+    active = sum(busy > 0 for busy in busy_ms.values())
+    if active > 1 and independence is not None and independence < 1 - FAR_OFF:
+        lines.append(
+            f"devices are not independent: with all busy, each runs at {independence:.0%} of its "
+            "own speed"
+        )
+    if predicted_ms is not None:
+        off = measured_ms / predicted_ms - 1.0
+        if abs(off) > FAR_OFF:
+            lines.append(
+                f"the prediction is off: measured {measured_ms:.2f} ms, predicted "
+                f"{predicted_ms:.2f} ms ({off:+.0%}); compile again on this machine"
+            )
+    busiest = max(busy_ms.values(), default=0.0)
+    if not lines and busiest:
+        lines.append(f"bound by kernels: the busiest device works {busiest / measured_ms:.0%} of it")
+    return lines
+
+
+def compilation_data(result: Compilation, path: Path) -> dict[str, Any]:
+    """Sum up a compilation as plain data for JSON."""
+    return {
+        "artifact": str(path),
+        "scheduler": result.schedule.scheduler,
+        "predicted_makespan_ms": result.timeline.makespan_ms,
+        "lower_bound_ms": result.schedule.lower_bound_ms,
+        "independence": result.platform.independence,
+        "devices": [asdict(report) for report in device_reports(result)],
+        "seconds": dict(result.seconds),
+        "notes": why_idle(result),
+    }
