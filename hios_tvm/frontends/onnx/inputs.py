@@ -1,0 +1,101 @@
+"""Static shapes of a model's inputs, from the model and from the user."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from onnx import GraphProto, TypeProto, ValueInfoProto
+
+from hios_tvm.errors import ModelError, UsageError
+
+__all__ = ["input_shapes", "model_inputs"]
+
+Shape = tuple[int, ...]
+
+
+def model_inputs(graph: GraphProto) -> list[ValueInfoProto]:
+    """The inputs that a caller gives; models of IR version 3 list their weights as well."""
+    weights = {tensor.name for tensor in graph.initializer}
+    return [value for value in graph.input if value.name not in weights]
+
+
+def input_shapes(
+    graph: GraphProto, overrides: Mapping[str, Shape], label: str
+) -> tuple[dict[str, Shape], list[str]]:
+    """Shapes of the inputs, and the dimensions without a value as ``input: dimension``.
+
+    A symbolic dimension gets its value from `overrides` in every input that has it.
+
+    Raises
+    ------
+    ModelError
+        If an input is no tensor.
+    UsageError
+        If `overrides` names an unknown input or contradicts the model.
+    """
+    inputs = {value.name: value for value in model_inputs(graph)}
+    for name in overrides:
+        if name not in inputs:
+            raise UsageError(f"{label} has no input {name!r}; it has {', '.join(inputs)}")
+    symbols = _symbols(inputs, overrides, label)
+    shapes: dict[str, Shape] = {}
+    unknown: list[str] = []
+    for name, value in inputs.items():
+        kind = _tensor_type(value, label)
+        if name in overrides:
+            shapes[name] = overrides[name]
+        elif not kind.HasField("shape"):
+            unknown.append(f"{name}: number of dimensions")
+        else:
+            sizes = [size or symbols.get(symbol) for symbol, size in _dimensions(kind)]
+            shapes[name] = tuple(size for size in sizes if size is not None)
+            unknown += [
+                f"{name}: {symbol or f'dimension {axis}'}"
+                for axis, ((symbol, _), size) in enumerate(
+                    zip(_dimensions(kind), sizes, strict=True)
+                )
+                if size is None
+            ]
+    return shapes, unknown
+
+
+def _symbols(
+    inputs: Mapping[str, ValueInfoProto], overrides: Mapping[str, Shape], label: str
+) -> dict[str, int]:
+    """The values that `overrides` gives to symbolic dimensions, where they fit the model."""
+    values: dict[str, int] = {}
+    for name, shape in overrides.items():
+        if any(size < 1 for size in shape):
+            raise UsageError(f"shape {shape} of input {name!r}: dimensions must be at least 1")
+        kind = _tensor_type(inputs[name], label)
+        if not kind.HasField("shape"):
+            continue
+        dimensions = list(_dimensions(kind))
+        if len(dimensions) != len(shape):
+            raise UsageError(
+                f"input {name!r} of {label} has {len(dimensions)} dimensions, "
+                f"the given shape {shape} has {len(shape)}"
+            )
+        for axis, ((symbol, size), given) in enumerate(zip(dimensions, shape, strict=True)):
+            if size is not None and size != given:
+                raise UsageError(
+                    f"dimension {axis} of input {name!r} of {label} is {size}, not {given}"
+                )
+            if symbol and values.setdefault(symbol, given) != given:
+                raise UsageError(
+                    f"dimension {symbol!r} of {label} cannot be {values[symbol]} and {given}"
+                )
+    return values
+
+
+def _tensor_type(value: ValueInfoProto, label: str) -> TypeProto.Tensor:
+    if not value.type.HasField("tensor_type"):
+        raise ModelError(f"{label}: input {value.name!r} is no tensor; only tensors can be inputs")
+    return value.type.tensor_type
+
+
+def _dimensions(kind: TypeProto.Tensor) -> Iterator[tuple[str, int | None]]:
+    """Symbol and size of each dimension; exporters write -1 and 0 for unknown sizes too."""
+    for dimension in kind.shape.dim:
+        known = dimension.dim_value > 0
+        yield dimension.dim_param, dimension.dim_value if known else None
