@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterable
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -15,7 +16,7 @@ import tvm_ffi.libinfo
 
 from hios_tvm.errors import CompileError
 
-__all__ = ["build_library"]
+__all__ = ["build_library", "link_library"]
 
 _CROSS_COMPILERS = {"aarch64": "aarch64-linux-gnu-g++", "x86_64": "x86_64-linux-gnu-g++"}
 
@@ -44,16 +45,45 @@ def build_library(
     CompileError
         If there is no C++ compiler, code generation fails, or linking does.
     """
-    compiler = compiler or _default_compiler(target)
-    executor = _compile_executor(compiler)
     try:
         kernels = tvm.compile(mod, target=target).mod
     except Exception as error:
         raise CompileError(f"code generation for {target} failed: {error}") from error
     with tempfile.TemporaryDirectory(prefix="hios-") as folder:
-        parts = [Path(folder, "kernels.o"), Path(folder, "executor.o")]
-        kernels.write_to_file(str(parts[0]), "o")
-        parts[1].write_bytes(executor)
+        path = Path(folder, "kernels.o")
+        kernels.write_to_file(str(path), "o")
+        return link_library([path.read_bytes()], target, compiler=compiler)
+
+
+def link_library(
+    objects: Iterable[bytes], target: tvm.target.Target, *, compiler: str | None = None
+) -> bytes:
+    """Link object files of kernels with the runtime's executor.
+
+    Parameters
+    ----------
+    objects
+        Object files that TVM generated for `target`.
+    target, compiler
+        As in `build_library`.
+
+    Returns
+    -------
+    bytes
+        An ELF shared library.
+
+    Raises
+    ------
+    CompileError
+        If there is no C++ compiler, or linking fails.
+    """
+    compiler = compiler or _default_compiler(target)
+    executor = _compile_executor(compiler)
+    with tempfile.TemporaryDirectory(prefix="hios-") as folder:
+        contents = [*objects, executor]
+        parts = [Path(folder, f"{i}.o") for i in range(len(contents))]
+        for path, content in zip(parts, contents, strict=True):
+            path.write_bytes(content)
         result = Path(folder, "library.so")
         _run([compiler, "-shared", "-fPIC", "-Wl,--as-needed", "-s", *parts, "-o", result])
         return result.read_bytes()

@@ -60,6 +60,7 @@ class _Shared:
     session: int
     failures: list[tuple[Task, int, str]] = field(default_factory=list)
     errors: list[Exception] = field(default_factory=list)
+    held: object = None
 
 
 class Executor:
@@ -110,13 +111,15 @@ class Executor:
         self._shutdown = weakref.finalize(self, _shut_down, self._shared, self._threads)
         self._start_threads()
 
-    def run(self, timeout: float | None = None) -> None:
+    def run(self, timeout: float | None = None, held: object = None) -> None:
         """Execute all programs once.
 
         Parameters
         ----------
         timeout : float, optional
             Seconds after which the run is given up.
+        held
+            Memory of this run: it lives until the last kernel has returned.
 
         Raises
         ------
@@ -129,12 +132,14 @@ class Executor:
         deadline = None if timeout is None else time.monotonic() + timeout
         try:
             self._stuck = True  # until all workers have left
+            self._shared.held = held
             self._shared.library.dll.hios_start(self._shared.session)
             self._join(deadline)
         except BaseException:
             self._give_up()
             raise
         self._stuck = False
+        self._shared.held = None
         if self._shared.failures:
             task, index, message = self._shared.failures[0]
             self._shared.failures.clear()
@@ -210,6 +215,7 @@ class Executor:
         while time.monotonic() < end and all(thread.is_alive() for thread in self._threads):
             if dll.hios_join(session, _SLICE_NS):
                 self._stuck = False
+                self._shared.held = None
                 self._shared.failures.clear()
                 return
 

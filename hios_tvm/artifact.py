@@ -1,0 +1,135 @@
+"""Writing artifacts; `hios_tvm.runtime.archive` describes and reads them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hios_tvm.errors import CompileError
+from hios_tvm.files import atomic_write
+from hios_tvm.runtime.archive import (
+    MANIFEST,
+    MAX_ARCHIVE_BYTES,
+    PARAMS,
+    Entry,
+    central_directory,
+    local_header,
+)
+from hios_tvm.runtime.dtypes import element_type
+from hios_tvm.runtime.manifest import ALIGNMENT, Manifest
+from hios_tvm.runtime.verify import verify_manifest
+
+__all__ = ["write_artifact"]
+
+Chunks = Sequence[bytes | memoryview]
+
+
+def write_artifact(
+    path: Path,
+    manifest: Manifest,
+    libraries: Mapping[str, bytes],
+    params: Mapping[str, np.ndarray[Any, Any]],
+) -> Manifest:
+    """Write an artifact: the whole file appears at `path`, or nothing does.
+
+    Parameters
+    ----------
+    path : Path
+        Where to write; an artifact that is there is replaced at the end.
+    manifest : Manifest
+        Everything but the devices' `library` and `entries`, which are filled in here.
+    libraries
+        Kernel library of each device that has work, by the device's name.
+    params
+        Weights by the name of their buffer.
+
+    Returns
+    -------
+    Manifest
+        As written.
+
+    Raises
+    ------
+    ArtifactError
+        If programs or buffers break a rule that the runtime would refuse.
+    CompileError
+        If the artifact would be larger than 4 GiB.
+    UsageError
+        If nothing can be written at `path`.
+    """
+    contents: dict[str, Chunks] = {}
+    named: dict[bytes, str] = {}
+    for library in libraries.values():
+        named.setdefault(library, f"kernels{len(named)}.so")
+    for library, name in named.items():
+        contents[name] = [library]
+    if params:
+        contents[PARAMS] = _safetensors(params)
+    library_of = {device: named[library] for device, library in libraries.items()}
+    manifest = replace(
+        manifest,
+        devices=tuple(
+            replace(device, library=library_of.get(device.name)) for device in manifest.devices
+        ),
+        entries={name: _sha256(chunks) for name, chunks in contents.items()},
+    )
+    verify_manifest(
+        manifest, {name: (array.shape, array.dtype.name) for name, array in params.items()}
+    )
+    with atomic_write(path) as file:
+        entries: list[Entry] = []
+        for name, chunks in {MANIFEST: [manifest.to_json()], **contents}.items():
+            entry = _entry(name, chunks, entries)
+            entries.append(entry)
+            file.write(local_header(entry))
+            file.writelines(chunks)
+        file.write(central_directory(entries))
+    return manifest
+
+
+def _entry(name: str, chunks: Chunks, before: Sequence[Entry]) -> Entry:
+    crc = 0
+    for chunk in chunks:
+        crc = zlib.crc32(chunk, crc)
+    entry = Entry(name, sum(map(len, chunks)), crc, before[-1].end if before else 0)
+    if entry.end + 2**20 > MAX_ARCHIVE_BYTES:
+        raise CompileError(
+            f"the artifact would be larger than {MAX_ARCHIVE_BYTES >> 30} GiB, which its format "
+            "cannot hold"
+        )
+    return entry
+
+
+def _safetensors(params: Mapping[str, np.ndarray[Any, Any]]) -> Chunks:
+    """Return a safetensors file; tensors that keep what follows them aligned come first."""
+    arrays = {name: np.ascontiguousarray(array) for name, array in params.items()}
+    order = sorted(arrays, key=lambda name: arrays[name].nbytes % ALIGNMENT != 0)
+    header: dict[str, object] = {}
+    end = 0
+    for name in order:
+        array = arrays[name]
+        start, end = end, end + array.nbytes
+        tag = element_type(array.dtype.name).tag
+        header[name] = {
+            "dtype": tag,
+            "shape": list(params[name].shape),
+            "data_offsets": [start, end],
+        }
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-(len(text) + 8) % ALIGNMENT)
+    data = [arrays[name].reshape(-1).view(np.uint8).data for name in order]
+    return [len(text).to_bytes(8, "little") + text, *data]
+
+
+def _sha256(chunks: Chunks) -> str:
+    digest = hashlib.sha256()
+    for chunk in chunks:
+        digest.update(chunk)
+    return digest.hexdigest()

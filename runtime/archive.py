@@ -1,0 +1,284 @@
+"""The .hios file: a zip of stored entries in one canonical form, checked before it is used.
+
+Any zip tool can list and extract it. The reader accepts only the bytes that the writer makes:
+no compression, comments, extra data, gaps or duplicates, the manifest first, weights aligned.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import struct
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hios_tvm.errors import ArtifactError
+from hios_tvm.runtime.devices.cpu import available_features
+from hios_tvm.runtime.manifest import ALIGNMENT, Manifest
+from hios_tvm.runtime.verify import verify_manifest
+from hios_tvm.runtime.weights import Weights, header_length, map_weights, read_header
+
+__all__ = [
+    "MANIFEST",
+    "MAX_ARCHIVE_BYTES",
+    "PARAMS",
+    "Artifact",
+    "Entry",
+    "central_directory",
+    "local_header",
+    "open_artifact",
+    "read_manifest",
+]
+
+MANIFEST = "manifest.json"
+PARAMS = "params.safetensors"
+MAX_ARCHIVE_BYTES = 2**32 - 1  # what a zip without extensions can describe
+MAX_ENTRIES = 1024
+MAX_MANIFEST_BYTES = 256 * 2**20
+_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,99}")
+_CHUNK = 1 << 20
+
+_LOCAL = struct.Struct("<4s5H3I2H")
+_CENTRAL = struct.Struct("<4s6H3I5H2I")
+_END = struct.Struct("<4s4H2IH")
+_VERSION, _STORED, _MIDNIGHT, _DAY = 20, 0, 0, 0x21  # the first day that zip knows, 1980-01-01
+_PADDING = 0xD935  # the extra field that aligns data, as Android's zipalign names it
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An entry of the archive; `offset` is where its header begins."""
+
+    name: str
+    nbytes: int
+    crc: int
+    offset: int
+
+    @property
+    def data_offset(self) -> int:
+        """Where the content begins: aligned."""
+        end = self.offset + _LOCAL.size + len(self.name)
+        return -(-(end + 4) // ALIGNMENT) * ALIGNMENT
+
+    @property
+    def end(self) -> int:
+        return self.data_offset + self.nbytes
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A verified artifact: its manifest, the bytes of its libraries by entry, its weights."""
+
+    manifest: Manifest
+    libraries: Mapping[str, bytes]
+    weights: Weights | None
+
+
+def local_header(entry: Entry) -> bytes:
+    """Return the bytes that stand before the content of `entry`."""
+    name = entry.name.encode("ascii")
+    padding = entry.data_offset - entry.offset - _LOCAL.size - len(name) - 4
+    fixed = (_VERSION, 0, _STORED, _MIDNIGHT, _DAY, entry.crc, entry.nbytes, entry.nbytes)
+    header = _LOCAL.pack(b"PK\3\4", *fixed, len(name), padding + 4)
+    return header + name + struct.pack("<2H", _PADDING, padding) + bytes(padding)
+
+
+def central_directory(entries: Sequence[Entry]) -> bytes:
+    """Return the bytes that stand after the last entry, to the end of the file."""
+    records = []
+    for entry in entries:
+        name = entry.name.encode("ascii")
+        fixed = (_VERSION, _VERSION, 0, _STORED, _MIDNIGHT, _DAY)
+        sizes = (entry.crc, entry.nbytes, entry.nbytes, len(name))
+        records.append(_CENTRAL.pack(b"PK\1\2", *fixed, *sizes, 0, 0, 0, 0, 0, entry.offset) + name)
+    directory = b"".join(records)
+    count, start = len(entries), entries[-1].end
+    return directory + _END.pack(b"PK\5\6", 0, 0, count, count, len(directory), start, 0)
+
+
+def read_manifest(path: str | os.PathLike[str]) -> Manifest:
+    """Read the manifest of an artifact without its code and weights.
+
+    Raises
+    ------
+    ArtifactError
+        If the file is no artifact of a format that this runtime reads.
+    """
+    with _Reader(Path(path)) as reader:
+        return reader.manifest()
+
+
+def open_artifact(path: str | os.PathLike[str]) -> Artifact:
+    """Read an artifact and verify it whole; nothing of it has run when this returns.
+
+    Raises
+    ------
+    ArtifactError
+        If the file is damaged, or was made for another TVM or CPU.
+    """
+    with _Reader(Path(path)) as reader:
+        manifest = reader.manifest()
+        expected = {MANIFEST, *manifest.entries}
+        if expected != reader.entries.keys():
+            raise reader.error("its entries are not those that its manifest names")
+        _check_machine(reader, manifest)
+        libraries = {
+            device.library: reader.content(device.library, manifest)
+            for device in manifest.devices
+            if device.library is not None
+        }
+        if expected - {MANIFEST, PARAMS} != libraries.keys():
+            raise reader.error("it has an entry that no device uses")
+        weights = reader.weights(manifest)
+        tensors = weights.tensors if weights is not None else {}
+        try:
+            verify_manifest(
+                manifest, {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
+            )
+        except ArtifactError as error:
+            raise reader.error(str(error)) from error
+        return Artifact(manifest, libraries, weights)
+
+
+class _Reader:
+    """An open archive whose directory has been checked."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._command = "hios-tvm compile"
+        try:
+            self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise ArtifactError(f"{path}: {error.strerror}") from error
+        try:
+            self.entries = self._read_directory()
+        except BaseException:
+            os.close(self._descriptor)
+            raise
+
+    def __enter__(self) -> _Reader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._descriptor)
+
+    def error(self, problem: str) -> ArtifactError:
+        """Return an error that says what is wrong and what to do."""
+        return ArtifactError(f"{self._path}: {problem}; make it again with {self._command!r}")
+
+    def manifest(self) -> Manifest:
+        """Read and check ``manifest.json``."""
+        entry = self.entries[MANIFEST]
+        if entry.nbytes > MAX_MANIFEST_BYTES:
+            raise self.error(f"its manifest has {entry.nbytes} bytes")
+        text = self._read(entry.data_offset, entry.nbytes)
+        if zlib.crc32(text) != entry.crc:
+            raise self.error("its manifest is damaged (checksum)")
+        try:
+            manifest = Manifest.from_json(text)
+        except ArtifactError as error:
+            raise self.error(str(error)) from error
+        command = manifest.compile_info.get("command")
+        if isinstance(command, str):
+            self._command = command
+        return manifest
+
+    def content(self, name: str, manifest: Manifest) -> bytes:
+        """Read an entry whole; its SHA-256 must be that of the manifest."""
+        entry = self._known(name, manifest)
+        content = self._read(entry.data_offset, entry.nbytes)
+        if hashlib.sha256(content).hexdigest() != manifest.entries[name]:
+            raise self.error(f"its entry {name!r} is damaged (SHA-256)")
+        return content
+
+    def weights(self, manifest: Manifest) -> Weights | None:
+        """Map the weights, after their SHA-256 has been checked."""
+        if PARAMS not in manifest.entries:
+            return None
+        entry = self._known(PARAMS, manifest)
+        digest = hashlib.sha256()
+        for start in range(entry.data_offset, entry.end, _CHUNK):
+            digest.update(self._read(start, min(_CHUNK, entry.end - start)))
+        if digest.hexdigest() != manifest.entries[PARAMS]:
+            raise self.error(f"its entry {PARAMS!r} is damaged (SHA-256)")
+        length = self._read(entry.data_offset, min(8, entry.nbytes))
+        header = self._read(entry.data_offset, header_length(length, entry.nbytes))
+        tensors = read_header(header, entry.nbytes)
+        return map_weights(
+            self._descriptor, entry.data_offset, entry.nbytes, tensors, digest.hexdigest()
+        )
+
+    def _known(self, name: str, manifest: Manifest) -> Entry:
+        if name not in self.entries or name not in manifest.entries:
+            raise self.error(f"it has no entry {name!r}")
+        return self.entries[name]
+
+    def _read_directory(self) -> dict[str, Entry]:
+        size = os.fstat(self._descriptor).st_size
+        if not _END.size <= size <= MAX_ARCHIVE_BYTES:
+            raise self.error(f"a file of {size} bytes is no artifact")
+        _, _, _, count, _, nbytes, start, _ = _END.unpack(self._read(size - _END.size, _END.size))
+        if start + nbytes + _END.size != size or not 0 < count <= MAX_ENTRIES:
+            raise self.error("it is no artifact, or was cut off (no directory at its end)")
+        directory = self._read(start, nbytes + _END.size)
+        entries = self._parse_directory(directory, count)
+        position = 0
+        for entry in entries:
+            header = local_header(entry)
+            if entry.offset != position or self._read(position, len(header)) != header:
+                raise self.error(f"the header of its entry {entry.name!r} is damaged")
+            position = entry.end
+        if position != start or central_directory(entries) != directory:
+            raise self.error("its directory is damaged")
+        return {entry.name: entry for entry in entries}
+
+    def _parse_directory(self, directory: bytes, count: int) -> list[Entry]:
+        entries: list[Entry] = []
+        position = 0
+        for _ in range(count):
+            record = directory[position : position + _CENTRAL.size]
+            if len(record) != _CENTRAL.size:
+                raise self.error("its directory is damaged")
+            fields = _CENTRAL.unpack(record)
+            crc, _, nbytes, length, offset = *fields[7:11], fields[-1]
+            position += _CENTRAL.size
+            name = directory[position : position + length].decode("ascii", errors="replace")
+            position += length
+            if not _NAME.fullmatch(name) or any(name == entry.name for entry in entries):
+                raise self.error(f"its entry name {name[:60]!r} is not allowed, or occurs twice")
+            entries.append(Entry(name, nbytes, crc, offset))
+        if entries[0].name != MANIFEST:
+            raise self.error(f"its first entry is not {MANIFEST}")
+        return entries
+
+    def _read(self, start: int, nbytes: int) -> bytes:
+        try:
+            content = os.pread(self._descriptor, nbytes, start)
+            while len(content) < nbytes:
+                more = os.pread(self._descriptor, nbytes - len(content), start + len(content))
+                if not more:
+                    raise self.error("it ends too early")
+                content += more
+        except OSError as error:
+            raise ArtifactError(f"{self._path}: {error.strerror}") from error
+        return content
+
+
+def _check_machine(reader: _Reader, manifest: Manifest) -> None:
+    import tvm
+
+    if manifest.tvm_version != tvm.__version__:
+        raise reader.error(
+            f"it was compiled with TVM {manifest.tvm_version}, this is TVM {tvm.__version__}"
+        )
+    features = available_features()
+    for device in manifest.devices:
+        missing = [] if features is None else sorted(set(device.cpu_features) - features)
+        if missing:
+            raise reader.error(
+                f"its code for {device.name} ({device.target}) needs the CPU features "
+                f"{', '.join(missing)}, which this machine lacks"
+            )

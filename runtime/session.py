@@ -1,0 +1,283 @@
+"""A loaded artifact that can be run."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from hios_tvm.errors import ArtifactError, DeviceError, InputError
+from hios_tvm.runtime.archive import Artifact, open_artifact
+from hios_tvm.runtime.devices.cpu import require_cores, share_cores
+from hios_tvm.runtime.dtypes import numpy_dtype
+from hios_tvm.runtime.executor import DEFAULT_SPIN_US, Executor, Task
+from hios_tvm.runtime.manifest import ALIGNMENT, Manifest, TensorSpec
+from hios_tvm.runtime.memory import Arena, TensorTable, address_of, aligned_empty
+from hios_tvm.runtime.native import load_library
+from hios_tvm.runtime.trace import RunTrace, make_spans
+
+__all__ = ["Session", "load"]
+
+Array = np.ndarray[Any, Any]
+
+
+def load(
+    path: str | os.PathLike[str],
+    *,
+    devices: Mapping[str, str] | Sequence[str] | None = None,
+    spin_us: float = DEFAULT_SPIN_US,
+) -> Session:
+    """Load an artifact, after it has been verified whole.
+
+    Parameters
+    ----------
+    path
+        A ``.hios`` file. It must not be changed in place while sessions use it: its weights stay
+        mapped. Replacing it, as ``hios-tvm compile`` does, is fine.
+    devices
+        Other devices than those that the artifact was compiled for, of the same kinds and with
+        as many cores: a mapping from the artifact's names, or all of them in its order.
+    spin_us : float
+        How long a worker polls for another one before it sleeps.
+
+    Raises
+    ------
+    ArtifactError
+        If the file is damaged, or was made for another version or CPU.
+    DeviceError
+        If this process may not use a device.
+    """
+    return Session(open_artifact(path), devices=devices, spin_us=spin_us)
+
+
+class Session:
+    """An artifact with its memory and one worker thread per stream; use `load`.
+
+    Runs may be started from several threads, and take turns. A session that is no longer
+    referenced closes itself.
+    """
+
+    def __init__(
+        self,
+        artifact: Artifact,
+        *,
+        devices: Mapping[str, str] | Sequence[str] | None = None,
+        spin_us: float = DEFAULT_SPIN_US,
+    ) -> None:
+        self.manifest = artifact.manifest
+        self._lock = threading.Lock()
+        self._device_names = _map_devices(self.manifest, devices)
+        self._weights = artifact.weights
+        self._tensors = TensorTable(
+            {buffer.name: (buffer.shape, buffer.dtype) for buffer in self.manifest.buffers}
+        )
+        self._arenas = {device.name: Arena(device.arena_bytes) for device in self.manifest.devices}
+        self._place_buffers()
+        self._staging: dict[str, Array] = {}
+        self._executor = Executor(
+            _tasks(artifact, self._device_names), self._tensors, spin_us=spin_us
+        )
+        self._span = (0, 0)
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """What `run` needs."""
+        return self.manifest.inputs
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """What `run` returns."""
+        return self.manifest.outputs
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """The devices that are used, in the order of the manifest's."""
+        return tuple(self._device_names.values())
+
+    def run(self, inputs: Mapping[str, Array], *, timeout: float | None = None) -> dict[str, Array]:
+        """Run the model once.
+
+        Parameters
+        ----------
+        inputs
+            An array for each input, of exactly its shape and dtype. Arrays that are contiguous
+            and aligned to 64 bytes (`aligned_empty`) are used in place: do not change them
+            before the run has ended.
+        timeout : float, optional
+            Seconds after which the run is given up.
+
+        Returns
+        -------
+        dict
+            A new array for each output, which belongs to the caller.
+
+        Raises
+        ------
+        InputError
+            If inputs are missing, unknown, or of a wrong shape or dtype; it lists all of them.
+        ExecutionError
+            If a kernel fails; the session works again afterwards.
+        RunTimeoutError
+            If `timeout` is over. If a kernel hangs, the session is closed.
+        SessionClosedError
+            If the session is closed, or belongs to the parent of this process.
+        """
+        self._executor.require_open()  # before the lock, which a fork may have copied locked
+        _check_inputs(self.inputs, inputs)
+        with self._lock:
+            return self._run(inputs, timeout)
+
+    def run_traced(
+        self, inputs: Mapping[str, Array], *, timeout: float | None = None
+    ) -> tuple[dict[str, Array], RunTrace]:
+        """Run the model once, and return the outputs and what happened when."""
+        self._executor.require_open()
+        _check_inputs(self.inputs, inputs)
+        with self._lock:
+            outputs = self._run(inputs, timeout)
+            return outputs, self._last_trace()
+
+    def last_trace(self) -> RunTrace:
+        """Return what happened when in the latest run of this session."""
+        with self._lock:
+            return self._last_trace()
+
+    def busy_ms(self) -> dict[str, float]:
+        """Return the milliseconds that each device spent in kernels and copies, latest run."""
+        return self.last_trace().milliseconds("call", "copy")
+
+    def copy_ms(self) -> dict[str, float]:
+        """Return the milliseconds that each device spent in copies, latest run."""
+        return self.last_trace().milliseconds("copy")
+
+    def close(self) -> None:
+        """End the worker threads, after the run that is going on. Closing twice is fine."""
+        with self._lock:
+            self._executor.close()
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _run(self, inputs: Mapping[str, Array], timeout: float | None) -> dict[str, Array]:
+        held = [self._place_input(spec, inputs[spec.name]) for spec in self.inputs]
+        outputs = {}
+        for spec in self.outputs:
+            if spec.buffer not in outputs and self._space(spec) == "output":
+                outputs[spec.buffer] = aligned_empty(spec.shape, spec.dtype)
+                self._tensors.place(spec.buffer, address_of(outputs[spec.buffer]))
+        start = time.monotonic_ns()
+        self._executor.run(timeout, held=(held, outputs))
+        self._span = (start, time.monotonic_ns())
+        results: dict[str, Array] = {}
+        for spec in self.outputs:
+            array = outputs.pop(spec.buffer, None)
+            results[spec.name] = self._copy_of(spec, results, inputs) if array is None else array
+        return results
+
+    def _place_input(self, spec: TensorSpec, array: Array) -> Array:
+        """Let kernels read `array`, or a copy that is aligned; return what must be kept."""
+        if not array.flags.c_contiguous or address_of(array) % ALIGNMENT:
+            if spec.name not in self._staging:
+                self._staging[spec.name] = aligned_empty(spec.shape, spec.dtype)
+            self._staging[spec.name][...] = array
+            array = self._staging[spec.name]
+        self._tensors.place(spec.buffer, address_of(array))
+        return array
+
+    def _copy_of(
+        self, spec: TensorSpec, results: Mapping[str, Array], inputs: Mapping[str, Array]
+    ) -> Array:
+        """Return an output that no kernel has written for it alone."""
+        for other in self.outputs:
+            if other.buffer == spec.buffer and other.name in results:
+                return results[other.name].copy()
+        for source in self.inputs:
+            if source.buffer == spec.buffer:
+                return inputs[source.name].copy()
+        assert self._weights is not None
+        array = self._weights.array(spec.buffer).view(numpy_dtype(spec.dtype))
+        return array.reshape(spec.shape).copy()
+
+    def _space(self, spec: TensorSpec) -> str:
+        return self.manifest.buffer[spec.buffer].space
+
+    def _place_buffers(self) -> None:
+        for buffer in self.manifest.buffers:
+            if buffer.space == "arena":
+                assert buffer.device is not None and buffer.offset is not None
+                address = self._arenas[buffer.device].address + buffer.offset
+                self._tensors.place(buffer.name, address)
+            elif buffer.space == "param":
+                assert self._weights is not None
+                self._tensors.place(buffer.name, self._weights.address(buffer.name))
+
+    def _last_trace(self) -> RunTrace:
+        spans = []
+        for i, program in enumerate(self.manifest.programs):
+            spans += make_spans(program, self._executor.times(i))
+        return RunTrace(tuple(spans), *self._span)
+
+
+def _check_inputs(specs: Sequence[TensorSpec], inputs: Mapping[str, Array]) -> None:
+    problems = []
+    for spec in specs:
+        array = inputs.get(spec.name)
+        if array is None:
+            problems.append(f"{spec.name!r} is missing: {spec.dtype} {list(spec.shape)}")
+        elif not isinstance(array, np.ndarray):
+            problems.append(f"{spec.name!r} is no NumPy array but {type(array).__name__}")
+        elif array.shape != spec.shape or array.dtype.name != spec.dtype:
+            problems.append(
+                f"{spec.name!r} is {array.dtype.name} {list(array.shape)}, "
+                f"not {spec.dtype} {list(spec.shape)}"
+            )
+    known = {spec.name for spec in specs}
+    problems += [f"{name!r} is unknown" for name in inputs if name not in known]
+    if problems:
+        raise InputError(f"inputs: {'; '.join(problems)}")
+
+
+def _map_devices(
+    manifest: Manifest, devices: Mapping[str, str] | Sequence[str] | None
+) -> dict[str, str]:
+    """Return the device to use for each of the artifact's."""
+    names = [device.name for device in manifest.devices]
+    if devices is None:
+        mapping = {name: name for name in names}
+    elif isinstance(devices, Mapping):
+        unknown = [name for name in devices if name not in names]
+        if unknown:
+            raise DeviceError(f"the artifact has no device {unknown[0]!r}: it has {names}")
+        mapping = {name: devices.get(name, name) for name in names}
+    else:
+        if len(devices) != len(names):
+            raise DeviceError(f"the artifact has the devices {names}; {len(devices)} were named")
+        mapping = dict(zip(names, devices, strict=True))
+    return mapping
+
+
+def _tasks(artifact: Artifact, device_names: Mapping[str, str]) -> list[Task]:
+    manifest = artifact.manifest
+    libraries = {name: load_library(content) for name, content in artifact.libraries.items()}
+    streams = {program.device: 0 for program in manifest.programs}
+    for program in manifest.programs:
+        streams[program.device] = max(streams[program.device], program.stream)
+    tasks = []
+    for program in manifest.programs:
+        name = device_names[program.device]
+        cores = require_cores(name)
+        if program.stream > 0:
+            cores = share_cores(cores, streams[program.device])[program.stream - 1]
+        entry = manifest.device[program.device].library
+        if entry is None:
+            raise ArtifactError(f"device {program.device!r} has work but no library")
+        label = name if program.stream == 0 else f"{name} stream {program.stream}"
+        tasks.append(Task(label, cores, program.instructions, libraries[entry]))
+    return tasks

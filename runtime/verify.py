@@ -1,0 +1,298 @@
+"""Proofs about programs before anything of them runs: no hang, no race, no access out of bounds.
+
+Instructions are ordered by their place in a program and by signal and wait. What that order does
+not fix may happen at the same time, so buffers that share memory need it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+
+from hios_tvm.errors import ArtifactError
+from hios_tvm.runtime.devices.cpu import parse_cpu_device
+from hios_tvm.runtime.instructions import Call, Copy, Program, Signal, Wait, reads_and_writes
+from hios_tvm.runtime.manifest import ALIGNMENT, Buffer, Manifest
+
+__all__ = ["HappensBefore", "verify_manifest"]
+
+MAX_STREAMS = 64
+
+
+class HappensBefore:
+    """Which instructions have ended before which others begin, in every possible run.
+
+    Parameters
+    ----------
+    programs
+        All programs of an artifact.
+
+    Raises
+    ------
+    ArtifactError
+        If an event is signalled twice, or awaited and never signalled, or if programs wait
+        for each other in a circle and would hang.
+
+    Notes
+    -----
+    O(n^2 / 64) time and memory for n instructions: each has the bit set of all before it.
+    """
+
+    def __init__(self, programs: Sequence[Program]) -> None:
+        self._programs = programs
+        signals = _signals(programs)
+        before: dict[tuple[int, int], int] = {}
+        self._bit: dict[tuple[int, int], int] = {}
+        position = [0] * len(programs)
+        remaining = sum(len(program.instructions) for program in programs)
+        while remaining:
+            ended = len(before)
+            for p, program in enumerate(programs):
+                last = (p, position[p] - 1)
+                for i in range(position[p], len(program.instructions)):
+                    step = program.instructions[i]
+                    known = before[last] | self._bit[last] if i else 0
+                    if isinstance(step, Wait):
+                        signal = signals[step.event]
+                        if signal not in before:
+                            break
+                        known |= before[signal] | self._bit[signal]
+                    last = (p, i)
+                    before[last] = known
+                    self._bit[last] = 1 << len(self._bit)
+                    position[p] = i + 1
+            remaining -= len(before) - ended
+            if len(before) == ended:
+                raise ArtifactError(_hang(programs, position))
+        self._before = before
+        self._collect_accesses()
+
+    def writers(self, buffer: str) -> int:
+        """Return how many instructions write `buffer`."""
+        return self._writes[buffer]
+
+    def is_used(self, buffer: str) -> bool:
+        """Return whether any instruction reads or writes `buffer`."""
+        return buffer in self._accesses
+
+    def written_first(self, buffer: str) -> bool:
+        """Return whether every read of `buffer` comes after its (only) write."""
+        return all(self._writer[buffer] & before for before in self._reads.get(buffer, ()))
+
+    def ordered(self, first: str, second: str) -> bool:
+        """Return whether all accesses of one of the buffers precede all accesses of the other."""
+        a, b = self._accesses.get(first, 0), self._accesses.get(second, 0)
+        return not a & ~self._before_all.get(second, -1) or not b & ~self._before_all.get(first, -1)
+
+    def _collect_accesses(self) -> None:
+        self._accesses: dict[str, int] = {}  # instructions that use the buffer
+        self._before_all: dict[str, int] = {}  # instructions before every one of those
+        self._writes: Counter[str] = Counter()
+        self._writer: dict[str, int] = {}
+        self._reads: dict[str, list[int]] = {}
+        for p, program in enumerate(self._programs):
+            for i, step in enumerate(program.instructions):
+                reads, writes = reads_and_writes(step)
+                bit, before = self._bit[p, i], self._before[p, i]
+                for name in {*reads, *writes}:
+                    self._accesses[name] = self._accesses.get(name, 0) | bit
+                    self._before_all[name] = self._before_all.get(name, -1) & before
+                for name in reads:
+                    self._reads.setdefault(name, []).append(before)
+                for name in writes:
+                    self._writes[name] += 1
+                    self._writer[name] = bit
+
+
+def verify_manifest(
+    manifest: Manifest,
+    weights: Mapping[str, tuple[tuple[int, ...], str]],
+) -> None:
+    """Check everything that running the artifact relies on.
+
+    Parameters
+    ----------
+    manifest : Manifest
+        As read from the archive.
+    weights
+        Shape and dtype of each tensor in ``params.safetensors``.
+
+    Raises
+    ------
+    ArtifactError
+        On the first rule that is broken.
+    """
+    _check_devices(manifest)
+    _check_buffers(manifest, weights)
+    _check_interface(manifest)
+    _check_programs(manifest)
+    order = HappensBefore(manifest.programs)
+    for buffer in manifest.buffers:
+        _check_accesses(buffer, order)
+    for spec in manifest.outputs:
+        buffer = manifest.buffer[spec.buffer]
+        _require(
+            buffer.space != "output" or order.writers(buffer.name) == 1,
+            f"output {spec.name!r} is never computed",
+        )
+    _check_sharing(manifest, order)
+
+
+def _check_devices(manifest: Manifest) -> None:
+    _unique("device", (device.name for device in manifest.devices))
+    _require(bool(manifest.devices), "the artifact has no device")
+    for device in manifest.devices:
+        parse_cpu_device(device.name)
+    streams = [(program.device, program.stream) for program in manifest.programs]
+    _unique("program", (f"{device} stream {stream}" for device, stream in streams))
+    for name, stream in streams:
+        _require(name in manifest.device, f"a program is for the unknown device {name!r}")
+        _require(stream <= MAX_STREAMS, f"device {name!r} has a stream {stream}")
+        _require(
+            manifest.device[name].library is not None, f"device {name!r} has work but no library"
+        )
+    _require(bool(streams), "the artifact has no program")
+
+
+def _check_buffers(manifest: Manifest, weights: Mapping[str, tuple[tuple[int, ...], str]]) -> None:
+    _unique("buffer", (buffer.name for buffer in manifest.buffers))
+    for buffer in manifest.buffers:
+        name, where = buffer.name, f"buffer {buffer.name!r}"
+        if buffer.space == "arena":
+            device = manifest.device.get(buffer.device or "")
+            if device is None or buffer.offset is None:
+                raise ArtifactError(f"{where} lies in the arena of no device or has no offset")
+            end = buffer.offset + buffer.nbytes
+            _require(
+                end <= device.arena_bytes,
+                f"{where} ends at byte {end}, the arena of {device.name} has {device.arena_bytes}",
+            )
+            _require(buffer.offset % ALIGNMENT == 0, f"{where} is not aligned")
+        else:
+            _require(buffer.device is None, f"{where} must belong to no device")
+            _require(buffer.offset is None, f"{where} must have no offset")
+        if buffer.space == "param":
+            _require(
+                weights.get(name) == (buffer.shape, buffer.dtype),
+                f"{where} is no weight of that shape and dtype",
+            )
+
+
+def _check_interface(manifest: Manifest) -> None:
+    _unique("input", (spec.name for spec in manifest.inputs))
+    _unique("output", (spec.name for spec in manifest.outputs))
+    _unique("buffer of an input", (spec.buffer for spec in manifest.inputs))
+    for spec in (*manifest.inputs, *manifest.outputs):
+        buffer = manifest.buffer.get(spec.buffer)
+        if buffer is None or (buffer.shape, buffer.dtype) != (spec.shape, spec.dtype):
+            raise ArtifactError(f"tensor {spec.name!r} has no buffer of its shape and dtype")
+    given = {spec.buffer for spec in manifest.inputs}
+    returned = {spec.buffer for spec in manifest.outputs}
+    for buffer in manifest.buffers:
+        if buffer.space == "input":
+            _require(buffer.name in given, f"buffer {buffer.name!r} belongs to no input")
+        elif buffer.space == "output":
+            _require(buffer.name in returned, f"buffer {buffer.name!r} belongs to no output")
+        _require(
+            buffer.space == "input" or buffer.name not in given,
+            f"input buffer {buffer.name!r} is not in the input space",
+        )
+        _require(
+            buffer.space != "arena" or buffer.name not in returned,
+            f"output buffer {buffer.name!r} lies in an arena",
+        )
+
+
+def _check_programs(manifest: Manifest) -> None:
+    for program in manifest.programs:
+        for step in program.instructions:
+            if isinstance(step, Call):
+                _require(
+                    1 <= step.outputs <= len(step.args),
+                    f"operator {step.operator!r} has {step.outputs} outputs among "
+                    f"{len(step.args)} arguments",
+                )
+            reads, writes = reads_and_writes(step)
+            for name in (*reads, *writes):
+                _require(name in manifest.buffer, f"a program uses the unknown buffer {name!r}")
+            for name in writes:
+                _require(
+                    manifest.buffer[name].space in ("arena", "output"),
+                    f"a program writes buffer {name!r}, which is an input or a weight",
+                )
+            if isinstance(step, Copy):
+                src, dst = manifest.buffer[step.src], manifest.buffer[step.dst]
+                _require(
+                    (src.shape, src.dtype) == (dst.shape, dst.dtype),
+                    f"a copy from {src.name!r} to {dst.name!r}, which has another shape or dtype",
+                )
+                writes, reads = (step.dst,), ()
+            for name in (*reads, *writes):
+                _require(
+                    manifest.buffer[name].device in (None, program.device),
+                    f"a program of {program.device!r} uses buffer {name!r} of another device",
+                )
+
+
+def _check_accesses(buffer: Buffer, order: HappensBefore) -> None:
+    name = buffer.name
+    if buffer.space not in ("arena", "output") or not order.is_used(name):
+        return
+    _require(
+        order.writers(name) == 1,
+        f"buffer {name!r} is written {order.writers(name)} times, not once",
+    )
+    _require(order.written_first(name), f"buffer {name!r} may be read before it is written")
+
+
+def _check_sharing(manifest: Manifest, order: HappensBefore) -> None:
+    """Buffers whose bytes overlap must be used one after the other."""
+    for device in manifest.devices:
+        arena = [
+            (buffer.offset or 0, buffer)
+            for buffer in manifest.buffers
+            if buffer.device == device.name and buffer.nbytes and order.is_used(buffer.name)
+        ]
+        live: list[tuple[int, Buffer]] = []
+        for offset, buffer in sorted(arena, key=lambda item: (item[0], item[1].name)):
+            live = [(start, other) for start, other in live if start + other.nbytes > offset]
+            for _, other in live:
+                _require(
+                    order.ordered(buffer.name, other.name),
+                    f"buffers {other.name!r} and {buffer.name!r} overlap and may be in use "
+                    "at the same time",
+                )
+            live.append((offset, buffer))
+
+
+def _signals(programs: Sequence[Program]) -> dict[int, tuple[int, int]]:
+    signals: dict[int, tuple[int, int]] = {}
+    for p, program in enumerate(programs):
+        for i, step in enumerate(program.instructions):
+            if isinstance(step, Signal):
+                _require(step.event not in signals, f"event {step.event} is signalled twice")
+                signals[step.event] = (p, i)
+    for program in programs:
+        for step in program.instructions:
+            if isinstance(step, Wait):
+                _require(
+                    step.event in signals,
+                    f"{program.device} waits for event {step.event}, which nobody signals",
+                )
+    return signals
+
+
+def _hang(programs: Sequence[Program], position: Sequence[int]) -> str:
+    p = next(p for p, program in enumerate(programs) if position[p] < len(program.instructions))
+    step = programs[p].instructions[position[p]]
+    return f"the programs wait for each other in a circle, at {step} of {programs[p].device}"
+
+
+def _unique(what: str, names: Iterable[str]) -> None:
+    for name, count in Counter(names).items():
+        _require(count == 1, f"{what} {name!r} is named {count} times")
+
+
+def _require(holds: bool, message: str) -> None:
+    if not holds:
+        raise ArtifactError(message)

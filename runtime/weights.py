@@ -1,0 +1,144 @@
+"""Weights in a safetensors file: its strict reader, and memory that sessions share."""
+
+from __future__ import annotations
+
+import math
+import mmap
+import struct
+import threading
+import weakref
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from hios_tvm.errors import ArtifactError
+from hios_tvm.runtime.dtypes import DTYPES
+from hios_tvm.runtime.manifest import ALIGNMENT
+from hios_tvm.runtime.memory import address_of, aligned_empty
+from hios_tvm.runtime.strict_json import parse
+
+__all__ = ["MAX_HEADER_BYTES", "StoredTensor", "Weights", "map_weights", "read_header"]
+
+MAX_HEADER_BYTES = 100_000_000
+_TAGS = {dtype.tag: dtype for dtype in DTYPES.values()}
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """A tensor of a safetensors file; `start` counts from the start of that file."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    start: int
+    nbytes: int
+
+
+def read_header(header: bytes, file_bytes: int) -> dict[str, StoredTensor]:
+    """Read the header of a safetensors file.
+
+    Parameters
+    ----------
+    header : bytes
+        The file's beginning: 8 bytes of length, then the JSON.
+    file_bytes : int
+        Size of the whole file.
+
+    Raises
+    ------
+    ArtifactError
+        Unless the tensors cover the rest of the file without holes and overlaps, each with as
+        many bytes as its shape and dtype need.
+    """
+    if not header[8:].startswith(b"{"):
+        raise ArtifactError("params.safetensors: the header must begin with '{'")
+    data = parse(header[8:])
+    tensors = {name: _entry(name, value, len(header)) for name, value in data.items()}
+    end = len(header)
+    for name, tensor in sorted(tensors.items(), key=lambda item: item[1].start):
+        if tensor.start != end:
+            raise ArtifactError(f"params.safetensors: hole or overlap before tensor {name!r}")
+        end += tensor.nbytes
+    if end != file_bytes:
+        raise ArtifactError(f"params.safetensors: tensors end at byte {end} of {file_bytes}")
+    return tensors
+
+
+def header_length(start: bytes, file_bytes: int) -> int:
+    """Return how many bytes the header has, its length field included."""
+    if len(start) != 8:
+        raise ArtifactError("params.safetensors: no header")
+    (length,) = struct.unpack("<Q", start)
+    if length > min(MAX_HEADER_BYTES, file_bytes - 8):
+        raise ArtifactError(f"params.safetensors: a header of {length} bytes is too long")
+    return 8 + int(length)
+
+
+class Weights:
+    """The weights of an artifact in memory; `address` gives where each lies."""
+
+    def __init__(self, memory: mmap.mmap, offset: int, tensors: Mapping[str, StoredTensor]) -> None:
+        self._memory = memory
+        self._view = np.frombuffer(memory, np.uint8)
+        base = address_of(self._view) + offset
+        self.tensors = dict(tensors)
+        self._copies = []
+        self._address = {}
+        for name, tensor in self.tensors.items():
+            address = base + tensor.start
+            if address % ALIGNMENT:  # small ones, which the writer puts last
+                copy = aligned_empty((tensor.nbytes,), "uint8")
+                first = offset + tensor.start
+                copy[:] = self._view[first : first + tensor.nbytes]
+                self._copies.append(copy)
+                address = address_of(copy)
+            self._address[name] = address
+
+    def address(self, name: str) -> int:
+        """Return where weight `name` lies, aligned for kernels."""
+        return self._address[name]
+
+    def array(self, name: str) -> np.ndarray[tuple[int], np.dtype[np.uint8]]:
+        """Return the bytes of weight `name`, read-only."""
+        tensor = self.tensors[name]
+        start = self._address[name]
+        for copy in self._copies:
+            if address_of(copy) == start:
+                return copy
+        first = start - address_of(self._view)
+        return self._view[first : first + tensor.nbytes]
+
+
+def map_weights(
+    descriptor: int, offset: int, nbytes: int, tensors: Mapping[str, StoredTensor], digest: str
+) -> Weights:
+    """Map a safetensors file that lies at `offset` of an open file; pages are read on first use.
+
+    Sessions of this process that ask for the same `digest` share one mapping.
+    """
+    with _LOCK:
+        weights = _MAPPED.get(digest)
+        if weights is None:
+            skip = offset % mmap.ALLOCATIONGRANULARITY
+            memory = mmap.mmap(
+                descriptor, nbytes + skip, access=mmap.ACCESS_READ, offset=offset - skip
+            )
+            weights = _MAPPED[digest] = Weights(memory, skip, tensors)
+        return weights
+
+
+def _entry(name: str, data: object, base: int) -> StoredTensor:
+    """Read one value of the header's JSON, where `base` is where the data begins."""
+    match data:
+        case {"dtype": str(tag), "shape": list(shape), "data_offsets": [start, end], **rest}:
+            sizes = [start, end, *shape]
+            whole = all(type(size) is int and 0 <= size < 2**53 for size in sizes)
+            if whole and tag in _TAGS and not rest:
+                dtype = _TAGS[tag]
+                if end - start == math.prod(shape) * dtype.nbytes:
+                    return StoredTensor(tuple(shape), dtype.name, base + start, end - start)
+    raise ArtifactError(f"params.safetensors: tensor {name!r} is described wrongly")
+
+
+_MAPPED: weakref.WeakValueDictionary[str, Weights] = weakref.WeakValueDictionary()
+_LOCK = threading.Lock()
