@@ -4,7 +4,8 @@ HiosError
  |-- UsageError                     wrong options (exit code 2 on the command line)
  |-- ModelError                     a model file that cannot be read or is not valid
  |    |-- UnsupportedOperatorError  valid, but uses operators that cannot be compiled
- |    `-- DynamicShapeError         valid, but dimensions are unknown
+ |    |-- DynamicShapeError         valid, but dimensions are unknown
+ |    `-- RelayError                a Relay program that is damaged or breaks a rule of Relay
  |-- GraphError                     an operator graph that is not a DAG, or names unknown things
  |-- CostError                      costs that are missing, negative or not finite
  |-- ScheduleError                  a schedule that breaks a rule
@@ -32,6 +33,7 @@ __all__ = [
     "InfeasibleError",
     "InputError",
     "ModelError",
+    "RelayError",
     "RunTimeoutError",
     "ScheduleError",
     "SessionClosedError",
@@ -66,6 +68,18 @@ class DynamicShapeError(ModelError):
     def __init__(self, message: str, *, dimensions: tuple[str, ...]) -> None:
         super().__init__(message)
         self.dimensions = dimensions
+
+
+class RelayError(ModelError):
+    """A Relay program is damaged or breaks a rule of Relay; `line` and `column` count from 1.
+
+    Both are None where the program has no lines, as in its JSON form.
+    """
+
+    def __init__(self, message: str, *, line: int | None = None, column: int | None = None) -> None:
+        super().__init__(message)
+        self.line = line
+        self.column = column
 
 
 class GraphError(HiosError, ValueError):

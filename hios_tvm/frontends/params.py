@@ -1,0 +1,179 @@
+"""Parameter files: weights by name, in the formats in which frameworks save them.
+
+Three formats are told apart by their first bytes: those of `relay.save_param_dict` and
+`tvm.runtime.save_param_dict`, NumPy's ``.npz``, and safetensors. None of them runs code when it
+is read: pickled objects inside an ``.npz`` are refused.
+"""
+
+from __future__ import annotations
+
+import struct
+import zipfile
+import zlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import safetensors
+
+from hios_tvm.errors import ModelError
+
+__all__ = ["load_params", "read_tensor", "read_tvm_params"]
+
+PARAM_DICT_MAGIC = 0xF7E58D4F05049CB7
+TENSOR_MAGIC = 0xDD5E40F096B4A13F
+MAX_DIMENSIONS = 32
+
+# DLPack's type codes, with the bits of one element.
+_DLPACK_DTYPES: Mapping[tuple[int, int], np.dtype[Any]] = {
+    **{(0, bits): np.dtype(f"int{bits}") for bits in (8, 16, 32, 64)},
+    **{(1, bits): np.dtype(f"uint{bits}") for bits in (8, 16, 32, 64)},
+    **{(2, bits): np.dtype(f"float{bits}") for bits in (16, 32, 64)},
+    (1, 1): np.dtype(np.bool_),
+    (4, 16): np.dtype(ml_dtypes.bfloat16),
+    (6, 8): np.dtype(np.bool_),
+}
+
+_deserialize: Callable[[bytes], list[tuple[str, dict[str, Any]]]] = safetensors.deserialize
+
+_SAFETENSORS_DTYPES: Mapping[str, np.dtype[Any]] = {
+    **{f"I{bits}": np.dtype(f"int{bits}") for bits in (8, 16, 32, 64)},
+    **{f"U{bits}": np.dtype(f"uint{bits}") for bits in (8, 16, 32, 64)},
+    **{f"F{bits}": np.dtype(f"float{bits}") for bits in (16, 32, 64)},
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+    "BOOL": np.dtype(np.bool_),
+}
+
+# What zipfile and NumPy raise for files that were truncated or written by hand.
+_NPZ_ERRORS = (
+    *(EOFError, KeyError, MemoryError, NotImplementedError, OSError, RuntimeError, SyntaxError),
+    *(ValueError, OverflowError, zipfile.BadZipFile, zlib.error),
+)
+
+
+def load_params(path: str | Path) -> dict[str, np.ndarray]:
+    """Read a parameter file of any of the three formats.
+
+    Raises
+    ------
+    ModelError
+        If the file is missing, damaged or of another format.
+    """
+    path = Path(path)
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read: {error.strerror}") from error
+    try:
+        if content[:8] == struct.pack("<Q", PARAM_DICT_MAGIC):
+            return read_tvm_params(content)
+        if content[:2] == b"PK":
+            return _read_npz(path)
+        return _read_safetensors(content)
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}") from error
+
+
+def read_tvm_params(content: bytes) -> dict[str, np.ndarray]:
+    """Read what `save_param_dict` returned.
+
+    Raises
+    ------
+    ModelError
+        If the bytes end too early, or hold something else.
+    """
+    magic, _reserved, count = _unpack("<QQQ", content, 0)
+    if magic != PARAM_DICT_MAGIC:
+        raise ModelError("this is not a parameter file of TVM")
+    offset = 24
+    names = []
+    for _ in range(count):
+        (length,) = _unpack("<Q", content, offset)
+        try:
+            names.append(_slice(content, offset + 8, length).decode())
+        except UnicodeDecodeError as error:
+            raise ModelError("a parameter's name is not UTF-8") from error
+        offset += 8 + length
+    (tensors,) = _unpack("<Q", content, offset)
+    if tensors != count or len(set(names)) != count:
+        raise ModelError(f"{len(set(names))} different names for {tensors} parameters")
+    offset += 8
+    params = {}
+    for name in names:
+        params[name], offset = read_tensor(content, offset)
+    return params
+
+
+def read_tensor(content: bytes, offset: int = 0) -> tuple[np.ndarray, int]:
+    """Read one tensor in TVM's binary form; return it and the offset behind it.
+
+    Raises
+    ------
+    ModelError
+        If the bytes end too early, or hold something else.
+    """
+    magic, _reserved, _device, _index, ndim, code, bits, lanes = _unpack(
+        "<QQiiiBBH", content, offset
+    )
+    if magic != TENSOR_MAGIC:
+        raise ModelError("this is not a tensor of TVM")
+    dtype = _DLPACK_DTYPES.get((code, bits))
+    if dtype is None or lanes != 1:
+        raise ModelError(f"element type (code {code}, {bits} bits, {lanes} lanes) is unknown")
+    if not 0 <= ndim <= MAX_DIMENSIONS:
+        raise ModelError(f"a tensor cannot have {ndim} dimensions")
+    offset += struct.calcsize("<QQiiiBBH")
+    *shape, size = _unpack(f"<{ndim + 1}q", content, offset)
+    offset += 8 * (ndim + 1)
+    return _array(_slice(content, offset, size), dtype, shape), offset + size
+
+
+def _read_npz(path: Path) -> dict[str, np.ndarray]:
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except _NPZ_ERRORS as error:
+        raise ModelError(f"this .npz file is damaged or holds more than arrays: {error}") from error
+
+
+def _read_safetensors(content: bytes) -> dict[str, np.ndarray]:
+    try:
+        entries = _deserialize(content)
+    except safetensors.SafetensorError as error:
+        raise ModelError(
+            "parameters are read from files of save_param_dict, .npz and safetensors; this is "
+            f"none of them, or it is damaged ({error})"
+        ) from error
+    params = {}
+    for name, entry in entries:
+        dtype = _SAFETENSORS_DTYPES.get(entry["dtype"])
+        if dtype is None:
+            raise ModelError(f"{name} has the element type {entry['dtype']}, which is unknown")
+        params[name] = _array(bytes(entry["data"]), dtype, entry["shape"])
+    return params
+
+
+def _unpack(layout: str, content: bytes, offset: int) -> tuple[int, ...]:
+    return struct.unpack(layout, _slice(content, offset, struct.calcsize(layout)))
+
+
+def _slice(content: bytes, offset: int, size: int) -> bytes:
+    if size < 0 or offset + size > len(content):
+        raise ModelError(f"{size} bytes at {offset} lie outside of the file's {len(content)}")
+    return content[offset : offset + size]
+
+
+def _array(data: bytes, dtype: np.dtype[Any], shape: list[int] | tuple[int, ...]) -> np.ndarray:
+    count = 1
+    for dimension in shape:
+        if dimension < 0:
+            raise ModelError(f"{list(shape)} is not a shape")
+        count *= dimension
+    if count * dtype.itemsize != len(data):
+        raise ModelError(f"{len(data)} bytes are not {list(shape)} elements of {dtype}")
+    try:
+        return np.frombuffer(data, dtype).reshape(shape).copy()
+    except ValueError as error:  # empty, with other dimensions that are too large
+        raise ModelError(f"{list(shape)} is not a shape") from error

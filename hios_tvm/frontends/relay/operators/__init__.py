@@ -1,0 +1,1 @@
+"""The operators of Relay in terms of Relax."""

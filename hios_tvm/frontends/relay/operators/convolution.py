@@ -1,0 +1,242 @@
+"""Convolutions, their transposes and matrix products."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from tvm import relax, topi
+
+from hios_tvm.frontends.relay.operators.call import Converter, OperatorCall
+from hios_tvm.frontends.relay.values import Value, dtype_of, shape_of
+
+__all__ = [
+    "batch_matmul",
+    "bias_add",
+    "convolution",
+    "convolve",
+    "deformable_convolution",
+    "dense",
+    "matmul",
+    "matrix_product",
+    "transposed_convolution",
+]
+
+SPATIAL = {1: "W", 2: "HW", 3: "DHW"}
+
+
+def convolution(rank: int) -> Converter:
+    """`nn.conv1d`, `nn.conv2d` and `nn.conv3d`."""
+    return lambda call: convolve(call, rank, call.tensor(0), call.tensor(1))
+
+
+def convolve(
+    call: OperatorCall, rank: int, data: relax.Expr, weight: relax.Expr, dtype: str | None = None
+) -> relax.Expr:
+    """A convolution with the attributes of `call`; `dtype` is that of the sums."""
+    spatial = SPATIAL[rank]
+    attributes = call.attributes
+    layout = _layout(call, "data_layout", "NC" + spatial)
+    weight = _to_layout(
+        call, weight, _layout(call, "kernel_layout", "OI" + spatial), "OI" + spatial
+    )
+    target = layout if layout == f"N{spatial}C" else "NC" + spatial
+    data = _to_layout(call, data, layout, target)
+    groups = attributes.integer("groups", 1)
+    weight = _flat_depthwise(call, weight, shape_of(data)[target.index("C")], groups)
+    kernel_layout = "OI" + spatial
+    if target != "NC" + spatial:
+        weight = _to_layout(call, weight, kernel_layout, spatial + "IO")
+        kernel_layout = spatial + "IO"
+    out_dtype = dtype or attributes.dtype("out_dtype", dtype_of(data))
+    result = call.emit(
+        _CONVOLUTIONS[rank](
+            data,
+            weight,
+            strides=_sizes(call, "strides", rank, 1),
+            padding=padding(call, rank),
+            dilation=_sizes(call, "dilation", rank, 1),
+            groups=groups,
+            data_layout=target,
+            kernel_layout=kernel_layout,
+            out_dtype=out_dtype,
+        )
+    )
+    return _to_layout(call, result, target, _out_layout(call, layout))
+
+
+def transposed_convolution(rank: int) -> Converter:
+    """`nn.conv1d_transpose` and so on; Relax lowers channels-first layouts only."""
+    spatial = SPATIAL[rank]
+
+    def convert(call: OperatorCall) -> Value:
+        attributes = call.attributes
+        first = "NC" + spatial
+        layout = _layout(call, "data_layout", first)
+        data = _to_layout(call, call.tensor(0), layout, first)
+        weight = _transposed_weight(call, spatial, shape_of(data)[1])
+        result = call.emit(
+            _TRANSPOSED[rank](
+                data,
+                weight,
+                strides=_sizes(call, "strides", rank, 1),
+                padding=padding(call, rank),
+                output_padding=_sizes(call, "output_padding", rank, 0),
+                dilation=_sizes(call, "dilation", rank, 1),
+                groups=attributes.integer("groups", 1),
+                data_layout=first,
+                kernel_layout="IO" + spatial,
+                out_dtype=attributes.dtype("out_dtype", dtype_of(data)),
+            )
+        )
+        return _to_layout(call, result, first, _out_layout(call, layout))
+
+    return convert
+
+
+def _transposed_weight(call: OperatorCall, spatial: str, in_channels: int) -> relax.Expr:
+    """The weight as IOHW.
+
+    Relay before 0.9 called this same order OIHW, so the letters I and O are believed only where
+    the number of input channels agrees.
+    """
+    weight = call.tensor(1)
+    layout = _layout(call, "kernel_layout", "IO" + spatial)
+    if layout == "OI" + spatial and shape_of(weight)[0] == in_channels:
+        return weight
+    weight = _to_layout(call, weight, layout, "IO" + spatial)
+    if shape_of(weight)[0] != in_channels and shape_of(weight)[1] == in_channels:
+        return call.permute(weight, [1, 0, *range(2, len(shape_of(weight)))])
+    return weight
+
+
+def _flat_depthwise(
+    call: OperatorCall, weight: relax.Expr, in_channels: int, groups: int
+) -> relax.Expr:
+    """Relay also stores a depthwise weight as (channels, multiplier, ...)."""
+    out, per_group, *window = shape_of(weight)
+    if groups > 1 and groups == out == in_channels and per_group > 1:
+        return call.reshape(weight, [out * per_group, 1, *window])
+    return weight
+
+
+def deformable_convolution(call: OperatorCall) -> Value:
+    data, offset, weight = call.tensor(0), call.tensor(1), call.tensor(2)
+    attributes = call.attributes
+    layouts = (_layout(call, "data_layout", "NCHW"), _layout(call, "kernel_layout", "OIHW"))
+    if layouts != ("NCHW", "OIHW"):
+        raise call.unsupported(f"with the layouts {' and '.join(layouts)}")
+    _out_layout(call, "NCHW")
+    return call.compute(
+        topi.nn.deformable_conv2d_nchw,
+        data,
+        offset,
+        weight,
+        _sizes(call, "strides", 2, 1),
+        tuple(padding(call, 2)),
+        _sizes(call, "dilation", 2, 1),
+        attributes.integer("deformable_groups", 1),
+        attributes.integer("groups", 1),
+        attributes.dtype("out_dtype", dtype_of(data)),
+    )
+
+
+# --- Attributes of convolutions and poolings ---
+
+
+def _sizes(call: OperatorCall, name: str, rank: int, default: int) -> list[int]:
+    sizes = call.attributes.integers(name, [default] * rank)
+    sizes = sizes * rank if len(sizes) == 1 else sizes
+    if len(sizes) != rank or min(sizes) < default:
+        raise call.error(f"{name} {sizes} does not fit {rank} dimensions")
+    return sizes
+
+
+def padding(call: OperatorCall, rank: int) -> list[int]:
+    """Padding before each spatial axis, then behind each."""
+    sizes = call.attributes.integers("padding", [0] * rank)
+    if len(sizes) == 1:
+        sizes = sizes * rank
+    if len(sizes) == rank:
+        sizes = sizes * 2
+    if len(sizes) != 2 * rank:
+        raise call.error(f"padding {sizes} does not fit {rank} dimensions")
+    return sizes
+
+
+def _layout(call: OperatorCall, name: str, default: str) -> str:
+    layout = call.attributes.text(name, default) or default
+    if sorted(layout) != sorted(default):
+        raise call.unsupported(f"with {name} {layout!r}")
+    return layout
+
+
+def _out_layout(call: OperatorCall, default: str) -> str:
+    return _layout(call, "out_layout", default)
+
+
+def _to_layout(call: OperatorCall, tensor: relax.Expr, layout: str, target: str) -> relax.Expr:
+    if len(shape_of(tensor)) != len(layout):
+        raise call.error(f"a tensor of {len(shape_of(tensor))} dimensions cannot be {layout}")
+    return call.permute(tensor, [layout.index(letter) for letter in target])
+
+
+# --- Matrix products ---
+
+
+def dense(call: OperatorCall) -> Value:
+    """`nn.dense`: the weight is (units, features)."""
+    return matrix_product(call, call.tensor(0), call.tensor(1), transpose_b=True)
+
+
+def matmul(call: OperatorCall) -> Value:
+    flags = call.attributes.flag("transpose_a"), call.attributes.flag("transpose_b")
+    return matrix_product(call, call.tensor(0), call.tensor(1), *flags)
+
+
+def batch_matmul(call: OperatorCall) -> Value:
+    """Relay before 0.8 had no flags and always transposed b: where only that fits, it is meant."""
+    a, b = call.tensor(0), call.tensor(1)
+    transpose_a = call.attributes.flag("transpose_a")
+    transpose_b = call.attributes.flag("transpose_b")
+    inner = shape_of(a)[-2 if transpose_a else -1]
+    if "transpose_b" not in call.attributes and inner == shape_of(b)[-1] != shape_of(b)[-2]:
+        transpose_b = True
+    return matrix_product(call, a, b, transpose_a, transpose_b)
+
+
+def matrix_product(
+    call: OperatorCall,
+    a: relax.Expr,
+    b: relax.Expr,
+    transpose_a: bool = False,
+    transpose_b: bool = False,
+    dtype: str | None = None,
+) -> relax.Expr:
+    a = _transposed(call, a) if transpose_a else a
+    b = _transposed(call, b) if transpose_b else b
+    out_dtype = dtype or call.attributes.dtype("out_dtype", dtype_of(a))
+    return call.emit(relax.op.matmul(a, b, out_dtype=out_dtype))
+
+
+def _transposed(call: OperatorCall, matrix: relax.Expr) -> relax.Expr:
+    *batch, rows, columns = range(len(shape_of(matrix)))
+    return call.permute(matrix, [*batch, columns, rows])
+
+
+def bias_add(call: OperatorCall) -> Value:
+    data = call.tensor(0)
+    rank = len(shape_of(data))
+    axis = call.axis(rank, default=1)
+    return relax.op.add(data, call.along(call.tensor(1), axis, rank))
+
+
+_CONVOLUTIONS: dict[int, Callable[..., relax.Expr]] = {
+    1: relax.op.nn.conv1d,
+    2: relax.op.nn.conv2d,
+    3: relax.op.nn.conv3d,
+}
+_TRANSPOSED: dict[int, Callable[..., relax.Expr]] = {
+    1: relax.op.nn.conv1d_transpose,
+    2: relax.op.nn.conv2d_transpose,
+    3: relax.op.nn.conv3d_transpose,
+}

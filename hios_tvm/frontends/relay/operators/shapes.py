@@ -1,0 +1,349 @@
+"""Operators that change shapes and move elements, but compute nothing."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from tvm import relax, topi
+
+from hios_tvm.errors import RelayError
+from hios_tvm.frontends.relay.operators.call import Converter, OperatorCall
+from hios_tvm.frontends.relay.values import Value, dtype_of, shape_of
+
+__all__ = [
+    "batch_flatten",
+    "batch_to_space",
+    "broadcast_to",
+    "broadcast_to_like",
+    "collapse_sum_like",
+    "collapse_sum_to",
+    "concatenate",
+    "depth_to_space",
+    "einsum",
+    "expand_dims",
+    "layout_transform",
+    "meshgrid",
+    "mirror_pad",
+    "pad",
+    "repeat",
+    "reshape",
+    "reshape_like",
+    "reverse",
+    "reverse_reshape",
+    "space_to_batch",
+    "space_to_depth",
+    "split",
+    "squeeze",
+    "stack",
+    "tile",
+    "transpose",
+]
+
+
+def reshape(call: OperatorCall) -> Value:
+    data, attributes = call.tensor(0), call.attributes
+    new_shape = attributes.integers("newshape")
+    if attributes.flag("reverse"):
+        return _reshape_reversed(call, data, new_shape)
+    keep_zero = attributes.flag("allowzero")
+    return call.reshape(data, _new_shape(call, shape_of(data), new_shape, keep_zero))
+
+
+def reverse_reshape(call: OperatorCall) -> Value:
+    """The special values of the new shape count from the right."""
+    return _reshape_reversed(call, call.tensor(0), call.attributes.integers("newshape"))
+
+
+def _reshape_reversed(call: OperatorCall, data: relax.Expr, new_shape: list[int]) -> relax.Expr:
+    shape = _new_shape(call, shape_of(data)[::-1], new_shape[::-1], False)
+    return call.reshape(data, shape[::-1])
+
+
+def _new_shape(
+    call: OperatorCall, old: tuple[int, ...], new_shape: list[int], keep_zero: bool
+) -> list[int]:
+    """Resolve Relay's special values.
+
+    0 copies a dimension, -1 is inferred, -2 copies all that remain, -3 multiplies two, and -4
+    splits one into the two values that follow, one of which may be -1.
+    """
+    shape: list[int] = []
+    source = iter(old)
+    targets = iter(new_shape)
+    try:
+        for target in targets:
+            if target > 0 or (target == 0 and keep_zero):
+                shape.append(target)
+                next(source, None)
+            elif target == 0:
+                shape.append(next(source))
+            elif target == -1:
+                shape.append(-1)
+                next(source, None)
+            elif target == -2:
+                shape.extend(source)
+            elif target == -3:
+                shape.append(next(source) * next(source))
+            elif target == -4:
+                shape.extend(_split_dimension(call, next(source), next(targets), next(targets)))
+            else:
+                raise call.error(f"{target} is no special value of a shape")
+    except StopIteration:
+        raise call.error(f"newshape {new_shape} takes more dimensions than {list(old)}") from None
+    if shape.count(-1) > 1:
+        raise call.error(f"newshape {new_shape} leaves more than one dimension open")
+    count = math.prod(old)
+    if -1 in shape:
+        known = -math.prod(shape)
+        shape[shape.index(-1)] = count // known if known else 0
+    if math.prod(shape) != count:
+        raise call.error(f"{list(old)} cannot become {shape} (newshape {new_shape})")
+    return shape
+
+
+def _split_dimension(call: OperatorCall, size: int, first: int, second: int) -> tuple[int, int]:
+    if first == -1 and second > 0:
+        first = size // second
+    elif second == -1 and first > 0:
+        second = size // first
+    if first * second != size:
+        raise call.error(f"a dimension of {size} cannot be split into {first} and {second}")
+    return first, second
+
+
+def reshape_like(call: OperatorCall) -> Value:
+    data, like, attributes = call.tensor(0), call.tensor(1), call.attributes
+    old, other = shape_of(data), shape_of(like)
+
+    def bounds(side: str, rank: int) -> tuple[int, int]:
+        end = attributes.optional_integer(f"{side}_end")
+        begin = attributes.integer(f"{side}_begin", 0)
+        return begin % rank if begin else 0, rank if end is None else end % (rank + 1)
+
+    begin, end = bounds("lhs", len(old) or 1)
+    like_begin, like_end = bounds("rhs", len(other) or 1)
+    return call.reshape(data, [*old[:begin], *other[like_begin:like_end], *old[end:]])
+
+
+def transpose(call: OperatorCall) -> Value:
+    data = call.tensor(0)
+    rank = len(shape_of(data))
+    axes = call.attributes.optional_integers("axes") or list(range(rank))[::-1]
+    if sorted(axis % rank if rank else axis for axis in axes) != list(range(rank)):
+        raise call.error(f"{axes} is no order of {rank} axes")
+    return call.permute(data, [axis % rank for axis in axes])
+
+
+def expand_dims(call: OperatorCall) -> Value:
+    data = call.tensor(0)
+    shape = list(shape_of(data))
+    axis = call.axis(len(shape) + 1)
+    count = call.attributes.integer("num_newaxis", 1)
+    return call.reshape(data, [*shape[:axis], *[1] * count, *shape[axis:]])
+
+
+def squeeze(call: OperatorCall) -> Value:
+    data = call.tensor(0)
+    shape = shape_of(data)
+    axes = call.attributes.optional_integers("axis")
+    if axes is None:
+        return call.reshape(data, [size for size in shape if size != 1])
+    for axis in axes:
+        if not -len(shape) <= axis < len(shape) or shape[axis] != 1:
+            raise call.error(f"axis {axis} of {list(shape)} is not a dimension of 1")
+    gone = {axis % len(shape) for axis in axes}
+    return call.reshape(data, [size for i, size in enumerate(shape) if i not in gone])
+
+
+def batch_flatten(call: OperatorCall) -> Value:
+    data = call.tensor(0)
+    batch, *rest = shape_of(data)
+    return call.reshape(data, [batch, math.prod(rest)])
+
+
+def concatenate(call: OperatorCall) -> Value:
+    tensors = call.tensors(0)
+    return relax.op.concat(tensors, call.axis(len(shape_of(tensors[0])), default=0))
+
+
+def stack(call: OperatorCall) -> Value:
+    tensors = call.tensors(0)
+    return relax.op.stack(tensors, call.axis(len(shape_of(tensors[0])) + 1, default=0))
+
+
+def split(call: OperatorCall) -> Value:
+    data, sections = call.tensor(0), call.attributes.value("indices_or_sections")
+    axis = call.axis(len(shape_of(data)), default=0)
+    size = shape_of(data)[axis]
+    if isinstance(sections, int):
+        if sections < 1 or size % sections:
+            raise call.error(f"a dimension of {size} cannot be split into {sections} equal parts")
+        bounds = list(range(size // sections, size, size // sections)) if size else []
+    else:
+        bounds = call.attributes.integers("indices_or_sections")
+    if not bounds:
+        return (data,)
+    if sorted(bounds) != bounds or bounds[0] < 0 or bounds[-1] > size:
+        raise call.error(f"a dimension of {size} cannot be split at {bounds}")
+    parts = call.emit(relax.op.split(data, bounds, axis))
+    return tuple(call.emit(relax.TupleGetItem(parts, i)) for i in range(len(bounds) + 1))
+
+
+def tile(call: OperatorCall) -> Value:
+    return relax.op.tile(call.tensor(0), call.attributes.integers("reps"))
+
+
+def repeat(call: OperatorCall) -> Value:
+    repeats, axis = call.attributes.integer("repeats"), call.attributes.optional_integer("axis")
+    return relax.op.repeat(call.tensor(0), repeats, axis)
+
+
+def reverse(call: OperatorCall) -> Value:
+    data = call.tensor(0)
+    return relax.op.flip(data, call.axis(len(shape_of(data))))
+
+
+def broadcast_to(call: OperatorCall) -> Value:
+    return relax.op.broadcast_to(call.tensor(0), call.attributes.integers("shape"))
+
+
+def broadcast_to_like(call: OperatorCall) -> Value:
+    return relax.op.broadcast_to(call.tensor(0), shape_of(call.tensor(1)))
+
+
+def collapse_sum_to(call: OperatorCall) -> Value:
+    return relax.op.collapse_sum_to(call.tensor(0), call.attributes.integers("shape"))
+
+
+def collapse_sum_like(call: OperatorCall) -> Value:
+    return relax.op.collapse_sum_to(call.tensor(0), shape_of(call.tensor(1)))
+
+
+def meshgrid(call: OperatorCall) -> Value:
+    tensors = call.tensors(0)
+    indexing = call.attributes.choice("indexing", ("ij", "xy"), "ij")
+    grids = call.emit(relax.op.meshgrid(tensors, indexing))
+    return tuple(call.emit(relax.TupleGetItem(grids, i)) for i in range(len(tensors)))
+
+
+def einsum(call: OperatorCall) -> Value:
+    return relax.op.einsum(call.tensors(0), call.attributes.text("equation"))
+
+
+# --- Padding ---
+
+
+def _pad_width(call: OperatorCall) -> list[tuple[int, int]]:
+    width, rank = call.attributes.pairs("pad_width"), len(shape_of(call.tensor(0)))
+    if len(width) != rank or min((min(pair) for pair in width), default=0) < 0:
+        raise call.error(f"pad_width {width} does not fit {rank} dimensions")
+    return width
+
+
+def pad(call: OperatorCall) -> Value:
+    """`nn.pad`: the value is an argument since 0.8, an attribute before."""
+    data, width = call.tensor(0), _pad_width(call)
+    mode = call.attributes.choice("pad_mode", ("constant", "edge", "reflect"), "constant")
+    value = call.attributes.number("pad_value", 0.0)
+    if len(call.arguments) > 1:
+        value = float(call.constant(1).reshape(-1)[0])
+    if not np.isfinite(value) and "float" not in dtype_of(data):
+        raise call.error(f"{value} cannot pad a tensor of {dtype_of(data)}")
+    flat = [size for pair in width for size in pair]
+    relax_mode = {"constant": "constant", "edge": "replicate", "reflect": "reflect"}[mode]
+    return relax.op.nn.pad(data, flat, relax_mode, value)
+
+
+def mirror_pad(call: OperatorCall) -> Value:
+    width = _pad_width(call)
+    mode = call.attributes.choice("mode", ("SYMMETRIC", "REFLECT"), "SYMMETRIC")
+    before, after = zip(*width, strict=True)
+    return call.compute(topi.nn.mirror_pad, call.tensor(0), list(before), list(after), mode)
+
+
+# --- Blocks of pixels ---
+
+
+def space_to_depth(call: OperatorCall) -> Value:
+    options = _block_options(call)
+    call.attributes.choice("mode", ("DCR", "CDR"), "DCR")
+    return call.compute(topi.nn.space_to_depth, call.tensor(0), *options)
+
+
+def depth_to_space(call: OperatorCall) -> Value:
+    options = _block_options(call)
+    mode = call.attributes.choice("mode", ("DCR", "CDR"), "DCR")
+    return call.compute(topi.nn.depth_to_space, call.tensor(0), *options, mode)
+
+
+def _block_options(call: OperatorCall) -> tuple[int, str]:
+    size = call.attributes.integer("block_size", 1)
+    return size, call.attributes.choice("layout", ("NCHW", "NHWC"), "NCHW")
+
+
+def _batch_blocks(function: Callable[..., Any], pairs_name: str) -> Converter:
+    def convert(call: OperatorCall) -> Value:
+        attributes = call.attributes
+        blocks = attributes.integers("block_shape")
+        before, after = zip(*attributes.pairs(pairs_name), strict=True)
+        extra = [attributes.number("pad_value", 0.0)] if pairs_name == "paddings" else []
+        return call.compute(function, call.tensor(0), blocks, list(before), list(after), *extra)
+
+    return convert
+
+
+space_to_batch = _batch_blocks(topi.nn.space_to_batch_nd, "paddings")
+batch_to_space = _batch_blocks(topi.nn.batch_to_space_nd, "crops")
+
+
+# --- Layouts ---
+
+
+def layout_transform(call: OperatorCall) -> Value:
+    """From and to layouts such as NCHW, NHWC and NCHW16c."""
+    data, attributes = call.tensor(0), call.attributes
+    source = _axes_of_layout(call, attributes.text("src_layout"))
+    target = _axes_of_layout(call, attributes.text("dst_layout"))
+    letters = [letter for letter, _ in source if letter.isupper()]
+    if len(source) != len(shape_of(data)) or set(letters) != {t for t, _ in target if t.isupper()}:
+        raise call.error(f"{list(shape_of(data))} has not the layout that is given")
+
+    # To whole dimensions: each capital followed by its small letters.
+    order = [
+        i for letter in letters for i, (axis, _) in enumerate(source) if axis.upper() == letter
+    ]
+    data = call.permute(data, order)
+    sizes = {letter: 1 for letter in letters}
+    for (axis, _), size in zip(source, shape_of(call.tensor(0)), strict=True):
+        sizes[axis.upper()] *= size
+    data = call.reshape(data, [sizes[letter] for letter in letters])
+
+    # And apart again.
+    parts: list[tuple[str, int]] = []
+    for letter in letters:
+        blocks = [(axis, size) for axis, size in target if axis == letter.lower()]
+        inner = math.prod(size for _, size in blocks)
+        if inner == 0 or sizes[letter] % inner:
+            raise call.unsupported(f"with {sizes[letter]} of {letter} in blocks of {inner}")
+        parts += [(letter, sizes[letter] // inner), *blocks]
+    data = call.reshape(data, [size for _, size in parts])
+    names = [name for name, _ in parts]
+    return call.permute(data, [names.index(axis) for axis, _ in target])
+
+
+def _axes_of_layout(call: OperatorCall, layout: str) -> list[tuple[str, int]]:
+    axes = [(axis, int(size or 0)) for size, axis in re.findall(r"(\d*)([A-Za-z])", layout)]
+    names = [axis for axis, _ in axes]
+    if not re.fullmatch(r"([A-Z]|[1-9]\d*[a-z])+", layout) or len(set(names)) < len(names):
+        raise _bad_layout(call, layout)
+    if any(name.upper() not in names for name in names):
+        raise _bad_layout(call, layout)
+    return axes
+
+
+def _bad_layout(call: OperatorCall, layout: str) -> RelayError:
+    return call.error(f"{layout!r} is not a layout")
