@@ -7,14 +7,18 @@ from pathlib import Path
 import tvm
 from tvm import relax
 from tvm.ir import IRModule
-from tvm.s_tir import dlight
 
+from hios_tvm.passes.channels_last import ChannelsLast
 from hios_tvm.passes.dump_ir import DumpIR
 from hios_tvm.passes.fold_batch_norm import FoldBatchNorm
 from hios_tvm.passes.fold_constants import FoldConstants
+from hios_tvm.passes.legalize_convolution import convolution_legalizations
 from hios_tvm.passes.merge_equal_kernels import MergeEqualKernels
+from hios_tvm.passes.schedule_kernels import ScheduleKernels
+from hios_tvm.passes.schedule_rules.convolution import Convolution
 from hios_tvm.passes.schedule_rules.fallback import Fallback
 from hios_tvm.passes.simplify_inference import SimplifyInference
+from hios_tvm.passes.targets import vector_lanes
 
 __all__ = ["lower"]
 
@@ -44,17 +48,20 @@ def lower(mod: IRModule, target: tvm.target.Target, *, dump_dir: Path | None = N
             SimplifyInference(),
             FoldBatchNorm(),
             DumpIR("phase1-simplified", dump_dir),
-            # Phase 2. From operators to kernels
-            relax.transform.LegalizeOps(),
+            # Phase 2. Lay images out channels-last
+            ChannelsLast(),
+            DumpIR("phase2-layout", dump_dir),
+            # Phase 3. From operators to kernels
+            relax.transform.LegalizeOps(convolution_legalizations(target)),
             FoldConstants(),
             relax.transform.AnnotateTIROpPattern(),
             relax.transform.FuseOps(),
             relax.transform.FuseTIR(),
             MergeEqualKernels(),
-            DumpIR("phase2-kernels", dump_dir),
-            # Phase 3. Schedule the kernels
-            dlight.ApplyDefaultSchedule(Fallback()),
-            DumpIR("phase3-scheduled", dump_dir),
+            DumpIR("phase3-kernels", dump_dir),
+            # Phase 4. Schedule the kernels
+            ScheduleKernels([Convolution(), Fallback(vector_lanes(target))]),
+            DumpIR("phase4-scheduled", dump_dir),
         ]
     )
     with target:

@@ -7,7 +7,7 @@ from tvm.target import codegen
 
 from hios_tvm.errors import UsageError
 
-__all__ = ["PORTABLE_CPU", "host_target", "parse_target", "vector_lanes"]
+__all__ = ["PORTABLE_CPU", "host_target", "parse_target", "vector_lanes", "vector_registers"]
 
 PORTABLE_CPU = "x86-64-v3"
 """The oldest x86-64 that `portable` code runs on: AVX2 and FMA, any server since 2015."""
@@ -62,6 +62,12 @@ def vector_lanes(target: tvm.target.Target, dtype_bits: int = 32) -> int:
     if codegen.llvm_cpu_has_features("avx2", target):
         return 256 // dtype_bits
     return 128 // dtype_bits
+
+
+def vector_registers(target: tvm.target.Target) -> int:
+    """Return how many vector registers the target has."""
+    is_arm = str(target.attrs.get("mtriple", "")).startswith(("aarch64", "arm64"))
+    return 32 if is_arm or codegen.llvm_cpu_has_features("avx512f", target) else 16
 
 
 def _llvm_target(cpu: str, triple: str) -> tvm.target.Target:

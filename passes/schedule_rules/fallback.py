@@ -4,27 +4,24 @@ from __future__ import annotations
 
 from tvm import s_tir, tirx
 from tvm.s_tir.dlight.analysis import SBlockInfo, normalize_prim_func
-from tvm.s_tir.dlight.cpu.base import CPUScheduleRule
-from tvm.target import Target
-
-from hios_tvm.passes.targets import vector_lanes
 
 __all__ = ["Fallback"]
 
 
-class Fallback(CPUScheduleRule):
+class Fallback:
     """Parallelise leading spatial loops of each block and vectorise injective ones.
 
     A kernel that cannot be analysed, such as one with loops that depend on data, keeps its loops.
     """
 
-    def apply(self, func: tirx.PrimFunc, target: Target, _tunable: bool) -> s_tir.Schedule | None:
-        if not self.is_target_available(target):
-            return None
+    def __init__(self, lanes: int) -> None:
+        self.lanes = lanes
+
+    def apply(self, func: tirx.PrimFunc) -> tirx.PrimFunc | None:
         sch = s_tir.Schedule(func)
         for info in normalize_prim_func(sch) or ():
-            _schedule_block(sch, info, vector_lanes(target))
-        return sch
+            _schedule_block(sch, info, self.lanes)
+        return func.with_body(sch.mod["main"].body)
 
 
 def _schedule_block(sch: s_tir.Schedule, info: SBlockInfo, lanes: int) -> None:

@@ -1,0 +1,340 @@
+"""The rule for convolutions and products with packed weights.
+
+Activations are channels-last, so one input element serves a vector of output channels. The kernel
+walks blocks of rows and blocks of output channels; in a row it computes tiles of some pixels times
+a block of channels, whose sums stay in registers from zero to the fused epilogue:
+
+    parallel for (rows that fit the cache, group, block of channels)
+        for row, for tile of pixels
+            accumulators = 0
+            for kernel row that lies in the image, kernel column, input channel
+                accumulators[pixels][channels] += input[pixels] * weight[channels]
+            output = epilogue(accumulators)
+
+Padding costs nothing: kernel rows outside of the image are skipped, and the first and last tiles of
+a row, whose pixels are known, get their own code that skips the columns outside. Where a pixel
+reads only itself (kernel 1x1, matrix products), the whole image is one row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from tvm import s_tir, tirx
+from tvm.tirx import AllocBuffer, Broadcast, BufferLoad, BufferStore, IfThenElse, Ramp, Stmt
+
+from hios_tvm.passes.kernel_shapes import CONVOLUTION, ConvolutionShape
+from hios_tvm.passes.schedule_rules.epilogue import Epilogue, find_block, fused_epilogue
+from hios_tvm.passes.schedule_rules.loop_nest import (
+    Index,
+    loop,
+    parallel_loop,
+    sequence,
+    vector_loops,
+)
+
+__all__ = ["Convolution"]
+
+_CACHE_BYTES = 256 * 1024
+"""Input rows that are read again for the next block of channels should stay in half an L2 cache."""
+
+_UNROLLED_FMAS = 512
+"""Kernel columns and channels are unrolled as long as a tile's code stays below this size."""
+
+
+class Convolution:
+    """Write out kernels that a legalization annotated with `CONVOLUTION`."""
+
+    def apply(self, func: tirx.PrimFunc) -> tirx.PrimFunc | None:
+        sch = s_tir.Schedule(func)
+        block = find_block(sch, CONVOLUTION)
+        if block is None:
+            return None
+        shape = ConvolutionShape.from_annotation(sch.get(block).annotations[CONVOLUTION])
+        epilogue = fused_epilogue(sch, block)
+        if epilogue is None:
+            return None
+        weight = sch.get(block).reads[1].source
+        producers = sch.get_producers(block)  # the padding, where there is any
+        image = sch.get(producers[0] if producers else block).reads[0].source
+        return func.with_body(_Nest(shape, image, weight, epilogue).body())
+
+
+@dataclass(frozen=True)
+class _Tile:
+    """Some pixels of a row: `pixels` from `start`, which is an int where borders matter."""
+
+    start: Index
+    pixels: int
+    at_border: bool
+
+
+@dataclass(frozen=True)
+class _Nest:
+    shape: ConvolutionShape
+    image: tirx.Var
+    weight: tirx.Var
+    epilogue: Epilogue
+
+    def body(self) -> Stmt:
+        """Return the whole kernel."""
+        return self._pointwise() if self.shape.is_pointwise else self._by_rows()
+
+    def _pointwise(self) -> Stmt:
+        """All pixels of all images as one row."""
+        shape = self.shape
+        pixels = shape.batch * shape.out_size[0] * shape.out_size[1]
+        tiles, rest = divmod(pixels, shape.pixels)
+        tile_bytes = shape.pixels * shape.in_channels * 4
+        per_chunk = max(1, min(tiles, _CACHE_BYTES // tile_bytes))
+        chunks = max(1, -(-tiles // per_chunk))
+        blocks = shape.groups * shape.group_blocks
+
+        def chunk_of_block(index: Index) -> Stmt:
+            chunk, block = index // blocks, index % blocks
+            first = chunk * per_chunk
+            count = per_chunk if tiles % per_chunk == 0 else tirx.min(per_chunk, tiles - first)
+            statements = []
+            if tiles:
+                statements.append(
+                    loop(
+                        "tile",
+                        0,
+                        count,
+                        lambda i: self._tile(
+                            0, 0, _Tile((first + i) * shape.pixels, shape.pixels, False), block
+                        ),
+                    )
+                )
+            if rest:
+                last = self._tile(0, 0, _Tile(tiles * shape.pixels, rest, False), block)
+                statements.append(
+                    last if chunks == 1 else IfThenElse(chunk == chunks - 1, last, None)
+                )
+            return sequence(statements)
+
+        return parallel_loop("chunk_block", chunks * blocks, chunk_of_block)
+
+    def _by_rows(self) -> Stmt:
+        shape = self.shape
+        height = shape.out_size[0]
+        row_bytes = shape.in_size[1] * shape.in_channels * 4 * shape.strides[0]
+        per_chunk = max(1, min(height, _CACHE_BYTES // row_bytes))
+        chunks = -(-height // per_chunk)
+        blocks = shape.groups * shape.group_blocks
+
+        def chunk_of_block(index: Index) -> Stmt:
+            chunk, block = index // blocks, index % blocks
+            first = chunk % chunks * per_chunk
+            count = per_chunk if height % per_chunk == 0 else tirx.min(per_chunk, height - first)
+            return loop("row", 0, count, lambda row: self._row(chunk // chunks, first + row, block))
+
+        return parallel_loop("chunk_block", shape.batch * chunks * blocks, chunk_of_block)
+
+    def _row(self, batch: Index, row: Index, block: Index) -> Stmt:
+        statements = []
+        for tile, count in _runs(self.shape):
+
+            def nth(i: Index, tile: _Tile = tile) -> Stmt:
+                moved = replace(tile, start=tile.start + i * tile.pixels)
+                return self._tile(batch, row, moved, block)
+
+            statements.append(loop("tile", 0, count, nth))
+        return sequence(statements)
+
+    def _tile(self, batch: Index, row: Index, tile: _Tile, block: Index) -> Stmt:
+        """Compute `tile` for all channels of a block, in registers."""
+        shape = self.shape
+        sums = tirx.decl_buffer((tile.pixels * shape.block,), "float32", "sums", scope="local")
+        zero = Broadcast(tirx.const(0.0, "float32"), shape.lanes)
+        statements: list[Stmt] = [AllocBuffer(sums)]
+        statements += [
+            BufferStore(sums, zero, [Ramp(i * shape.lanes, 1, shape.lanes)])
+            for i in range(tile.pixels * shape.vectors)
+        ]
+        first, count = self._kernel_rows(row)
+        statements.append(
+            loop(
+                "kernel_row",
+                first,
+                count,
+                lambda k: self._kernel_row(sums, batch, row, tile, block, k),
+            )
+        )
+        statements.append(self._finish(sums, batch, row, tile, block))
+        return sequence(statements)
+
+    def _kernel_rows(self, row: Index) -> tuple[Index, Index]:
+        """Return the first kernel row that lies in the image, and how many do."""
+        shape = self.shape
+        kernel, stride, dilation = shape.kernel[0], shape.strides[0], shape.dilation[0]
+        height, before = shape.in_size[0], shape.padding[0]
+        last_row = (shape.out_size[0] - 1) * stride - before + (kernel - 1) * dilation
+        if before == 0 and last_row < height:
+            return 0, kernel
+        top = row * stride - before
+        first = tirx.max(0, tirx.floordiv(dilation - 1 - top, dilation))
+        end = tirx.min(kernel, tirx.floordiv(height - top + dilation - 1, dilation))
+        return first, tirx.max(end - first, 0)
+
+    def _kernel_row(
+        self,
+        sums: tirx.Var,
+        batch: Index,
+        row: Index,
+        tile: _Tile,
+        block: Index,
+        kernel_row: Index,
+    ) -> Stmt:
+        shape = self.shape
+        columns, channels = shape.kernel[1], shape.group_inputs
+        fmas = tile.pixels * shape.vectors
+        unroll_channels = channels * fmas <= _UNROLLED_FMAS // 4
+        unroll_columns = unroll_channels and columns * channels * fmas <= _UNROLLED_FMAS
+
+        def column(kernel_column: Index, first: int, end: int) -> Stmt:
+            return loop(
+                "channel",
+                0,
+                channels,
+                lambda channel: self._step(
+                    sums, batch, row, tile, block, (kernel_row, kernel_column), channel, first, end
+                ),
+                unroll=unroll_channels,
+            )
+
+        if not tile.at_border:
+            return loop(
+                "kernel_column",
+                0,
+                columns,
+                lambda k: column(k, 0, tile.pixels),
+                unroll=unroll_columns,
+            )
+        inside = [(k, *_pixels_inside(shape, tile, k)) for k in range(columns)]
+        return sequence([column(k, first, end) for k, first, end in inside if first < end])
+
+    def _step(
+        self,
+        sums: tirx.Var,
+        batch: Index,
+        row: Index,
+        tile: _Tile,
+        block: Index,
+        kernel: tuple[Index, Index],
+        channel: Index,
+        first: int,
+        end: int,
+    ) -> Stmt:
+        """Return one step of the reduction for pixels `first` to `end` of a tile."""
+        shape = self.shape
+        group = block // shape.group_blocks if shape.groups > 1 else 0
+        input_row = row * shape.strides[0] - shape.padding[0] + kernel[0] * shape.dilation[0]
+        statements = []
+        for pixel in range(first, end):
+            column = (tile.start + pixel) * shape.strides[1] - shape.padding[1]
+            at = self._input_index(batch, input_row, column + kernel[1] * shape.dilation[1])
+            value = BufferLoad(self.image, [*at, group * shape.group_inputs + channel])
+            for vector in range(shape.vectors):
+                lanes = Ramp(vector * shape.lanes, 1, shape.lanes)
+                weight = BufferLoad(self.weight, [block, *kernel, channel, lanes])
+                place = [Ramp(pixel * shape.block + vector * shape.lanes, 1, shape.lanes)]
+                product = Broadcast(value, shape.lanes) * weight
+                statements.append(BufferStore(sums, BufferLoad(sums, place) + product, place))
+        return sequence(statements)
+
+    def _finish(self, sums: tirx.Var, batch: Index, row: Index, tile: _Tile, block: Index) -> Stmt:
+        """Apply the epilogue to a tile; the last block of a group may be narrower."""
+        shape = self.shape
+        rest = shape.group_outputs % shape.block
+        if not rest:
+            return self._store(sums, batch, row, tile, block, shape.block)
+        narrow = self._store(sums, batch, row, tile, block, rest)
+        if shape.group_blocks == 1:
+            return narrow
+        wide = self._store(sums, batch, row, tile, block, shape.block)
+        return IfThenElse(block % shape.group_blocks == shape.group_blocks - 1, narrow, wide)
+
+    def _store(
+        self,
+        sums: tirx.Var,
+        batch: Index,
+        row: Index,
+        tile: _Tile,
+        block: Index,
+        channels: int,
+    ) -> Stmt:
+        shape = self.shape
+        group, place = block // shape.group_blocks, block % shape.group_blocks
+        base = group * shape.group_outputs + place * shape.block
+        if shape.groups == 1:
+            base = block * shape.block
+        statements = []
+        for pixel in range(tile.pixels):
+            at = self._output_index(batch, row, tile.start + pixel)
+
+            def store(channel: Index, at: Sequence[Index] = at, pixel: int = pixel) -> Stmt:
+                result = BufferLoad(sums, [pixel * shape.block + channel])
+                return self.epilogue.store([*at, base + channel], result)
+
+            vectors, rest = divmod(channels, shape.lanes)
+            for vector in range(vectors):
+                start = vector * shape.lanes
+                statements.append(vector_loops("v", start, shape.lanes, shape.lanes, store))
+            if rest:
+                start = vectors * shape.lanes
+                statements.append(vector_loops("v", start, rest, shape.lanes, store))
+        return sequence(statements)
+
+    def _input_index(self, batch: Index, row: Index, column: Index) -> list[Index]:
+        if self.shape.is_pointwise:
+            return _unflattened(column, self.image.shape)
+        return [batch, row, column]
+
+    def _output_index(self, batch: Index, row: Index, column: Index) -> list[Index]:
+        if self.shape.is_pointwise:
+            return _unflattened(column, self.epilogue.shape)
+        return [batch, row, column]
+
+
+def _unflattened(pixel: Index, shape: Sequence[Index]) -> list[Index]:
+    """Return the indices of a pixel before the last dimension of `shape`."""
+    extents = [int(extent) for extent in shape][:-1]
+    indices: list[Index] = []
+    for i in reversed(range(len(extents))):
+        if all(extent == 1 for extent in extents[:i]):
+            return [0] * i + [pixel] + indices
+        indices.insert(0, pixel % extents[i])
+        pixel = pixel // extents[i]
+    return indices
+
+
+def _runs(shape: ConvolutionShape) -> list[tuple[_Tile, int]]:
+    """Split a row into tiles, equal inner ones as one run; yields first tiles and their counts."""
+    kernel, stride, dilation = shape.kernel[1], shape.strides[1], shape.dilation[1]
+    before, width = shape.padding[1], shape.in_size[1]
+    inner_first = -(-before // stride)
+    inner_end = (width - 1 + before - (kernel - 1) * dilation) // stride + 1
+    runs: list[tuple[_Tile, int]] = []
+    for start in range(0, shape.out_size[1], shape.pixels):
+        pixels = min(shape.pixels, shape.out_size[1] - start)
+        at_border = start < inner_first or start + pixels > inner_end
+        if not at_border and runs and not runs[-1][0].at_border:
+            tile, count = runs[-1]
+            if tile.pixels == pixels:
+                runs[-1] = (tile, count + 1)
+                continue
+        runs.append((_Tile(start, pixels, at_border), 1))
+    return runs
+
+
+def _pixels_inside(shape: ConvolutionShape, tile: _Tile, kernel_column: int) -> tuple[int, int]:
+    """Return the range of a border tile's pixels whose input at `kernel_column` exists."""
+    offset = kernel_column * shape.dilation[1] - shape.padding[1]
+    inside = [
+        pixel
+        for pixel in range(tile.pixels)
+        if 0 <= (int(tile.start) + pixel) * shape.strides[1] + offset < shape.in_size[1]
+    ]
+    return (inside[0], inside[-1] + 1) if inside else (0, 0)

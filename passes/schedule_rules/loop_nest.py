@@ -1,0 +1,75 @@
+"""Building blocks of kernels that are written out loop by loop.
+
+TVM's schedule primitives cannot give the first, inner and last tiles of a row different code, which
+is what makes padding free; the rules of this package therefore build their loop nests directly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
+from tvm import tirx
+from tvm.tirx import For, ForKind, SeqStmt, Stmt
+
+__all__ = ["INDEX_DTYPE", "Index", "loop", "parallel_loop", "sequence", "vector_loops"]
+
+Index: TypeAlias = int | tirx.Expr
+
+INDEX_DTYPE = "int64"
+"""The type of Relax shapes, and so of the indices in kernels; TVM narrows it where it can."""
+
+
+def sequence(statements: Sequence[Stmt]) -> Stmt:
+    """Return the statements one after another."""
+    return statements[0] if len(statements) == 1 else SeqStmt(list(statements))
+
+
+def loop(
+    name: str, start: Index, extent: Index, body: Callable[[Index], Stmt], *, unroll: bool = False
+) -> Stmt:
+    """Return a serial loop; one iteration needs no loop, and `unroll` writes all of them out."""
+    if isinstance(extent, int) and (extent == 1 or unroll):
+        return sequence([body(start + i) for i in range(extent)])
+    return _loop(name, start, extent, ForKind.SERIAL, body)
+
+
+def parallel_loop(name: str, extent: int, body: Callable[[Index], Stmt]) -> Stmt:
+    """Return a loop whose iterations the threads of a device share."""
+    return _loop(name, 0, extent, ForKind.PARALLEL, body)
+
+
+def vector_loops(
+    name: str, start: Index, extent: int, lanes: int, body: Callable[[Index], Stmt]
+) -> Stmt:
+    """Return `body` over a range, as vectors of `lanes` and one shorter vector for the rest."""
+    vectors, rest = divmod(extent, lanes)
+    statements = []
+    if vectors:
+        statements.append(
+            loop(
+                name,
+                0,
+                vectors,
+                lambda i: _loop(
+                    "lane", 0, lanes, ForKind.VECTORIZED, _shifted(body, start, i * lanes)
+                ),
+            )
+        )
+    if rest == 1:
+        statements.append(body(start + vectors * lanes))
+    elif rest:
+        offset = vectors * lanes
+        statements.append(_loop("lane", 0, rest, ForKind.VECTORIZED, _shifted(body, start, offset)))
+    return sequence(statements)
+
+
+def _shifted(body: Callable[[Index], Stmt], start: Index, offset: Index) -> Callable[[Index], Stmt]:
+    return lambda lane: body(start + offset + lane)
+
+
+def _loop(
+    name: str, start: Index, extent: Index, kind: ForKind, body: Callable[[Index], Stmt]
+) -> Stmt:
+    var = tirx.Var(name, INDEX_DTYPE)
+    return For(var, start, extent, kind, body(var))

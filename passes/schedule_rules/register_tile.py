@@ -1,0 +1,71 @@
+"""How many pixels and output channels a kernel keeps in registers.
+
+A dense kernel holds a tile of `pixels` x `vectors` accumulators. Each step of its reduction loads
+`vectors` of weights, broadcasts `pixels` inputs, and does `pixels * vectors` multiply-adds. The
+tile must fit into the registers, keep the multiply-add units busy, and divide the image's width and
+the channels with little waste; a count of cycles over a whole row weighs these against each other.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+__all__ = ["RegisterTile", "choose_tile"]
+
+_FMAS_PER_CYCLE = 2
+_LOADS_PER_CYCLE = 2
+_FMA_LATENCY = 4  # cycles; chains shorter than latency * FMAs per cycle leave units idle
+_SPARE_REGISTERS = 2  # one broadcast input, and room for the compiler
+_STORE_CYCLES = 2  # to clear an accumulator, apply the epilogue, and store it
+
+
+@dataclass(frozen=True)
+class RegisterTile:
+    """A tile of `pixels` x `vectors` accumulators, each of `lanes` elements."""
+
+    pixels: int
+    vectors: int
+    lanes: int
+
+    @property
+    def block(self) -> int:
+        """Output channels of a tile."""
+        return self.vectors * self.lanes
+
+
+@lru_cache(maxsize=4096)
+def choose_tile(
+    pixels: int, channels: int, reduction: int, *, lanes: int, registers: int
+) -> RegisterTile:
+    """Return the tile with the fewest estimated cycles.
+
+    Parameters
+    ----------
+    pixels : int
+        Consecutive pixels: a row of the output, or all pixels where rows do not matter.
+    channels : int
+        Output channels (of one group).
+    reduction : int
+        Multiply-adds per output element.
+    lanes, registers : int
+        Elements per vector register, and vector registers of the target.
+    """
+    needed = -(-channels // lanes)
+    best = (float("inf"), RegisterTile(1, 1, lanes))
+    for vectors in range(1, min(needed, registers - _SPARE_REGISTERS) + 1):
+        most = (registers - _SPARE_REGISTERS - vectors) // vectors
+        for tile_pixels in range(1, min(pixels, most) + 1):
+            full, rest = divmod(pixels, tile_pixels)
+            cycles = full * _tile_cycles(tile_pixels, vectors, reduction)
+            cycles += _tile_cycles(rest, vectors, reduction) if rest else 0
+            cost = cycles * -(-needed // vectors)
+            if cost < best[0]:
+                best = (cost, RegisterTile(tile_pixels, vectors, lanes))
+    return best[1]
+
+
+def _tile_cycles(pixels: int, vectors: int, reduction: int) -> float:
+    fmas = pixels * vectors
+    step = max(fmas / _FMAS_PER_CYCLE, (pixels + vectors) / _LOADS_PER_CYCLE, _FMA_LATENCY)
+    return reduction * step + fmas * _STORE_CYCLES
