@@ -53,8 +53,8 @@ class Arena:
         self._memory = mmap.mmap(-1, max(nbytes, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         if nbytes >= 1 << 21 and hasattr(mmap, "MADV_HUGEPAGE"):
             self._memory.madvise(mmap.MADV_HUGEPAGE)
-        self._view = np.frombuffer(self._memory, np.uint8)
-        self.address = address_of(self._view)
+        self.bytes = np.frombuffer(self._memory, np.uint8)
+        self.address = address_of(self.bytes)
 
 
 class TensorTable:

@@ -6,18 +6,16 @@ import os
 import platform
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
 from hios_tvm.errors import DeviceError
 
 __all__ = [
-    "CpuDevice",
     "allowed_cores",
     "available_features",
     "configure_worker",
     "cpu_device_name",
-    "parse_cpu_device",
+    "parse_cores",
     "require_cores",
     "share_cores",
 ]
@@ -27,18 +25,10 @@ _ONE_CORE_PER_THREAD = -2  # TVM's threading::ThreadGroup::AffinityMode
 _ALL_BIG_CORES = 1
 
 
-@dataclass(frozen=True)
-class CpuDevice:
-    """A set of cores, ascending."""
+def parse_cores(name: str) -> tuple[int, ...]:
+    """Return the cores of the device called `name`, ascending.
 
-    name: str
-    cores: tuple[int, ...]
-
-
-def parse_cpu_device(name: str) -> CpuDevice:
-    """Return the device called `name`.
-
-    >>> parse_cpu_device("cpu@0-2+8").cores
+    >>> parse_cores("cpu@0-2+8")
     (0, 1, 2, 8)
 
     Raises
@@ -54,7 +44,7 @@ def parse_cpu_device(name: str) -> CpuDevice:
         cores.extend(range(int(first), int(last or first) + 1))
     if not cores or len(set(cores)) != len(cores):
         raise DeviceError(f"device {name!r} names no core, or one twice")
-    return CpuDevice(name, tuple(sorted(cores)))
+    return tuple(sorted(cores))
 
 
 def allowed_cores() -> frozenset[int]:
@@ -64,7 +54,7 @@ def allowed_cores() -> frozenset[int]:
 
 def require_cores(name: str) -> tuple[int, ...]:
     """Return the cores of device `name`, or a `DeviceError` if this process may not use them."""
-    cores, allowed = parse_cpu_device(name).cores, allowed_cores()
+    cores, allowed = parse_cores(name), allowed_cores()
     missing = [core for core in cores if core not in allowed]
     if missing:
         raise DeviceError(
