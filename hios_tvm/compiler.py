@@ -18,8 +18,6 @@ from tvm.target import Target
 from hios_tvm import __version__
 from hios_tvm.artifact import write_artifact
 from hios_tvm.buffer_plan import plan_buffers
-from hios_tvm.costs.cache import CostCache, default_cache_dir
-from hios_tvm.costs.collect import collect_costs
 from hios_tvm.costs.table import CostTable
 from hios_tvm.cpu_features import cpu_features
 from hios_tvm.devices import Platform
@@ -28,13 +26,15 @@ from hios_tvm.files import check_writable
 from hios_tvm.graph import OperatorGraph
 from hios_tvm.kernels import compile_kernels
 from hios_tvm.library import link_library
+from hios_tvm.measure.cache import CostCache, default_cache_dir
+from hios_tvm.measure.collect import collect_costs
+from hios_tvm.measure.platform import cpu_platform
 from hios_tvm.passes.annotate_schedule import AnnotateSchedule
 from hios_tvm.passes.canonicalize_operators import CanonicalizeOperators, collect_weights
 from hios_tvm.passes.extract_operator_graph import extract_operator_graph
 from hios_tvm.passes.partition_by_device import Partition, PartitionByDevice
 from hios_tvm.passes.pipeline import lower
 from hios_tvm.passes.targets import parse_target
-from hios_tvm.platform import cpu_platform
 from hios_tvm.runtime.manifest import DeviceSpec, Manifest, TensorSpec
 from hios_tvm.schedule import Schedule
 from hios_tvm.schedulers import make_schedule
@@ -162,11 +162,11 @@ def _costs(
 ) -> tuple[CostTable, Platform]:
     """Return the given costs, or measure them here; and the platform that they belong to."""
     if options.costs is not None:
-        platform = cpu_platform(options.devices, measured=options.costs.platform)
+        platform = cpu_platform(options.devices, network.target, measured=options.costs.platform)
         options.costs.check(network.graph, platform)
         return options.costs, platform
     cache = None if options.cache_dir is None else CostCache(options.cache_dir)
-    platform = cpu_platform(options.devices, cache=cache, progress=progress)
+    platform = cpu_platform(options.devices, network.target, cache=cache, progress=progress)
     costs = collect_costs(
         network.mod,
         network.graph,

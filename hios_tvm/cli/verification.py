@@ -46,7 +46,9 @@ def check_outputs(
     elif reference.suffix == ".onnx":
         expected = onnxruntime_outputs(_load(reference), inputs)
     else:
-        raise UsageError(f"--verify needs an ONNX model or recorded outputs (.npz), not {reference}")
+        raise UsageError(
+            f"--verify needs an ONNX model or recorded outputs (.npz), not {reference}"
+        )
     found = deviations(outputs, expected)
     for deviation in found:
         stdout().print(

@@ -1,1 +1,1 @@
-"""Measured costs of operators, stages and transfers."""
+"""The costs that schedulers read."""

@@ -1,0 +1,1 @@
+"""Times of operators, stages and transfers on this machine, and where they are kept."""
