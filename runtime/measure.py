@@ -39,6 +39,7 @@ Times = list[np.ndarray[Any, np.dtype[np.int64]]]
 _MAX_CALLS = 200
 _MIN_CALLS = 5
 _ROUND_TRIPS = 200
+_TRANSFER_BYTES = tuple(1 << k for k in range(10, 25, 2))
 
 
 @dataclass(frozen=True)
@@ -203,7 +204,7 @@ def measure_transfers(
     library: bytes,
     source: Cores,
     destination: Cores,
-    sizes: Sequence[int] = tuple(1 << k for k in range(10, 25, 2)),
+    sizes: Sequence[int] = _TRANSFER_BYTES,
     *,
     rounds: int = 15,
 ) -> dict[int, Timing]:
