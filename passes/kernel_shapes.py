@@ -8,9 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeVar
 
-__all__ = ["CONVOLUTION", "WINDOW", "ConvolutionShape"]
+__all__ = [
+    "CONVOLUTION",
+    "OUT_ELEMENTWISE_FUSABLE",
+    "WINDOW",
+    "ConvolutionShape",
+    "Window",
+    "WindowShape",
+]
 
 CONVOLUTION = "hios.convolution"
 """Annotation of a block that is a dense convolution or product with packed weights."""
@@ -18,29 +25,90 @@ CONVOLUTION = "hios.convolution"
 WINDOW = "hios.window"
 """Annotation of a block that is a depthwise convolution or a pooling."""
 
+OUT_ELEMENTWISE_FUSABLE = 4
+"""TVM's fusion pattern of kernels that take an epilogue, but no producers."""
+
+ShapeT = TypeVar("ShapeT", bound="Window")
+
 
 @dataclass(frozen=True, kw_only=True)
-class ConvolutionShape:
-    """A convolution of channels-last images, pairs in the order (height, width).
+class Window:
+    """A window that slides over channels-last images; pairs are (height, width).
 
-    Weights are packed as ``(blocks, kernel height, kernel width, input channels of a group,
-    channels of a block)``, where a block is `vectors` x `lanes` output channels of one group, the
-    last of a group padded with zeros. `pixels` is the width of a register tile.
+    Attributes
+    ----------
+    batch : int
+        Images.
+    in_size, out_size : (int, int)
+        Pixels of an image, before and after.
+    kernel, strides, dilation : (int, int)
+        Size of the window, its steps, and the distance of its elements.
+    padding : (int, int)
+        Missing rows above and columns left of an image; those below and right follow.
+    pixels, vectors, lanes : int
+        The register tile: pixels of a row times vectors of `lanes` channels.
     """
 
     batch: int
     in_size: tuple[int, int]
     out_size: tuple[int, int]
-    in_channels: int
-    out_channels: int
     kernel: tuple[int, int]
     strides: tuple[int, int]
     dilation: tuple[int, int]
-    padding: tuple[int, int]  # before the first row and column
-    groups: int
+    padding: tuple[int, int]
     pixels: int
     vectors: int
     lanes: int
+
+    @property
+    def block(self) -> int:
+        """Channels of a register tile."""
+        return self.vectors * self.lanes
+
+    @property
+    def padding_after(self) -> tuple[int, int]:
+        """Missing rows below and columns right of an image."""
+        last = [
+            (out - 1) * stride - before + (kernel - 1) * dilation
+            for out, stride, before, kernel, dilation in zip(
+                self.out_size, self.strides, self.padding, self.kernel, self.dilation, strict=True
+            )
+        ]
+        return max(0, last[0] - self.in_size[0] + 1), max(0, last[1] - self.in_size[1] + 1)
+
+    def to_annotation(self) -> dict[str, Any]:
+        """Return the shape as TVM can attach it to a block."""
+        return {
+            key: list(value) if isinstance(value, tuple) else value
+            for key, value in asdict(self).items()
+        }
+
+    @classmethod
+    def from_annotation(cls: type[ShapeT], annotation: Mapping[str, Any]) -> ShapeT:
+        """Read what `to_annotation` made."""
+        fields: dict[str, Any] = {}
+        for key, value in annotation.items():
+            if isinstance(value, int):
+                fields[str(key)] = int(value)
+            elif isinstance(value, str):
+                fields[str(key)] = str(value)
+            else:
+                fields[str(key)] = tuple(int(item) for item in value)
+        return cls(**fields)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvolutionShape(Window):
+    """A convolution whose weights are packed for register tiles.
+
+    Weights are ``(blocks, kernel height, kernel width, input channels of a group, channels of a
+    block)``, where a block is `vectors` x `lanes` output channels of one group, the last of a group
+    padded with zeros.
+    """
+
+    in_channels: int
+    out_channels: int
+    groups: int
 
     @property
     def group_inputs(self) -> int:
@@ -51,11 +119,6 @@ class ConvolutionShape:
     def group_outputs(self) -> int:
         """Output channels of a group."""
         return self.out_channels // self.groups
-
-    @property
-    def block(self) -> int:
-        """Output channels of a block."""
-        return self.vectors * self.lanes
 
     @property
     def group_blocks(self) -> int:
@@ -70,18 +133,14 @@ class ConvolutionShape:
             self.in_size == self.out_size
         )
 
-    def to_annotation(self) -> dict[str, Any]:
-        """Return the shape as TVM can attach it to a block."""
-        return {
-            key: list(value) if isinstance(value, tuple) else value
-            for key, value in asdict(self).items()
-        }
 
-    @staticmethod
-    def from_annotation(annotation: Mapping[str, Any]) -> ConvolutionShape:
-        """Read what `to_annotation` made."""
-        fields: dict[str, Any] = {
-            str(key): int(value) if isinstance(value, int) else tuple(int(v) for v in value)
-            for key, value in annotation.items()
-        }
-        return ConvolutionShape(**fields)
+@dataclass(frozen=True, kw_only=True)
+class WindowShape(Window):
+    """A depthwise convolution or a pooling: each channel is reduced by itself.
+
+    `operation` is ``"sum"``, ``"max"``, or ``"product"``: the sum of products with weights
+    ``(kernel height, kernel width, channels)``.
+    """
+
+    channels: int
+    operation: str

@@ -7,7 +7,7 @@ They define the computation on weights packed for the kernels of
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
 
 import numpy as np
 import tvm
@@ -15,107 +15,47 @@ from tvm import relax, te, tirx, topi
 from tvm.ir import Call
 
 from hios_tvm.passes.dataflow import constant_value
-from hios_tvm.passes.kernel_shapes import CONVOLUTION, ConvolutionShape
+from hios_tvm.passes.kernel_shapes import CONVOLUTION, OUT_ELEMENTWISE_FUSABLE, ConvolutionShape
 from hios_tvm.passes.schedule_rules.register_tile import RegisterTile, choose_tile
 from hios_tvm.passes.targets import vector_lanes, vector_registers
 
-__all__ = ["Legalization", "convolution_legalizations", "pack_weights"]
-
-Legalization = Callable[[relax.BlockBuilder, Call], relax.Expr]
+__all__ = ["legalize_conv2d", "legalize_matmul", "pack_weights"]
 
 
-def convolution_legalizations(target: tvm.target.Target) -> dict[str, Legalization]:
-    """Return legalizations for `target`, by operator, for `relax.transform.LegalizeOps`."""
-    lanes, registers = vector_lanes(target), vector_registers(target)
-
-    def tile(pixels: int, channels: int, reduction: int) -> RegisterTile:
-        return choose_tile(pixels, channels, reduction, lanes=lanes, registers=registers)
-
-    return {
-        "relax.nn.conv2d": lambda builder, call: _conv2d(builder, call, tile),
-        "relax.matmul": lambda builder, call: _matmul(builder, call, tile),
-    }
-
-
-def pack_weights(weights: np.ndarray, *, groups: int, block: int) -> np.ndarray:
-    """Pack ``(outputs, inputs of a group, height, width)`` as `ConvolutionShape` describes.
-
-    >>> pack_weights(np.ones((40, 3, 5, 5), "float32"), groups=1, block=32).shape
-    (2, 5, 5, 3, 32)
-    """
-    outputs, inputs, height, width = weights.shape
-    per_group = outputs // groups
-    blocks = -(-per_group // block)
-    padded = np.zeros((groups, blocks * block, inputs, height, width), weights.dtype)
-    padded[:, :per_group] = weights.reshape(groups, per_group, inputs, height, width)
-    packed = padded.reshape(groups * blocks, block, inputs, height, width)
-    return np.ascontiguousarray(packed.transpose(0, 3, 4, 2, 1))
-
-
-TileChoice = Callable[[int, int, int], RegisterTile]
-
-
-def _conv2d(builder: relax.BlockBuilder, call: Call, choose: TileChoice) -> relax.Expr:
+def legalize_conv2d(
+    builder: relax.BlockBuilder, call: Call, target: tvm.target.Target
+) -> relax.Expr | None:
+    """Return a convolution with constant weights on packed weights, or None for any other."""
     data, weight = call.args
-    shape = _conv2d_shape(call, choose)
+    shape = _conv2d_shape(call, target)
     array = constant_value(weight)
     if shape is None or array is None:
-        return _default(builder, call)
+        return None
     packed = pack_weights(array, groups=shape.groups, block=shape.block)
     return builder.call_te(
         lambda x, w: _convolution(x, w, shape),
         data,
         relax.const(packed),
         primfunc_name_hint="conv2d",
+        primfunc_attrs={"op_pattern": OUT_ELEMENTWISE_FUSABLE},
     )
 
 
-def _conv2d_shape(call: Call, choose: TileChoice) -> ConvolutionShape | None:
-    attrs = call.attrs
-    data, weight = call.args
-    layouts = (str(attrs.data_layout), str(attrs.out_layout), str(attrs.kernel_layout))
-    if layouts != ("NHWC", "NHWC", "OIHW") or str(call.ty.dtype.dtype) != "float32":
-        return None
-    batch, in_height, in_width, in_channels = map(int, data.ty.shape)
-    _, out_height, out_width, out_channels = map(int, call.ty.shape)
-    kernel = tuple(map(int, weight.ty.shape))[2:]
-    strides = tuple(map(int, attrs.strides))
-    padding = tuple(map(int, attrs.padding))
-    groups = int(attrs.groups)
-    pointwise = kernel == (1, 1) and strides == (1, 1) and not any(padding)
-    tile = choose(
-        batch * out_height * out_width if pointwise else out_width,
-        out_channels // groups,
-        kernel[0] * kernel[1] * in_channels // groups,
-    )
-    return ConvolutionShape(
-        batch=batch,
-        in_size=(in_height, in_width),
-        out_size=(out_height, out_width),
-        in_channels=in_channels,
-        out_channels=out_channels,
-        kernel=(kernel[0], kernel[1]),
-        strides=(strides[0], strides[1]),
-        dilation=(int(attrs.dilation[0]), int(attrs.dilation[1])),
-        padding=(padding[0], padding[1]),
-        groups=groups,
-        pixels=tile.pixels,
-        vectors=tile.vectors,
-        lanes=tile.lanes,
-    )
+def legalize_matmul(
+    builder: relax.BlockBuilder, call: Call, target: tvm.target.Target
+) -> relax.Expr | None:
+    """Return a product with a constant matrix on packed weights, or None for any other.
 
-
-def _matmul(builder: relax.BlockBuilder, call: Call, choose: TileChoice) -> relax.Expr:
-    """A product with a constant matrix is a pointwise convolution of an image of one row."""
+    To the kernels it is a pointwise convolution of an image of one row.
+    """
     data, weight = call.args
     array = constant_value(weight)
-    if array is None or array.ndim != 2 or array.dtype != "float32" or data.ty.ndim < 2:
-        return _default(builder, call)
-    if str(call.ty.dtype.dtype) != "float32" or str(data.ty.dtype.dtype) != "float32":
-        return _default(builder, call)
+    types = [str(value.ty.dtype.dtype) for value in (data, weight, call)]
+    if array is None or array.ndim != 2 or types != ["float32"] * 3 or data.ty.ndim < 2:
+        return None
     inputs, outputs = array.shape
-    pixels = int(np.prod([int(extent) for extent in data.ty.shape])) // inputs
-    tile = choose(pixels, outputs, inputs)
+    pixels = math.prod(int(extent) for extent in data.ty.shape) // inputs
+    tile = _tile(target, pixels, outputs, inputs)
     shape = ConvolutionShape(
         batch=1,
         in_size=(1, pixels),
@@ -137,17 +77,70 @@ def _matmul(builder: relax.BlockBuilder, call: Call, choose: TileChoice) -> rela
         data,
         relax.const(packed),
         primfunc_name_hint="matmul",
+        primfunc_attrs={"op_pattern": OUT_ELEMENTWISE_FUSABLE},
     )
 
 
+def pack_weights(weights: np.ndarray, *, groups: int, block: int) -> np.ndarray:
+    """Pack ``(outputs, inputs of a group, height, width)`` as `ConvolutionShape` describes.
+
+    >>> pack_weights(np.ones((40, 3, 5, 5), "float32"), groups=1, block=32).shape
+    (2, 5, 5, 3, 32)
+    """
+    outputs, inputs, height, width = weights.shape
+    per_group = outputs // groups
+    blocks = -(-per_group // block)
+    padded = np.zeros((groups, blocks * block, inputs, height, width), weights.dtype)
+    padded[:, :per_group] = weights.reshape(groups, per_group, inputs, height, width)
+    packed = padded.reshape(groups * blocks, block, inputs, height, width)
+    return np.ascontiguousarray(packed.transpose(0, 3, 4, 2, 1))
+
+
+def _conv2d_shape(call: Call, target: tvm.target.Target) -> ConvolutionShape | None:
+    attrs = call.attrs
+    data, weight = call.args
+    layouts = (str(attrs.data_layout), str(attrs.out_layout), str(attrs.kernel_layout))
+    if layouts != ("NHWC", "NHWC", "OIHW") or str(call.ty.dtype.dtype) != "float32":
+        return None
+    batch, in_height, in_width, in_channels = map(int, data.ty.shape)
+    _, out_height, out_width, out_channels = map(int, call.ty.shape)
+    kernel = tuple(map(int, weight.ty.shape))[2:]
+    strides = tuple(map(int, attrs.strides))
+    padding = tuple(map(int, attrs.padding))
+    groups = int(attrs.groups)
+    pointwise = kernel == (1, 1) and strides == (1, 1) and not any(padding)
+    tile = _tile(
+        target,
+        batch * out_height * out_width if pointwise else out_width,
+        out_channels // groups,
+        kernel[0] * kernel[1] * in_channels // groups,
+    )
+    return ConvolutionShape(
+        batch=batch,
+        in_size=(in_height, in_width),
+        out_size=(out_height, out_width),
+        in_channels=in_channels,
+        out_channels=out_channels,
+        kernel=(kernel[0], kernel[1]),
+        strides=(strides[0], strides[1]),
+        dilation=(int(attrs.dilation[0]), int(attrs.dilation[1])),
+        padding=(padding[0], padding[1]),
+        groups=groups,
+        pixels=tile.pixels,
+        vectors=tile.vectors,
+        lanes=tile.lanes,
+    )
+
+
+def _tile(target: tvm.target.Target, pixels: int, channels: int, reduction: int) -> RegisterTile:
+    lanes, registers = vector_lanes(target), vector_registers(target)
+    return choose_tile(pixels, channels, reduction, lanes=lanes, registers=registers)
+
+
 def _convolution(data: te.Tensor, weight: te.Tensor, shape: ConvolutionShape) -> te.Tensor:
-    (top, left), (height, width) = shape.padding, shape.kernel
-    rows = (shape.out_size[0] - 1) * shape.strides[0] + (height - 1) * shape.dilation[0] + 1
-    columns = (shape.out_size[1] - 1) * shape.strides[1] + (width - 1) * shape.dilation[1] + 1
-    bottom = max(0, rows - top - shape.in_size[0])
-    right = max(0, columns - left - shape.in_size[1])
-    if any((top, left, bottom, right)):
-        data = topi.nn.pad(data, [0, top, left, 0], [0, bottom, right, 0], name="pad")
+    (height, width), before, after = shape.kernel, shape.padding, shape.padding_after
+    if any((*before, *after)):
+        data = topi.nn.pad(data, [0, *before, 0], [0, *after, 0], name="pad")
     kernel_row = te.reduce_axis((0, height), "kernel_row")
     kernel_column = te.reduce_axis((0, width), "kernel_column")
     channel = te.reduce_axis((0, shape.group_inputs), "channel")
@@ -186,7 +179,3 @@ def _product(data: te.Tensor, weight: te.Tensor, shape: ConvolutionShape) -> te.
         name="matmul",
         attrs={CONVOLUTION: shape.to_annotation()},
     )
-
-
-def _default(builder: relax.BlockBuilder, call: Call) -> relax.Expr:
-    return call.op.get_attr("FLegalize")(builder, call)

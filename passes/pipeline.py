@@ -12,11 +12,12 @@ from hios_tvm.passes.channels_last import ChannelsLast
 from hios_tvm.passes.dump_ir import DumpIR
 from hios_tvm.passes.fold_batch_norm import FoldBatchNorm
 from hios_tvm.passes.fold_constants import FoldConstants
-from hios_tvm.passes.legalize_convolution import convolution_legalizations
+from hios_tvm.passes.legalize_operators import legalizations
 from hios_tvm.passes.merge_equal_kernels import MergeEqualKernels
 from hios_tvm.passes.schedule_kernels import ScheduleKernels
 from hios_tvm.passes.schedule_rules.convolution import Convolution
 from hios_tvm.passes.schedule_rules.fallback import Fallback
+from hios_tvm.passes.schedule_rules.window import SlidingWindow
 from hios_tvm.passes.simplify_inference import SimplifyInference
 from hios_tvm.passes.targets import vector_lanes
 
@@ -52,7 +53,7 @@ def lower(mod: IRModule, target: tvm.target.Target, *, dump_dir: Path | None = N
             ChannelsLast(),
             DumpIR("phase2-layout", dump_dir),
             # Phase 3. From operators to kernels
-            relax.transform.LegalizeOps(convolution_legalizations(target)),
+            relax.transform.LegalizeOps(legalizations(target)),
             FoldConstants(),
             relax.transform.AnnotateTIROpPattern(),
             relax.transform.FuseOps(),
@@ -60,7 +61,7 @@ def lower(mod: IRModule, target: tvm.target.Target, *, dump_dir: Path | None = N
             MergeEqualKernels(),
             DumpIR("phase3-kernels", dump_dir),
             # Phase 4. Schedule the kernels
-            ScheduleKernels([Convolution(), Fallback(vector_lanes(target))]),
+            ScheduleKernels([Convolution(), SlidingWindow(), Fallback(vector_lanes(target))]),
             DumpIR("phase4-scheduled", dump_dir),
         ]
     )

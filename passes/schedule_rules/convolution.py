@@ -25,11 +25,18 @@ from tvm import s_tir, tirx
 from tvm.tirx import AllocBuffer, Broadcast, BufferLoad, BufferStore, IfThenElse, Ramp, Stmt
 
 from hios_tvm.passes.kernel_shapes import CONVOLUTION, ConvolutionShape
-from hios_tvm.passes.schedule_rules.epilogue import Epilogue, find_block, fused_epilogue
+from hios_tvm.passes.schedule_rules.borders import Tile, kernel_rows, pixels_inside, tiles_of_row
+from hios_tvm.passes.schedule_rules.epilogue import (
+    Epilogue,
+    find_block,
+    fused_epilogue,
+    image_buffer,
+)
 from hios_tvm.passes.schedule_rules.loop_nest import (
     Index,
     loop,
     parallel_loop,
+    rebuilt,
     sequence,
     vector_loops,
 )
@@ -52,22 +59,12 @@ class Convolution:
         if block is None:
             return None
         shape = ConvolutionShape.from_annotation(sch.get(block).annotations[CONVOLUTION])
+        image = image_buffer(sch, block)
         epilogue = fused_epilogue(sch, block)
         if epilogue is None:
             return None
         weight = sch.get(block).reads[1].source
-        producers = sch.get_producers(block)  # the padding, where there is any
-        image = sch.get(producers[0] if producers else block).reads[0].source
-        return func.with_body(_Nest(shape, image, weight, epilogue).body())
-
-
-@dataclass(frozen=True)
-class _Tile:
-    """Some pixels of a row: `pixels` from `start`, which is an int where borders matter."""
-
-    start: Index
-    pixels: int
-    at_border: bool
+        return rebuilt(func, _Nest(shape, image, weight, epilogue).body())
 
 
 @dataclass(frozen=True)
@@ -103,12 +100,12 @@ class _Nest:
                         0,
                         count,
                         lambda i: self._tile(
-                            0, 0, _Tile((first + i) * shape.pixels, shape.pixels, False), block
+                            0, 0, Tile((first + i) * shape.pixels, shape.pixels, False), block
                         ),
                     )
                 )
             if rest:
-                last = self._tile(0, 0, _Tile(tiles * shape.pixels, rest, False), block)
+                last = self._tile(0, 0, Tile(tiles * shape.pixels, rest, False), block)
                 statements.append(
                     last if chunks == 1 else IfThenElse(chunk == chunks - 1, last, None)
                 )
@@ -134,16 +131,16 @@ class _Nest:
 
     def _row(self, batch: Index, row: Index, block: Index) -> Stmt:
         statements = []
-        for tile, count in _runs(self.shape):
+        for tile, count in tiles_of_row(self.shape):
 
-            def nth(i: Index, tile: _Tile = tile) -> Stmt:
+            def nth(i: Index, tile: Tile = tile) -> Stmt:
                 moved = replace(tile, start=tile.start + i * tile.pixels)
                 return self._tile(batch, row, moved, block)
 
             statements.append(loop("tile", 0, count, nth))
         return sequence(statements)
 
-    def _tile(self, batch: Index, row: Index, tile: _Tile, block: Index) -> Stmt:
+    def _tile(self, batch: Index, row: Index, tile: Tile, block: Index) -> Stmt:
         """Compute `tile` for all channels of a block, in registers."""
         shape = self.shape
         sums = tirx.decl_buffer((tile.pixels * shape.block,), "float32", "sums", scope="local")
@@ -153,7 +150,7 @@ class _Nest:
             BufferStore(sums, zero, [Ramp(i * shape.lanes, 1, shape.lanes)])
             for i in range(tile.pixels * shape.vectors)
         ]
-        first, count = self._kernel_rows(row)
+        first, count = kernel_rows(shape, row)
         statements.append(
             loop(
                 "kernel_row",
@@ -165,25 +162,12 @@ class _Nest:
         statements.append(self._finish(sums, batch, row, tile, block))
         return sequence(statements)
 
-    def _kernel_rows(self, row: Index) -> tuple[Index, Index]:
-        """Return the first kernel row that lies in the image, and how many do."""
-        shape = self.shape
-        kernel, stride, dilation = shape.kernel[0], shape.strides[0], shape.dilation[0]
-        height, before = shape.in_size[0], shape.padding[0]
-        last_row = (shape.out_size[0] - 1) * stride - before + (kernel - 1) * dilation
-        if before == 0 and last_row < height:
-            return 0, kernel
-        top = row * stride - before
-        first = tirx.max(0, tirx.floordiv(dilation - 1 - top, dilation))
-        end = tirx.min(kernel, tirx.floordiv(height - top + dilation - 1, dilation))
-        return first, tirx.max(end - first, 0)
-
     def _kernel_row(
         self,
         sums: tirx.Var,
         batch: Index,
         row: Index,
-        tile: _Tile,
+        tile: Tile,
         block: Index,
         kernel_row: Index,
     ) -> Stmt:
@@ -212,7 +196,7 @@ class _Nest:
                 lambda k: column(k, 0, tile.pixels),
                 unroll=unroll_columns,
             )
-        inside = [(k, *_pixels_inside(shape, tile, k)) for k in range(columns)]
+        inside = [(k, *pixels_inside(shape, tile, k)) for k in range(columns)]
         return sequence([column(k, first, end) for k, first, end in inside if first < end])
 
     def _step(
@@ -220,7 +204,7 @@ class _Nest:
         sums: tirx.Var,
         batch: Index,
         row: Index,
-        tile: _Tile,
+        tile: Tile,
         block: Index,
         kernel: tuple[Index, Index],
         channel: Index,
@@ -244,7 +228,7 @@ class _Nest:
                 statements.append(BufferStore(sums, BufferLoad(sums, place) + product, place))
         return sequence(statements)
 
-    def _finish(self, sums: tirx.Var, batch: Index, row: Index, tile: _Tile, block: Index) -> Stmt:
+    def _finish(self, sums: tirx.Var, batch: Index, row: Index, tile: Tile, block: Index) -> Stmt:
         """Apply the epilogue to a tile; the last block of a group may be narrower."""
         shape = self.shape
         rest = shape.group_outputs % shape.block
@@ -261,7 +245,7 @@ class _Nest:
         sums: tirx.Var,
         batch: Index,
         row: Index,
-        tile: _Tile,
+        tile: Tile,
         block: Index,
         channels: int,
     ) -> Stmt:
@@ -308,33 +292,3 @@ def _unflattened(pixel: Index, shape: Sequence[Index]) -> list[Index]:
         indices.insert(0, pixel % extents[i])
         pixel = pixel // extents[i]
     return indices
-
-
-def _runs(shape: ConvolutionShape) -> list[tuple[_Tile, int]]:
-    """Split a row into tiles, equal inner ones as one run; yields first tiles and their counts."""
-    kernel, stride, dilation = shape.kernel[1], shape.strides[1], shape.dilation[1]
-    before, width = shape.padding[1], shape.in_size[1]
-    inner_first = -(-before // stride)
-    inner_end = (width - 1 + before - (kernel - 1) * dilation) // stride + 1
-    runs: list[tuple[_Tile, int]] = []
-    for start in range(0, shape.out_size[1], shape.pixels):
-        pixels = min(shape.pixels, shape.out_size[1] - start)
-        at_border = start < inner_first or start + pixels > inner_end
-        if not at_border and runs and not runs[-1][0].at_border:
-            tile, count = runs[-1]
-            if tile.pixels == pixels:
-                runs[-1] = (tile, count + 1)
-                continue
-        runs.append((_Tile(start, pixels, at_border), 1))
-    return runs
-
-
-def _pixels_inside(shape: ConvolutionShape, tile: _Tile, kernel_column: int) -> tuple[int, int]:
-    """Return the range of a border tile's pixels whose input at `kernel_column` exists."""
-    offset = kernel_column * shape.dilation[1] - shape.padding[1]
-    inside = [
-        pixel
-        for pixel in range(tile.pixels)
-        if 0 <= (int(tile.start) + pixel) * shape.strides[1] + offset < shape.in_size[1]
-    ]
-    return (inside[0], inside[-1] + 1) if inside else (0, 0)

@@ -12,7 +12,7 @@ from tvm.tirx import BufferStore, Stmt
 
 from hios_tvm.passes.schedule_rules.loop_nest import INDEX_DTYPE, Index
 
-__all__ = ["Epilogue", "find_block", "fused_epilogue"]
+__all__ = ["Epilogue", "find_block", "fused_epilogue", "image_buffer"]
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,12 @@ def find_block(sch: s_tir.Schedule, annotation: str) -> s_tir.schedule.SBlockRV 
     return found[0] if len(found) == 1 else None
 
 
+def image_buffer(sch: s_tir.Schedule, main: s_tir.schedule.SBlockRV) -> tirx.Var:
+    """Return the buffer that `main` reads first, before padding."""
+    padding = sch.get_producers(main)
+    return sch.get(padding[0] if padding else main).reads[0].source
+
+
 def fused_epilogue(sch: s_tir.Schedule, main: s_tir.schedule.SBlockRV) -> Epilogue | None:
     """Inline all blocks that are not operands of `main` into the last one and return that.
 
@@ -79,11 +85,11 @@ def fused_epilogue(sch: s_tir.Schedule, main: s_tir.schedule.SBlockRV) -> Epilog
         for block in sch.get_child_blocks(sch.get_sblock("root"))
         if sch.get(block).name_hint not in operands
     ]
-    if sch.get(last).same_as(main_block):
+    if sch.get(last).name_hint == main_block.name_hint:
         axes = tuple(it.var for it in main_block.iter_vars if it.iter_type == _SPATIAL)
         return Epilogue(source, source, axes, tirx.BufferLoad(source, list(axes)))
     for block in inner:
-        if sch.get(block).same_as(main_block):
+        if sch.get(block).name_hint == main_block.name_hint:
             continue
         try:
             sch.compute_inline(block)

@@ -9,15 +9,21 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
-from tvm import tirx
+from tvm import s_tir, tirx
 from tvm.tirx import For, ForKind, SeqStmt, Stmt
 
-__all__ = ["INDEX_DTYPE", "Index", "loop", "parallel_loop", "sequence", "vector_loops"]
+__all__ = ["INDEX_DTYPE", "Index", "loop", "parallel_loop", "rebuilt", "sequence", "vector_loops"]
 
 Index: TypeAlias = int | tirx.Expr
 
 INDEX_DTYPE = "int64"
 """The type of Relax shapes, and so of the indices in kernels; TVM narrows it where it can."""
+
+
+def rebuilt(func: tirx.PrimFunc, body: Stmt) -> tirx.PrimFunc:
+    """Return `func` with another body, inside the root block that Relax expects of kernels."""
+    root = s_tir.SBlock([], [], [], "root", body)
+    return func.with_body(s_tir.SBlockRealize([], True, root))
 
 
 def sequence(statements: Sequence[Stmt]) -> Stmt:

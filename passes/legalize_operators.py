@@ -1,0 +1,40 @@
+"""The legalizations of this package, as `relax.transform.LegalizeOps` takes them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import tvm
+from tvm import relax
+from tvm.ir import Call
+
+from hios_tvm.passes.dataflow import operator_name
+from hios_tvm.passes.legalize_convolution import legalize_conv2d, legalize_matmul
+from hios_tvm.passes.legalize_window import legalize_depthwise, legalize_pool
+
+__all__ = ["legalizations"]
+
+_LEGALIZERS = {
+    "relax.matmul": (legalize_matmul,),
+    "relax.nn.avg_pool2d": (legalize_pool,),
+    "relax.nn.conv2d": (legalize_depthwise, legalize_conv2d),
+    "relax.nn.max_pool2d": (legalize_pool,),
+}
+
+
+def legalizations(
+    target: tvm.target.Target,
+) -> Mapping[str, Callable[[relax.BlockBuilder, Call], relax.Expr]]:
+    """Return legalizations for `target` by operator.
+
+    What none of them takes goes to TVM's own.
+    """
+
+    def legalize(builder: relax.BlockBuilder, call: Call) -> relax.Expr:
+        for legalizer in _LEGALIZERS[operator_name(call)]:
+            legalized = legalizer(builder, call, target)
+            if legalized is not None:
+                return legalized
+        return call.op.get_attr("FLegalize")(builder, call)
+
+    return dict.fromkeys(_LEGALIZERS, legalize)

@@ -1,0 +1,185 @@
+"""The rule for depthwise convolutions and poolings.
+
+Channels are the vectors. A tile of some pixels of a row times some vectors of channels is reduced
+in registers; neighbouring pixels share most of their inputs, which the compiler loads once:
+
+    parallel for row
+        for tile of pixels, for block of channels
+            accumulators = 0
+            for kernel row that lies in the image, kernel column (unrolled)
+                accumulators[pixels][channels] += input[pixels][channels] * weight[channels]
+            output = epilogue(accumulators)
+
+Padding is skipped, as in `hios_tvm.passes.schedule_rules.convolution`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from tvm import s_tir, tirx
+from tvm.tirx import AllocBuffer, Broadcast, BufferLoad, BufferStore, Ramp, Stmt
+
+from hios_tvm.passes.kernel_shapes import WINDOW, WindowShape
+from hios_tvm.passes.schedule_rules.borders import Tile, kernel_rows, pixels_inside, tiles_of_row
+from hios_tvm.passes.schedule_rules.epilogue import (
+    Epilogue,
+    find_block,
+    fused_epilogue,
+    image_buffer,
+)
+from hios_tvm.passes.schedule_rules.loop_nest import (
+    Index,
+    loop,
+    parallel_loop,
+    rebuilt,
+    sequence,
+    vector_loops,
+)
+
+__all__ = ["SlidingWindow"]
+
+_UNROLLED_STEPS = 256
+"""Kernel columns are unrolled as long as a tile's code stays below this many vector operations."""
+
+
+class SlidingWindow:
+    """Write out kernels that a legalization annotated with `WINDOW`."""
+
+    def apply(self, func: tirx.PrimFunc) -> tirx.PrimFunc | None:
+        sch = s_tir.Schedule(func)
+        block = find_block(sch, WINDOW)
+        if block is None:
+            return None
+        shape = WindowShape.from_annotation(sch.get(block).annotations[WINDOW])
+        weight = sch.get(block).reads[1].source if shape.operation == "product" else None
+        image = image_buffer(sch, block)
+        epilogue = fused_epilogue(sch, block)
+        if epilogue is None:
+            return None
+        return rebuilt(func, _Nest(shape, image, weight, epilogue).body())
+
+
+@dataclass(frozen=True)
+class _Nest:
+    shape: WindowShape
+    image: tirx.Var
+    weight: tirx.Var | None
+    epilogue: Epilogue
+
+    def body(self) -> Stmt:
+        """Return the whole kernel."""
+        shape = self.shape
+        height = shape.out_size[0]
+        return parallel_loop(
+            "batch_row", shape.batch * height, lambda i: self._row(i // height, i % height)
+        )
+
+    def _row(self, batch: Index, row: Index) -> Stmt:
+        shape = self.shape
+        blocks, rest = divmod(shape.channels, shape.block)
+        statements = []
+        for tile, count in tiles_of_row(shape):
+
+            def nth(i: Index, tile: Tile = tile) -> Stmt:
+                moved = replace(tile, start=tile.start + i * tile.pixels)
+
+                def block(index: Index) -> Stmt:
+                    return self._tile(batch, row, moved, index * shape.block, shape.block)
+
+                parts = [loop("block", 0, blocks, block)] if blocks else []
+                if rest:
+                    parts.append(self._tile(batch, row, moved, blocks * shape.block, rest))
+                return sequence(parts)
+
+            statements.append(loop("tile", 0, count, nth))
+        return sequence(statements)
+
+    def _tile(self, batch: Index, row: Index, tile: Tile, channel: Index, channels: int) -> Stmt:
+        """Reduce the window of each pixel of `tile` for `channels` from `channel`."""
+        shape = self.shape
+        sums = tirx.decl_buffer((tile.pixels * shape.block,), "float32", "sums", scope="local")
+        start = tirx.const(0.0, "float32")
+        if shape.operation == "max":
+            start = tirx.min_value("float32")
+        statements: list[Stmt] = [AllocBuffer(sums)]
+        for pixel in range(tile.pixels):
+            for offset, lanes in _vectors(channels, shape.lanes):
+                at = [_lanes(pixel * shape.block + offset, lanes)]
+                statements.append(BufferStore(sums, _broadcast(start, lanes), at))
+        first, count = kernel_rows(shape, row)
+
+        def kernel_row(index: Index) -> Stmt:
+            return self._kernel_row(sums, batch, row, tile, (channel, channels), index)
+
+        statements.append(loop("kernel_row", first, count, kernel_row))
+        statements.append(self._store(sums, batch, row, tile, (channel, channels)))
+        return sequence(statements)
+
+    def _kernel_row(
+        self,
+        sums: tirx.Var,
+        batch: Index,
+        row: Index,
+        tile: Tile,
+        channels: tuple[Index, int],
+        kernel_row: Index,
+    ) -> Stmt:
+        shape = self.shape
+        columns = shape.kernel[1]
+        input_row = row * shape.strides[0] - shape.padding[0] + kernel_row * shape.dilation[0]
+
+        def column(index: Index, first: int = 0, end: int = tile.pixels) -> Stmt:
+            steps = []
+            for offset, lanes in _vectors(channels[1], shape.lanes):
+                at_channel = _lanes(channels[0] + offset, lanes)
+                for pixel in range(first, end):
+                    place = [_lanes(pixel * shape.block + offset, lanes)]
+                    x = (tile.start + pixel) * shape.strides[1] - shape.padding[1]
+                    x += index * shape.dilation[1]
+                    value = BufferLoad(self.image, [batch, input_row, x, at_channel])
+                    if self.weight is not None:
+                        value *= BufferLoad(self.weight, [kernel_row, index, at_channel])
+                    total = BufferLoad(sums, place)
+                    total = tirx.max(total, value) if shape.operation == "max" else total + value
+                    steps.append(BufferStore(sums, total, place))
+            return sequence(steps)
+
+        if not tile.at_border:
+            unroll = columns * tile.pixels * shape.vectors <= _UNROLLED_STEPS
+            return loop("kernel_column", 0, columns, column, unroll=unroll)
+        inside = [(k, *pixels_inside(shape, tile, k)) for k in range(columns)]
+        return sequence([column(k, first, end) for k, first, end in inside if first < end])
+
+    def _store(
+        self, sums: tirx.Var, batch: Index, row: Index, tile: Tile, channels: tuple[Index, int]
+    ) -> Stmt:
+        shape = self.shape
+        statements = []
+        for pixel in range(tile.pixels):
+
+            def store(offset: Index, pixel: int = pixel) -> Stmt:
+                result = BufferLoad(sums, [pixel * shape.block + offset])
+                at = [batch, row, tile.start + pixel, channels[0] + offset]
+                return self.epilogue.store(at, result)
+
+            statements += [
+                vector_loops("vector", offset, lanes, lanes, store)
+                for offset, lanes in _vectors(channels[1], shape.lanes)
+            ]
+        return sequence(statements)
+
+
+def _vectors(channels: int, lanes: int) -> Iterator[tuple[int, int]]:
+    """Yield offset and lanes of the vectors that cover `channels`, the last maybe shorter."""
+    for offset in range(0, channels, lanes):
+        yield offset, min(lanes, channels - offset)
+
+
+def _lanes(start: Index, lanes: int) -> Index:
+    return start if lanes == 1 else Ramp(start, 1, lanes)
+
+
+def _broadcast(value: tirx.Expr, lanes: int) -> tirx.Expr:
+    return value if lanes == 1 else Broadcast(value, lanes)
