@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import keyword
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from math import prod
@@ -76,9 +77,13 @@ class OnnxImporter:
         inputs = self._declare_inputs(graph, shapes)
         builder = self._converter.bb
         with builder.function("main", params=inputs):
-            with builder.dataflow():
-                self._convert_nodes(graph)
-                outputs = [self._output(value.name) for value in graph.output]
+            try:
+                with builder.dataflow():
+                    self._convert_nodes(graph)
+                    outputs = [self._output(value.name) for value in graph.output]
+            except ModelError:
+                builder._end_block()  # a builder with an open block complains when it is deleted
+                raise
             builder.emit_func_output(outputs[0] if len(outputs) == 1 else relax.Tuple(outputs))
         names = {
             "input_names": [value.name for value in model_inputs(graph)],
@@ -105,7 +110,7 @@ class OnnxImporter:
         for value in model_inputs(graph):
             with self._context(f"input {value.name!r}"):
                 dtype = str(helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type))
-                name = self._converter._name_supply.fresh_name(re.sub(r"\W", "_", value.name))
+                name = self._converter._name_supply.fresh_name(_identifier(value.name))
                 variable = relax.Var(str(name), relax.TensorType(shapes[value.name], dtype))
                 self._nodes[value.name] = variable
                 variables.append(variable)
@@ -158,9 +163,8 @@ class OnnxImporter:
         function = helper.make_function("hios", "fold", names, node.output, [node], version)
         try:
             with np.errstate(all="ignore"):
-                results = ReferenceEvaluator(function).run(
-                    None, dict(zip(names, arrays, strict=True))
-                )
+                feeds = dict(zip(names, arrays, strict=True))
+                results = ReferenceEvaluator(function).run(None, feeds, attributes={})
             constants = [relax.const(np.asarray(result)) for result in results]
         except Exception:  # what it cannot compute, TVM may still convert
             return False
@@ -208,6 +212,14 @@ class OnnxImporter:
 
 def _describe(node: NodeProto) -> str:
     return f"{node.op_type} {node.name or node.output[0]!r}"
+
+
+def _identifier(name: str) -> str:
+    """A name that may stand in TVMScript, where R, I and T mean its own modules."""
+    name = re.sub(r"[^0-9A-Za-z_]", "_", name)
+    if name.isidentifier() and not keyword.iskeyword(name) and name not in ("R", "I", "T"):
+        return name
+    return f"input_{name}"
 
 
 def _is_static(shape: Iterable[object]) -> bool:

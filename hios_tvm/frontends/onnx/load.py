@@ -13,7 +13,7 @@ from hios_tvm.frontends.onnx.files import external_tensors, load_external_data, 
 from hios_tvm.frontends.onnx.importer import OnnxImporter
 from hios_tvm.frontends.onnx.inputs import input_shapes
 from hios_tvm.frontends.onnx.operators import expand_functions, unsupported_operators
-from hios_tvm.frontends.onnx.structure import check_structure, default_opset
+from hios_tvm.frontends.onnx.structure import check_names, check_structure, default_opset
 
 __all__ = ["from_onnx", "load_onnx"]
 
@@ -89,6 +89,7 @@ def _import(
 ) -> tvm.IRModule:
     """Cheap checks first: nobody should wait for gigabytes of weights to learn of an operator."""
     opset = default_opset(model, label)
+    check_names(model.graph, label)
     model = expand_functions(model, opset, label)
     check_structure(model.graph, label)
     static_shapes, unknown = input_shapes(model.graph, shapes, label)

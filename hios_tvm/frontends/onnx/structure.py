@@ -8,7 +8,7 @@ from onnx import GraphProto, ModelProto
 from hios_tvm.errors import ModelError
 from hios_tvm.frontends.onnx.operators import ONNX_DOMAINS, subgraphs
 
-__all__ = ["check_structure", "default_opset"]
+__all__ = ["check_names", "check_structure", "default_opset"]
 
 
 def default_opset(model: ModelProto, label: str) -> int:
@@ -33,6 +33,25 @@ def default_opset(model: ModelProto, label: str) -> int:
             "export it with one of these"
         )
     return int(versions[0])
+
+
+def check_names(graph: GraphProto, label: str) -> None:
+    """All names are text; protobuf hands damaged ones on as bytes.
+
+    Raises
+    ------
+    ModelError
+        With the first damaged name.
+    """
+    named = [*graph.input, *graph.output, *graph.initializer]
+    names: list[str | bytes] = [entry.name for entry in named]
+    for node in graph.node:
+        names += [node.op_type, node.domain, node.name, *node.input, *node.output]
+        for subgraph in subgraphs(node):
+            check_names(subgraph, label)
+    for name in names:
+        if isinstance(name, bytes):
+            raise ModelError(f"{label} is damaged: the name {name!r} is not valid UTF-8")
 
 
 def check_structure(

@@ -1,0 +1,405 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import tvm
+from onnx import TensorProto, helper, numpy_helper
+from onnx_models import (
+    assert_same_outputs,
+    make_model,
+    noise,
+    run_module,
+    run_onnx_runtime,
+)
+from tvm import relax
+
+from hios_tvm import zoo
+from hios_tvm.errors import (
+    DynamicShapeError,
+    ModelError,
+    UnsupportedOperatorError,
+    UsageError,
+)
+from hios_tvm.frontends.onnx import from_onnx, load_onnx
+
+LIGHT_MODELS = sorted(
+    (Path(onnx.__file__).parent / "backend" / "test" / "data" / "light").glob("*.onnx")
+)
+
+
+def node(op: str, inputs: str, outputs: str, **attributes: Any) -> onnx.NodeProto:
+    return helper.make_node(op, inputs.split(), outputs.split(), **attributes)
+
+
+def names(module: tvm.IRModule, which: str) -> list[str]:
+    return [str(name) for name in module["main"].attrs[which]]
+
+
+def shapes(module: tvm.IRModule) -> list[tuple[int, ...]]:
+    return [tuple(int(size) for size in var.ty.shape.values) for var in module["main"].params]
+
+
+# --- The contract of the module
+
+
+def test_one_dataflow_function_with_constants() -> None:
+    weights = {"w": noise(4, 3), "b": noise(4)}
+    model = make_model([node("Gemm", "x w b", "y", transB=1)], {"x": (2, 3)}, ["y"], weights)
+    module = from_onnx(model)
+    assert [var.name_hint for var in module.get_global_vars()] == ["main"]
+    main = module["main"]
+    assert shapes(module) == [(2, 3)]
+    (block,) = main.body.blocks
+    assert isinstance(block, relax.DataflowBlock)
+    assert isinstance(main.ret_ty, relax.TensorType)
+    relax.transform.LegalizeOps()(module)
+    assert_same_outputs(module, model, {"x": noise(2, 3)})
+
+
+def test_names_that_are_no_identifiers_are_kept() -> None:
+    model = make_model(
+        [node("Sum", "input:0 1 lambda R", "sum/out"), node("Mul", "a.b a_b", "2")],
+        {name: (3,) for name in ("input:0", "1", "a.b", "a_b", "lambda", "R")},
+        ["2", "sum/out"],
+    )
+    module = from_onnx(model)
+    assert names(module, "input_names") == ["input:0", "1", "a.b", "a_b", "lambda", "R"]
+    assert names(module, "output_names") == ["2", "sum/out"]
+    variables = [var.name for var in module["main"].params]
+    assert len(set(variables)) == len(variables)
+    assert isinstance(module["main"].ret_ty, relax.TupleType)
+    feeds = {name: noise(3, seed=i) for i, name in enumerate(names(module, "input_names"))}
+    assert_same_outputs(module, model, feeds)
+    parsed = tvm.script.from_source(module.script(show_meta=True))
+    tvm.ir.assert_structural_equal(parsed, module)
+
+
+def test_inputs_without_use_stay() -> None:
+    model = make_model([node("Relu", "x", "y")], {"unused": (2,), "x": (3,)}, ["y"])
+    module = from_onnx(model)
+    assert names(module, "input_names") == ["unused", "x"]
+    assert_same_outputs(module, model, {"unused": noise(2), "x": noise(3)})
+
+
+def test_outputs_may_be_inputs_constants_shapes_and_repeated() -> None:
+    model = make_model(
+        [node("Relu", "x", "y"), node("Shape", "x", "s"), node("Identity", "x", "same")],
+        {"x": (2, 3)},
+        ["y", "s", "same", "w", "x", "y"],
+        {"w": noise(2)},
+    )
+    module = from_onnx(model)
+    assert names(module, "output_names") == ["y", "s", "same", "w", "x", "y"]
+    x = noise(2, 3)
+    outputs = run_module(module, x)
+    expected = [np.maximum(x, 0), np.array([2, 3]), x, noise(2), x, np.maximum(x, 0)]
+    for actual, wanted in zip(outputs, expected, strict=True):
+        np.testing.assert_array_equal(actual, wanted)
+
+
+def test_initializers_listed_as_inputs_are_weights() -> None:
+    weights = {"w": noise(4, 3)}
+    model = make_model(
+        [node("MatMul", "w x", "y")], {"w": (4, 3), "x": (3, 2)}, ["y"], weights, ir_version=3
+    )
+    module = from_onnx(model)
+    assert names(module, "input_names") == ["x"]
+    np.testing.assert_allclose(
+        run_module(module, noise(3, 2))[0], weights["w"] @ noise(3, 2), rtol=1e-5
+    )
+
+
+def test_node_names_may_repeat() -> None:
+    nodes = [node("Relu", "x", "a", name="n"), node("Neg", "a", "y", name="n")]
+    model = make_model(nodes, {"x": (4,)}, ["y"])
+    (output,) = run_module(from_onnx(model), noise(4))
+    np.testing.assert_array_equal(output, -np.maximum(noise(4), 0))
+
+
+def test_dtypes_are_kept() -> None:
+    model = make_model(
+        [node("Cast", "x", "y", to=TensorProto.INT32)],
+        {"x": (3,)},
+        ["y"],
+        element=TensorProto.DOUBLE,
+    )
+    assert_same_outputs(from_onnx(model), model, {"x": np.array([1.5, -2.5, 3.0])})
+
+
+def test_the_model_in_memory_stays_as_it_is(capfd: pytest.CaptureFixture[str]) -> None:
+    model = zoo.build("squeezenet1_1", height=32, width=32)
+    before = model.SerializeToString()
+    from_onnx(model)
+    assert model.SerializeToString() == before
+    assert capfd.readouterr() == ("", "")
+
+
+# --- Numbers against ONNX Runtime
+
+
+@pytest.mark.parametrize("name", ["squeezenet1_1", "resnet50"])
+def test_networks_of_the_zoo(name: str) -> None:
+    model = zoo.build(name, height=33, width=32)
+    assert_same_outputs(from_onnx(model), model, {"input": noise(1, 3, 33, 32)})
+
+
+@pytest.mark.parametrize("path", LIGHT_MODELS, ids=lambda path: path.stem)
+def test_networks_of_the_onnx_package(path: Path) -> None:
+    module = load_onnx(path)
+    assert shapes(module) == [(1, 3, 224, 224)]
+    relax.transform.LegalizeOps()(module)
+
+
+def test_recorded_output_of_the_onnx_package() -> None:
+    path = next(path for path in LIGHT_MODELS if path.stem == "light_squeezenet")
+    recorded = TensorProto()
+    recorded.ParseFromString(path.with_name("light_squeezenet_output_0.pb").read_bytes())
+    expected = numpy_helper.to_array(recorded)
+    # The package's own test feeds these images.
+    images = np.arange(1 * 3 * 224 * 224, dtype=np.float32).reshape(1, 3, 224, 224)
+    images = images / np.float32(images.size)
+    np.testing.assert_allclose(run_module(load_onnx(path), images)[0], expected, rtol=1e-3)
+
+
+def test_shapes_computed_step_by_step_become_static() -> None:
+    """As exporters write ``x.view(x.shape[0], -1)`` and ``w.expand(x.shape)``."""
+    nodes = [
+        node("Shape", "x", "s"),
+        node("Gather", "s zero", "n"),
+        node("Unsqueeze", "n axes", "n1"),
+        node("Concat", "n1 rest", "flat", axis=0),
+        node("Reshape", "x flat", "r"),
+        node("ConstantOfShape", "rank", "ones", value=numpy_helper.from_array(np.array([1]))),
+        node("Mul", "ones minus", "negative"),
+        node("Equal", "s negative", "open"),
+        node("Where", "open ones s", "target"),
+        node("Expand", "w target", "e"),
+        node("Add", "e x", "y"),
+    ]
+    weights = {
+        "zero": np.array(0),
+        "axes": np.array([0]),
+        "rest": np.array([-1]),
+        "minus": np.array([-1]),
+        "rank": np.array([3]),
+        "w": noise(1, 3, 1),
+    }
+    model = make_model(nodes, {"x": ("batch", 3, "length")}, ["r", "y"], weights)
+    module = from_onnx(model, shapes={"x": (2, 3, 4)})
+    assert_same_outputs(module, model, {"x": noise(2, 3, 4)})
+    assert len(module["main"].body.blocks[0].bindings) <= 6
+
+
+def test_operators_on_weights_are_computed_at_import() -> None:
+    nodes = [node("Transpose", "w", "t", perm=[1, 0]), node("MatMul", "x t", "y")]
+    model = make_model(nodes, {"x": (2, 3)}, ["y"], {"w": noise(4, 3)})
+    module = from_onnx(model)
+    calls = [binding.value.op.name for binding in module["main"].body.blocks[0].bindings]
+    assert calls == ["relax.matmul"]
+    assert_same_outputs(module, model, {"x": noise(2, 3)})
+
+
+@pytest.mark.parametrize("condition", [True, False])
+def test_known_conditions_choose_a_branch(condition: bool) -> None:
+    def branch(op: str) -> onnx.GraphProto:
+        result = helper.make_tensor_value_info("b", TensorProto.FLOAT, (4,))
+        weight = numpy_helper.from_array(noise(4), "bias")
+        return helper.make_graph([node(op, "r bias", "b")], op, [], [result], [weight])
+
+    nodes = [
+        node("Relu", "x", "r"),
+        node("If", "c", "i", then_branch=branch("Add"), else_branch=branch("Mul")),
+        node("Neg", "i", "y"),
+    ]
+    model = make_model(nodes, {"x": (4,)}, ["y"], {"c": np.array(condition)})
+    assert_same_outputs(from_onnx(model), model, {"x": noise(4)})
+
+
+def test_functions_of_the_model_are_expanded() -> None:
+    body = [helper.make_node("Relu", ["a"], ["r"]), helper.make_node("Add", ["r", "a"], ["b"])]
+    version = [helper.make_opsetid("", 17)]
+    function = helper.make_function("mine", "relu_add", ["a"], ["b"], body, version)
+    nodes = [
+        helper.make_node("relu_add", ["x"], ["t"], domain="mine"),
+        helper.make_node("relu_add", ["t"], ["y"], domain="mine"),
+    ]
+    model = make_model(nodes, {"x": (4,)}, ["y"], domains=["mine"], functions=[function])
+    x = noise(4)
+    once = np.maximum(x, 0) + x
+    outputs = run_module(from_onnx(model), x)
+    np.testing.assert_allclose(outputs[0], np.maximum(once, 0) + once, rtol=1e-6)
+
+
+def test_operators_that_the_standard_defines_by_others_are_expanded() -> None:
+    model = make_model([node("Celu", "x", "y", alpha=1.5)], {"x": (2, 5)}, ["y"])
+    assert_same_outputs(from_onnx(model), model, {"x": noise(2, 5)})
+
+
+# --- Shapes of inputs
+
+
+def test_shapes_are_filled_in_by_symbol() -> None:
+    model = make_model([node("Add", "a b", "y")], {"a": ("n", 3), "b": ("n", "c")}, ["y"])
+    assert shapes(from_onnx(model, shapes={"b": (5, 3)})) == [(5, 3), (5, 3)]
+
+
+def test_all_dimensions_without_a_value_are_named_at_once() -> None:
+    model = make_model(
+        [node("Add", "a b", "y"), node("Relu", "c", "z")],
+        {"a": ("n", 3), "b": ("n", None), "c": None},
+        ["y", "z"],
+    )
+    with pytest.raises(DynamicShapeError, match="--shape name:1,3,224,224") as caught:
+        from_onnx(model)
+    assert caught.value.dimensions == ("a: n", "b: n", "b: dimension 1", "c: number of dimensions")
+    assert all(dimension in str(caught.value) for dimension in caught.value.dimensions)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"z": (1,)}, "has no input 'z'; it has a, b"),
+        ({"a": (1, 2, 3)}, r"input 'a' of tiny has 2 dimensions, .* has 3"),
+        ({"a": (1, 4)}, "dimension 1 of input 'a' of tiny is 3, not 4"),
+        ({"a": (2, 3), "b": (4, 3)}, "dimension 'n' of tiny cannot be 2 and 4"),
+        ({"a": (0, 3)}, "dimensions must be at least 1"),
+    ],
+)
+def test_shapes_that_do_not_fit(given: dict[str, tuple[int, ...]], message: str) -> None:
+    model = make_model([node("Add", "a b", "y")], {"a": ("n", 3), "b": ("n", 3)}, ["y"])
+    with pytest.raises(UsageError, match=message):
+        from_onnx(model, shapes=given)
+
+
+def test_shapes_that_depend_on_data_are_refused() -> None:
+    nodes = [node("NonZero", "x", "indices"), node("Relu", "x", "y")]
+    model = make_model(nodes, {"x": (4,)}, ["y", "indices"])
+    with pytest.raises(DynamicShapeError, match="depend on data: NonZero 'indices'"):
+        from_onnx(model)
+
+
+# --- Operators
+
+
+def test_all_unsupported_operators_are_named_at_once() -> None:
+    body = helper.make_graph(
+        [helper.make_node("Det", ["s"], ["o"])],
+        "body",
+        [],
+        [helper.make_tensor_value_info("o", TensorProto.FLOAT, ())],
+    )
+    nodes = [
+        node("If", "c", "i", then_branch=body, else_branch=body),
+        helper.make_node("Foo", ["s"], ["f"], domain="acme"),
+        helper.make_node("Attention", ["s", "s", "s"], ["t"], domain="com.acme"),
+        node("StringSplit", "s", "p q"),
+        node("StringSplit", "s", "u v"),
+    ]
+    model = make_model(
+        nodes, {"s": (2, "n")}, ["f", "t", "p"], {"c": np.array(True)}, domains=["acme", "com.acme"]
+    )
+    with pytest.raises(UnsupportedOperatorError, match="no value either: s: n") as caught:
+        from_onnx(model)
+    assert caught.value.operators == ("Det", "StringSplit", "acme::Foo", "com.acme::Attention")
+    assert "Det, StringSplit, acme::Foo, com.acme::Attention" in str(caught.value)
+
+
+def test_conditions_on_data_are_unsupported() -> None:
+    branch = helper.make_graph(
+        [helper.make_node("Neg", ["x"], ["o"])],
+        "branch",
+        [],
+        [helper.make_tensor_value_info("o", TensorProto.FLOAT, (1,))],
+    )
+    nodes = [
+        node("Cast", "x", "c", to=TensorProto.BOOL),
+        node("If", "c", "y", name="choose", then_branch=branch, else_branch=branch),
+    ]
+    with pytest.raises(UnsupportedOperatorError, match="condition of If 'choose'") as caught:
+        from_onnx(make_model(nodes, {"x": (1,)}, ["y"]))
+    assert caught.value.operators == ("If",)
+
+
+def test_errors_name_the_node(capfd: pytest.CaptureFixture[str]) -> None:
+    nodes = [node("Relu", "x", "r"), node("Conv", "r w", "y", name="block/conv")]
+    model = make_model(nodes, {"x": (1, 3, 8, 8)}, ["y"], {"w": noise(4, 5, 3, 3)})
+    with pytest.raises(ModelError, match="tiny: cannot import Conv 'block/conv': "):
+        from_onnx(model)
+    assert capfd.readouterr() == ("", "")
+
+
+# --- Models that are not valid
+
+
+@pytest.mark.parametrize(
+    ("nodes", "outputs", "message"),
+    [
+        ([node("Relu", "z", "y")], ["y"], "Relu 'y' reads 'z', which nothing computes before it"),
+        ([node("Relu", "x", "y"), node("Neg", "x", "y")], ["y"], "Neg 'y' computes 'y', which"),
+        ([node("Relu", "x", "x")], ["x"], "Relu 'x' computes 'x', which exists already"),
+        ([node("Relu", "x", "y")], ["z"], "nothing computes the output 'z'"),
+        ([node("Relu", "x", "y")], [], "the graph has no output"),
+        ([node("Relu", "x", ""), node("Relu", "x", "y")], ["y"], "has no output"),
+        ([node("Relu", "b", "y"), node("Neg", "x", "b")], ["y"], "reads 'b', which nothing"),
+    ],
+)
+def test_graphs_that_break_a_rule(
+    nodes: list[onnx.NodeProto], outputs: list[str], message: str
+) -> None:
+    with pytest.raises(ModelError, match=message):
+        from_onnx(make_model(nodes, {"x": (2,)}, outputs))
+
+
+@pytest.mark.parametrize(
+    ("versions", "message"),
+    [
+        ({"opset": 999}, "uses opset 999; this onnx package knows 1 to"),
+        ({"opset": 0}, "uses opset 0"),
+        ({"ir_version": 2}, "has IR version 2, at least 3 is needed"),
+    ],
+)
+def test_versions_out_of_range(versions: dict[str, int], message: str) -> None:
+    model = make_model([node("Relu", "x", "y")], {"x": (2,)}, ["y"])
+    if "opset" in versions:
+        model.opset_import[0].version = versions["opset"]
+    else:
+        model.ir_version = versions["ir_version"]
+    with pytest.raises(ModelError, match=message):
+        from_onnx(model)
+
+
+def test_model_without_opset() -> None:
+    model = make_model([node("Relu", "x", "y")], {"x": (2,)}, ["y"])
+    del model.opset_import[:]
+    with pytest.raises(ModelError, match="does not say which opset it uses"):
+        from_onnx(model)
+
+
+@pytest.mark.parametrize("kind", ["sequence", "string"])
+def test_inputs_that_are_no_numeric_tensors(kind: str) -> None:
+    model = make_model([node("Identity", "x", "y")], {"x": (2,)}, ["y"])
+    if kind == "sequence":
+        element = helper.make_tensor_type_proto(TensorProto.FLOAT, (2,))
+        model.graph.input[0].type.CopyFrom(helper.make_sequence_type_proto(element))
+    else:
+        model.graph.input[0].type.tensor_type.elem_type = TensorProto.STRING
+    with pytest.raises(ModelError, match="input 'x'"):
+        from_onnx(model)
+
+
+def test_weights_of_the_wrong_size() -> None:
+    model = make_model([node("Add", "x w", "y")], {"x": (2,)}, ["y"], {"w": noise(2)})
+    model.graph.initializer[0].dims[:] = [3]
+    with pytest.raises(ModelError, match="cannot import initializer 'w'"):
+        from_onnx(model)
+
+
+def test_agrees_with_onnx_runtime_on_the_name_of_every_output() -> None:
+    model = make_model([node("Split", "x", "a b", axis=0)], {"x": (4,)}, ["b", "a"])
+    outputs = run_module(from_onnx(model), noise(4))
+    for actual, expected in zip(outputs, run_onnx_runtime(model, {"x": noise(4)}), strict=True):
+        np.testing.assert_array_equal(actual, expected)
