@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
-from hios_tvm.errors import ArtifactError
+from hios_tvm.errors import ArtifactError, DeviceError
 from hios_tvm.runtime.devices.cpu import parse_cores
 from hios_tvm.runtime.instructions import Call, Copy, Program, Signal, Wait, reads_and_writes
 from hios_tvm.runtime.manifest import ALIGNMENT, Buffer, Manifest
@@ -142,7 +142,10 @@ def _check_devices(manifest: Manifest) -> None:
     _unique("device", (device.name for device in manifest.devices))
     _require(bool(manifest.devices), "the artifact has no device")
     for device in manifest.devices:
-        parse_cores(device.name)
+        try:
+            parse_cores(device.name)
+        except DeviceError as error:
+            raise ArtifactError(str(error)) from error
     streams = [(program.device, program.stream) for program in manifest.programs]
     _unique("program", (f"{device} stream {stream}" for device, stream in streams))
     for name, stream in streams:

@@ -111,7 +111,7 @@ def available_features() -> frozenset[str] | None:
 
 
 def cpu_device_name(cores: Iterable[int]) -> str:
-    """Write cores as a device name.
+    """Return the name of the device with these cores.
 
     >>> cpu_device_name([0, 1, 2, 8])
     'cpu@0-2+8'

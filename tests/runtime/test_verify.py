@@ -1,0 +1,194 @@
+"""One broken manifest for each rule of `verify_manifest`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from hios_tvm.errors import ArtifactError
+from hios_tvm.runtime.instructions import Call, Copy, Instruction, Program, Signal, Wait
+from hios_tvm.runtime.manifest import Buffer, DeviceSpec, Manifest, TensorSpec
+from hios_tvm.runtime.verify import HappensBefore, verify_manifest
+
+SHAPE = (16,)
+WEIGHTS = {"w": (SHAPE, "float32")}
+
+
+def manifest() -> Manifest:
+    r"""
+    cpu@0: a -> b, which takes the place of c, no longer needed
+           c -> a
+    cpu@1:      a' -> y
+    """
+    spec = TensorSpec("the input", "x", SHAPE, "float32")
+    return Manifest(
+        tvm_version="0",
+        model="small",
+        inputs=(spec,),
+        outputs=(TensorSpec("y", "y", SHAPE, "float32"), replace(spec, name="again")),
+        devices=tuple(DeviceSpec(f"cpu@{i}", "cpu", "k.so", "llvm", (), 128) for i in (0, 1)),
+        programs=(
+            Program(
+                "cpu@0",
+                0,
+                (
+                    Call("c", "k", ("x", "c")),
+                    Call("a", "k", ("c", "w", "a")),
+                    Signal(7),
+                    Call("b", "k", ("a", "b")),
+                ),
+            ),
+            Program("cpu@1", 0, (Wait(7), Copy("a", "a'"), Call("y", "k", ("a'", "y")))),
+        ),
+        buffers=(
+            Buffer("x", None, "input", SHAPE, "float32"),
+            Buffer("w", None, "param", SHAPE, "float32"),
+            Buffer("y", None, "output", SHAPE, "float32"),
+            Buffer("c", "cpu@0", "arena", SHAPE, "float32", 0),
+            Buffer("a", "cpu@0", "arena", SHAPE, "float32", 64),
+            Buffer("b", "cpu@0", "arena", SHAPE, "float32", 0),
+            Buffer("a'", "cpu@1", "arena", SHAPE, "float32", 0),
+        ),
+    )
+
+
+def test_a_sound_manifest_passes() -> None:
+    verify_manifest(manifest(), WEIGHTS)
+
+
+def program(index: int, *steps: Instruction) -> Callable[[Manifest], Manifest]:
+    """Replace a program's instructions."""
+
+    def change(m: Manifest) -> Manifest:
+        programs = list(m.programs)
+        programs[index] = replace(programs[index], instructions=steps)
+        return replace(m, programs=tuple(programs))
+
+    return change
+
+
+def append(index: int, *steps: Instruction) -> Callable[[Manifest], Manifest]:
+    return lambda m: program(index, *m.programs[index].instructions, *steps)(m)
+
+
+def buffer(which: str, **fields: Any) -> Callable[[Manifest], Manifest]:
+    """Change fields of a buffer."""
+    return lambda m: replace(
+        m,
+        buffers=tuple(replace(b, **fields) if b.name == which else b for b in m.buffers),
+    )
+
+
+def device(**fields: Any) -> Callable[[Manifest], Manifest]:
+    """Change fields of the first device."""
+    return lambda m: replace(
+        m,
+        devices=(replace(m.devices[0], **fields), *m.devices[1:]),
+    )
+
+
+DEFECTS: dict[str, tuple[Callable[[Manifest], Manifest], str]] = {
+    "no device": (lambda m: replace(m, devices=()), "no device"),
+    "no program": (lambda m: replace(m, programs=()), "no program"),
+    "no CPU device": (device(name="gpu"), "'gpu' is no CPU device"),
+    "device twice": (lambda m: replace(m, devices=m.devices[:1] * 2), "device 'cpu@0' is named 2"),
+    "program twice": (
+        lambda m: replace(m, programs=m.programs[:1] * 2),
+        "program 'cpu@0 stream 0'",
+    ),
+    "program of no device": (lambda m: replace(m, devices=m.devices[:1]), "unknown device 'cpu@1'"),
+    "too many streams": (
+        lambda m: replace(m, programs=(replace(m.programs[0], stream=65), m.programs[1])),
+        "stream 65",
+    ),
+    "no library": (device(library=None), "no library"),
+    "buffer twice": (lambda m: replace(m, buffers=m.buffers * 2), "buffer 'x' is named 2 times"),
+    "out of the arena": (buffer("a", offset=128), "ends at byte 192, the arena of cpu@0 has 128"),
+    "larger than the arena": (buffer("a", shape=(2**40,)), "ends at byte"),
+    "unaligned": (buffer("a", offset=32), "not aligned"),
+    "arena without offset": (buffer("a", offset=None), "no offset"),
+    "arena of no device": (buffer("a", device=None), "arena of no device"),
+    "arena of an unknown device": (buffer("a", device="cpu@9"), "arena of no device"),
+    "output with an offset": (buffer("y", offset=0), "must have no offset"),
+    "input of a device": (buffer("x", device="cpu@0"), "must belong to no device"),
+    "unknown dtype": (buffer("a", dtype="float128"), "dtype 'float128' is unknown"),
+    "weight of another shape": (buffer("w", shape=(17,)), "no weight of that shape"),
+    "weight of another dtype": (buffer("w", dtype="int32"), "no weight of that shape"),
+    "weight of another name": (buffer("w", name="v"), "no weight of that shape"),
+    "input of another shape": (buffer("x", shape=(17,)), "has no buffer of its shape"),
+    "output of another shape": (buffer("y", shape=(17,)), "has no buffer of its shape"),
+    "input twice": (lambda m: replace(m, inputs=m.inputs * 2), "input 'the input' is named 2"),
+    "output twice": (lambda m: replace(m, outputs=m.outputs * 2), "output 'y' is named 2"),
+    "inputs share a buffer": (
+        lambda m: replace(m, inputs=(*m.inputs, replace(m.inputs[0], name="other"))),
+        "buffer of an input 'x' is named 2",
+    ),
+    "input nobody gives": (lambda m: replace(m, inputs=()), "belongs to no input"),
+    "output nobody takes": (lambda m: replace(m, outputs=()), "belongs to no output"),
+    "input in the output space": (
+        lambda m: replace(m, inputs=(*m.inputs, TensorSpec("z", "y", SHAPE, "float32"))),
+        "not in the input space",
+    ),
+    "output in an arena": (
+        lambda m: replace(m, outputs=(*m.outputs, TensorSpec("z", "b", SHAPE, "float32"))),
+        "lies in an arena",
+    ),
+    "call without outputs": (append(0, Call("d", "k", ("a",), 0)), "0 outputs among 1 arguments"),
+    "more outputs than arguments": (append(0, Call("d", "k", ("a",), 2)), "2 outputs among 1"),
+    "unknown buffer": (append(0, Call("d", "k", ("a", "nothing"))), "unknown buffer 'nothing'"),
+    "writes a weight": (append(0, Call("d", "k", ("a", "w"))), "writes buffer 'w'"),
+    "writes an input": (append(1, Copy("a'", "x")), "writes buffer 'x'"),
+    "reads another device's arena": (append(1, Call("d", "k", ("b", "y"))), "of another device"),
+    "writes another device's arena": (append(1, Copy("x", "b")), "of another device"),
+    "copy to another shape": (buffer("a'", shape=(15,)), "another shape or dtype"),
+    "output never computed": (
+        program(1, Wait(7), Copy("a", "a'")),
+        "output 'y' is never computed",
+    ),
+    "written twice": (append(1, Call("y", "k", ("a'", "y"))), "written 2 times"),
+    "never written": (program(0, Call("a", "k", ("c", "a")), Signal(7)), "'c' is written 0 times"),
+    "read first": (
+        program(0, Call("a", "k", ("c", "a")), Call("c", "k", ("x", "c")), Signal(7)),
+        "'c' may be read before it is written",
+    ),
+    "read without waiting": (
+        program(1, Copy("a", "a'"), Call("y", "k", ("a'", "y")), Wait(7)),
+        "'a' may be read before it is written",
+    ),
+    "wait without signal": (append(0, Wait(8)), "waits for event 8, which nobody signals"),
+    "signalled twice": (append(1, Signal(7)), "event 7 is signalled twice"),
+    "hangs": (
+        lambda m: append(1, Signal(8))(program(0, Wait(8), *m.programs[0].instructions)(m)),
+        "in a circle",
+    ),
+    "overlap of an operator's input and output": (
+        buffer("b", offset=64),
+        "'a' and 'b' overlap and may be in use at the same time",
+    ),
+    "overlap with a buffer still being copied": (
+        append(0, Call("d", "k", ("b", "d"))),
+        "'a' and 'd' overlap",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DEFECTS)
+def test_each_rule_has_its_message(name: str) -> None:
+    change, message = DEFECTS[name]
+    base = manifest()
+    if name == "overlap with a buffer still being copied":
+        late = Buffer("d", "cpu@0", "arena", SHAPE, "float32", 64)
+        base = replace(base, buffers=(*base.buffers, late))
+    with pytest.raises(ArtifactError, match=message):
+        verify_manifest(change(base), WEIGHTS)
+
+
+def test_order_follows_programs_and_events() -> None:
+    order = HappensBefore(manifest().programs)
+    assert order.ordered("c", "b")  # c is read for the last time before b is written
+    assert not order.ordered("a", "b")
+    assert not order.ordered("b", "a'")  # on devices that do not wait for each other any more
+    assert order.ordered("c", "a'")
