@@ -119,7 +119,7 @@ def _take_turns(
     latencies: dict[str, list[float]] = {name: [] for name in processes}
     spent = dict.fromkeys(processes, 0.0)
     burst = max(1, iterations // 10)
-    for name, process in processes.items():
+    for process in processes.values():
         slow = process.run(1)[0] > 1000 * time_limit / 20
         if not slow:
             process.run(max(warmup - 1, 0))

@@ -132,7 +132,7 @@ def compile_model(
         timeline = evaluate(network.graph, costs, platform, schedule)
     with _phase("partition", seconds, progress):
         targets = {device.device: network.target for device in schedule}
-        annotated = AnnotateSchedule(schedule, targets)(network.mod)
+        annotated = _apply(AnnotateSchedule(schedule, targets), network.mod)
         partition = PartitionByDevice()(annotated)
     with _phase("generate code", seconds, progress):
         libraries = _libraries(partition, network.target, options, progress)
@@ -150,11 +150,15 @@ def lower_network(
     """Lower a frontend's module to scheduled kernels and read the operator graph off it."""
     parsed = parse_target(target) if isinstance(target, str) else target
     lowered = lower(mod, parsed, dump_dir=dump_dir)
-    canonical = CanonicalizeOperators()(lowered)
+    canonical = _apply(CanonicalizeOperators(), lowered)
     graph = extract_operator_graph(canonical, name)
     if not graph.operators:
         raise UsageError(f"model {name!r} has no operators: its outputs are inputs or constants")
     return Network(canonical, graph, collect_weights(lowered), parsed)
+
+
+def _apply(step: Any, mod: IRModule) -> IRModule:
+    return tvm.transform.Sequential([step])(mod)
 
 
 def _costs(

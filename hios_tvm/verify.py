@@ -83,8 +83,9 @@ def random_inputs(
     Integers are 0 or 1 unless a range is given, so that they are valid indices of any table.
     """
     rng = np.random.default_rng(seed)
-    inputs = {}
+    inputs: dict[str, np.ndarray] = {}
     for name, shape, dtype in specs:
+        drawn: np.ndarray
         if np.issubdtype(np.dtype(dtype), np.floating):
             drawn = (
                 rng.standard_normal(shape)

@@ -71,17 +71,7 @@ def command(
             percentiles=_numbers(percentiles),
         )
         manifest = session.manifest
-    notes = (
-        bottlenecks(
-            measured_ms=result.latency.median_ms,
-            predicted_ms=manifest.predicted_makespan_ms,
-            busy_ms=result.busy_ms,
-            copy_ms=result.copy_ms,
-            independence=manifest.compile_info.get("independence"),
-        )
-        if result.busy_ms
-        else []
-    )
+    notes = bottlenecks(result, manifest)
     if json_file is not None:
         data = {
             "artifact": str(artifact),

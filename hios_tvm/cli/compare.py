@@ -59,8 +59,9 @@ def command(
     artifact      the artifact
     """
     from hios_tvm import runtime
+    from hios_tvm.benchmark import benchmark
     from hios_tvm.compare import compare
-    from hios_tvm.frontends.onnx import parse_shape
+    from hios_tvm.frontends.shapes import parse_shape
     from hios_tvm.machine import describe_machine
     from hios_tvm.report.explain import bottlenecks
     from hios_tvm.runtime.devices.cpu import parse_cores
@@ -82,7 +83,9 @@ def command(
             time_limit=time_limit,
             progress=progress,
         )
-    notes = bottlenecks(**measure_run(artifact, arrays, result["artifact"].latency.median_ms))
+    with runtime.load(artifact) as session:
+        busy = benchmark(session, arrays, iterations=10, warmup=2, duration=0.0)
+    notes = bottlenecks(busy, session.manifest)
     if json_file is not None:
         data = {
             "model": str(model),

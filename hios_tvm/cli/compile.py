@@ -103,7 +103,7 @@ def command(
     from hios_tvm.devices import default_devices, parse_device_list
     from hios_tvm.files import atomic_write
     from hios_tvm.frontends import load_model
-    from hios_tvm.frontends.onnx import parse_shape
+    from hios_tvm.frontends.shapes import parse_shape
     from hios_tvm.measure.cache import default_cache_dir
     from hios_tvm.report.explain import compilation_data, device_reports, why_idle
     from hios_tvm.schedule import Schedule

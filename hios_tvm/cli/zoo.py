@@ -30,8 +30,8 @@ def command(
     Without NETWORK, list the networks.
     """
     if network is None:
-        rows = [[name, *entry.summary()] for name, entry in sorted(NETWORKS.items())]
-        print_table("Networks", ["name", "image", "parameters", "multiply-adds"], rows)
+        rows = [[name, n.title, f"{n.size}x{n.size}"] for name, n in sorted(NETWORKS.items())]
+        print_table("Networks", ["name", "network", "image"], rows)
         return
     from hios_tvm.files import atomic_write
     from hios_tvm.zoo import build, model_size

@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import cache
 
 import numpy as np
+import tvm
 from tvm import relax
 from tvm.target import Target
 
@@ -115,7 +116,8 @@ def _probe(target: Target) -> tuple[bytes, KernelCall]:
         with builder.dataflow():
             output = builder.emit_output(relax.op.nn.conv2d(images, weight, padding=1))
         builder.emit_func_output(output)
-    module = CanonicalizeOperators()(lower(builder.get(), target))
+    lowered = lower(builder.get(), target)
+    module = tvm.transform.Sequential([CanonicalizeOperators()])(lowered)
     graph = extract_operator_graph(module, "probe")
     work = max(graph.operators, key=lambda op: any(n in graph.constants for n in op.inputs))
     tensors = [graph.tensor[name] for name in (*work.inputs, *work.outputs)]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
+    from hios_tvm.benchmark import BenchmarkResult
     from hios_tvm.compiler import Compilation
     from hios_tvm.runtime.manifest import Manifest
 
@@ -127,23 +127,14 @@ def why_idle(result: Compilation) -> list[str]:
     return [f"{names} got nothing: {reason}"]
 
 
-def bottlenecks(
-    *,
-    measured_ms: float,
-    predicted_ms: float | None,
-    busy_ms: Mapping[str, float],
-    copy_ms: Mapping[str, float],
-    independence: float | None,
-) -> list[str]:
-    """Name what holds a run back.
-
-    Parameters
-    ----------
-    busy_ms, copy_ms : device -> milliseconds
-        Time in kernels and copies, and in copies alone, of one run.
-    independence : float, optional
-        Speed of a device with all devices busy, relative to its speed alone.
-    """
+def bottlenecks(result: BenchmarkResult, manifest: Manifest) -> list[str]:
+    """Name what holds an artifact back, from runs of one thread."""
+    if not result.busy_ms:
+        return []
+    measured_ms = result.latency.median_ms
+    predicted_ms = manifest.predicted_makespan_ms
+    independence = manifest.compile_info.get("independence")
+    busy_ms, copy_ms = result.busy_ms, result.copy_ms
     lines = []
     for device, busy in busy_ms.items():
         if busy == 0.0:
@@ -152,8 +143,9 @@ def bottlenecks(
             lines.append(
                 f"{device} is idle {1 - busy / measured_ms:.0%} of the time: it waits for others"
             )
-        if busy and copy_ms.get(device, 0.0) > 0.2 * busy:
-            lines.append(f"{device} is bound by transfers: {copy_ms[device] / busy:.0%} of its work")
+        if busy and copy_ms[device] > 0.2 * busy:
+            share = copy_ms[device] / busy
+            lines.append(f"{device} is bound by transfers: {share:.0%} of its work")
     active = sum(busy > 0 for busy in busy_ms.values())
     if active > 1 and independence is not None and independence < 1 - FAR_OFF:
         lines.append(
@@ -169,7 +161,8 @@ def bottlenecks(
             )
     busiest = max(busy_ms.values(), default=0.0)
     if not lines and busiest:
-        lines.append(f"bound by kernels: the busiest device works {busiest / measured_ms:.0%} of it")
+        share = busiest / measured_ms
+        lines.append(f"bound by kernels: the busiest device works {share:.0%} of the time")
     return lines
 
 

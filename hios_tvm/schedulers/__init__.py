@@ -1,1 +1,7 @@
-"""Inter-operator schedulers."""
+"""Inter-operator schedulers: a graph, costs and a platform in, a schedule out."""
+
+from __future__ import annotations
+
+from hios_tvm.schedulers.registry import SCHEDULERS, make_schedule, options_of
+
+__all__ = ["SCHEDULERS", "make_schedule", "options_of"]
