@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import platform as _platform
+import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +26,7 @@ from hios_tvm.files import check_writable
 from hios_tvm.graph import OperatorGraph
 from hios_tvm.kernels import compile_kernels
 from hios_tvm.library import link_library
+from hios_tvm.machine import describe_machine
 from hios_tvm.measure.cache import CostCache, default_cache_dir
 from hios_tvm.measure.collect import collect_costs
 from hios_tvm.measure.platform import cpu_platform
@@ -137,7 +138,7 @@ def compile_model(
     with _phase("generate code", seconds, progress):
         libraries = _libraries(partition, network.target, options, progress)
     with _phase("write", seconds, progress):
-        manifest = _manifest(network, partition, schedule, timeline, platform, options)
+        manifest = _manifest(network, partition, schedule, timeline, costs, platform, options)
         manifest = write_artifact(output, manifest, libraries, _used(network.weights, manifest))
     return Compilation(
         network.graph, costs, platform, schedule, timeline, manifest, annotated, seconds
@@ -205,24 +206,26 @@ def _manifest(
     partition: Partition,
     schedule: Schedule,
     timeline: Timeline,
+    costs: CostTable,
     platform: Platform,
     options: CompileOptions,
 ) -> Manifest:
     main = network.mod["main"]
     plan = plan_buffers(partition.programs, partition.buffers)
-    tensor = network.graph.tensor
     features = cpu_features(network.target)
+    buffer_of = {buffer.name: buffer for buffer in partition.buffers}
 
-    def spec(original: str, buffer: str) -> TensorSpec:
-        found = next(b for b in partition.buffers if b.name == buffer)
-        return TensorSpec(original, buffer, found.shape, found.dtype)
+    def specs(attribute: str, buffers: Iterable[str]) -> tuple[TensorSpec, ...]:
+        return tuple(
+            TensorSpec(str(name), buffer, buffer_of[buffer].shape, buffer_of[buffer].dtype)
+            for name, buffer in zip(main.attrs[attribute], buffers, strict=True)
+        )
 
-    inputs = [tensor[name].name for name in network.graph.inputs]
     return Manifest(
         tvm_version=tvm.__version__,
         model=network.graph.name,
-        inputs=tuple(map(spec, map(str, main.attrs["input_names"]), inputs)),
-        outputs=tuple(map(spec, map(str, main.attrs["output_names"]), partition.outputs)),
+        inputs=specs("input_names", network.graph.inputs),
+        outputs=specs("output_names", partition.outputs),
         devices=tuple(
             DeviceSpec(
                 name=device.name,
@@ -236,22 +239,27 @@ def _manifest(
         ),
         programs=partition.programs,
         buffers=plan.buffers,
-        schedule={**_plain(schedule)},
+        schedule=json.loads(schedule.to_json()),
         predicted_makespan_ms=timeline.makespan_ms,
         compile_info={
             "hios_tvm": __version__,
-            "machine": _platform.machine(),
             "target": options.target,
+            "machine": str(describe_machine()),
             "independence": platform.independence,
+            "device_work_ms": _work_ms(schedule, costs, platform),
         },
     )
 
 
-def _plain(schedule: Schedule) -> dict[str, Any]:
-    import json
-
-    plain: dict[str, Any] = json.loads(schedule.to_json())
-    return plain
+def _work_ms(schedule: Schedule, costs: CostTable, platform: Platform) -> dict[str, float]:
+    """Predicted time of each device's stages, as if it ran alone."""
+    model = {device.name: device.model for device in platform.devices}
+    return {
+        device.device: sum(
+            costs.stage_ms(stage.groups, model[device.device]) for stage in device.stages
+        )
+        for device in schedule
+    }
 
 
 def _used(weights: Mapping[str, np.ndarray], manifest: Manifest) -> dict[str, np.ndarray]:

@@ -19,8 +19,6 @@ _COMMANDS = (
     "benchmark",
     "compare",
     "inspect",
-    "schedule",
-    "simulate",
 )
 
 
