@@ -129,6 +129,10 @@ class Executor:
             If `timeout` is over. Where a kernel does not return either, the executor is closed.
         """
         self.require_open()
+        if self._stuck:
+            raise SessionClosedError(
+                "a kernel of an earlier run has not returned: load the artifact again"
+            )
         deadline = None if timeout is None else time.monotonic() + timeout
         try:
             self._stuck = True  # until all workers have left
@@ -157,7 +161,7 @@ class Executor:
         return self._times[task].copy()
 
     def require_open(self) -> None:
-        """Raise `SessionClosedError` unless a run can start."""
+        """Raise `SessionClosedError` after `close`, and in a forked child."""
         if os.getpid() != self._pid:
             raise SessionClosedError(
                 "the session belongs to the process that loaded it: load the artifact again after "
@@ -165,10 +169,6 @@ class Executor:
             )
         if self._closed:
             raise SessionClosedError("the session is closed: load the artifact again")
-        if self._stuck:
-            raise SessionClosedError(
-                "a kernel of an earlier run has not returned: load the artifact again"
-            )
 
     def close(self) -> None:
         """End all threads; `run` raises from now on. Closing twice is fine."""

@@ -233,9 +233,9 @@ def _check_inputs(specs: Sequence[TensorSpec], inputs: Mapping[str, Array]) -> N
             problems.append(f"{spec.name!r} is missing: {spec.dtype} {list(spec.shape)}")
         elif not isinstance(array, np.ndarray):
             problems.append(f"{spec.name!r} is no NumPy array but {type(array).__name__}")
-        elif array.shape != spec.shape or array.dtype.name != spec.dtype:
+        elif array.shape != spec.shape or array.dtype != numpy_dtype(spec.dtype):
             problems.append(
-                f"{spec.name!r} is {array.dtype.name} {list(array.shape)}, "
+                f"{spec.name!r} is {array.dtype} {list(array.shape)}, "
                 f"not {spec.dtype} {list(spec.shape)}"
             )
     known = {spec.name for spec in specs}
@@ -249,16 +249,17 @@ def _map_devices(
 ) -> dict[str, str]:
     """Return the device to use for each of the artifact's."""
     names = [device.name for device in manifest.devices]
+    known = ", ".join(names)
     if devices is None:
         mapping = {name: name for name in names}
     elif isinstance(devices, Mapping):
         unknown = [name for name in devices if name not in names]
         if unknown:
-            raise DeviceError(f"the artifact has no device {unknown[0]!r}: it has {names}")
+            raise DeviceError(f"the artifact has no device {unknown[0]!r}: it has {known}")
         mapping = {name: devices.get(name, name) for name in names}
     else:
         if len(devices) != len(names):
-            raise DeviceError(f"the artifact has the devices {names}; {len(devices)} were named")
+            raise DeviceError(f"the artifact has the devices {known}; {len(devices)} were named")
         mapping = dict(zip(names, devices, strict=True))
     return mapping
 

@@ -11,6 +11,7 @@ cpu@0      cpu@1        a = x + w    w is a weight
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,12 +20,13 @@ from typing import Any
 import numpy as np
 import pytest
 import tvm
+import tvm_ffi.libinfo
 from tvm import te
 
 from hios_tvm import runtime
 from hios_tvm.artifact import write_artifact
 from hios_tvm.buffer_plan import plan_buffers
-from hios_tvm.library import build_library
+from hios_tvm.library import build_library, link_library
 from hios_tvm.runtime.instructions import Call, Copy, Program, Signal, Wait
 from hios_tvm.runtime.manifest import Buffer, DeviceSpec, Manifest, TensorSpec
 
@@ -148,3 +150,44 @@ def session(hand_made: HandMade) -> Iterator[runtime.Session]:
 @pytest.fixture
 def x() -> np.ndarray:
     return np.random.default_rng(1).standard_normal(LENGTH).astype(np.float32)
+
+
+@pytest.fixture(scope="session")
+def faulty_library(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The kernels of faults.cc."""
+    result = tmp_path_factory.mktemp("faults") / "faults.o"
+    source = Path(__file__).with_name("faults.cc")
+    include = tvm_ffi.libinfo.find_include_path()
+    flags = ["-std=c++17", "-O1", "-fPIC", f"-I{include}"]
+    subprocess.run(["g++", *flags, "-c", source, "-o", result], check=True)
+    return link_library([result.read_bytes()], TARGET)
+
+
+@pytest.fixture
+def faulty(tmp_path: Path, faulty_library: bytes, two_devices: tuple[str, str]) -> Path:
+    """An artifact of a kernel that sleeps, then, on another device, one that may raise.
+
+    ``x -> sleep -> s``, copied to the other device, ``-> check -> y``.
+    """
+    names = ("x", "s", "s2", "y")
+    spaces = (("input", None), ("arena", "cpu@0"), ("arena", "cpu@1"), ("output", None))
+    buffers = [_buffer(n, device, space) for n, (space, device) in zip(names, spaces, strict=True)]
+    programs = (
+        Program("cpu@0", 0, (Call("sleep1", "sleep", ("x", "s")), Signal(0))),
+        Program("cpu@1", 0, (Wait(0), Copy("s", "s2"), Call("check1", "check", ("s2", "y")))),
+    )
+    plan = plan_buffers(programs, buffers)
+    base = make_manifest()
+    spec = {b.name: TensorSpec(b.name, b.name, b.shape, b.dtype) for b in buffers}
+    devices = tuple(replace(d, arena_bytes=plan.arena_bytes[d.name]) for d in base.devices)
+    manifest = replace(
+        base,
+        inputs=(spec["x"],),
+        outputs=(spec["y"],),
+        devices=devices,
+        programs=programs,
+        buffers=plan.buffers,
+    )
+    path = tmp_path / "faulty.hios"
+    write_artifact(path, manifest, dict.fromkeys(("cpu@0", "cpu@1"), faulty_library), {})
+    return path

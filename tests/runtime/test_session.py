@@ -1,10 +1,215 @@
 from __future__ import annotations
 
+import gc
+import threading
+import weakref
+from pathlib import Path
+
 import numpy as np
+import pytest
+from conftest import LENGTH, HandMade
+
+from hios_tvm import runtime
+from hios_tvm.errors import DeviceError, InputError, SessionClosedError
+from hios_tvm.runtime import Session, aligned_empty
+
+Array = np.ndarray
 
 
-def test_outputs_equal_numpy(hand_made, session, x):
-    outputs = session.run({"the input": x})
-    assert list(outputs) == ["y", "z", "x again"]
-    for name, expected in hand_made.expected(x).items():
-        np.testing.assert_array_equal(outputs[name], expected)
+def check(hand_made: HandMade, outputs: dict[str, Array], x: Array) -> None:
+    expected = hand_made.expected(x)
+    assert list(outputs) == list(expected)
+    for name in expected:
+        np.testing.assert_array_equal(outputs[name], expected[name])
+
+
+def inputs_of(x: Array) -> dict[str, Array]:
+    return {"the input": x}
+
+
+def test_outputs_equal_numpy(hand_made: HandMade, session: Session, x: Array) -> None:
+    check(hand_made, session.run(inputs_of(x)), x)
+
+
+def test_inputs_may_lie_anywhere(hand_made: HandMade, session: Session, x: Array) -> None:
+    aligned = aligned_empty(x.shape, "float32")
+    aligned[:] = x
+    memory = np.zeros(LENGTH + 1, np.float32)
+    memory[1:] = x
+    wide = np.zeros((LENGTH, 3), np.float32)
+    wide[:, 1] = x
+    frozen = x.copy()
+    frozen.flags.writeable = False
+    for array in (aligned, memory[1:], wide[:, 1], x[::-1][::-1], frozen, x):
+        check(hand_made, session.run(inputs_of(array)), x)
+
+
+def test_results_belong_to_the_caller(hand_made: HandMade, session: Session, x: Array) -> None:
+    first = session.run(inputs_of(x))
+    kept = {name: array.copy() for name, array in first.items()}
+    second = session.run(inputs_of(2 * x))
+    for name, array in first.items():
+        np.testing.assert_array_equal(array, kept[name])
+        assert array.flags.writeable
+        assert not np.shares_memory(array, second[name])
+    assert not np.shares_memory(first["x again"], x)
+    for array in first.values():
+        array[:] = np.nan
+    check(hand_made, session.run(inputs_of(x)), x)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "messages"),
+    [
+        ({}, ["'the input' is missing: float32 [1000]"]),
+        ({"x": np.zeros(3)}, ["'the input' is missing", "'x' is unknown"]),
+        (
+            {"the input": np.zeros(LENGTH)},
+            ["'the input' is float64 [1000], not float32 [1000]"],
+        ),
+        (
+            {"the input": np.zeros((LENGTH, 1), np.float32), "b": 1},
+            ["'the input' is float32 [1000, 1], not float32 [1000]", "'b' is unknown"],
+        ),
+        ({"the input": [0.0] * LENGTH}, ["'the input' is no NumPy array but list"]),
+    ],
+)
+def test_all_wrong_inputs_are_listed(
+    session: Session, inputs: dict[str, Array], messages: list[str]
+) -> None:
+    with pytest.raises(InputError) as caught:
+        session.run(inputs)
+    for message in messages:
+        assert message in str(caught.value)
+
+
+def test_big_endian_inputs_are_refused(session: Session, x: Array) -> None:
+    with pytest.raises(InputError):
+        session.run(inputs_of(x.astype(">f4")))
+
+
+def test_specs_describe_the_model(session: Session) -> None:
+    assert [(spec.name, spec.shape, spec.dtype) for spec in session.inputs] == [
+        ("the input", (LENGTH,), "float32")
+    ]
+    assert [spec.name for spec in session.outputs] == ["y", "z", "x again"]
+
+
+def test_threads_share_a_session(hand_made: HandMade, session: Session) -> None:
+    errors: list[BaseException] = []
+
+    def work(seed: int) -> None:
+        try:
+            x = np.random.default_rng(seed).standard_normal(LENGTH).astype(np.float32)
+            for _ in range(50):
+                check(hand_made, session.run(inputs_of(x)), x)
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not errors
+
+
+def test_a_closed_session_says_so(hand_made: HandMade, x: Array) -> None:
+    with hand_made.load() as session:
+        session.run(inputs_of(x))
+    session.close()  # twice is fine
+    with pytest.raises(SessionClosedError, match="load the artifact again"):
+        session.run(inputs_of(x))
+
+
+def test_closing_waits_for_runs(faulty: Path, two_devices: tuple[str, str]) -> None:
+    session = runtime.load(faulty, devices=two_devices)
+    x = np.full(LENGTH, 0.2, np.float32)
+    results: list[dict[str, Array]] = []
+    thread = threading.Thread(target=lambda: results.append(session.run({"x": x})))
+    thread.start()
+    while not session._lock.locked():
+        pass
+    session.close()
+    thread.join()
+    np.testing.assert_array_equal(results[0]["y"], x)
+
+
+def _workers() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name.startswith("hios ")]
+
+
+def test_no_thread_is_left_after_close(hand_made: HandMade) -> None:
+    session = hand_made.load()
+    assert len(_workers()) == 2
+    session.close()
+    assert not _workers()
+
+
+def test_a_forgotten_session_closes_itself(hand_made: HandMade, x: Array) -> None:
+    session = hand_made.load()
+    session.run(inputs_of(x))
+    gone = weakref.ref(session)
+    del session
+    gc.collect()
+    assert gone() is None
+    assert not _workers()
+
+
+def test_devices_can_be_mapped(hand_made: HandMade, x: Array) -> None:
+    first, second = hand_made.devices
+    for devices in ({"cpu@0": first, "cpu@1": second}, [second, first], (first, first)):
+        with runtime.load(hand_made.path, devices=devices) as session:
+            check(hand_made, session.run(inputs_of(x)), x)
+            wanted = devices.values() if isinstance(devices, dict) else devices
+            assert session.devices == tuple(wanted)
+
+
+@pytest.mark.parametrize(
+    ("devices", "message"),
+    [
+        (["cpu@0"], "devices cpu@0, cpu@1; 1 were named"),
+        ({"cpu@7": "cpu@0"}, "no device 'cpu@7': it has cpu@0, cpu@1"),
+        (["cpu@0", "cuda:0"], "'cuda:0' is no CPU device"),
+        (["cpu@0", "cpu@9999"], "needs core 9999"),
+    ],
+)
+def test_wrong_devices_are_named(
+    hand_made: HandMade, devices: list[str] | dict[str, str], message: str
+) -> None:
+    with pytest.raises(DeviceError, match=message):
+        runtime.load(hand_made.path, devices=devices)
+    assert not _workers()
+
+
+def test_traces_show_every_instruction(hand_made: HandMade, session: Session, x: Array) -> None:
+    outputs, trace = session.run_traced(inputs_of(x))
+    check(hand_made, outputs, x)
+    names = {(s.device, s.kind, s.name) for s in trace.spans}
+    assert names == {
+        ("cpu@0", "call", "add1"),
+        ("cpu@0", "call", "mul2"),
+        ("cpu@0", "copy", "b@cpu@0"),
+        ("cpu@0", "signal", "event 0"),
+        ("cpu@0", "wait", "event 1"),
+        ("cpu@1", "call", "mul1"),
+        ("cpu@1", "call", "add2"),
+        ("cpu@1", "copy", "a@cpu@1"),
+        ("cpu@1", "signal", "event 1"),
+        ("cpu@1", "wait", "event 0"),
+    }
+    of = {(span.device, span.name): span for span in trace.spans}
+    for span in trace.spans:
+        assert trace.start_ns <= span.start_ns <= span.end_ns <= trace.end_ns
+    assert of["cpu@1", "event 1"].start_ns <= of["cpu@0", "event 1"].end_ns
+    busy, copies = session.busy_ms(), session.copy_ms()
+    assert busy.keys() == {"cpu@0", "cpu@1"}
+    assert all(0 < copies[device] < busy[device] for device in busy)
+
+
+def test_the_arena_is_reused_between_runs(hand_made: HandMade, session: Session) -> None:
+    """Nothing of an earlier run shows in a later one."""
+    rng = np.random.default_rng(5)
+    for _ in range(100):
+        x = rng.standard_normal(LENGTH).astype(np.float32)
+        check(hand_made, session.run(inputs_of(x)), x)

@@ -1,0 +1,222 @@
+"""Kernels that raise, hang or take long; interrupts, forks and exits at bad moments."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import LENGTH, HandMade
+
+from hios_tvm import runtime
+from hios_tvm.errors import ExecutionError, RunTimeoutError, SessionClosedError
+from hios_tvm.runtime import Session, executor
+
+
+@pytest.fixture
+def session(faulty: Path, two_devices: tuple[str, str]) -> Iterator[Session]:
+    with runtime.load(faulty, devices=two_devices) as session:
+        yield session
+
+
+def make_input(sleep_s: float = 0.0, second: float = 1.0) -> dict[str, np.ndarray]:
+    x = np.zeros(LENGTH, np.float32)
+    x[:2] = sleep_s, second
+    return {"x": x}
+
+
+def works(session: Session) -> bool:
+    inputs = make_input()
+    return bool(np.array_equal(session.run(inputs)["y"], inputs["x"]))
+
+
+def test_a_kernel_that_raises_is_named(session: Session) -> None:
+    for _ in range(20):
+        with pytest.raises(ExecutionError, match="ValueError: the second number is neg") as caught:
+            session.run(make_input(second=-1.0))
+        assert caught.value.operator == "check1"
+        assert "operator 'check1' failed on cpu@" in str(caught.value)
+        assert works(session)
+
+
+def test_a_kernel_that_raises_stops_workers_that_wait(
+    hand_made: HandMade, faulty_library: bytes, tmp_path: Path
+) -> None:
+    """cpu@0 fails before it signals; cpu@1 would wait for ever."""
+    from dataclasses import replace
+
+    from conftest import make_manifest
+
+    from hios_tvm.artifact import write_artifact
+    from hios_tvm.runtime.instructions import Call, Copy, Program, Signal, Wait
+    from hios_tvm.runtime.manifest import Buffer
+
+    shape = (LENGTH,)
+    base = make_manifest()
+    manifest = replace(
+        base,
+        outputs=base.outputs[:1],
+        programs=(
+            Program("cpu@0", 0, (Call("fails", "check", ("x", "a")), Signal(0))),
+            Program("cpu@1", 0, (Wait(0), Copy("a", "y"))),
+        ),
+        buffers=(
+            Buffer("x", None, "input", shape, "float32"),
+            Buffer("a", "cpu@0", "arena", shape, "float32", 0),
+            Buffer("y", None, "output", shape, "float32"),
+        ),
+        devices=tuple(replace(device, arena_bytes=4096) for device in base.devices),
+    )
+    path = tmp_path / "fails.hios"
+    write_artifact(path, manifest, dict.fromkeys(("cpu@0", "cpu@1"), faulty_library), {})
+    with runtime.load(path, devices=hand_made.devices) as session:
+        good, bad = make_input()["x"], make_input(second=-1.0)["x"]
+        for _ in range(20):
+            with pytest.raises(ExecutionError, match="operator 'fails'"):
+                session.run({"the input": bad})
+            np.testing.assert_array_equal(session.run({"the input": good})["y"], good)
+
+
+def test_a_timeout_gives_the_run_up(session: Session) -> None:
+    start = time.monotonic()
+    with pytest.raises(RunTimeoutError):
+        session.run(make_input(sleep_s=0.5), timeout=0.05)
+    assert time.monotonic() - start >= 0.05
+    assert works(session)  # the kernel has returned meanwhile
+    assert session.run(make_input(), timeout=60.0)
+
+
+def test_a_kernel_that_hangs_closes_the_session(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(executor, "_GRACE_S", 0.1)
+    with pytest.raises(RunTimeoutError):
+        session.run(make_input(sleep_s=1.0), timeout=0.05)
+    with pytest.raises(SessionClosedError, match="a kernel of an earlier run has not returned"):
+        session.run(make_input())
+    session.close()
+    with pytest.raises(SessionClosedError):
+        session.run(make_input())
+
+
+def test_an_interrupt_ends_the_run_and_the_session_works(session: Session) -> None:
+    def interrupt() -> None:
+        time.sleep(0.1)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    start = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        session.run(make_input(sleep_s=0.4))
+    thread.join()
+    assert time.monotonic() - start >= 0.4  # a kernel is never stopped half-way
+    assert works(session)
+
+
+def test_interrupts_at_any_moment_leave_a_working_session(session: Session) -> None:
+    """Interrupt runs of 2 ms again and again, at times that a clock chooses."""
+    interrupted = 0
+    signal.signal(signal.SIGALRM, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
+    try:
+        for i in range(200):
+            signal.setitimer(signal.ITIMER_REAL, 1e-4 + 2.5e-3 * (i % 50) / 50)
+            try:
+                session.run(make_input(sleep_s=0.002))
+                signal.setitimer(signal.ITIMER_REAL, 0)
+            except KeyboardInterrupt:
+                interrupted += 1
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            if i % 10 == 0:
+                assert works(session)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    assert interrupted > 50
+    assert works(session)
+
+
+def test_a_forked_child_is_told_to_load_again(session: Session) -> None:
+    assert works(session)
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            session.run(make_input())
+        except SessionClosedError as error:
+            status = 0 if "fork" in str(error) else 2
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert works(session)
+
+
+def test_a_forked_child_that_exits_normally_does_not_hang(session: Session) -> None:
+    pid = os.fork()
+    if pid == 0:
+        session._executor._shutdown()  # what happens at the exit of an interpreter
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert works(session)
+
+
+@pytest.mark.parametrize("ending", ["", "sys.exit(0)", "session.close()", "del session"])
+def test_a_process_ends_with_an_open_session(
+    faulty: Path, two_devices: tuple[str, str], ending: str
+) -> None:
+    script = f"""
+import sys
+import numpy as np
+from hios_tvm import runtime
+session = runtime.load({str(faulty)!r}, devices={two_devices!r})
+session.run({{"x": np.zeros({LENGTH}, np.float32)}})
+{ending}
+"""
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=60)
+    assert (result.returncode, result.stderr) == (0, b"")
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_worker_that_dies_is_reported(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> str:
+        raise RuntimeError("no memory")
+
+    monkeypatch.setattr(executor, "raised_message", broken)
+    monkeypatch.setattr(executor, "_GRACE_S", 0.1)
+    with pytest.raises(ExecutionError, match="worker thread has died"):
+        session.run(make_input(second=-1.0))
+    with pytest.raises(SessionClosedError):
+        session.run(make_input())
+
+
+def test_the_deployment_machine_needs_little(hand_made: HandMade, x: np.ndarray) -> None:
+    """The TVM runtime alone, without the libraries of the compiler, from another folder."""
+    np.save(hand_made.path.with_name("x.npy"), x)
+    script = f"""
+import sys
+for name in ("onnx", "onnxruntime", "networkx", "lark", "rich", "click", "psutil", "platformdirs"):
+    sys.modules[name] = None
+import numpy as np
+from hios_tvm import runtime
+import tvm
+assert not hasattr(tvm, "relax")
+with runtime.load("hand-made.hios", devices={hand_made.devices!r}) as session:
+    np.savez("out.npz", **session.run({{"the input": np.load("x.npy")}}))
+"""
+    subprocess.run(
+        [sys.executable, "-c", script],
+        check=True,
+        timeout=60,
+        cwd=hand_made.path.parent,
+        env={**os.environ, "TVM_USE_RUNTIME_LIB": "1"},
+    )
+    outputs = np.load(hand_made.path.with_name("out.npz"))
+    for name, expected in hand_made.expected(x).items():
+        np.testing.assert_array_equal(outputs[name], expected)
