@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+import ml_dtypes
 import numpy as np
 from tvm import relax
 from tvm.ir import GenericConst
@@ -73,15 +75,17 @@ class OperatorCall:
     def compute(self, function: Callable[..., Any], *arguments: Any, **options: Any) -> relax.Expr:
         """Bind a tensor expression, for what Relax has no operator of its own for."""
         hint = self.name.replace(".", "_")
-        return self.builder.emit_te(function, *arguments, primfunc_name_hint=hint, **options)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # TVM warns of tags left over when it raises an error
+            return self.builder.emit_te(function, *arguments, primfunc_name_hint=hint, **options)
 
     def cast(self, tensor: relax.Expr, dtype: str) -> relax.Expr:
         if dtype_of(tensor) == dtype:
             return tensor
         array = array_of(tensor)
-        if array is not None and array.size == 1:
+        if array is not None:
             with np.errstate(over="ignore", invalid="ignore"):
-                return relax.const(array.astype(constant([0], dtype).value.numpy().dtype))
+                return constant(array, dtype)
         return self.emit(relax.op.astype(tensor, dtype))
 
     def reshape(self, tensor: relax.Expr, shape: Sequence[int]) -> relax.Expr:
@@ -124,8 +128,5 @@ Converter: TypeAlias = "Callable[[OperatorCall], Value]"
 
 def constant(value: Any, dtype: str) -> GenericConst:
     """A constant tensor of an element type by its name."""
-    if dtype == "bfloat16":
-        import ml_dtypes
-
-        return relax.const(np.asarray(value, ml_dtypes.bfloat16))
-    return relax.const(np.asarray(value, dtype))
+    element = ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype
+    return relax.const(np.asarray(value).astype(element))

@@ -103,9 +103,12 @@ def slice_like(call: OperatorCall) -> Value:
 
 
 def fifo_buffer(call: OperatorCall) -> Value:
+    """The buffer without its oldest elements, and the data behind it."""
     data, buffer = call.tensor(0), call.tensor(1)
     axis = call.axis(len(shape_of(buffer)), default=0)
-    return call.compute(topi.nn.fifo_buffer, data, buffer, axis)
+    size = shape_of(buffer)[axis]
+    joined = call.emit(relax.op.concat([buffer, data], axis))
+    return _slice(call, joined, [axis], [-size], [shape_of(joined)[axis]], [1])
 
 
 # --- Gathers and scatters ---
@@ -137,7 +140,7 @@ def gather_nd(call: OperatorCall) -> Value:
 
 def _coordinates_last(call: OperatorCall) -> relax.Expr:
     """Relay has the coordinates of an element along the first axis, Relax along the last."""
-    indices = call.tensor(1)
+    indices = call.cast(call.tensor(1), "int64")
     return call.permute(indices, [*range(1, len(shape_of(indices))), 0])
 
 

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 from tvm import relax, topi
 
 from hios_tvm.errors import RelayError
-from hios_tvm.frontends.relay.operators.call import Converter, OperatorCall
+from hios_tvm.frontends.relay.operators.call import OperatorCall
 from hios_tvm.frontends.relay.values import Value, dtype_of, shape_of
 
 __all__ = [
@@ -285,19 +283,60 @@ def _block_options(call: OperatorCall) -> tuple[int, str]:
     return size, call.attributes.choice("layout", ("NCHW", "NHWC"), "NCHW")
 
 
-def _batch_blocks(function: Callable[..., Any], pairs_name: str) -> Converter:
-    def convert(call: OperatorCall) -> Value:
-        attributes = call.attributes
-        blocks = attributes.integers("block_shape")
-        before, after = zip(*attributes.pairs(pairs_name), strict=True)
-        extra = [attributes.number("pad_value", 0.0)] if pairs_name == "paddings" else []
-        return call.compute(function, call.tensor(0), blocks, list(before), list(after), *extra)
+def space_to_batch(call: OperatorCall) -> Value:
+    """Pad, then move the elements of each block to the batch."""
+    data, blocks = call.tensor(0), call.attributes.integers("block_shape")
+    paddings = _block_pairs(call, blocks, "paddings")
+    value = call.attributes.number("pad_value", 0.0)
+    batch, *sizes = shape_of(data)
+    rest = sizes[len(blocks) :]
+    flat = [size for pair in [(0, 0), *paddings, *[(0, 0)] * len(rest)] for size in pair]
+    data = call.emit(relax.op.nn.pad(data, flat, "constant", value))
+    padded = [size + sum(pair) for size, pair in zip(sizes, paddings, strict=False)]
+    if any(size % block for size, block in zip(padded, blocks, strict=True)):
+        raise call.error(f"{padded} is not divisible by the blocks {blocks}")
+    counts = [size // block for size, block in zip(padded, blocks, strict=True)]
+    pairs = [size for pair in zip(counts, blocks, strict=True) for size in pair]
+    data = call.reshape(data, [batch, *pairs, *rest])
+    inner = [2 * i + 2 for i in range(len(blocks))]
+    outer = [2 * i + 1 for i in range(len(blocks))]
+    tail = range(len(pairs) + 1, len(pairs) + 1 + len(rest))
+    data = call.permute(data, [*inner, 0, *outer, *tail])
+    return call.reshape(data, [batch * math.prod(blocks), *counts, *rest])
 
-    return convert
+
+def batch_to_space(call: OperatorCall) -> Value:
+    """The inverse of `space_to_batch`, with crops for the padding."""
+    data, blocks = call.tensor(0), call.attributes.integers("block_shape")
+    crops = _block_pairs(call, blocks, "crops")
+    batch, *sizes = shape_of(data)
+    if batch % math.prod(blocks):
+        raise call.error(f"a batch of {batch} is not divisible by the blocks {blocks}")
+    count, batch = len(blocks), batch // math.prod(blocks)
+    rest = sizes[count:]
+    data = call.reshape(data, [*blocks, batch, *sizes])
+    spatial = [axis for i in range(count) for axis in (count + 1 + i, i)]
+    tail = range(2 * count + 1, 2 * count + 1 + len(rest))
+    data = call.permute(data, [count, *spatial, *tail])
+    whole = [size * block for size, block in zip(sizes, blocks, strict=False)]
+    data = call.reshape(data, [batch, *whole, *rest])
+    if not any(map(any, crops)):
+        return data
+    begin = [before for before, _ in crops]
+    end = [size - after for size, (_, after) in zip(whole, crops, strict=True)]
+    if any(first >= last for first, last in zip(begin, end, strict=True)):
+        raise call.error(f"the crops {crops} leave nothing of {whole}")
+    axes = list(range(1, count + 1))
+    return relax.op.strided_slice(data, axes, begin, end)
 
 
-space_to_batch = _batch_blocks(topi.nn.space_to_batch_nd, "paddings")
-batch_to_space = _batch_blocks(topi.nn.batch_to_space_nd, "crops")
+def _block_pairs(call: OperatorCall, blocks: list[int], name: str) -> list[tuple[int, int]]:
+    """Paddings or crops, one pair for each block axis."""
+    pairs = call.attributes.pairs(name)
+    fits = len(pairs) == len(blocks) < len(shape_of(call.tensor(0)))
+    if not fits or min(blocks, default=0) < 1 or min(min(pair) for pair in pairs) < 0:
+        raise call.error(f"blocks {blocks} with {name} {pairs} do not fit the tensor")
+    return pairs
 
 
 # --- Layouts ---
