@@ -267,16 +267,21 @@ def measure_independence(
     if len(devices) < 2:
         return 1.0
     loaded = load_library(library)
-    alone = _measure_kernel(loaded, call, devices[0], None, budget_ms)
-    bench = _Bench()
-    starts = _barrier(len(devices))
-    tasks = [
-        Task(f"device {i}", cores, [*starts[i], *bench.calls(call, alone.samples)], loaded)
-        for i, cores in enumerate(devices)
-    ]
-    (times,) = bench.run(tasks, rounds=1)
-    together = Timing.of(np.concatenate([np.diff(t)[len(starts[0]) :] for t in times]))
-    return min(1.0, alone.ms / together.ms)
+    once = _measure_kernel(loaded, call, devices[0], None, budget_ms / 8)
+    count = max(_MIN_CALLS, min(_MAX_CALLS, int(budget_ms / 8 / max(once.ms, 1e-4))))
+
+    def mean_ns(together: Sequence[Cores]) -> float:
+        bench = _Bench()
+        starts = _barrier(len(together))
+        tasks = [
+            Task(f"device {i}", cores, [*starts[i], *bench.calls(call, count)], loaded)
+            for i, cores in enumerate(together)
+        ]
+        first = len(starts[0])
+        rounds = bench.run(tasks, rounds=3)
+        return float(np.median([np.mean([t[-1] - t[first] for t in times]) for times in rounds]))
+
+    return min(1.0, mean_ns(devices[:1]) / mean_ns(devices))
 
 
 class _Numbers:
