@@ -239,6 +239,65 @@ def test_operators_that_the_standard_defines_by_others_are_expanded() -> None:
     assert_same_outputs(from_onnx(model), model, {"x": noise(2, 5)})
 
 
+INFINITE = [node("Mul", "x huge", "h"), node("Mul", "h huge", "i")]
+OPERATORS = {
+    "constant of integers": [
+        node("Constant", "", "s", value_ints=[3, 2]),
+        node("Reshape", "x s", "y"),
+    ],
+    "constant of a float": [node("Constant", "", "s", value_float=0.5), node("Mul", "x s", "y")],
+    "shape as output": [node("Shape", "x", "y")],
+    "wide integers": [node("Shape", "x", "s"), node("Add", "s big", "y")],
+    "slope of a channel": [node("PRelu", "x slope", "y")],
+    "one slope": [node("PRelu", "x half", "y")],
+    "dropout and its mask": [node("Dropout", "x", "y m")],
+    "positive infinity": [*INFINITE, node("IsInf", "i", "y", detect_negative=0)],
+    "negative infinity": [*INFINITE, node("IsInf", "i", "y", detect_positive=0)],
+    "any infinity": [*INFINITE, node("IsInf", "i", "y")],
+    "1-norm": [node("LpNormalization", "x", "y", p=1, axis=0)],
+    "2-norm": [node("LpNormalization", "x", "y")],
+    "norm of zero": [node("Mul", "x zero", "z"), node("LpNormalization", "z", "y")],
+    "statistics of a layer norm": [node("LayerNormalization", "x three", "y m d")],
+}
+
+
+@pytest.mark.parametrize("case", OPERATORS)
+def test_operators_that_tvm_lacks_or_converts_wrongly(case: str) -> None:
+    outputs = ["y", *(["m"] if "m" in OPERATORS[case][-1].output else [])]
+    weights = {
+        "slope": np.array([[0.1], [-0.2]], np.float32),
+        "half": np.array(0.5, np.float32),
+        "zero": np.array(0, np.float32),
+        "three": noise(3),
+        "huge": np.array([1e38, 1, 1e38], np.float32),
+        "big": np.array([2**40, -(2**33)]),
+    }
+    model = make_model(OPERATORS[case], {"x": (2, 3)}, outputs, weights)
+    assert_same_outputs(from_onnx(model), model, {"x": noise(2, 3)})
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        node("BatchNormalization", "x s s s s", "y m v", training_mode=1),
+        node("ConvTranspose", "x w", "y", output_shape=[9, 9]),
+        node("RoiAlign", "x s s", "y", mode="max"),
+    ],
+    ids=lambda wrong: wrong.op_type,
+)
+def test_what_would_give_wrong_results_is_unsupported(wrong: onnx.NodeProto) -> None:
+    model = make_model([wrong], {"x": (1, 3, 8, 8)}, ["y"], {"s": noise(3), "w": noise(3, 3, 3, 3)})
+    with pytest.raises(UnsupportedOperatorError, match=wrong.attribute[0].name):
+        from_onnx(model)
+
+
+def test_dropout_in_training_mode_is_an_error() -> None:
+    nodes = [node("Dropout", "x ratio training", "y", name="drop")]
+    weights = {"ratio": np.array(0.5, np.float32), "training": np.array(True)}
+    with pytest.raises(ModelError, match="Dropout 'drop': it is in training mode"):
+        from_onnx(make_model(nodes, {"x": (2,)}, ["y"], weights))
+
+
 # --- Shapes of inputs
 
 

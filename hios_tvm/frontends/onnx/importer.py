@@ -23,7 +23,9 @@ from tvm import relax
 from tvm.relax.frontend.onnx.onnx_frontend import ONNXGraphImporter
 
 from hios_tvm.errors import DynamicShapeError, HiosError, ModelError, UnsupportedOperatorError
+from hios_tvm.frontends.onnx.converters import CONVERTERS
 from hios_tvm.frontends.onnx.inputs import model_inputs
+from hios_tvm.frontends.onnx.operators import ONNX_DOMAINS
 
 __all__ = ["OnnxImporter"]
 
@@ -100,7 +102,7 @@ class OnnxImporter:
             raise ModelError(f"{self._label} has sparse weights; export it with dense ones")
         for tensor in graph.initializer:
             with self._context(f"initializer {tensor.name!r}"):
-                self._nodes[tensor.name] = relax.const(numpy_helper.to_array(tensor))
+                self._nodes[tensor.name] = _constant(numpy_helper.to_array(tensor))
 
     def _declare_inputs(
         self, graph: GraphProto, shapes: Mapping[str, tuple[int, ...]]
@@ -122,9 +124,21 @@ class OnnxImporter:
                 self._take_branch(node)
                 continue
             with self._context(_describe(node)):
-                if not self._fold(node):
+                if self._fold(node):
+                    continue
+                if node.op_type in CONVERTERS:
+                    self._convert(node)
+                else:
                     self._converter._construct_nodes(SimpleNamespace(node=[node]))
-                    self._note_results(node)
+                self._note_results(node)
+
+    def _convert(self, node: NodeProto) -> None:
+        """Convert a node with a converter of our own."""
+        inputs = [self._nodes[name] if name else None for name in node.input]
+        attributes = {entry.name: helper.get_attribute_value(entry) for entry in node.attribute}
+        results = CONVERTERS[node.op_type](inputs, attributes)
+        for name, result in zip(node.output, results, strict=False):
+            self._nodes[name] = self._converter.bb.normalize(result)
 
     def _take_branch(self, node: NodeProto) -> None:
         """Convert the branch of an If that will run: its condition must be known."""
@@ -150,6 +164,8 @@ class OnnxImporter:
         """
         names = list(dict.fromkeys(name for name in node.input if name))
         values = [self._nodes[name] for name in names]
+        if node.domain not in ONNX_DOMAINS:
+            return False
         if not all(isinstance(value, tvm.ir.GenericConst) for value in values):
             return False
         arrays = [value.value.numpy() for value in values]
@@ -157,7 +173,7 @@ class OnnxImporter:
         if node.op_type == "ConstantOfShape":
             size = prod(arrays[0].tolist())
         limit = MAX_MOVED_ELEMENTS if node.op_type in MOVING_OPERATORS else MAX_FOLDED_ELEMENTS
-        if not names or node.domain or size > limit:
+        if size > limit or not (names or node.op_type == "Constant"):
             return False
         version = [helper.make_opsetid("", self._opset)]
         function = helper.make_function("hios", "fold", names, node.output, [node], version)
@@ -165,7 +181,7 @@ class OnnxImporter:
             with np.errstate(all="ignore"):
                 feeds = dict(zip(names, arrays, strict=True))
                 results = ReferenceEvaluator(function).run(None, feeds, attributes={})
-            constants = [relax.const(np.asarray(result)) for result in results]
+            constants = [_constant(np.asarray(result)) for result in results]
         except Exception:  # what it cannot compute, TVM may still convert
             return False
         self._nodes.update(zip(node.output, constants, strict=True))
@@ -177,7 +193,7 @@ class OnnxImporter:
             value = self._nodes[name]
             if isinstance(value, relax.ShapeExpr) and _is_static(value.values):
                 sizes = [int(size) for size in value.values]
-                self._nodes[name] = relax.const(np.asarray(sizes, np.int64))
+                self._nodes[name] = _constant(np.asarray(sizes, np.int64))
             elif isinstance(value, relax.Expr) and not _has_static_type(value.ty):
                 self._dynamic.append(f"{_describe(node)}: {name}")
 
@@ -208,6 +224,11 @@ class OnnxImporter:
         except Exception as error:
             reason = str(error).strip().splitlines() or [type(error).__name__]
             raise ModelError(f"{self._label}: cannot import {place}: {reason[-1]}") from error
+
+
+def _constant(array: np.ndarray) -> tvm.ir.GenericConst:
+    """A constant of the array's own dtype; given an array, `relax.const` makes int64 int32."""
+    return relax.const(tvm.runtime.tensor(np.ascontiguousarray(array).reshape(array.shape)))
 
 
 def _describe(node: NodeProto) -> str:

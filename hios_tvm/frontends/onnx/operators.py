@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import onnx
-from onnx import GraphProto, ModelProto, NodeProto, inliner
+from onnx import GraphProto, ModelProto, NodeProto, helper, inliner
 from tvm.relax.frontend.onnx import onnx_frontend
 
 from hios_tvm.errors import ModelError
+from hios_tvm.frontends.onnx.converters import CONVERTERS
 
 __all__ = ["expand_functions", "subgraphs", "unsupported_operators"]
 
@@ -30,9 +31,20 @@ MICROSOFT_OPERATORS = frozenset(
 """Of ONNX Runtime's domain. TVM looks operators up by name alone; these it knows with this
 meaning, whereas `Attention` of ONNX itself is another operator."""
 
-OPERATORS = frozenset(
-    name for name in onnx_frontend._get_convert_map() if onnx.defs.has(name) and name != "Attention"
-) | {"If"}  # where the condition is known at import
+OPERATORS = (
+    {name for name in onnx_frontend._get_convert_map() if onnx.defs.has(name)}
+    - {"Attention", "NonMaxSuppression"}  # the latter's result has no static shape
+) | {"If", *CONVERTERS}  # an If whose condition is known at import
+
+CONVERTED_WRONGLY: dict[str, Callable[[NodeProto], bool]] = {
+    "BatchNormalization": lambda node: _attribute(node, "training_mode", 0) != 0,
+    "ConvTranspose": lambda node: _attribute(node, "output_shape", None) is not None,
+    "LayerNormalization": lambda node: len(node.output) > 1,
+    "RoiAlign": lambda node: _attribute(node, "mode", b"avg") != b"avg",
+    "SpaceToDepth": lambda node: _attribute(node, "mode", b"DCR") != b"DCR",
+    "SplitToSequence": lambda node: _attribute(node, "keepdims", 1) != 1,
+}
+"""Nodes for which TVM's converter silently gives other results than the standard says."""
 
 
 def expand_functions(model: ModelProto, opset: int, label: str) -> ModelProto:
@@ -45,28 +57,35 @@ def expand_functions(model: ModelProto, opset: int, label: str) -> ModelProto:
     -------
     ModelProto
         `model` itself where it calls no function.
+
+    Raises
+    ------
+    ModelError
+        If a function of the model is not valid.
     """
-    called = {("", name) for name in _operators_defined_by_others(model.graph, opset)}
-    called |= {(function.domain, function.name) for function in model.functions}
-    if not called:
+    if model.functions:
+        try:
+            model = inliner.inline_local_functions(model)
+        except (RuntimeError, ValueError) as error:
+            raise ModelError(f"{label}: cannot expand the model's functions: {error}") from error
+    defined = [("", name) for name in sorted(set(_defined_by_others(model.graph, opset)))]
+    if not defined:
         return model
+    # Some bodies depend on types, those of weights included.
     try:
-        return inliner.inline_selected_functions(
-            model, sorted(called), inline_schema_functions=True
+        typed = onnx.shape_inference.infer_shapes(model)
+        typed.graph.value_info.extend(
+            helper.make_tensor_value_info(weight.name, weight.data_type, weight.dims)
+            for weight in model.graph.initializer
         )
-    except (RuntimeError, ValueError) as error:
-        names = ", ".join(name for _, name in sorted(called))
-        raise ModelError(f"{label}: cannot expand the functions {names}: {error}") from error
+        return inliner.inline_selected_functions(typed, defined, inline_schema_functions=True)
+    except (RuntimeError, ValueError):
+        return model  # whose operators will be reported as unsupported
 
 
 def unsupported_operators(graph: GraphProto) -> list[str]:
     """Operators without an import, subgraphs included, each once, as ``domain::name``."""
-    names = {
-        node.op_type if node.domain in ONNX_DOMAINS else f"{node.domain}::{node.op_type}"
-        for node in _nodes(graph)
-        if not _is_supported(node)
-    }
-    return sorted(names)
+    return sorted({_full_name(node) for node in _nodes(graph) if not _is_supported(node)})
 
 
 def subgraphs(node: NodeProto) -> Iterator[GraphProto]:
@@ -80,12 +99,29 @@ def subgraphs(node: NodeProto) -> Iterator[GraphProto]:
 def _is_supported(node: NodeProto) -> bool:
     if node.domain == "com.microsoft":
         return node.op_type in MICROSOFT_OPERATORS
-    return node.domain in ONNX_DOMAINS and node.op_type in OPERATORS
+    if node.domain not in ONNX_DOMAINS or node.op_type not in OPERATORS:
+        return False
+    is_wrong = CONVERTED_WRONGLY.get(node.op_type)
+    return is_wrong is None or not is_wrong(node)
 
 
-def _operators_defined_by_others(graph: GraphProto, opset: int) -> Iterator[str]:
+def _full_name(node: NodeProto) -> str:
+    if node.domain not in ONNX_DOMAINS:
+        return f"{node.domain}::{node.op_type}"
+    if node.op_type in CONVERTED_WRONGLY:
+        attributes = ", ".join(entry.name for entry in node.attribute)
+        return f"{node.op_type}({attributes})"
+    return str(node.op_type)
+
+
+def _attribute(node: NodeProto, name: str, default: object) -> object:
+    values = (helper.get_attribute_value(entry) for entry in node.attribute if entry.name == name)
+    return next(values, default)
+
+
+def _defined_by_others(graph: GraphProto, opset: int) -> Iterator[str]:
     for node in _nodes(graph):
-        if node.domain in ONNX_DOMAINS and node.op_type not in OPERATORS:
+        if node.domain in ONNX_DOMAINS and not _is_supported(node):
             try:
                 schema = onnx.defs.get_schema(node.op_type, opset)
             except onnx.defs.SchemaError:
