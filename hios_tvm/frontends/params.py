@@ -7,6 +7,7 @@ is read: pickled objects inside an ``.npz`` are refused.
 
 from __future__ import annotations
 
+import io
 import struct
 import zipfile
 import zlib
@@ -70,7 +71,7 @@ def load_params(path: str | Path) -> dict[str, np.ndarray]:
         if content[:8] == struct.pack("<Q", PARAM_DICT_MAGIC):
             return read_tvm_params(content)
         if content[:2] == b"PK":
-            return _read_npz(path)
+            return _read_npz(content)
         return _read_safetensors(content)
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from error
@@ -130,12 +131,16 @@ def read_tensor(content: bytes, offset: int = 0) -> tuple[np.ndarray, int]:
     return _array(_slice(content, offset, size), dtype, shape), offset + size
 
 
-def _read_npz(path: Path) -> dict[str, np.ndarray]:
+def _read_npz(content: bytes) -> dict[str, np.ndarray]:
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
+        with np.load(io.BytesIO(content), allow_pickle=False) as archive:
+            params = {name: archive[name] for name in archive.files}
     except _NPZ_ERRORS as error:
         raise ModelError(f"this .npz file is damaged or holds more than arrays: {error}") from error
+    for name, array in params.items():
+        if not isinstance(array, np.ndarray) or array.dtype.kind not in "biuf":
+            raise ModelError(f"{name} in this .npz file is not an array of numbers")
+    return {name: array.astype(array.dtype.newbyteorder("=")) for name, array in params.items()}
 
 
 def _read_safetensors(content: bytes) -> dict[str, np.ndarray]:

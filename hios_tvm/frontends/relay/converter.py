@@ -19,7 +19,7 @@ from hios_tvm.frontends.relay.evaluator import Evaluator
 from hios_tvm.frontends.relay.json_reader import NodeTable
 from hios_tvm.frontends.relay.operators.table import OPERATORS
 from hios_tvm.frontends.relay.syntax import Position
-from hios_tvm.frontends.relay.values import Closure, Scope, Value, describe, tensors_in
+from hios_tvm.frontends.relay.values import Closure, Scope, Value, constant_of, describe, tensors_in
 
 __all__ = ["convert_program"]
 
@@ -124,7 +124,7 @@ def _parameter_constant(
                 f"the parameter %{name} is {type_.dtype}{shape}, and the value given for it"
                 f" {array.dtype}{list(array.shape)}"
             )
-    return relax.const(array)
+    return constant_of(array)
 
 
 def _outputs(value: Value, position: Position) -> tuple[list[relax.Expr], list[str]]:

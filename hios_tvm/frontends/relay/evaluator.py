@@ -26,6 +26,7 @@ from hios_tvm.frontends.relay.values import (
     Scope,
     Value,
     array_of,
+    constant_of,
     describe,
 )
 
@@ -86,7 +87,7 @@ class Evaluator:
         if isinstance(expression, syntax.Variable):
             return self._variable(expression, scope)
         if isinstance(expression, syntax.Constant):
-            return relax.const(expression.value)
+            return constant_of(expression.value)
         if isinstance(expression, syntax.MetaReference):
             return self._leaf(self._meta_constant(expression), scope)
         if isinstance(expression, syntax.Function):

@@ -6,11 +6,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
-from tvm import relax
 from tvm.ir import GenericConst
 
 from hios_tvm.frontends.relay import syntax
-from hios_tvm.frontends.relay.values import Value, array_of
+from hios_tvm.frontends.relay.values import Value, array_of, constant_of
 
 __all__ = ["fold"]
 
@@ -52,4 +51,4 @@ def fold(
             result = np.asarray(function(*small))
     except (TypeError, ValueError):  # the negative of a bool, or shapes that do not broadcast
         return None
-    return relax.const(result) if result.size <= MAX_ELEMENTS else None
+    return constant_of(result) if result.size <= MAX_ELEMENTS else None

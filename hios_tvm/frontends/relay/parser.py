@@ -153,7 +153,7 @@ class _TreeBuilder(Transformer[Token, Any]):
 
     def version(self, children: list[Token]) -> None:
         (token,) = children
-        version = _string(token) if token.type == "STRING" else str(token)
+        version = _string(token) if token.type == "STRING" else token[1:]
         if version not in SUPPORTED_VERSIONS:
             known = " and ".join(SUPPORTED_VERSIONS)
             raise _at(token).error(f"text format {version!r}; versions {known} can be read")
@@ -264,8 +264,8 @@ class _TreeBuilder(Transformer[Token, Any]):
     def bool_constant(self, children: list[Token]) -> syntax.Constant:
         return syntax.Constant(np.array(children[0] == "True"), _at(children[0]))
 
-    def unit(self, children: list[Any]) -> syntax.Tuple:
-        return syntax.Tuple((), Position())
+    def unit(self, children: list[Token]) -> syntax.Tuple:
+        return syntax.Tuple((), _at(children[0]))
 
     def tuple_expression(self, children: list[Any]) -> syntax.Tuple:
         return syntax.Tuple(tuple(children), children[0].position)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import numpy as np
+import tvm
 from tvm import relax
 from tvm.ir import GenericConst
 
@@ -23,6 +24,7 @@ __all__ = [
     "Scope",
     "Value",
     "array_of",
+    "constant_of",
     "describe",
     "dtype_of",
     "shape_of",
@@ -72,6 +74,11 @@ class Scope:
     def lookup_converted(self, expression: syntax.Expression) -> Value | None:
         key = id(expression)
         return next((s.converted[key] for s in self.chain() if key in s.converted), None)
+
+
+def constant_of(array: np.ndarray) -> GenericConst:
+    """A constant tensor; unlike `relax.const`, of the array's own element type."""
+    return relax.const(tvm.runtime.tensor(np.asarray(array, order="C")))
 
 
 def shape_of(tensor: relax.Expr) -> tuple[int, ...]:

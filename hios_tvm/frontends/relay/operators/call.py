@@ -15,7 +15,14 @@ from tvm.ir import GenericConst
 from hios_tvm.errors import RelayError, UnsupportedOperatorError
 from hios_tvm.frontends.relay.attributes import Attributes
 from hios_tvm.frontends.relay.syntax import Position
-from hios_tvm.frontends.relay.values import Value, array_of, describe, dtype_of, shape_of
+from hios_tvm.frontends.relay.values import (
+    Value,
+    array_of,
+    constant_of,
+    describe,
+    dtype_of,
+    shape_of,
+)
 
 __all__ = ["Converter", "OperatorCall", "constant"]
 
@@ -93,7 +100,7 @@ class OperatorCall:
             return tensor
         array = array_of(tensor)
         if array is not None and array.size == np.prod(shape, dtype=np.int64):
-            return relax.const(array.reshape(shape))
+            return constant_of(array.reshape(shape))
         return self.emit(relax.op.reshape(tensor, list(shape)))
 
     def permute(self, tensor: relax.Expr, axes: Sequence[int]) -> relax.Expr:
@@ -102,7 +109,7 @@ class OperatorCall:
             return tensor
         array = array_of(tensor)
         if array is not None:
-            return relax.const(np.ascontiguousarray(array.transpose(axes)))
+            return constant_of(array.transpose(axes))
         return self.emit(relax.op.permute_dims(tensor, list(axes)))
 
     def along(self, vector: relax.Expr, axis: int, rank: int) -> relax.Expr:
@@ -129,4 +136,4 @@ Converter: TypeAlias = "Callable[[OperatorCall], Value]"
 def constant(value: Any, dtype: str) -> GenericConst:
     """A constant tensor of an element type by its name."""
     element = ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype
-    return relax.const(np.asarray(value).astype(element))
+    return constant_of(np.asarray(value).astype(element))

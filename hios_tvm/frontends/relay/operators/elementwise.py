@@ -22,6 +22,8 @@ __all__ = [
     "identity",
     "logarithm",
     "reduction",
+    "round_half_away",
+    "round_tensor",
     "truncated_division",
     "truncated_remainder",
     "unary",
@@ -55,6 +57,21 @@ def logarithm(base: float) -> Converter:
         return relax.op.multiply(logarithm, constant(1 / math.log(base), dtype_of(x)))
 
     return convert
+
+
+def round_half_away(call: OperatorCall) -> Value:
+    """Relay rounds halves away from zero, and Relax to the even number."""
+    return round_tensor(call, call.tensor(0))
+
+
+def round_tensor(call: OperatorCall, x: relax.Expr) -> relax.Expr:
+    if "float" not in dtype_of(x):
+        return x
+    whole = call.emit(relax.op.trunc(x))
+    rest = call.emit(relax.op.subtract(x, whole))  # exact, so that its double is too
+    step = call.emit(relax.op.trunc(call.emit(relax.op.add(rest, rest))))
+    rounded = call.emit(relax.op.add(whole, step))
+    return call.emit(relax.op.where(call.emit(relax.op.isinf(x)), x, rounded))
 
 
 def cast(call: OperatorCall) -> Value:

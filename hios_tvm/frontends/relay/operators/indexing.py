@@ -10,7 +10,7 @@ import numpy as np
 from tvm import relax, tirx, topi
 
 from hios_tvm.frontends.relay.operators.call import Converter, OperatorCall, constant
-from hios_tvm.frontends.relay.values import Value, array_of, dtype_of, shape_of
+from hios_tvm.frontends.relay.values import Value, array_of, constant_of, dtype_of, shape_of
 
 __all__ = [
     "advanced_index",
@@ -288,7 +288,7 @@ def _filled(call: OperatorCall, shape: list[int], fill: relax.Expr) -> relax.Exp
     array = array_of(fill)
     if array is None or math.prod(shape) > MAX_CONSTANT_ELEMENTS:
         return call.emit(relax.op.full(shape, fill, dtype_of(fill)))
-    return relax.const(np.full(shape, array))
+    return constant_of(np.full(shape, array))
 
 
 def arange(call: OperatorCall) -> Value:

@@ -8,7 +8,7 @@ import numpy as np
 from tvm import relax, topi
 
 from hios_tvm.frontends.relay.operators.call import Converter, OperatorCall, constant
-from hios_tvm.frontends.relay.values import Value, dtype_of, shape_of
+from hios_tvm.frontends.relay.values import Value, constant_of, dtype_of, shape_of
 
 __all__ = [
     "batch_norm",
@@ -113,9 +113,9 @@ def _scale_and_center(
 ) -> tuple[relax.Expr, relax.Expr]:
     """Neutral values where Relay's flags say that gamma or beta is ignored."""
     if not call.attributes.flag("scale", True):
-        gamma = relax.const(np.ones(shape_of(gamma), dtype_of(gamma)))
+        gamma = constant_of(np.ones(shape_of(gamma), dtype_of(gamma)))
     if not call.attributes.flag("center", True):
-        beta = relax.const(np.zeros(shape_of(beta), dtype_of(beta)))
+        beta = constant_of(np.zeros(shape_of(beta), dtype_of(beta)))
     return gamma, beta
 
 

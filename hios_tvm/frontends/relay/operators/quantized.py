@@ -11,7 +11,8 @@ from tvm.ir import GenericConst
 
 from hios_tvm.frontends.relay.operators.call import Converter, OperatorCall, constant
 from hios_tvm.frontends.relay.operators.convolution import convolve, matrix_product
-from hios_tvm.frontends.relay.values import Value, array_of, dtype_of, shape_of
+from hios_tvm.frontends.relay.operators.elementwise import round_tensor
+from hios_tvm.frontends.relay.values import Value, array_of, constant_of, dtype_of, shape_of
 
 __all__ = [
     "dequantize",
@@ -49,7 +50,7 @@ def _quantized(
     rank = len(shape_of(data))
     scale = call.along(scale, axis, rank)
     zero_point = call.along(call.cast(zero_point, "float32"), axis, rank)
-    steps = call.emit(relax.op.round(call.emit(relax.op.divide(data, scale))))
+    steps = round_tensor(call, call.emit(relax.op.divide(data, scale)))
     return _clipped(call, call.emit(relax.op.add(steps, zero_point)), dtype)
 
 
@@ -85,7 +86,7 @@ def _shifted(
     if array is not None:
         shift = array_of(zero_point)
         if shift is not None:
-            return relax.const(array.astype(np.int32) - shift.astype(np.int32))
+            return constant_of(array.astype(np.int32) - shift.astype(np.int32))
     data = call.cast(data, "int32")
     if zero is not None and not zero.any():
         return data
@@ -144,7 +145,7 @@ def _fixed_point_product(
     shape = [len(pairs) if i == axis else 1 for i in range(rank)] if len(pairs) > 1 else []
 
     def values(numbers: list[int]) -> GenericConst:
-        return relax.const(np.array(numbers, np.int64).reshape(shape))
+        return constant_of(np.array(numbers, np.int64).reshape(shape))
 
     if any(exponent > 0 for _, exponent in pairs):
         left = values([max(exponent, 0) for _, exponent in pairs])

@@ -57,7 +57,7 @@ OPERATORS: Mapping[str, Converter] = {
     "logical_not": unary(op.logical_not),
     "negative": unary(op.negative),
     "nn.relu": unary(op.nn.relu),
-    "round": unary(op.round),
+    "round": elementwise.round_half_away,
     "rsqrt": unary(op.rsqrt),
     "sigmoid": unary(op.sigmoid),
     "sign": unary(op.sign),
