@@ -84,13 +84,19 @@ def test_model_is_valid_and_runs(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_outputs_depend_on_images_and_seed(name: str) -> None:
+def test_outputs_depend_on_the_images(name: str) -> None:
     shape = input_shape(small(name))
     reference = run(small_session(name), noise(shape))
-    other_images = run(small_session(name), noise(shape, seed=2))
-    other_seed = run(small_session(name, 1), noise(shape))
-    for other in (other_images, other_seed):
-        assert np.abs(other - reference).max() > 0.02 * np.abs(reference).max()
+    other = run(small_session(name), noise(shape, seed=2))
+    assert np.abs(other - reference).max() > 0.02 * np.abs(reference).max()
+
+
+@pytest.mark.parametrize("name", ["randwire", "squeezenet1_1"])
+def test_outputs_depend_on_the_seed(name: str) -> None:
+    images = noise(input_shape(small(name)))
+    reference = run(small_session(name), images)
+    other = run(small_session(name, 1), images)
+    assert np.abs(other - reference).max() > 0.1 * np.abs(reference).max()
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -103,20 +109,18 @@ def test_networks_do_not_amplify_rounding_errors(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-@pytest.mark.parametrize("kind", ["normal", "uniform"])
-def test_activations_keep_their_scale(name: str, kind: str) -> None:
-    """In the middle of the network as well as at its end."""
+def test_activations_keep_their_scale(name: str) -> None:
+    """In the middle of the network as well as at its end, for noise and for plain images."""
     shape = input_shape(small(name))
-    images = noise(shape) if kind == "normal" else np.random.default_rng(1).random(shape)
     model = onnx.ModelProto()
     model.CopyFrom(small(name))
     inner = [node.output[0] for node in model.graph.node if node.op_type in ("Conv", "Concat")]
     model.graph.output.extend(onnx.ValueInfoProto(name=tensor) for tensor in inner)
     session = open_session(model)
-    values = session.run(inner, {"input": images.astype(np.float32)})
-    assert len(values) > 20
-    for value in values:
-        assert 0.01 < np.abs(value).max() < 1000
+    assert len(inner) > 20
+    for images in (noise(shape), np.random.default_rng(1).random(shape, np.float32)):
+        for value in session.run(inner, {"input": images}):
+            assert 0.01 < np.abs(value).max() < 1000
 
 
 @pytest.mark.parametrize("name", NETWORKS)
