@@ -33,7 +33,7 @@ from hios_tvm.frontends.relay.values import (
 __all__ = ["Evaluator"]
 
 MAX_CALLS_INSIDE_EACH_OTHER = 2000
-MAX_OPERATORS = 200_000  # after functions are applied: programs can grow exponentially
+MAX_OPERATORS = 50_000  # after functions are applied: programs can grow exponentially
 
 Steps: TypeAlias = Generator["Steps", Any, Value]
 

@@ -65,10 +65,11 @@ def _lark() -> Lark:
 
 
 def _syntax_error(error: UnexpectedInput, program: str) -> Exception:
-    line, column = int(error.line), int(error.column)
-    if line < 1:  # the end of the text has no position of its own
+    token = getattr(error, "token", None)
+    if token is not None and token.type == "$END":
         lines = program.rstrip().split("\n")
         return Position(len(lines), len(lines[-1]) + 1).error("the program ends too early")
+    line, column = int(error.line), int(error.column)
     text = program.split("\n")[line - 1][column - 1 : column + 29].strip()
     return Position(line, column).error(f"this is not Relay: {text!r}")
 
