@@ -148,17 +148,25 @@ def _concat(rewriter: Rewriter, call: Call) -> relax.Expr | None:
 
 
 def _reduction(rewriter: Rewriter, call: Call) -> relax.Expr | None:
+    """Means and maxima over whole images become poolings, other reductions change their axes."""
     data = call.args[0]
     if not _is_image(data) or not _is_last(rewriter, data) or call.attrs.axis is None:
         return None
     axes = [int(axis) % 4 for axis in call.attrs.axis]
-    reduce = getattr(relax.op, operator_name(call).removeprefix("relax."))
+    name = operator_name(call)
+    last = _last(rewriter, data)
+    pools = {"relax.mean": relax.op.nn.avg_pool2d, "relax.max": relax.op.nn.max_pool2d}
+    if sorted(axes) == [2, 3] and name in pools:
+        reduced = pools[name](last, pool_size=_shape(data)[2:], layout="NHWC", out_layout="NHWC")
+        if call.attrs.keepdims:
+            return _first(rewriter, reduced)
+        return relax.op.squeeze(rewriter.emit(reduced), [1, 2])
+    reduce = getattr(relax.op, name.removeprefix("relax."))
     moved = [_TO_LAST.index(axis) for axis in axes]
-    last = reduce(_last(rewriter, data), moved, keepdims=bool(call.attrs.keepdims))
     if call.attrs.keepdims:
-        return _first(rewriter, last)
+        return _first(rewriter, reduce(last, moved, keepdims=True))
     kept = [axis for axis in _TO_LAST if axis not in axes]
-    return last if kept == sorted(kept) else None
+    return reduce(last, moved) if kept == sorted(kept) else None
 
 
 def _softmax(rewriter: Rewriter, call: Call) -> relax.Expr | None:
@@ -171,35 +179,23 @@ def _softmax(rewriter: Rewriter, call: Call) -> relax.Expr | None:
 
 
 def _pad(rewriter: Rewriter, call: Call) -> relax.Expr | None:
-    data, fill = call.args
+    (data,) = call.args
     if not _is_image(data) or not _is_last(rewriter, data):
         return None
     widths = [int(width) for width in call.attrs.pad_width]
-    pairs = [widths[2 * axis : 2 * axis + 2] for axis in _TO_LAST]
-    flat = [width for pair in pairs for width in pair]
-    value = constant_value(fill)
-    if value is None:
-        return None
-    padded = relax.op.nn.pad(_last(rewriter, data), flat, value.item(), str(call.attrs.pad_mode))
-    return _first(rewriter, padded)
+    moved = [width for axis in _TO_LAST for width in widths[2 * axis : 2 * axis + 2]]
+    last = _last(rewriter, data)
+    mode, fill = str(call.attrs.pad_mode), float(call.attrs.pad_value)
+    return _first(rewriter, relax.op.nn.pad(last, moved, mode, fill))
 
 
 def _slice(rewriter: Rewriter, call: Call) -> relax.Expr | None:
     data = call.args[0]
     if not _is_image(data) or not _is_last(rewriter, data):
         return None
-    axes, *bounds = call.args[1:]
-    if not all(isinstance(field, relax.Tuple) for field in (axes, *bounds)):
-        return None
-    moved = [_TO_LAST.index(int(axis) % 4) for axis in axes.fields]
-    values = [[int(bound) for bound in fields.fields] for fields in bounds]
-    begin, end, *strides = values
-    return _first(
-        rewriter,
-        relax.op.strided_slice(
-            _last(rewriter, data), moved, begin, end, strides[0] if strides else None
-        ),
-    )
+    axes, *bounds = ([int(item) for item in fields.fields] for fields in call.args[1:])
+    moved = [_TO_LAST.index(axis % 4) for axis in axes]
+    return _first(rewriter, relax.op.strided_slice(_last(rewriter, data), moved, *bounds))
 
 
 def _reshape(rewriter: Rewriter, call: Call) -> relax.Expr | None:

@@ -6,6 +6,7 @@ between them as an annotation of the block that computes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
@@ -111,6 +112,12 @@ class ConvolutionShape(Window):
     groups: int
 
     @property
+    def work(self) -> int:
+        """Multiply-adds or comparisons of the whole kernel."""
+        outputs = self.batch * math.prod(self.out_size) * self.out_channels
+        return outputs * math.prod(self.kernel) * self.group_inputs
+
+    @property
     def group_inputs(self) -> int:
         """Input channels of a group."""
         return self.in_channels // self.groups
@@ -144,3 +151,9 @@ class WindowShape(Window):
 
     channels: int
     operation: str
+
+    @property
+    def work(self) -> int:
+        """Multiply-adds or comparisons of the whole kernel."""
+        outputs = self.batch * math.prod(self.out_size) * self.channels
+        return outputs * math.prod(self.kernel)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import tvm
-from tvm import relax
+from tvm import relax, tirx
 from tvm.ir import IRModule
 
 from hios_tvm.passes.channels_last import ChannelsLast
@@ -14,9 +14,11 @@ from hios_tvm.passes.fold_batch_norm import FoldBatchNorm
 from hios_tvm.passes.fold_constants import FoldConstants
 from hios_tvm.passes.legalize_operators import legalizations
 from hios_tvm.passes.merge_equal_kernels import MergeEqualKernels
+from hios_tvm.passes.raise_pads import RaisePads
 from hios_tvm.passes.schedule_kernels import ScheduleKernels
 from hios_tvm.passes.schedule_rules.convolution import Convolution
 from hios_tvm.passes.schedule_rules.fallback import Fallback
+from hios_tvm.passes.schedule_rules.injective import Injective
 from hios_tvm.passes.schedule_rules.window import SlidingWindow
 from hios_tvm.passes.simplify_inference import SimplifyInference
 from hios_tvm.passes.targets import vector_lanes
@@ -43,9 +45,11 @@ def lower(mod: IRModule, target: tvm.target.Target, *, dump_dir: Path | None = N
         `main` as bindings of ``R.call_tir`` (and projections of tuples), with constants among the
         arguments, and one `PrimFunc` for each distinct kernel.
     """
+    lanes = vector_lanes(target)
     phases = tvm.transform.Sequential(
         [
-            # Phase 1. Remove what matters in training only
+            # Phase 1. Operators only, and none that matter in training only
+            RaisePads(),
             SimplifyInference(),
             FoldBatchNorm(),
             DumpIR("phase1-simplified", dump_dir),
@@ -61,7 +65,9 @@ def lower(mod: IRModule, target: tvm.target.Target, *, dump_dir: Path | None = N
             MergeEqualKernels(),
             DumpIR("phase3-kernels", dump_dir),
             # Phase 4. Schedule the kernels
-            ScheduleKernels([Convolution(), SlidingWindow(), Fallback(vector_lanes(target))]),
+            ScheduleKernels([Convolution(), SlidingWindow(), Injective(lanes), Fallback(lanes)]),
+            # TVMScript folds constants when it reads a kernel; these read back as they are
+            tirx.transform.StmtSimplify(),
             DumpIR("phase4-scheduled", dump_dir),
         ]
     )

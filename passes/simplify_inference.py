@@ -2,6 +2,7 @@
 
 - `dropout` is its operand;
 - `batch_norm` is a multiplication and an addition per channel, with constants computed here;
+- a sum of stacked tensors is additions;
 - reshapes, casts, broadcasts and transpositions that change nothing are their operands.
 
 It needs weights as constants; `FoldBatchNorm` moves the multiplications into convolutions.
@@ -42,6 +43,8 @@ def _simplify(rewriter: Rewriter, value: relax.Expr) -> relax.Expr:
         return _first_of_training_operator(rewriter, value)
     if _changes_nothing(value):
         return value.args[0]
+    if operator_name(value) == "relax.sum":
+        return _sum_of_stacked(rewriter, value)
     return fold(rewriter, value)
 
 
@@ -55,6 +58,20 @@ def _first_of_training_operator(rewriter: Rewriter, item: relax.TupleGetItem) ->
         return item
     scaled = _scale_and_shift(rewriter, producer)
     return item if scaled is None else scaled
+
+
+def _sum_of_stacked(rewriter: Rewriter, total: Call) -> relax.Expr:
+    """ONNX's Sum arrives as a stack of its operands and a sum over it; make it additions."""
+    stack = rewriter.producer(total.args[0], ("relax.stack",))
+    if stack is None or not isinstance(stack.args[0], relax.Tuple):
+        return total
+    axes = total.attrs.axis
+    first, *rest = stack.args[0].fields
+    if axes is None or [int(a) for a in axes] != [int(stack.attrs.axis)] or total.attrs.keepdims:
+        return total
+    for operand in rest[:-1]:
+        first = rewriter.emit(relax.op.add(first, operand))
+    return relax.op.add(first, rest[-1]) if rest else first
 
 
 def _scale_and_shift(rewriter: Rewriter, norm: Call) -> relax.Expr | None:

@@ -111,7 +111,7 @@ class _Nest:
                 )
             return sequence(statements)
 
-        return parallel_loop("chunk_block", chunks * blocks, chunk_of_block)
+        return parallel_loop("chunk_block", chunks * blocks, chunk_of_block, work=shape.work)
 
     def _by_rows(self) -> Stmt:
         shape = self.shape
@@ -127,7 +127,8 @@ class _Nest:
             count = per_chunk if height % per_chunk == 0 else tirx.min(per_chunk, height - first)
             return loop("row", 0, count, lambda row: self._row(chunk // chunks, first + row, block))
 
-        return parallel_loop("chunk_block", shape.batch * chunks * blocks, chunk_of_block)
+        count = shape.batch * chunks * blocks
+        return parallel_loop("chunk_block", count, chunk_of_block, work=shape.work)
 
     def _row(self, batch: Index, row: Index, block: Index) -> Stmt:
         statements = []
@@ -143,7 +144,9 @@ class _Nest:
     def _tile(self, batch: Index, row: Index, tile: Tile, block: Index) -> Stmt:
         """Compute `tile` for all channels of a block, in registers."""
         shape = self.shape
-        sums = tirx.decl_buffer((tile.pixels * shape.block,), "float32", "sums", scope="local")
+        sums = tirx.decl_buffer(
+            (tile.pixels * shape.block,), "float32", "sums", scope="local", layout=None
+        )
         zero = Broadcast(tirx.const(0.0, "float32"), shape.lanes)
         statements: list[Stmt] = [AllocBuffer(sums)]
         statements += [

@@ -19,6 +19,8 @@ Index: TypeAlias = int | tirx.Expr
 INDEX_DTYPE = "int64"
 """The type of Relax shapes, and so of the indices in kernels; TVM narrows it where it can."""
 
+_PARALLEL_WORK = 32768
+
 
 def rebuilt(func: tirx.PrimFunc, body: Stmt) -> tirx.PrimFunc:
     """Return `func` with another body, inside the root block that Relax expects of kernels."""
@@ -40,8 +42,14 @@ def loop(
     return _loop(name, start, extent, ForKind.SERIAL, body)
 
 
-def parallel_loop(name: str, extent: int, body: Callable[[Index], Stmt]) -> Stmt:
-    """Return a loop whose iterations the threads of a device share."""
+def parallel_loop(name: str, extent: int, body: Callable[[Index], Stmt], *, work: int) -> Stmt:
+    """Return a loop whose iterations the threads of a device share.
+
+    Where all iterations together are less than some `work` (multiply-adds or elements), waking
+    other threads would take longer, and the loop is serial.
+    """
+    if extent == 1 or work < _PARALLEL_WORK:
+        return loop(name, 0, extent, body)
     return _loop(name, 0, extent, ForKind.PARALLEL, body)
 
 

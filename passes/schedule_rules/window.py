@@ -73,7 +73,10 @@ class _Nest:
         shape = self.shape
         height = shape.out_size[0]
         return parallel_loop(
-            "batch_row", shape.batch * height, lambda i: self._row(i // height, i % height)
+            "batch_row",
+            shape.batch * height,
+            lambda i: self._row(i // height, i % height),
+            work=shape.work,
         )
 
     def _row(self, batch: Index, row: Index) -> Stmt:
@@ -99,7 +102,9 @@ class _Nest:
     def _tile(self, batch: Index, row: Index, tile: Tile, channel: Index, channels: int) -> Stmt:
         """Reduce the window of each pixel of `tile` for `channels` from `channel`."""
         shape = self.shape
-        sums = tirx.decl_buffer((tile.pixels * shape.block,), "float32", "sums", scope="local")
+        sums = tirx.decl_buffer(
+            (tile.pixels * shape.block,), "float32", "sums", scope="local", layout=None
+        )
         start = tirx.const(0.0, "float32")
         if shape.operation == "max":
             start = tirx.min_value("float32")
