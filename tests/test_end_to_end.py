@@ -1,0 +1,239 @@
+"""The main job: a network in, an artifact out, the same numbers as ONNX Runtime."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import tvm
+from tvm import relax
+
+from hios_tvm import runtime
+from hios_tvm.compiler import Compilation, CompileOptions, compile_model
+from hios_tvm.costs.table import CostTable, Measurement
+from hios_tvm.devices import Link, Platform
+from hios_tvm.errors import ArtifactError, CostError
+from hios_tvm.frontends.onnx import from_onnx
+from hios_tvm.passes.extract_operator_graph import bindings, is_call_tir
+from hios_tvm.passes.targets import host_target
+from hios_tvm.schedule import DeviceSchedule, Schedule, Stage
+from hios_tvm.verify import deviations, onnxruntime_outputs, random_inputs
+from hios_tvm.zoo import NETWORKS, build
+
+# Small images: the kernels are the same, and the tests take a minute.
+SIZES = {name: max(network.minimum_size, 64) for name, network in NETWORKS.items()}
+CORES = sorted(os.sched_getaffinity(0))
+
+
+def round_robin(compilation: Compilation, devices: int) -> Schedule:
+    """Three operators here, three there: more transfers than any scheduler would make."""
+    stages: list[list[Stage]] = [[] for _ in range(devices)]
+    for i, operator in enumerate(compilation.graph.operators):
+        stages[i // 3 % devices].append(Stage(((operator.name,),)))
+    return Schedule(
+        "round-robin",
+        tuple(DeviceSchedule(f"cpu@{d}", tuple(own)) for d, own in enumerate(stages)),
+    )
+
+
+def unit_costs(compilation: Compilation) -> CostTable:
+    """One millisecond each: a table to compile with where no time matters."""
+    latency = {op.name: Measurement(1.0) for op in compilation.graph.operators}
+    platform = Platform.uniform(1, link=Link(0.0, 10.0))
+    return CostTable({"cpu/1": latency, "cpu/2": latency}, platform=platform)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def squeezenet(cache: Path) -> tuple[onnx.ModelProto, Path, Compilation]:
+    """SqueezeNet for two devices, scheduled with measured costs."""
+    model = build("squeezenet1_1", height=64, width=64)
+    path = cache / "squeezenet.hios"
+    options = CompileOptions(devices=_devices(2), cache_dir=cache)
+    return model, path, compile_model(from_onnx(model), path, options, name="squeezenet")
+
+
+def _devices(count: int) -> tuple[str, ...]:
+    if len(CORES) < count:
+        pytest.skip(f"this process may use {len(CORES)} cores, the test needs {count}")
+    return tuple(f"cpu@{core}" for core in CORES[:count])
+
+
+@pytest.mark.parametrize("name", sorted(NETWORKS))
+def test_outputs_equal_onnxruntime_on_one_two_and_four_devices(
+    name: str, tmp_path: Path, cache: Path
+) -> None:
+    model = build(name, height=SIZES[name], width=SIZES[name], seed=3)
+    module = from_onnx(model)
+    path = tmp_path / "model.hios"
+    first: Compilation | None = None
+    expected = None
+    for devices in (1, 2, 4):
+        names = tuple(f"cpu@{d}" for d in range(devices))
+        if first is None:
+            options = CompileOptions(devices=names, scheduler="sequential", cache_dir=cache)
+            first = compile_model(module, path, options)
+        else:
+            options = CompileOptions(
+                devices=names,
+                schedule=round_robin(first, devices),
+                costs=unit_costs(first),
+                cache_dir=cache,
+            )
+            compile_model(module, path, options)
+        # Four devices share the cores of this machine; what runs where stays the same.
+        places = [f"cpu@{CORES[d % len(CORES)]}" for d in range(devices)]
+        with runtime.load(path, devices=places) as session:
+            specs = [(spec.name, spec.shape, spec.dtype) for spec in session.inputs]
+            inputs = random_inputs(specs, seed=5)
+            outputs = session.run(inputs)
+        if expected is None:
+            expected = onnxruntime_outputs(model, inputs)
+        (deviation,) = deviations(outputs, expected)
+        assert deviation.within(1e-4), deviation
+
+
+def test_annotated_module_on_the_stock_virtual_machine_equals_the_artifact(
+    squeezenet: tuple[onnx.ModelProto, Path, Compilation],
+) -> None:
+    model, path, compilation = squeezenet
+    with runtime.load(path) as session:
+        specs = [(spec.name, spec.shape, spec.dtype) for spec in session.inputs]
+        inputs = random_inputs(specs, seed=1)
+        outputs = session.run(inputs)
+    parsed = tvm.script.from_source(compilation.annotated.script(show_meta=True))
+    tvm.ir.assert_structural_equal(parsed, compilation.annotated)
+    arrays = {**inputs, **_weights(model)}
+    arguments = [
+        tvm.runtime.tensor(arrays[param.name], tvm.cpu(param.ty.vdevice.vdevice_id))
+        for param in parsed["main"].params
+    ]
+    devices = [tvm.cpu(i) for i in range(len(compilation.platform.devices))]
+    machine = relax.VirtualMachine(tvm.compile(parsed, host_target()), devices)
+    result = machine["main"](*arguments).numpy()
+    (deviation,) = deviations({"output": result}, outputs)
+    assert deviation.within(1e-6)  # the same kernels, in another order
+    operators = {b.var.name for b in bindings(parsed["main"]) if is_call_tir(b.value)}
+    assert operators == set(compilation.schedule.placement)
+
+
+def _weights(model: onnx.ModelProto) -> dict[str, np.ndarray]:
+    """Weights by the names that the compiler gives them."""
+    from hios_tvm.compiler import lower_network
+
+    return dict(lower_network(from_onnx(model), "host").weights)
+
+
+def test_artifact_runs_elsewhere_with_the_runtime_only(
+    squeezenet: tuple[onnx.ModelProto, Path, Compilation], tmp_path: Path
+) -> None:
+    """Another folder, no compiler, no onnx, no networkx."""
+    model, path, _ = squeezenet
+    moved = tmp_path / "moved.hios"
+    shutil.copy(path, moved)
+    code = """
+import sys
+for name in ("onnx", "networkx", "click", "rich", "lark", "platformdirs", "onnxruntime"):
+    sys.modules[name] = None
+import numpy as np
+import hios_tvm.runtime
+assert "tvm.relax" not in sys.modules
+with hios_tvm.runtime.load("moved.hios") as session:
+    np.save("y.npy", session.run({"input": np.load("x.npy")})["output"])
+"""
+    inputs = random_inputs([("input", (1, 3, 64, 64), "float32")], seed=2)
+    np.save(tmp_path / "x.npy", inputs["input"])
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={**os.environ, "TVM_USE_RUNTIME_LIB": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    outputs = {"output": np.load(tmp_path / "y.npy")}
+    (deviation,) = deviations(outputs, onnxruntime_outputs(model, inputs))
+    assert deviation.within(1e-4)
+
+
+def test_second_compile_measures_nothing(
+    squeezenet: tuple[onnx.ModelProto, Path, Compilation],
+    tmp_path: Path,
+    cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("something was measured")
+
+    for name in ("measure_kernels", "measure_joint"):
+        monkeypatch.setattr(f"hios_tvm.measure.collect.{name}", refuse)
+    for name in ("measure_transfers", "measure_independence"):
+        monkeypatch.setattr(f"hios_tvm.measure.platform.{name}", refuse)
+    model, _, first = squeezenet
+    options = CompileOptions(devices=_devices(2), cache_dir=cache)
+    again = compile_model(from_onnx(model), tmp_path / "again.hios", options, name="squeezenet")
+    assert again.costs.latency == first.costs.latency
+    assert again.schedule == first.schedule
+
+
+def test_saved_costs_reproduce_the_schedule(
+    squeezenet: tuple[onnx.ModelProto, Path, Compilation], tmp_path: Path
+) -> None:
+    model, _, first = squeezenet
+    costs = CostTable.from_json(first.costs.to_json())
+    options = CompileOptions(devices=_devices(2), costs=costs, cache_dir=None)
+    again = compile_model(from_onnx(model), tmp_path / "again.hios", options, name="squeezenet")
+    assert again.schedule == first.schedule
+
+
+def test_costs_of_another_network_are_refused(
+    squeezenet: tuple[onnx.ModelProto, Path, Compilation], tmp_path: Path
+) -> None:
+    costs = squeezenet[2].costs
+    module = from_onnx(build("resnet50", height=32, width=32))
+    options = CompileOptions(devices=_devices(1), costs=costs, cache_dir=None)
+    with pytest.raises(CostError, match="no time for"):
+        compile_model(module, tmp_path / "x.hios", options)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_target_that_this_machine_cannot_run_needs_given_costs(tmp_path: Path) -> None:
+    module = from_onnx(build("squeezenet1_1", height=64, width=64))
+    options = CompileOptions(devices=_devices(1), target="neoverse-n1", cache_dir=None)
+    with pytest.raises(CostError, match="cannot measure code for the target"):
+        compile_model(module, tmp_path / "x.hios", options)
+
+
+@pytest.mark.parametrize("seconds", [0.5, 2.0, 4.0])
+def test_interrupted_compile_leaves_nothing_that_loads(seconds: float, tmp_path: Path) -> None:
+    model = tmp_path / "model.onnx"
+    model.write_bytes(build("squeezenet1_1", height=64, width=64).SerializeToString())
+    output = tmp_path / "model.hios"
+    command = [sys.executable, "-c", "from hios_tvm.cli import main; main()"]
+    command += ["compile", str(model), "-o", str(output), "--devices", f"cpu@{CORES[0]}"]
+    command += ["--cost-cache", str(tmp_path / "cache")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    time.sleep(seconds)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    if process.returncode == 0:  # it was faster than the interrupt
+        runtime.load(output).close()
+        return
+    assert process.returncode != 0
+    for path in tmp_path.glob("*.hios"):
+        with pytest.raises(ArtifactError):
+            runtime.load(path)
+    assert not output.exists()

@@ -1,0 +1,74 @@
+"""What is installed is what lies in the folders, and the runtime stays light."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import hios_tvm
+
+ROOT = Path(__file__).parents[1]
+
+if sys.version_info >= (3, 11):
+    import tomllib
+
+    PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="tomllib came with Python 3.11")
+def test_every_package_on_disk_is_listed() -> None:
+    found = set()
+    for folder, name in (
+        ("hios_tvm", "hios_tvm"),
+        ("passes", "hios_tvm.passes"),
+        ("runtime", "hios_tvm.runtime"),
+    ):
+        for init in (ROOT / folder).rglob("__init__.py"):
+            below = init.parent.relative_to(ROOT / folder).parts
+            if folder != "hios_tvm" or not below or below[0] not in ("passes", "runtime"):
+                found.add(".".join((name, *below)))
+    assert found == set(PYPROJECT["tool"]["setuptools"]["packages"])
+
+
+@pytest.mark.parametrize("name", ["passes", "runtime"])
+def test_links_lead_to_the_top_level_folders(name: str) -> None:
+    link = ROOT / "hios_tvm" / name
+    if not link.exists():
+        pytest.skip("an unpacked source distribution has no links")
+    assert os.path.samefile(link, ROOT / name)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="tomllib came with Python 3.11")
+def test_version_is_the_same_everywhere() -> None:
+    assert PYPROJECT["project"]["version"] == hios_tvm.__version__
+    assert f"## {hios_tvm.__version__}" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_public_names_are_there() -> None:
+    assert all(hasattr(hios_tvm, name) for name in hios_tvm.__all__)
+    assert hios_tvm.__all__ == sorted(hios_tvm.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'typo'"):
+        hios_tvm.typo  # noqa: B018
+
+
+def test_runtime_imports_without_the_compiler_and_its_libraries() -> None:
+    """A deployment machine has NumPy and TVM's runtime, and nothing else of this."""
+    code = """
+import sys
+for name in ("onnx", "networkx", "click", "rich", "lark", "platformdirs"):
+    sys.modules[name] = None
+import hios_tvm.runtime
+assert callable(hios_tvm.runtime.load)
+heavy = {"hios_tvm.compiler", "hios_tvm.passes", "tvm.relax"} & set(sys.modules)
+assert not heavy, heavy
+assert not {"passes", "runtime"} & set(sys.modules)
+"""
+    environment = {**os.environ, "TVM_USE_RUNTIME_LIB": "1"}
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False
+    )
+    assert result.returncode == 0, result.stderr
