@@ -391,6 +391,22 @@ def test_errors_name_the_node(capfd: pytest.CaptureFixture[str]) -> None:
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (node("MaxPool", "x", "y"), "MaxPool 'y': Required attribute 'kernel_shape' is missing"),
+        (node("If", "c", "y"), "If 'y': Required attribute 'else_branch' is missing"),
+        (node("Gemm", "x", "y"), r"Gemm 'y': .* input size 1 not in range \[min=2, max=3\]"),
+        (node("Add", "x five", "y"), "Add 'y': In relax.add, the first input shape at dim 3 is 8 "),
+    ],
+    ids=lambda value: getattr(value, "op_type", None),
+)
+def test_errors_say_what_is_wrong_with_the_node(bad: onnx.NodeProto, message: str) -> None:
+    weights = {"c": np.array(True), "five": noise(5)}
+    with pytest.raises(ModelError, match=f"tiny: cannot import {message}"):
+        from_onnx(make_model([bad], {"x": (1, 3, 8, 8)}, ["y"], weights))
+
+
 # --- Models that are not valid
 
 

@@ -17,7 +17,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import tvm
-from onnx import GraphProto, NodeProto, helper, numpy_helper
+from onnx import IR_VERSION, GraphProto, NodeProto, checker, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 from tvm import relax
 from tvm.relax.frontend.onnx.onnx_frontend import ONNXGraphImporter
@@ -120,20 +120,18 @@ class OnnxImporter:
 
     def _convert_nodes(self, graph: GraphProto) -> None:
         for node in graph.node:
-            if node.op_type == "If":
-                self._take_branch(node)
-                continue
-            with self._context(_describe(node)):
-                if self._fold(node):
-                    continue
-                if node.op_type in CONVERTERS:
+            with self._context(_describe(node), node):
+                if node.op_type == "If":
+                    self._take_branch(node)
+                elif not self._fold(node):
                     self._convert(node)
-                else:
-                    self._converter._construct_nodes(SimpleNamespace(node=[node]))
-                self._note_results(node)
+                    self._note_results(node)
 
     def _convert(self, node: NodeProto) -> None:
-        """Convert a node with a converter of our own."""
+        """Emit a node's operators, by a converter of our own or of TVM."""
+        if node.op_type not in CONVERTERS:
+            self._converter._construct_nodes(SimpleNamespace(node=[node]))
+            return
         inputs = [self._nodes[name] if name else None for name in node.input]
         attributes = {entry.name: helper.get_attribute_value(entry) for entry in node.attribute}
         results = CONVERTERS[node.op_type](inputs, attributes)
@@ -214,7 +212,7 @@ class OnnxImporter:
         )
 
     @contextlib.contextmanager
-    def _context(self, place: str) -> Iterator[None]:
+    def _context(self, place: str, node: NodeProto | None = None) -> Iterator[None]:
         """Say in every error where it comes from; TVM prints what it also raises."""
         try:
             with contextlib.redirect_stdout(io.StringIO()):
@@ -222,8 +220,29 @@ class OnnxImporter:
         except HiosError:
             raise
         except Exception as error:
-            reason = str(error).strip().splitlines() or [type(error).__name__]
-            raise ModelError(f"{self._label}: cannot import {place}: {reason[-1]}") from error
+            reason = (node and _broken_rule(node, self._opset)) or _readable(error)
+            raise ModelError(f"{self._label}: cannot import {place}: {reason}") from error
+
+
+def _broken_rule(node: NodeProto, opset: int) -> str:
+    """What the standard has against a node, if anything: a better reason than TVM's."""
+    context = checker.C.CheckerContext()
+    context.ir_version = IR_VERSION
+    context.opset_imports = {"": opset}
+    try:
+        checker.check_node(node, context)
+    except checker.ValidationError as error:
+        return str(error).splitlines()[0]
+    except UnicodeDecodeError:
+        return "a name or text in it is not valid UTF-8"
+    return ""
+
+
+def _readable(error: Exception) -> str:
+    """The first line, with operators and numbers as people write them and not as TVM does."""
+    line = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    line = re.sub(r'ir\.Op\(.*?name="([^"]*)".*support_level=\d+\)', r"\1", line)
+    return re.sub(r"T\.int64\((-?\d+)\)", r"\1", line)
 
 
 def _constant(array: np.ndarray) -> tvm.ir.GenericConst:

@@ -47,6 +47,7 @@ def check_names(graph: GraphProto, label: str) -> None:
     names: list[str | bytes] = [entry.name for entry in named]
     for node in graph.node:
         names += [node.op_type, node.domain, node.name, *node.input, *node.output]
+        names += [attribute.name for attribute in node.attribute]
         for subgraph in subgraphs(node):
             check_names(subgraph, label)
     for name in names:
