@@ -10,7 +10,6 @@ from tvm.ir import IRModule
 from tvm.target import Target
 
 from hios_tvm.errors import ScheduleError
-from hios_tvm.passes.canonicalize_operators import NUM_INPUT
 from hios_tvm.passes.extract_operator_graph import bindings, is_call_tir
 from hios_tvm.schedule import Schedule
 
