@@ -38,7 +38,7 @@ from hios_tvm.passes.pipeline import lower
 from hios_tvm.passes.targets import parse_target
 from hios_tvm.runtime.manifest import DeviceSpec, Manifest, TensorSpec
 from hios_tvm.schedule import Schedule
-from hios_tvm.schedulers import make_schedule
+from hios_tvm.schedulers import make_schedule, options_of
 from hios_tvm.simulate import Timeline, evaluate
 
 __all__ = ["Compilation", "CompileOptions", "Network", "compile_model", "lower_network"]
@@ -120,7 +120,8 @@ def compile_model(
     UsageError, CostError, ScheduleError, CompileError
         Where an option, the costs, the schedule or code generation is at fault.
     """
-    check_writable(output)
+    check_writable(output)  # like the options, before work is spent
+    options_of(options.scheduler, **options.scheduler_options)
     seconds: dict[str, float] = {}
     with _phase("lower", seconds, progress):
         network = lower_network(mod, options.target, name=name, dump_dir=options.dump_dir)

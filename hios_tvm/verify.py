@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hios_tvm.errors import HiosError, UsageError
+from hios_tvm.errors import HiosError, ModelError, UsageError
 
 if TYPE_CHECKING:
     import onnx
@@ -106,6 +106,8 @@ def onnxruntime_outputs(model: onnx.ModelProto, inputs: Arrays) -> dict[str, np.
     ------
     UsageError
         If ONNX Runtime is not installed.
+    ModelError
+        If it cannot run the model.
     """
     try:
         import onnxruntime
@@ -113,11 +115,16 @@ def onnxruntime_outputs(model: onnx.ModelProto, inputs: Arrays) -> dict[str, np.
         raise UsageError(
             "ONNX Runtime is not installed; run: pip install 'hios-tvm[onnxruntime]'"
         ) from error
-    session = onnxruntime.InferenceSession(
-        model.SerializeToString(), providers=["CPUExecutionProvider"]
-    )
-    names = [output.name for output in session.get_outputs()]
-    return dict(zip(names, session.run(names, dict(inputs)), strict=True))
+    from onnxruntime.capi import onnxruntime_pybind11_state as failures
+
+    try:
+        session = onnxruntime.InferenceSession(
+            model.SerializeToString(), providers=["CPUExecutionProvider"]
+        )
+        names = [output.name for output in session.get_outputs()]
+        return dict(zip(names, session.run(names, dict(inputs)), strict=True))
+    except (failures.Fail, failures.InvalidArgument, failures.NotImplemented) as error:
+        raise ModelError(f"ONNX Runtime cannot run the model: {error}") from error
 
 
 def first_difference(

@@ -11,6 +11,7 @@ from hios_tvm.cli.options import (
     input_options,
     json_option,
     load_inputs,
+    milliseconds,
     print_json,
     print_table,
     stdout,
@@ -95,7 +96,9 @@ def command(
         )
     if manifest.predicted_makespan_ms is not None and concurrency == 1:
         off = latency.median_ms / manifest.predicted_makespan_ms - 1
-        console.print(f"predicted {manifest.predicted_makespan_ms:.2f} ms, measured {off:+.1%}")
+        console.print(
+            f"predicted {milliseconds(manifest.predicted_makespan_ms)}, measured {off:+.1%}"
+        )
     for line in notes:
         console.print(line, soft_wrap=True)
     console.print(f"machine: {describe_machine()}", soft_wrap=True)

@@ -11,6 +11,7 @@ from hios_tvm.cli.options import (
     NEW_FILE,
     json_option,
     load_inputs,
+    milliseconds,
     print_json,
     print_table,
     stdout,
@@ -118,8 +119,8 @@ def command(
         target=target,
         scheduler=scheduler,
         scheduler_options=scheduler_options,
-        schedule=Schedule.from_json(placement.read_text()) if placement else None,
-        costs=CostTable.from_json(costs.read_text()) if costs else None,
+        schedule=Schedule.from_json(_text(placement)) if placement else None,
+        costs=CostTable.from_json(_text(costs)) if costs else None,
         cache_dir=None if no_cache else cost_cache or default_cache_dir(),
         dump_dir=dump_ir,
     )
@@ -142,7 +143,7 @@ def command(
         print_table(f"{path}: {result.schedule.scheduler}", list(reports[0].COLUMNS), rows)
         console = stdout()
         console.print(
-            f"predicted makespan {result.timeline.makespan_ms:.2f} ms; compiled in "
+            f"predicted makespan {milliseconds(result.timeline.makespan_ms)}; compiled in "
             f"{sum(result.seconds.values()):.0f} s ("
             + ", ".join(f"{name} {value:.0f} s" for name, value in result.seconds.items())
             + ")"
@@ -151,6 +152,10 @@ def command(
             console.print(line)
     if verify:
         _verify(model, path, parsed_shapes)
+
+
+def _text(path: Path) -> str:
+    return path.read_text(errors="replace")  # what is no text is no JSON either
 
 
 def _verify(model: Path, artifact: Path, shapes: dict[str, tuple[int, ...]]) -> None:

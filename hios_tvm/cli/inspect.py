@@ -8,7 +8,14 @@ from pathlib import Path
 
 import click
 
-from hios_tvm.cli.options import EXISTING_FILE, json_option, print_json, print_table, stdout
+from hios_tvm.cli.options import (
+    EXISTING_FILE,
+    json_option,
+    milliseconds,
+    print_json,
+    print_table,
+    stdout,
+)
 
 
 @click.command("inspect")
@@ -61,5 +68,5 @@ def command(
         title = f"{found.model}: {found.schedule['scheduler']}"
         print_table(title, list(reports[0].COLUMNS), rows)
         if found.predicted_makespan_ms is not None:
-            console.print(f"predicted makespan {found.predicted_makespan_ms:.2f} ms")
+            console.print(f"predicted makespan {milliseconds(found.predicted_makespan_ms)}")
         console.print(f"needs CPU features: {', '.join(data['cpu_features']) or 'none'}")

@@ -19,6 +19,7 @@ __all__ = [
     "input_options",
     "json_option",
     "load_inputs",
+    "milliseconds",
     "print_json",
     "print_table",
     "stdout",
@@ -60,6 +61,15 @@ def print_json(data: Any, json_file: str) -> None:
         click.echo(text)
     else:
         Path(json_file).write_text(text + "\n")
+
+
+def milliseconds(value: float) -> str:
+    """Write a time with three or more significant digits.
+
+    >>> milliseconds(12.3456), milliseconds(0.0123456)
+    ('12.35 ms', '0.0123 ms')
+    """
+    return f"{value:.2f} ms" if value >= 1 else f"{value:.3g} ms"
 
 
 def print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:

@@ -64,13 +64,13 @@ def cpu_platform(
     """
     platform = Platform(tuple(_device(name) for name in names))
     _check_disjoint(names)
-    if len(names) == 1:
-        return platform
     if measured is not None:
         return replace(
             platform, default_link=measured.default_link, independence=measured.independence
         )
     cores = [require_cores(name) for name in names]
+    if len(names) == 1:
+        return platform
     where = f"{device_fingerprint()} {','.join(names)}"
     keys = [f"{what} {where}" for what in ("link latency", "link ms/GB", "independence")]
     known = {} if cache is None else cache.get(keys)

@@ -1,0 +1,195 @@
+"""The commands as a user types them: results on standard output, errors in one line, exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from click.testing import CliRunner, Result
+from onnx import TensorProto, helper
+
+from hios_tvm.cli import main
+
+CORE = min(os.sched_getaffinity(0))
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def succeed(*arguments: object) -> str:
+    result = run(*arguments)
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cli")
+
+
+@pytest.fixture(scope="module")
+def model(folder: Path) -> Path:
+    """Relu(x @ w + b) + sigmoid(x)."""
+    rng = np.random.default_rng(0)
+    arrays = {"w": rng.standard_normal((8, 8)), "b": rng.standard_normal(8)}
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["m"]),
+        helper.make_node("Add", ["m", "b"], ["a"]),
+        helper.make_node("Relu", ["a"], ["r"]),
+        helper.make_node("Sigmoid", ["x"], ["s"]),
+        helper.make_node("Add", ["r", "s"], ["y"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "small",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [4, 8])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [4, 8])],
+        [onnx.numpy_helper.from_array(a.astype(np.float32), n) for n, a in arrays.items()],
+    )
+    path = folder / "small.onnx"
+    opset = helper.make_opsetid("", 17)
+    onnx.save(helper.make_model(graph, opset_imports=[opset], ir_version=8), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def artifact(folder: Path, model: Path) -> Path:
+    path = folder / "small.hios"
+    output = succeed(
+        "compile", model, "-o", path, "--devices", f"cpu@{CORE}", "--cost-cache", folder / "cache",
+        "--save-costs", folder / "costs.json", "--save-placement", folder / "placement.json",
+        "--verify",
+    )  # fmt: skip
+    assert "predicted makespan" in output
+    assert "largest error" in output
+    return path
+
+
+def test_help_names_every_command_and_the_exit_codes() -> None:
+    output = succeed("--help")
+    for word in ("zoo", "compile", "run", "benchmark", "compare", "inspect", "Exit codes"):
+        assert word in output
+
+
+@pytest.mark.parametrize("command", ["zoo", "compile", "run", "benchmark", "compare", "inspect"])
+def test_each_command_explains_itself(command: str) -> None:
+    assert "Usage:" in succeed(command, "--help")
+
+
+def test_zoo_writes_the_same_model_for_the_same_seed(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        succeed(
+            "zoo", "squeezenet1_1", "--height", 64, "--width", 64, "-o", tmp_path / f"{name}.onnx"
+        )
+    assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
+    assert "inception_v3" in succeed("zoo")
+
+
+def test_run_writes_outputs_that_equal_recorded_ones(
+    artifact: Path, model: Path, tmp_path: Path
+) -> None:
+    x = np.linspace(-2, 2, 32, dtype=np.float32).reshape(4, 8)
+    np.save(tmp_path / "x.npy", x)
+    succeed(
+        "run", artifact, "--input", f"x={tmp_path / 'x.npy'}", "--output-dir", tmp_path / "out",
+        "--save-inputs", "--verify", model,
+    )  # fmt: skip
+    np.testing.assert_array_equal(np.load(tmp_path / "out" / "x.npy"), x)
+    np.savez(tmp_path / "recorded.npz", y=np.load(tmp_path / "out" / "y.npy"))
+    succeed(
+        "run", artifact, "--input", f"x={tmp_path / 'x.npy'}", "--verify", tmp_path / "recorded.npz"
+    )
+    np.savez(tmp_path / "wrong.npz", y=np.load(tmp_path / "out" / "y.npy") + 1)
+    result = run(
+        "run", artifact, "--input", f"x={tmp_path / 'x.npy'}", "--verify", tmp_path / "wrong.npz"
+    )
+    assert result.exit_code == 1
+    assert "differ from" in result.stderr
+
+
+def test_random_inputs_come_from_the_seed(artifact: Path) -> None:
+    first, again = (succeed("run", artifact, "--seed", 1, "--json") for _ in range(2))
+    assert json.loads(first) == json.loads(again)
+    assert json.loads(first) != json.loads(succeed("run", artifact, "--seed", 2, "--json"))
+
+
+def test_benchmark_reports_percentiles_and_busy_devices(artifact: Path) -> None:
+    data = json.loads(succeed("benchmark", artifact, "--iterations", 20, "--duration", 0, "--json"))
+    assert data["latency"]["runs"] == 20
+    assert set(data["latency"]["percentiles_ms"]) == {"p50", "p90", "p95", "p99", "p99.9"}
+    assert 0 < data["busy_ms"][f"cpu@{CORE}"] < data["latency"]["max_ms"]
+    data = json.loads(
+        succeed(
+            "benchmark", artifact, "--iterations", 20, "--duration", 0, "--concurrency", 3, "--json"
+        )
+    )
+    assert data["latency"]["runs"] >= 20
+
+
+def test_inspect_shows_what_the_compile_decided(artifact: Path, folder: Path) -> None:
+    data = json.loads(succeed("inspect", artifact, "--json"))
+    assert data["inputs"][0]["name"] == "x"
+    assert data["devices"][0]["share"] == 1.0
+    placement = json.loads((folder / "placement.json").read_text())
+    assert json.loads(succeed("inspect", artifact, "--schedule")) == placement
+    assert "format 1" in succeed("inspect", artifact, "--version-only")
+
+
+def test_compare_lists_every_contestant(artifact: Path, model: Path) -> None:
+    data = json.loads(
+        succeed("compare", model, artifact, "--iterations", 5, "--warmup", 1, "--json")
+    )
+    names = {contestant["name"] for contestant in data["contestants"]}
+    assert names == {"tvm-default", "same-kernels", "onnxruntime", "artifact"}
+    ours = next(c for c in data["contestants"] if c["name"] == "artifact")
+    assert ours["speedup"] == 1.0
+    assert ours["max_error"] < 1e-4
+
+
+def test_a_saved_placement_and_costs_compile_to_the_same_schedule(
+    artifact: Path, model: Path, folder: Path, tmp_path: Path
+) -> None:
+    again = tmp_path / "again.hios"
+    succeed(
+        "compile", model, "-o", again, "--devices", f"cpu@{CORE}", "--no-cache",
+        "--costs", folder / "costs.json", "--placement", folder / "placement.json",
+    )  # fmt: skip
+    assert succeed("inspect", again, "--schedule") == succeed("inspect", artifact, "--schedule")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["compile", "{model}", "--devices", "gpu7"], 1, "gpu7"),
+        (["compile", "{model}", "--devices", "cpu@99"], 1, "cpu@99"),
+        (["compile", "{model}", "--devices", "cpu@{core},cpu@{core}"], 2, "twice"),
+        (["compile", "{model}", "--scheduler", "best"], 2, "scheduler 'best' is unknown"),
+        (["compile", "{model}", "--target", "z80"], 2, "target 'z80' is unknown"),
+        (["compile", "{model}", "-o", "/nowhere/x.hios"], 2, "does not exist"),
+        (["compile", "{model}", "--shape", "x"], 2, "x"),
+        (["compile", "{model}", "--placement", "{model}"], 1, "not a schedule"),
+        (["compile", "{model}", "--costs", "{model}"], 1, "not a cost table"),
+        (["compile", "{text}"], 2, "unknown kind of model"),
+        (["run", "{model}"], 1, "error:"),
+        (["run", "{artifact}", "--input", "z={model}"], 2, "cannot read"),
+        (["run", "{artifact}", "--range", "3"], 2, "--range"),
+        (["run", "{artifact}", "--devices", "cpu@99"], 1, "cpu@99"),
+        (["benchmark", "{artifact}", "--percentiles", "high"], 2, "--percentiles"),
+        (["inspect", "{text}"], 1, "error:"),
+    ],
+)
+def test_a_wrong_call_gives_one_clear_line(
+    arguments: list[str], code: int, message: str, model: Path, artifact: Path, tmp_path: Path
+) -> None:
+    text = tmp_path / "notes.md"
+    text.write_text("no model")
+    words = {"model": model, "artifact": artifact, "text": text, "core": CORE}
+    result = run(*(argument.format(**words) for argument in arguments))
+    assert result.exit_code == code, result.output
+    assert message in result.stderr
+    assert "Traceback" not in result.output
