@@ -29,7 +29,9 @@ def rebuilt(func: tirx.PrimFunc, body: Stmt) -> tirx.PrimFunc:
 
 
 def sequence(statements: Sequence[Stmt]) -> Stmt:
-    """Return the statements one after another."""
+    """Return the statements one after another; none is a statement that does nothing."""
+    if not statements:
+        return tirx.Evaluate(0)
     return statements[0] if len(statements) == 1 else SeqStmt(list(statements))
 
 
