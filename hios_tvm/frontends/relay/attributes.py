@@ -14,7 +14,7 @@ __all__ = ["Attributes"]
 # They repeat what shapes say, or advise Relay's own code generation.
 _WITHOUT_EFFECT = """
     attrs_type_key auto_scheduler_rewritten_layout channels kernel_size
-    meta_schedule_original_shape schedule_rule tile_size units weight_layout
+    meta_schedule_original_shape schedule_rule tile_size units
 """
 _IGNORED = frozenset(_WITHOUT_EFFECT.split())
 

@@ -6,6 +6,7 @@ the bindings of one dataflow block.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 
 import numpy as np
@@ -22,6 +23,8 @@ from hios_tvm.frontends.relay.syntax import Position
 from hios_tvm.frontends.relay.values import Closure, Scope, Value, constant_of, describe, tensors_in
 
 __all__ = ["convert_program"]
+
+MAX_INPUT_ELEMENTS = 1 << 40
 
 
 def convert_program(
@@ -98,6 +101,8 @@ def _bind_parameters(
         unknown = [i for i, dimension in enumerate(type_.shape) if dimension is None]
         dynamic.extend(f"{name}: {i}" for i in unknown)
         shape = [dimension or 0 for dimension in type_.shape]
+        if math.prod(max(size, 1) for size in shape) > MAX_INPUT_ELEMENTS:
+            raise position.error(f"the input %{name} cannot have the shape {shape}")
         inputs[name] = relax.Var(name, relax.TensorType(shape, type_.dtype))
         return inputs[name]
 

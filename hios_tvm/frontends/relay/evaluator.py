@@ -6,6 +6,7 @@ constants decided. Only operators on tensors are left: each becomes a binding of
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Generator
 from typing import Any, TypeAlias
 
@@ -260,8 +261,8 @@ class Evaluator:
             raise
         except Exception as error:  # TVM checks shapes and types, and raises many classes
             found = ", ".join(describe(argument) for argument in arguments)
-            reason = str(error).strip().split("\n")[-1][-200:]
-            raise call.error(f"cannot be applied to {found} ({reason})") from error
+            reason = re.sub(r".*support_level=\d+\),? ", "", str(error).strip().split("\n")[-1])
+            raise call.error(f"cannot be applied to {found} ({reason[:200]})") from error
         call.attributes.check_all_known()
         return result
 

@@ -418,3 +418,34 @@ def test_sampling() -> None:
         coordinate_transformation_mode="output_half_pixel",
     )
     assert_close(result, expected, 1e-4)
+
+
+def blocked(array: np.ndarray, block: int) -> np.ndarray:
+    """NCHW as NCHW{block}c."""
+    n, c, h, w = array.shape
+    parts = array.reshape(n, c // block, block, h, w)
+    return np.ascontiguousarray(parts.transpose(0, 1, 3, 4, 2))
+
+
+def test_layouts_with_blocks() -> None:
+    """What Relay's own optimizations left behind."""
+    x, w = numbers(1, 4, 5, 5), numbers(6, 4, 3, 3, seed=1)
+    packed = w.reshape(3, 2, 2, 2, 3, 3).transpose(0, 2, 4, 5, 3, 1)  # OIHW2i2o
+    inputs = {"x": blocked(x, 2), "w": np.ascontiguousarray(packed)}
+    body = (
+        "nn.contrib_conv2d_NCHWc(%x, %w, padding=[1, 1, 1, 1], channels=6, kernel_size=[3, 3], "
+        'data_layout="NCHW2c", kernel_layout="OIHW2i2o", out_layout="NCHW3c")'
+    )
+    for constants in ((), ("w",)):
+        (result,) = compute(body, inputs, constants)
+        assert_close(result, blocked(onnx_result("Conv", [x, w], pads=[1] * 4), 3))
+    body = 'nn.max_pool2d(%x, pool_size=[2, 2], strides=[2, 2], layout="NCHW2c")'
+    (result,) = compute(body, {"x": inputs["x"]})
+    pooled = onnx_result("MaxPool", [x], kernel_shape=[2, 2], strides=[2, 2])
+    assert_close(result, blocked(pooled, 2))
+    (result,) = compute('nn.global_avg_pool2d(%x, layout="NCHW2c")', {"x": inputs["x"]})
+    assert_close(result, blocked(x.mean((2, 3), keepdims=True), 2))
+    a, b = numbers(2, 5), numbers(4, 5, seed=1)
+    body = 'nn.contrib_dense_pack(%a, %b, units=None, weight_layout="NC2n")'
+    (result,) = compute(body, {"a": a, "b": b.reshape(2, 2, 5).transpose(0, 2, 1).copy()})
+    assert_close(result, a @ b.T)

@@ -24,7 +24,9 @@ from hios_tvm.frontends.relay.values import (
     shape_of,
 )
 
-__all__ = ["Converter", "OperatorCall", "constant"]
+__all__ = ["MAX_DIMENSIONS", "Converter", "OperatorCall", "constant"]
+
+MAX_DIMENSIONS = 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +100,8 @@ class OperatorCall:
     def reshape(self, tensor: relax.Expr, shape: Sequence[int]) -> relax.Expr:
         if shape_of(tensor) == tuple(shape):
             return tensor
+        if len(shape) > MAX_DIMENSIONS:
+            raise self.error(f"a tensor cannot have {len(shape)} dimensions")
         array = array_of(tensor)
         if array is not None and array.size == np.prod(shape, dtype=np.int64):
             return constant_of(array.reshape(shape))

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from tvm import relax, topi
 
 from hios_tvm.frontends.relay.operators.call import Converter, OperatorCall
+from hios_tvm.frontends.relay.operators.layouts import layout_attribute, to_layout
 from hios_tvm.frontends.relay.values import Value, dtype_of, shape_of
 
 __all__ = [
@@ -18,6 +19,8 @@ __all__ = [
     "dense",
     "matmul",
     "matrix_product",
+    "packed_dense",
+    "padding",
     "transposed_convolution",
 ]
 
@@ -35,33 +38,28 @@ def convolve(
     """A convolution with the attributes of `call`; `dtype` is that of the sums."""
     spatial = SPATIAL[rank]
     attributes = call.attributes
-    layout = _layout(call, "data_layout", "NC" + spatial)
-    weight = _to_layout(
-        call, weight, _layout(call, "kernel_layout", "OI" + spatial), "OI" + spatial
-    )
+    layout = layout_attribute(call, "data_layout", "NC" + spatial)
     target = layout if layout == f"N{spatial}C" else "NC" + spatial
-    data = _to_layout(call, data, layout, target)
+    data = to_layout(call, data, layout, target)
+    kernel_layout = layout_attribute(call, "kernel_layout", "OI" + spatial)
+    weight = to_layout(call, weight, kernel_layout, "OI" + spatial)
     groups = attributes.integer("groups", 1)
     weight = _flat_depthwise(call, weight, shape_of(data)[target.index("C")], groups)
-    kernel_layout = "OI" + spatial
-    if target != "NC" + spatial:
-        weight = _to_layout(call, weight, kernel_layout, spatial + "IO")
-        kernel_layout = spatial + "IO"
-    out_dtype = dtype or attributes.dtype("out_dtype", dtype_of(data))
+    target_kernel = "OI" + spatial if target[1] == "C" else spatial + "IO"
     result = call.emit(
         _CONVOLUTIONS[rank](
             data,
-            weight,
+            to_layout(call, weight, "OI" + spatial, target_kernel),
             strides=_sizes(call, "strides", rank, 1),
             padding=padding(call, rank),
             dilation=_sizes(call, "dilation", rank, 1),
             groups=groups,
             data_layout=target,
-            kernel_layout=kernel_layout,
-            out_dtype=out_dtype,
+            kernel_layout=target_kernel,
+            out_dtype=dtype or attributes.dtype("out_dtype", dtype_of(data)),
         )
     )
-    return _to_layout(call, result, target, _out_layout(call, layout))
+    return to_layout(call, result, target, layout_attribute(call, "out_layout", layout))
 
 
 def transposed_convolution(rank: int) -> Converter:
@@ -71,8 +69,8 @@ def transposed_convolution(rank: int) -> Converter:
     def convert(call: OperatorCall) -> Value:
         attributes = call.attributes
         first = "NC" + spatial
-        layout = _layout(call, "data_layout", first)
-        data = _to_layout(call, call.tensor(0), layout, first)
+        layout = layout_attribute(call, "data_layout", first)
+        data = to_layout(call, call.tensor(0), layout, first)
         weight = _transposed_weight(call, spatial, shape_of(data)[1])
         result = call.emit(
             _TRANSPOSED[rank](
@@ -88,7 +86,7 @@ def transposed_convolution(rank: int) -> Converter:
                 out_dtype=attributes.dtype("out_dtype", dtype_of(data)),
             )
         )
-        return _to_layout(call, result, first, _out_layout(call, layout))
+        return to_layout(call, result, first, layout_attribute(call, "out_layout", layout))
 
     return convert
 
@@ -100,10 +98,10 @@ def _transposed_weight(call: OperatorCall, spatial: str, in_channels: int) -> re
     the number of input channels agrees.
     """
     weight = call.tensor(1)
-    layout = _layout(call, "kernel_layout", "IO" + spatial)
+    layout = layout_attribute(call, "kernel_layout", "IO" + spatial)
     if layout == "OI" + spatial and shape_of(weight)[0] == in_channels:
         return weight
-    weight = _to_layout(call, weight, layout, "IO" + spatial)
+    weight = to_layout(call, weight, layout, "IO" + spatial)
     if shape_of(weight)[0] != in_channels and shape_of(weight)[1] == in_channels:
         return call.permute(weight, [1, 0, *range(2, len(shape_of(weight)))])
     return weight
@@ -122,10 +120,13 @@ def _flat_depthwise(
 def deformable_convolution(call: OperatorCall) -> Value:
     data, offset, weight = call.tensor(0), call.tensor(1), call.tensor(2)
     attributes = call.attributes
-    layouts = (_layout(call, "data_layout", "NCHW"), _layout(call, "kernel_layout", "OIHW"))
+    layouts = (
+        layout_attribute(call, "data_layout", "NCHW"),
+        layout_attribute(call, "kernel_layout", "OIHW"),
+    )
     if layouts != ("NCHW", "OIHW"):
         raise call.unsupported(f"with the layouts {' and '.join(layouts)}")
-    _out_layout(call, "NCHW")
+    layout_attribute(call, "out_layout", "NCHW")
     return call.compute(
         topi.nn.deformable_conv2d_nchw,
         data,
@@ -163,29 +164,19 @@ def padding(call: OperatorCall, rank: int) -> list[int]:
     return sizes
 
 
-def _layout(call: OperatorCall, name: str, default: str) -> str:
-    layout = call.attributes.text(name, default) or default
-    if sorted(layout) != sorted(default):
-        raise call.unsupported(f"with {name} {layout!r}")
-    return layout
-
-
-def _out_layout(call: OperatorCall, default: str) -> str:
-    return _layout(call, "out_layout", default)
-
-
-def _to_layout(call: OperatorCall, tensor: relax.Expr, layout: str, target: str) -> relax.Expr:
-    if len(shape_of(tensor)) != len(layout):
-        raise call.error(f"a tensor of {len(shape_of(tensor))} dimensions cannot be {layout}")
-    return call.permute(tensor, [layout.index(letter) for letter in target])
-
-
 # --- Matrix products ---
 
 
 def dense(call: OperatorCall) -> Value:
     """`nn.dense`: the weight is (units, features)."""
     return matrix_product(call, call.tensor(0), call.tensor(1), transpose_b=True)
+
+
+def packed_dense(call: OperatorCall) -> Value:
+    """`nn.contrib_dense_pack`: the weight is in blocks."""
+    layout = layout_attribute(call, "weight_layout", "NC")
+    weight = to_layout(call, call.tensor(1), layout, "NC")
+    return matrix_product(call, call.tensor(0), weight, transpose_b=True)
 
 
 def matmul(call: OperatorCall) -> Value:

@@ -9,7 +9,12 @@ from typing import Any
 import numpy as np
 from tvm import relax, tirx, topi
 
-from hios_tvm.frontends.relay.operators.call import Converter, OperatorCall, constant
+from hios_tvm.frontends.relay.operators.call import (
+    MAX_DIMENSIONS,
+    Converter,
+    OperatorCall,
+    constant,
+)
 from hios_tvm.frontends.relay.values import Value, array_of, constant_of, dtype_of, shape_of
 
 __all__ = [
@@ -168,7 +173,10 @@ def advanced_index(call: OperatorCall) -> Value:
 
 
 def unravel_index(call: OperatorCall) -> Value:
-    return call.compute(topi.unravel_index, call.tensor(0), call.tensor(1))
+    indices, shape = call.tensor(0), call.tensor(1)
+    if len(shape_of(shape)) != 1 or not 1 <= shape_of(shape)[0] <= MAX_DIMENSIONS:
+        raise call.error(f"a tensor of {list(shape_of(shape))} elements is not a shape")
+    return call.compute(topi.unravel_index, indices, shape)
 
 
 def sequence_mask(call: OperatorCall) -> Value:

@@ -9,6 +9,7 @@ from tvm import relax, topi
 
 from hios_tvm.frontends.relay.operators.call import Converter, OperatorCall
 from hios_tvm.frontends.relay.operators.convolution import SPATIAL, padding
+from hios_tvm.frontends.relay.operators.layouts import layout_attribute, to_layout
 from hios_tvm.frontends.relay.values import Value, shape_of
 
 __all__ = ["adaptive_pool", "average_pool", "global_pool", "max_pool"]
@@ -16,22 +17,39 @@ __all__ = ["adaptive_pool", "average_pool", "global_pool", "max_pool"]
 
 def max_pool(rank: int) -> Converter:
     function = {1: relax.op.nn.max_pool1d, 2: relax.op.nn.max_pool2d, 3: relax.op.nn.max_pool3d}
-    return lambda call: function[rank](call.tensor(0), **_window(call, rank))
+    return _any_layout(rank, lambda call, x: function[rank](x, **_window(call, rank)))
 
 
 def average_pool(rank: int) -> Converter:
     function = {1: relax.op.nn.avg_pool1d, 2: relax.op.nn.avg_pool2d, 3: relax.op.nn.avg_pool3d}
 
-    def convert(call: OperatorCall) -> Value:
+    def convert(call: OperatorCall, x: relax.Expr) -> relax.Expr:
         include = call.attributes.flag("count_include_pad")
-        return function[rank](call.tensor(0), **_window(call, rank), count_include_pad=include)
+        return function[rank](x, **_window(call, rank), count_include_pad=include)
+
+    return _any_layout(rank, convert)
+
+
+def _any_layout(rank: int, pool: Callable[[OperatorCall, relax.Expr], relax.Expr]) -> Converter:
+    """Relax pools channels-first and channels-last; other layouts come from there."""
+
+    def convert(call: OperatorCall) -> Value:
+        layout = layout_attribute(call, "layout", "NC" + SPATIAL[rank])
+        target = _pooled_layout(call, rank)
+        result = call.emit(pool(call, to_layout(call, call.tensor(0), layout, target)))
+        return to_layout(call, result, target, layout_attribute(call, "out_layout", layout))
 
     return convert
 
 
+def _pooled_layout(call: OperatorCall, rank: int) -> str:
+    last = f"N{SPATIAL[rank]}C"
+    return last if call.attributes.value("layout") == last else "NC" + SPATIAL[rank]
+
+
 def _window(call: OperatorCall, rank: int) -> dict[str, Any]:
     attributes = call.attributes
-    options: dict[str, Any] = {"layout": _layout(call, rank), "padding": padding(call, rank)}
+    options: dict[str, Any] = {"layout": _pooled_layout(call, rank), "padding": padding(call, rank)}
     for name, default in (("pool_size", None), ("strides", [1] * rank), ("dilation", [1] * rank)):
         sizes = attributes.integers(name, default)
         sizes = sizes * rank if len(sizes) == 1 else sizes
@@ -45,11 +63,11 @@ def _window(call: OperatorCall, rank: int) -> dict[str, Any]:
 def global_pool(rank: int, function: Callable[..., relax.Expr]) -> Converter:
     """`function` reduces all spatial axes."""
 
-    def convert(call: OperatorCall) -> Value:
-        layout = _layout(call, rank)
-        return function(call.tensor(0), [layout.index(a) for a in SPATIAL[rank]], True)
+    def convert(call: OperatorCall, x: relax.Expr) -> relax.Expr:
+        layout = _pooled_layout(call, rank)
+        return function(x, [layout.index(axis) for axis in SPATIAL[rank]], True)
 
-    return convert
+    return _any_layout(rank, convert)
 
 
 def adaptive_pool(rank: int, kind: str) -> Converter:
@@ -61,8 +79,8 @@ def adaptive_pool(rank: int, kind: str) -> Converter:
     }
     general = {1: topi.nn.adaptive_pool1d, 2: topi.nn.adaptive_pool, 3: topi.nn.adaptive_pool3d}
 
-    def convert(call: OperatorCall) -> Value:
-        data, layout = call.tensor(0), _layout(call, rank)
+    def convert(call: OperatorCall, data: relax.Expr) -> relax.Expr:
+        layout = _pooled_layout(call, rank)
         sizes = call.attributes.optional_integers("output_size") or [
             shape_of(data)[layout.index(axis)] for axis in SPATIAL[rank]
         ]
@@ -73,13 +91,4 @@ def adaptive_pool(rank: int, kind: str) -> Converter:
             return average[rank](data, sizes, layout=layout)
         return call.compute(general[rank], data, tuple(sizes), kind, layout)
 
-    return convert
-
-
-def _layout(call: OperatorCall, rank: int) -> str:
-    first = "NC" + SPATIAL[rank]
-    layout = call.attributes.text("layout", first)
-    out_layout = call.attributes.text("out_layout", "")
-    if sorted(layout) != sorted(first) or out_layout not in ("", layout):
-        raise call.unsupported(f"with the layout {layout!r} to {out_layout!r}")
-    return layout
+    return _any_layout(rank, convert)

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import math
-import re
 
 import numpy as np
 from tvm import relax, topi
 
-from hios_tvm.errors import RelayError
-from hios_tvm.frontends.relay.operators.call import OperatorCall
+from hios_tvm.frontends.relay.operators.call import MAX_DIMENSIONS, OperatorCall
 from hios_tvm.frontends.relay.values import Value, dtype_of, shape_of
 
 __all__ = [
@@ -23,7 +21,6 @@ __all__ = [
     "depth_to_space",
     "einsum",
     "expand_dims",
-    "layout_transform",
     "meshgrid",
     "mirror_pad",
     "pad",
@@ -140,7 +137,7 @@ def expand_dims(call: OperatorCall) -> Value:
     data = call.tensor(0)
     shape = list(shape_of(data))
     axis = call.axis(len(shape) + 1)
-    count = call.attributes.integer("num_newaxis", 1)
+    count = min(call.attributes.integer("num_newaxis", 1), MAX_DIMENSIONS + 1)
     return call.reshape(data, [*shape[:axis], *[1] * count, *shape[axis:]])
 
 
@@ -337,52 +334,3 @@ def _block_pairs(call: OperatorCall, blocks: list[int], name: str) -> list[tuple
     if not fits or min(blocks, default=0) < 1 or min(min(pair) for pair in pairs) < 0:
         raise call.error(f"blocks {blocks} with {name} {pairs} do not fit the tensor")
     return pairs
-
-
-# --- Layouts ---
-
-
-def layout_transform(call: OperatorCall) -> Value:
-    """From and to layouts such as NCHW, NHWC and NCHW16c."""
-    data, attributes = call.tensor(0), call.attributes
-    source = _axes_of_layout(call, attributes.text("src_layout"))
-    target = _axes_of_layout(call, attributes.text("dst_layout"))
-    letters = [letter for letter, _ in source if letter.isupper()]
-    if len(source) != len(shape_of(data)) or set(letters) != {t for t, _ in target if t.isupper()}:
-        raise call.error(f"{list(shape_of(data))} has not the layout that is given")
-
-    # To whole dimensions: each capital followed by its small letters.
-    order = [
-        i for letter in letters for i, (axis, _) in enumerate(source) if axis.upper() == letter
-    ]
-    data = call.permute(data, order)
-    sizes = {letter: 1 for letter in letters}
-    for (axis, _), size in zip(source, shape_of(call.tensor(0)), strict=True):
-        sizes[axis.upper()] *= size
-    data = call.reshape(data, [sizes[letter] for letter in letters])
-
-    # And apart again.
-    parts: list[tuple[str, int]] = []
-    for letter in letters:
-        blocks = [(axis, size) for axis, size in target if axis == letter.lower()]
-        inner = math.prod(size for _, size in blocks)
-        if inner == 0 or sizes[letter] % inner:
-            raise call.unsupported(f"with {sizes[letter]} of {letter} in blocks of {inner}")
-        parts += [(letter, sizes[letter] // inner), *blocks]
-    data = call.reshape(data, [size for _, size in parts])
-    names = [name for name, _ in parts]
-    return call.permute(data, [names.index(axis) for axis, _ in target])
-
-
-def _axes_of_layout(call: OperatorCall, layout: str) -> list[tuple[str, int]]:
-    axes = [(axis, int(size or 0)) for size, axis in re.findall(r"(\d*)([A-Za-z])", layout)]
-    names = [axis for axis, _ in axes]
-    if not re.fullmatch(r"([A-Z]|[1-9]\d*[a-z])+", layout) or len(set(names)) < len(names):
-        raise _bad_layout(call, layout)
-    if any(name.upper() not in names for name in names):
-        raise _bad_layout(call, layout)
-    return axes
-
-
-def _bad_layout(call: OperatorCall, layout: str) -> RelayError:
-    return call.error(f"{layout!r} is not a layout")
