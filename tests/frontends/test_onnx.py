@@ -282,6 +282,7 @@ def test_operators_that_tvm_lacks_or_converts_wrongly(case: str) -> None:
         node("BatchNormalization", "x s s s s", "y m v", training_mode=1),
         node("ConvTranspose", "x w", "y", output_shape=[9, 9]),
         node("RoiAlign", "x s s", "y", mode="max"),
+        node("Cast", "x", "y", to=TensorProto.FLOAT8E4M3FN),
     ],
     ids=lambda wrong: wrong.op_type,
 )
@@ -454,15 +455,15 @@ def test_model_without_opset() -> None:
         from_onnx(model)
 
 
-@pytest.mark.parametrize("kind", ["sequence", "string"])
+@pytest.mark.parametrize("kind", ["sequence", "STRING", "FLOAT8E4M3FN", "COMPLEX64", "UNDEFINED"])
 def test_inputs_that_are_no_numeric_tensors(kind: str) -> None:
     model = make_model([node("Identity", "x", "y")], {"x": (2,)}, ["y"])
     if kind == "sequence":
         element = helper.make_tensor_type_proto(TensorProto.FLOAT, (2,))
         model.graph.input[0].type.CopyFrom(helper.make_sequence_type_proto(element))
     else:
-        model.graph.input[0].type.tensor_type.elem_type = TensorProto.STRING
-    with pytest.raises(ModelError, match="input 'x'"):
+        model.graph.input[0].type.tensor_type.elem_type = getattr(TensorProto, kind)
+    with pytest.raises(ModelError, match=f"input 'x' (is no tensor|holds {kind}, which)"):
         from_onnx(model)
 
 
@@ -470,6 +471,14 @@ def test_weights_of_the_wrong_size() -> None:
     model = make_model([node("Add", "x w", "y")], {"x": (2,)}, ["y"], {"w": noise(2)})
     model.graph.initializer[0].dims[:] = [3]
     with pytest.raises(ModelError, match="cannot import initializer 'w'"):
+        from_onnx(model)
+
+
+def test_weights_of_a_type_that_cannot_be_compiled() -> None:
+    model = make_model([node("Identity", "w", "y")], {"x": (2,)}, ["y"])
+    weight = helper.make_tensor("w", TensorProto.FLOAT8E5M2, (2,), [1.0, 2.0])
+    model.graph.initializer.append(weight)
+    with pytest.raises(ModelError, match="initializer 'w': elements of type float8_e5m2 cannot"):
         from_onnx(model)
 
 

@@ -24,7 +24,7 @@ from tvm.relax.frontend.onnx.onnx_frontend import ONNXGraphImporter
 
 from hios_tvm.errors import DynamicShapeError, HiosError, ModelError, UnsupportedOperatorError
 from hios_tvm.frontends.onnx.converters import CONVERTERS
-from hios_tvm.frontends.onnx.inputs import model_inputs
+from hios_tvm.frontends.onnx.inputs import ELEMENT_TYPES, model_inputs
 from hios_tvm.frontends.onnx.operators import ONNX_DOMAINS
 
 __all__ = ["OnnxImporter"]
@@ -247,6 +247,8 @@ def _readable(error: Exception) -> str:
 
 def _constant(array: np.ndarray) -> tvm.ir.GenericConst:
     """A constant of the array's own dtype; given an array, `relax.const` makes int64 int32."""
+    if helper.np_dtype_to_tensor_dtype(array.dtype) not in ELEMENT_TYPES:
+        raise ValueError(f"elements of type {array.dtype} cannot be compiled")
     return relax.const(tvm.runtime.tensor(np.ascontiguousarray(array).reshape(array.shape)))
 
 

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from onnx import GraphProto, TypeProto, ValueInfoProto
+from onnx import GraphProto, TensorProto, TypeProto, ValueInfoProto
 
 from hios_tvm.errors import ModelError, UsageError
 
-__all__ = ["input_shapes", "model_inputs"]
+__all__ = ["ELEMENT_TYPES", "input_shapes", "model_inputs"]
 
 Shape = tuple[int, ...]
+
+ELEMENT_TYPES = frozenset(
+    getattr(TensorProto, name)
+    for name in (
+        *("BOOL", "INT8", "INT16", "INT32", "INT64", "UINT8", "UINT16", "UINT32", "UINT64"),
+        *("FLOAT16", "BFLOAT16", "FLOAT", "DOUBLE"),
+    )
+)
+"""What TVM computes with; it takes smaller numbers too, with wrong results."""
 
 
 def model_inputs(graph: GraphProto) -> list[ValueInfoProto]:
@@ -91,6 +100,11 @@ def _symbols(
 def _tensor_type(value: ValueInfoProto, label: str) -> TypeProto.Tensor:
     if not value.type.HasField("tensor_type"):
         raise ModelError(f"{label}: input {value.name!r} is no tensor; only tensors can be inputs")
+    element = value.type.tensor_type.elem_type
+    if element not in ELEMENT_TYPES:
+        known = element in TensorProto.DataType.values()
+        name = TensorProto.DataType.Name(element) if known else element
+        raise ModelError(f"{label}: input {value.name!r} holds {name}, which cannot be compiled")
     return value.type.tensor_type
 
 

@@ -10,6 +10,7 @@ from tvm.relax.frontend.onnx import onnx_frontend
 
 from hios_tvm.errors import ModelError
 from hios_tvm.frontends.onnx.converters import CONVERTERS
+from hios_tvm.frontends.onnx.inputs import ELEMENT_TYPES
 
 __all__ = ["expand_functions", "subgraphs", "unsupported_operators"]
 
@@ -38,6 +39,7 @@ OPERATORS = (
 
 CONVERTED_WRONGLY: dict[str, Callable[[NodeProto], bool]] = {
     "BatchNormalization": lambda node: _attribute(node, "training_mode", 0) != 0,
+    "Cast": lambda node: _attribute(node, "to", None) not in ELEMENT_TYPES,
     "ConvTranspose": lambda node: _attribute(node, "output_shape", None) is not None,
     "LayerNormalization": lambda node: len(node.output) > 1,
     "RoiAlign": lambda node: _attribute(node, "mode", b"avg") != b"avg",
