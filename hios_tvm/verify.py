@@ -66,10 +66,11 @@ def _deviation(name: str, output: np.ndarray, reference: np.ndarray) -> Deviatio
     a = output.astype(np.float64).ravel()
     b = reference.astype(np.float64).ravel()
     same = (a == b) | (np.isnan(a) & np.isnan(b))  # equal infinities, and NaN where it belongs
-    error = float(np.max(np.where(same, 0.0, np.abs(a - b)), initial=0.0))
+    error = float(np.max(np.abs(a[~same] - b[~same]), initial=0.0))
     magnitude = float(np.max(np.abs(b[np.isfinite(b)]), initial=0.0))
-    norms = float(np.linalg.norm(a) * np.linalg.norm(b))
-    cosine = float(a @ b) / norms if norms else float(error == 0.0)
+    finite = np.isfinite(a) & np.isfinite(b)
+    norms = float(np.linalg.norm(a[finite]) * np.linalg.norm(b[finite]))
+    cosine = float(a[finite] @ b[finite]) / norms if norms else float(error == 0.0)
     return Deviation(name, error / magnitude if magnitude else error, cosine)
 
 
