@@ -6,6 +6,10 @@
 //
 // Runs are numbered. An event holds the number of the last run that signalled it, so nothing
 // is reset between runs, and a run starts by raising the number in `Session::start`.
+//
+// A worker with several cores has a team: one more thread per core, in `hios_help`. Parallel
+// loops of kernels reach it through `hios_parallel_launch`, which stands in for TVM's thread pool:
+// that one polls for long when it is idle, and its threads outlive the worker.
 
 #include <linux/futex.h>
 #include <sys/syscall.h>
@@ -23,7 +27,7 @@ using Kernel = int (*)(void* self, const TVMFFIAny* args, int32_t num_args, TVMF
 
 static_assert(sizeof(Word) == 4 && Word::is_always_lock_free, "the kernel's futex has 32 bits");
 
-constexpr int32_t kAbiVersion = 1;
+constexpr int32_t kAbiVersion = 2;
 constexpr int kChecksPerClockRead = 16;
 constexpr int64_t kSliceNs = 20'000'000;  // how soon a sleeping worker sees that a run is aborted
 constexpr int64_t kForever = -1;
@@ -44,9 +48,34 @@ struct Instruction {
   uint64_t bytes;         // copy
 };
 
+// What TVM passes to the body of a parallel loop.
+struct ParallelEnv {
+  void* barrier;          // of TVM's own pool, for kernels that synchronise inside a loop
+  int32_t num_tasks;
+};
+using ParallelBody = int (*)(int task, ParallelEnv* env, void* closure);
+
+constexpr uint32_t kMaxTeam = 256;
+
+// The threads that share the parallel loops of one worker. Launches are numbered as runs are.
+struct Team {
+  Event launch;           // the loop to execute
+  Event finished;         // the last loop that all helpers have left
+  Event running;          // `run` counts the helpers that are still in the loop
+  Event failed;           // `run` counts the tasks that failed
+  ParallelBody body;
+  void* closure;
+  ParallelEnv env;
+  int64_t spin_ns;
+  uint32_t size;          // the worker included
+  Word stop;
+  alignas(64) std::atomic<int32_t> barrier[kMaxTeam * 16];  // one per cache line, as TVM has it
+};
+
 struct Worker {
   const Instruction* program;
   int64_t* times;         // start of each instruction, then the end of the last; nanoseconds
+  Team* team;             // none on one core
   int64_t spin_ns;        // how long to poll before sleeping
   uint32_t length;        // instructions in the program
   uint32_t run;           // the last run that this worker took part in
@@ -110,14 +139,14 @@ bool Poll(const Event& event, uint32_t run, int64_t spin_ns) {
 }
 
 // Waits for `event` of run `run`; false when that run was given up instead.
-bool Await(Session* session, Event& event, uint32_t run, int64_t spin_ns, int64_t slice_ns) {
+bool Await(Event& event, uint32_t run, int64_t spin_ns, const Event* aborted = nullptr) {
   if (Poll(event, run, spin_ns)) return true;
   event.sleepers.fetch_add(1, std::memory_order_seq_cst);
   bool reached;
   uint32_t seen;
   while (!(reached = (seen = event.run.load(std::memory_order_seq_cst)) == run) &&
-         !Reached(session->aborted, run)) {
-    Sleep(event, seen, slice_ns);
+         !(aborted != nullptr && Reached(*aborted, run))) {
+    Sleep(event, seen, aborted != nullptr ? kSliceNs : kForever);
   }
   event.sleepers.fetch_sub(1, std::memory_order_seq_cst);
   return reached;
@@ -161,7 +190,7 @@ bool Execute(Session* session, Worker* worker) {
         Signal(session->events[step.number], run);
         break;
       case Kind::kWait:
-        if (!Await(session, session->events[step.number], run, worker->spin_ns, kSliceNs)) {
+        if (!Await(session->events[step.number], run, worker->spin_ns, &session->aborted)) {
           return true;
         }
         break;
@@ -175,6 +204,22 @@ void Leave(Session* session, uint32_t run) {
   if (session->running.run.fetch_sub(1, std::memory_order_seq_cst) == 1) {
     Signal(session->done, run);
   }
+}
+
+thread_local Team* current_team = nullptr;  // of the worker that runs on this thread
+
+// Runs the tasks of member `member`; there may be more tasks than members.
+void RunTasks(Team* team, uint32_t member) {
+  for (int32_t task = static_cast<int32_t>(member); task < team->env.num_tasks;
+       task += static_cast<int32_t>(team->size)) {
+    if (team->body(task, &team->env, team->closure) != 0) team->failed.run.fetch_add(1);
+  }
+}
+
+int RunInline(ParallelBody body, void* closure) {
+  std::atomic<int32_t> barrier{0};
+  ParallelEnv env{&barrier, 1};
+  return body(0, &env, closure);
 }
 
 }  // namespace
@@ -196,12 +241,13 @@ HIOS_EXPORT void hios_open(Session* session, uint32_t num_workers, uint32_t num_
 // Takes part in all runs: the body of a worker thread. Returns 1 when a kernel failed: the caller
 // fetches the error and calls again, and only then can the run end. Returns 0 after `hios_stop`.
 HIOS_EXPORT int32_t hios_work(Session* session, Worker* worker) {
+  current_team = worker->team;
   if (worker->failed != 0) {
     worker->failed = 0;
     Leave(session, worker->run);
   }
   while (true) {
-    Await(session, session->start, worker->run + 1, worker->spin_ns, kForever);
+    Await(session->start, worker->run + 1, worker->spin_ns);
     if (session->stop.load(std::memory_order_seq_cst) != 0) return 0;
     ++worker->run;
     if (!Execute(session, worker)) return 1;
@@ -238,4 +284,49 @@ HIOS_EXPORT void hios_abort(Session* session) {
 HIOS_EXPORT void hios_stop(Session* session) {
   session->stop.store(1, std::memory_order_seq_cst);
   Signal(session->start, session->start.run.load(std::memory_order_relaxed) + 1);
+}
+
+HIOS_EXPORT uint64_t hios_team_bytes() { return sizeof(Team); }
+
+HIOS_EXPORT void hios_team_open(Team* team, uint32_t size, int64_t spin_ns) {
+  team->size = size < kMaxTeam ? size : kMaxTeam;
+  team->spin_ns = spin_ns;
+}
+
+// Takes part in all loops of a team: the body of a helper thread. Members count from 1.
+HIOS_EXPORT void hios_help(Team* team, uint32_t member) {
+  for (uint32_t launch = 1;; ++launch) {
+    Await(team->launch, launch, team->spin_ns);
+    if (team->stop.load(std::memory_order_seq_cst) != 0) return;
+    RunTasks(team, member);
+    if (team->running.run.fetch_sub(1, std::memory_order_seq_cst) == 1) {
+      Signal(team->finished, launch);
+    }
+  }
+}
+
+// Sends the helpers of a team home; no loop may be going on.
+HIOS_EXPORT void hios_team_stop(Team* team) {
+  team->stop.store(1, std::memory_order_seq_cst);
+  Signal(team->launch, team->launch.run.load(std::memory_order_relaxed) + 1);
+}
+
+// Executes a parallel loop; kernels call it in place of TVMBackendParallelLaunch.
+HIOS_EXPORT int hios_parallel_launch(ParallelBody body, void* closure, int num_tasks) {
+  Team* team = current_team;
+  if (team == nullptr) return RunInline(body, closure);
+  current_team = nullptr;  // loops inside of this one run inline
+  const uint32_t launch = team->launch.run.load(std::memory_order_relaxed) + 1;
+  team->body = body;
+  team->closure = closure;
+  team->env.barrier = team->barrier;
+  team->env.num_tasks = num_tasks == 0 ? static_cast<int32_t>(team->size) : num_tasks;
+  team->failed.run.store(0, std::memory_order_relaxed);
+  for (uint32_t i = 0; i < team->size; ++i) team->barrier[16 * i].store(0);
+  team->running.run.store(team->size - 1, std::memory_order_seq_cst);
+  Signal(team->launch, launch);
+  RunTasks(team, 0);
+  Await(team->finished, launch, team->spin_ns);
+  current_team = team;
+  return team->failed.run.load(std::memory_order_seq_cst) == 0 ? 0 : -1;
 }

@@ -7,14 +7,15 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from hios_tvm.errors import DeviceError, ExecutionError, RunTimeoutError, SessionClosedError
-from hios_tvm.runtime.devices.cpu import configure_worker
+from hios_tvm.runtime.devices.cpu import pin_thread
 from hios_tvm.runtime.instructions import Call, Copy, Instruction, Signal, Wait
 from hios_tvm.runtime.manifest import ALIGNMENT
 from hios_tvm.runtime.memory import TensorTable, address_of
@@ -36,7 +37,7 @@ __all__ = ["DEFAULT_SPIN_US", "Executor", "Task"]
 DEFAULT_SPIN_US = 100.0
 """How long a worker polls for an event before it sleeps: longer than waking a sleeper takes."""
 
-_SHARED_CORE_SPIN_US = 2.0  # polling would take the core from the worker that is waited for
+_SHARED_CORE_SPIN_US = 20.0  # polling takes the core from the worker that is waited for
 _SLICE_NS = 50_000_000  # how often a caller looks for interrupts and dead workers
 _GRACE_S = 5.0  # for the kernels that run when a run is given up
 
@@ -58,13 +59,14 @@ class _Shared:
     library: Library
     memory: list[Any]
     session: int
+    teams: list[tuple[Library, int]] = field(default_factory=list)
     failures: list[tuple[Task, int, str]] = field(default_factory=list)
     errors: list[Exception] = field(default_factory=list)
     held: object = None
 
 
 class Executor:
-    """One thread for each task; `run` executes all programs once.
+    """One thread for each core of each task; `run` executes all programs once.
 
     Not thread-safe: its owner serialises runs.
 
@@ -74,9 +76,11 @@ class Executor:
         At least one. Equal events in different tasks are the same event.
     tensors
         Where the buffers that instructions name lie.
+    memory
+        Owner of those buffers: it lives as long as any kernel runs.
     spin_us : float
         How long a worker polls for an event before it sleeps. Workers that share a core with
-        others poll for 2 us at most.
+        others poll for 20 us at most.
 
     Raises
     ------
@@ -87,16 +91,21 @@ class Executor:
     """
 
     def __init__(
-        self, tasks: Sequence[Task], tensors: TensorTable, *, spin_us: float = DEFAULT_SPIN_US
+        self,
+        tasks: Sequence[Task],
+        tensors: TensorTable,
+        *,
+        memory: object = None,
+        spin_us: float = DEFAULT_SPIN_US,
     ) -> None:
         library = tasks[0].library
         signals = (i for task in tasks for i in task.instructions if isinstance(i, Signal | Wait))
         events = {event: i for i, event in enumerate(dict.fromkeys(s.event for s in signals))}
-        memory, session = _aligned_zeros(library.dll.hios_session_bytes(len(events)))
+        state, session = _aligned_zeros(library.dll.hios_session_bytes(len(events)))
         library.dll.hios_open(session, len(tasks), len(events))
         self.tasks = tuple(tasks)
         self._times = [np.zeros(len(task.instructions) + 1, np.int64) for task in tasks]
-        self._shared = _Shared(library, [memory, tensors], session)
+        self._shared = _Shared(library, [state, tensors, memory], session)
         self._closed = False
         self._stuck = False
         self._pid = os.getpid()
@@ -107,6 +116,7 @@ class Executor:
             worker.program, worker.length = ctypes.addressof(program), len(task.instructions)
             worker.times = address_of(times)
             worker.spin_ns = int(1000 * _spin_us(task, tasks, spin_us))
+            worker.team = self._open_team(task, worker.spin_ns)
         self._threads: list[threading.Thread] = []
         self._shutdown = weakref.finalize(self, _shut_down, self._shared, self._threads)
         self._start_threads()
@@ -139,10 +149,10 @@ class Executor:
             self._shared.held = held
             self._shared.library.dll.hios_start(self._shared.session)
             self._join(deadline)
+            self._stuck = False
         except BaseException:
             self._give_up()
             raise
-        self._stuck = False
         self._shared.held = None
         if self._shared.failures:
             task, index, message = self._shared.failures[0]
@@ -177,22 +187,41 @@ class Executor:
             _ABANDONED.append(self._shared)  # a kernel still uses this memory
         self._shutdown()
 
+    def _open_team(self, task: Task, spin_ns: int) -> int | None:
+        """Make the team for the parallel loops of `task`; none is needed on one core."""
+        if len(task.cores) == 1:
+            return None
+        memory, team = _aligned_zeros(task.library.dll.hios_team_bytes())
+        task.library.dll.hios_team_open(team, len(task.cores), spin_ns)
+        self._shared.memory.append(memory)
+        self._shared.teams.append((task.library, team))
+        return team
+
     def _start_threads(self) -> None:
-        ready = threading.Barrier(len(self.tasks) + 1)
-        for i, task in enumerate(self.tasks):
-            worker = ctypes.addressof(self._workers[i])
-            thread = threading.Thread(
-                target=_work,
-                args=(self._shared, task, worker, ready),
-                name=f"hios {task.label}",
-                daemon=True,  # so that a forgotten session does not keep the process alive
-            )
-            self._threads.append(thread)
-            thread.start()
-        ready.wait()
-        if self._shared.errors:
+        shared, ready = self._shared, threading.Barrier(1 + sum(len(t.cores) for t in self.tasks))
+        for task, worker in zip(self.tasks, self._workers, strict=True):
+            for member, core in enumerate(task.cores):
+                body: Callable[[], None] = partial(_help, task.library, worker.team, member)
+                if member == 0:
+                    body = partial(_work, shared, task, ctypes.addressof(worker))
+                self._threads.append(
+                    threading.Thread(
+                        target=_on_core,
+                        args=(core, shared, ready, body),
+                        name=f"hios {task.label} core {core}",
+                        daemon=True,  # a forgotten session must not keep the process alive
+                    )
+                )
+        try:
+            for thread in self._threads:
+                thread.start()
+            ready.wait()
+        except BaseException:
+            ready.abort()
+            raise
+        if shared.errors:
             self.close()
-            error = self._shared.errors[0]
+            error = shared.errors[0]
             raise DeviceError(f"a worker cannot be put on its cores: {error}") from error
 
     def _join(self, deadline: float | None) -> None:
@@ -248,15 +277,29 @@ def _spin_us(task: Task, tasks: Sequence[Task], spin_us: float) -> float:
     return min(spin_us, _SHARED_CORE_SPIN_US) if others & set(task.cores) else spin_us
 
 
-def _work(shared: _Shared, task: Task, worker: int, ready: threading.Barrier) -> None:
+def _on_core(
+    core: int, shared: _Shared, ready: threading.Barrier, body: Callable[[], None]
+) -> None:
+    """Run `body` on `core`, when all threads are ready."""
     try:
-        configure_worker(task.cores)
-    except Exception as error:
+        pin_thread(core)
+    except OSError as error:
         shared.errors.append(error)
-    ready.wait()
+    try:
+        ready.wait()
+    except threading.BrokenBarrierError:
+        return  # another thread could not be started
+    body()
+
+
+def _work(shared: _Shared, task: Task, worker: int) -> None:
     native = NativeWorker.from_address(worker)
-    while shared.library.dll.hios_work(shared.session, worker):
+    while task.library.dll.hios_work(shared.session, worker):
         shared.failures.append((task, native.failed - 1, raised_message()))
+
+
+def _help(library: Library, team: int, member: int) -> None:
+    library.dll.hios_help(team, member)
 
 
 def _shut_down(shared: _Shared, threads: list[threading.Thread]) -> None:
@@ -265,6 +308,8 @@ def _shut_down(shared: _Shared, threads: list[threading.Thread]) -> None:
     if not alive:
         return
     shared.library.dll.hios_stop(shared.session)
+    for library, team in shared.teams:
+        library.dll.hios_team_stop(team)
     for thread in alive:
         if thread is not threading.current_thread():
             thread.join(_GRACE_S)

@@ -193,7 +193,7 @@ def measure_programs(
         )
         for program in programs
     ]
-    samples = _run(tasks, tensors, rounds, warmup)
+    samples = _run(tasks, tensors, (arenas, numbers), rounds, warmup)
     return [
         [Timing.of(column) for column in np.diff(np.stack([times[p] for times in samples])).T]
         for p in range(len(programs))
@@ -361,12 +361,14 @@ class _Bench:
         tensors = TensorTable(self._specs)
         for name, address in self._addresses.items():
             tensors.place(name, address)
-        return _run(tasks, tensors, rounds, warmup)
+        return _run(tasks, tensors, (self._numbers, self._cold), rounds, warmup)
 
 
-def _run(tasks: Sequence[Task], tensors: TensorTable, rounds: int, warmup: int) -> list[Times]:
+def _run(
+    tasks: Sequence[Task], tensors: TensorTable, memory: object, rounds: int, warmup: int
+) -> list[Times]:
     samples = []
-    executor = Executor(tasks, tensors)
+    executor = Executor(tasks, tensors, memory=memory)
     try:
         for i in range(warmup + rounds):
             executor.run()

@@ -33,7 +33,7 @@ __all__ = [
     "raised_message",
 ]
 
-ABI_VERSION = 1
+ABI_VERSION = 2
 """Of the structs below; executor.cc has the same number."""
 
 KIND_CALL, KIND_COPY, KIND_SIGNAL, KIND_WAIT = range(4)
@@ -86,6 +86,7 @@ class NativeWorker(ctypes.Structure):
     _fields_ = (
         ("program", ctypes.c_void_p),
         ("times", ctypes.c_void_p),
+        ("team", ctypes.c_void_p),
         ("spin_ns", ctypes.c_int64),
         ("length", ctypes.c_uint32),
         ("run", ctypes.c_uint32),
@@ -101,6 +102,10 @@ _FUNCTIONS = {
     "hios_join": (ctypes.c_int32, (ctypes.c_void_p, ctypes.c_int64)),
     "hios_abort": (None, (ctypes.c_void_p,)),
     "hios_stop": (None, (ctypes.c_void_p,)),
+    "hios_team_bytes": (ctypes.c_uint64, ()),
+    "hios_team_open": (None, (ctypes.c_void_p, ctypes.c_uint32, ctypes.c_int64)),
+    "hios_help": (None, (ctypes.c_void_p, ctypes.c_uint32)),
+    "hios_team_stop": (None, (ctypes.c_void_p,)),
 }
 
 
@@ -137,6 +142,7 @@ class Library:
         for name, (result, arguments) in _FUNCTIONS.items():
             function = getattr(self.dll, name)
             function.restype, function.argtypes = result, arguments
+        self._take_over_parallel_loops()
 
     def kernel(self, name: str) -> int:
         """Return the address of the kernel called `name`; `ArtifactError` if there is none."""
@@ -147,6 +153,14 @@ class Library:
         address = ctypes.cast(function, ctypes.c_void_p).value
         assert address is not None
         return address
+
+    def _take_over_parallel_loops(self) -> None:
+        """Let kernels launch parallel loops on the worker's team, not on TVM's thread pool."""
+        try:
+            launch = ctypes.c_void_p.in_dll(self.dll, "__TVMBackendParallelLaunch")
+        except ValueError:
+            return  # no kernel has a parallel loop
+        launch.value = ctypes.cast(self.dll.hios_parallel_launch, ctypes.c_void_p).value
 
 
 def load_library(content: bytes) -> Library:

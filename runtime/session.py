@@ -79,7 +79,10 @@ class Session:
         self._place_buffers()
         self._staging: dict[str, Array] = {}
         self._executor = Executor(
-            _tasks(artifact, self._device_names), self._tensors, spin_us=spin_us
+            _tasks(artifact, self._device_names),
+            self._tensors,
+            memory=(self._arenas, self._weights),
+            spin_us=spin_us,
         )
         self._span = (0, 0)
 

@@ -13,16 +13,14 @@ from hios_tvm.errors import DeviceError
 __all__ = [
     "allowed_cores",
     "available_features",
-    "configure_worker",
     "cpu_device_name",
     "parse_cores",
+    "pin_thread",
     "require_cores",
     "share_cores",
 ]
 
 _NAME = re.compile(r"cpu@(\d{1,4}(-\d{1,4})?)(\+\d{1,4}(-\d{1,4})?)*")
-_ONE_CORE_PER_THREAD = -2  # TVM's threading::ThreadGroup::AffinityMode
-_ALL_BIG_CORES = 1
 
 
 def parse_cores(name: str) -> tuple[int, ...]:
@@ -78,22 +76,9 @@ def share_cores(cores: tuple[int, ...], streams: int) -> tuple[tuple[int, ...], 
     )
 
 
-def configure_worker(cores: tuple[int, ...]) -> None:
-    """Pin the calling thread, and TVM's thread pool of this thread, to `cores`.
-
-    Notes
-    -----
-    Each thread has its own pool in TVM. With one core, parallel loops run inline.
-    """
-    import tvm_ffi
-
-    configure = tvm_ffi.get_global_func("runtime.config_threadpool")
-    if len(cores) == 1:
-        configure(_ALL_BIG_CORES, 1)
-        os.sched_setaffinity(0, cores)  # last: TVM has just pinned this thread where it likes
-    else:
-        os.sched_setaffinity(0, cores)  # first: the pool's threads inherit it
-        configure(_ONE_CORE_PER_THREAD, len(cores), [str(core) for core in cores], len(cores))
+def pin_thread(core: int) -> None:
+    """Keep the calling thread on `core`; an `OSError` if the system refuses."""
+    os.sched_setaffinity(0, (core,))
 
 
 def available_features() -> frozenset[str] | None:

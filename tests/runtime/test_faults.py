@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import subprocess
@@ -94,16 +95,24 @@ def test_a_timeout_gives_the_run_up(session: Session) -> None:
 
 
 def test_a_kernel_that_hangs_closes_the_session(
-    session: Session, monkeypatch: pytest.MonkeyPatch
+    faulty: Path, two_devices: tuple[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(executor, "_GRACE_S", 0.1)
+    session = runtime.load(faulty, devices=two_devices)
     with pytest.raises(RunTimeoutError):
-        session.run(make_input(sleep_s=1.0), timeout=0.05)
+        session.run(make_input(sleep_s=0.6), timeout=0.05)
     with pytest.raises(SessionClosedError, match="a kernel of an earlier run has not returned"):
         session.run(make_input())
     session.close()
     with pytest.raises(SessionClosedError):
         session.run(make_input())
+    workers = [t for t in threading.enumerate() if t.name.startswith("hios ")]
+    del session
+    gc.collect()
+    assert workers  # the kernel is still there, and may use memory of the session when it wakes
+    for worker in workers:
+        worker.join(10.0)
+        assert not worker.is_alive()
 
 
 def test_an_interrupt_ends_the_run_and_the_session_works(session: Session) -> None:

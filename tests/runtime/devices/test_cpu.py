@@ -11,9 +11,9 @@ from hios_tvm.errors import DeviceError
 from hios_tvm.runtime.devices.cpu import (
     allowed_cores,
     available_features,
-    configure_worker,
     cpu_device_name,
     parse_cores,
+    pin_thread,
     require_cores,
     share_cores,
 )
@@ -57,7 +57,7 @@ def test_a_worker_stays_on_its_core() -> None:
     seen: list[set[int]] = []
 
     def work() -> None:
-        configure_worker((core,))
+        pin_thread(core)
         seen.append(os.sched_getaffinity(0))
 
     before = os.sched_getaffinity(0)
