@@ -20,8 +20,8 @@ __all__ = ["BenchmarkResult", "benchmark"]
 class BenchmarkResult:
     """Latencies of all runs; milliseconds per run that each device spent (medians).
 
-    `busy_ms` is time in kernels and copies, `copy_ms` in copies alone. `overhead` is the latency
-    beyond the busiest device's busy time, relative to it: waiting for other devices included.
+    `busy_ms` is time in kernels and copies, `copy_ms` in copies alone; both are empty where several
+    threads ran at once.
     """
 
     latency: LatencySummary
@@ -84,10 +84,13 @@ def benchmark(
         latency=LatencySummary.of(latencies, percentiles),
         throughput_per_s=len(latencies) / elapsed,
         concurrency=concurrency,
-        busy_ms=_medians(busy),
-        copy_ms=_medians(copies),
+        busy_ms=_medians(busy, session.devices),
+        copy_ms=_medians(copies, session.devices),
     )
 
 
-def _medians(runs: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    return {name: float(np.median([run[name] for run in runs])) for name in runs[0]} if runs else {}
+def _medians(runs: Sequence[Mapping[str, float]], devices: Sequence[str]) -> dict[str, float]:
+    """Median of each device over runs; 0 for one that has no work, nothing without runs."""
+    if not runs:
+        return {}
+    return {name: float(np.median([run.get(name, 0.0) for run in runs])) for name in devices}

@@ -41,12 +41,28 @@ class RunTrace:
     end_ns: int
 
     def milliseconds(self, *kinds: Kind) -> dict[str, float]:
-        """Return the milliseconds of each device in instructions of these kinds."""
-        total = {span.device: 0 for span in self.spans}
+        """Return the milliseconds in which each device executes instructions of these kinds.
+
+        Streams that do so at the same time count once.
+        """
+        intervals: dict[str, list[tuple[int, int]]] = {span.device: [] for span in self.spans}
         for span in self.spans:
             if span.kind in kinds:
-                total[span.device] += span.end_ns - span.start_ns
-        return {device: nanoseconds / 1e6 for device, nanoseconds in total.items()}
+                intervals[span.device].append((span.start_ns, span.end_ns))
+        return {device: _covered_ns(spans) / 1e6 for device, spans in intervals.items()}
+
+
+def _covered_ns(intervals: list[tuple[int, int]]) -> int:
+    """Return the length of the union of intervals.
+
+    >>> _covered_ns([(5, 9), (0, 4), (1, 6)])
+    9
+    """
+    covered = reached = 0
+    for start, end in sorted(intervals):
+        covered += max(0, end - max(start, reached))
+        reached = max(reached, end)
+    return covered
 
 
 def make_spans(program: Program, times: Sequence[int] | np.ndarray[Any, Any]) -> list[Span]:
