@@ -78,14 +78,15 @@ def benchmark(
         for thread in threads:
             thread.join()
     elapsed = time.perf_counter() - start
+    devices = [device.name for device in session.manifest.devices]
     if errors:
         raise errors[0]
     return BenchmarkResult(
         latency=LatencySummary.of(latencies, percentiles),
         throughput_per_s=len(latencies) / elapsed,
         concurrency=concurrency,
-        busy_ms=_medians(busy, session.devices),
-        copy_ms=_medians(copies, session.devices),
+        busy_ms=_medians(busy, devices),
+        copy_ms=_medians(copies, devices),
     )
 
 
