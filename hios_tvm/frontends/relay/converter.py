@@ -88,8 +88,9 @@ def _bind_parameters(
     dynamic: list[str] = []
 
     def value_of(name: str, type_: syntax.Type | None, position: Position) -> Value:
-        if name in params:
-            return _parameter_constant(name, params[name], type_, position)
+        given = _given(name, params)
+        if given is not None:
+            return _parameter_constant(name, given, type_, position)
         if isinstance(type_, syntax.TupleType):
             return tuple(
                 value_of(f"{name}.{i}", field, position) for i, field in enumerate(type_.fields)
@@ -106,6 +107,11 @@ def _bind_parameters(
         inputs[name] = relax.Var(name, relax.TensorType(shape, type_.dtype))
         return inputs[name]
 
+    if params and not any(_given(p.name, params) is not None for p in main.parameters):
+        raise main.position.error(
+            f"none of the {len(params)} parameters that are given ({next(iter(params))!r}, ...) is"
+            " a parameter of @main"
+        )
     values = tuple(value_of(p.name, p.type, p.position) for p in main.parameters)
     if dynamic:
         raise DynamicShapeError(
@@ -114,6 +120,13 @@ def _bind_parameters(
             dimensions=tuple(dynamic),
         )
     return inputs, values
+
+
+def _given(name: str, params: Mapping[str, np.ndarray]) -> np.ndarray | None:
+    """The value of a parameter; Relay printed a `v` before names that start with no letter."""
+    if name not in params and name.startswith("v") and not name[1:2].isalpha():
+        name = name[1:]
+    return params.get(name)
 
 
 def _parameter_constant(

@@ -70,6 +70,7 @@ def run_lowered(mod: IRModule, inputs: Mapping[str, np.ndarray]) -> list[np.ndar
 def test_operator(path: Path) -> None:
     mod, inputs = imported(path)
     check_outputs(path, run_module(mod, inputs))
+    check_outputs(path, run_lowered(mod, inputs))
 
 
 @pytest.mark.parametrize("name", [*MODELS, "lstm.json", "mlp.json"])

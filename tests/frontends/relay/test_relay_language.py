@@ -283,7 +283,7 @@ ERRORS = {
     "add(%x, (%x, %x))": "argument 2 must be a tensor, not a tuple of 2",
     "add(%x, meta[relay.Constant][0])": "the program has no metadata section",
     "add(%x, zeros(shape=[7], dtype=\"float32\"))": "add: cannot be applied to a tensor",
-    "nn.conv2d(%x, %x)": "nn.conv2d: a tensor of 2 dimensions cannot be OIHW",
+    "nn.conv2d(%x, %x)": "nn.conv2d: a tensor of 2 dimensions cannot be NCHW",
     "transpose(%x, axes=[0, 0])": r"transpose: \[0, 0\] is no order of 2 axes",
     "reshape(%x, newshape=[4, 4])": "reshape: .* cannot become",
     "reshape(%x)": "reshape: the attribute newshape must be a list of integers, and is missing",
@@ -353,6 +353,15 @@ def test_parameters_must_fit() -> None:
     assert list(mod["main"].attrs["input_names"]) == ["x"]
     dynamic = text.replace("%w: Tensor[(2, 3)", "%w: Tensor[(?, 3)")
     assert_close(run_module(from_relay(dynamic, {"w": X}), {"x": X})[0], 2 * X)
+
+
+def test_names_of_parameters() -> None:
+    """Relay printed a letter before names that start with a number."""
+    text = relay_text("add(%x, %v0.weight)", {"x": X, "v0.weight": X})
+    mod = from_relay(text, {"0.weight": X})
+    assert list(mod["main"].attrs["input_names"]) == ["x"]
+    with pytest.raises(RelayError, match="none of the 2 parameters that are given"):
+        from_relay(text, {"a": X, "b": X})
 
 
 def test_inputs_that_are_tuples_are_taken_apart() -> None:

@@ -137,3 +137,33 @@ def test_quantized_element_by_element() -> None:
     (result,) = compute("qnn.tanh(%x, 0.02f, 3, 0.01f, 7)", {"x": x})
     real = np.tanh((x.astype("float32") - 3) * np.float32(0.02)) / np.float32(0.01)
     assert np.abs(result - (real + 7).clip(-128, 127)).max() <= 0.51
+
+
+def test_quantized_transposed_convolution() -> None:
+    x, w = numbers(1, 2, 3, 3, dtype="int8"), numbers(2, 3, 1, 1, seed=1, dtype="int8")
+    body = (
+        "qnn.conv2d_transpose(%x, %w, 3, 1, 0.5f, 0.1f, channels=3, kernel_size=[1, 1], "
+        'strides=[2, 2], out_dtype="int32")'
+    )
+    (result,) = compute(body, {"x": x, "w": w}, ("w",))
+    sums = np.einsum("nchw,co->nohw", x.astype("int32") - 3, w[:, :, 0, 0].astype("int32") - 1)
+    expected = np.zeros((1, 3, 5, 5), "int32")
+    expected[:, :, ::2, ::2] = sums
+    assert_close(result, expected)
+
+
+def test_integer_convolution_and_pooling() -> None:
+    x, w = numbers(1, 4, 4, 4, dtype="int8"), numbers(3, 4, 1, 1, seed=1, dtype="int8")
+    body = 'nn.conv2d(%x, %w, out_dtype="int32")'
+    (result,) = compute(body, {"x": x, "w": w}, ("w",))
+    products = np.einsum("nchw,oc->nohw", x.astype("int32"), w[:, :, 0, 0].astype("int32"))
+    assert_close(result, products.astype("int32"))
+    (result,) = compute("nn.max_pool2d(%x, pool_size=[2, 2], strides=[2, 2])", {"x": x})
+    assert_close(result, x.reshape(1, 4, 2, 2, 2, 2).max((3, 5)))
+
+
+def test_fixed_point_multiply() -> None:
+    x = np.arange(-9, 9, dtype="int32")
+    body = f"fixed_point_multiply(%x, multiplier={3 << 28}, shift=1)"  # 0.375 * 2 ** 1
+    (result,) = compute(body, {"x": x})
+    assert_close(result, np.floor(x * 0.75 + 0.5).astype("int32"))

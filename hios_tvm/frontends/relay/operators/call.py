@@ -93,8 +93,7 @@ class OperatorCall:
             return tensor
         array = array_of(tensor)
         if array is not None:
-            with np.errstate(over="ignore", invalid="ignore"):
-                return constant(array, dtype)
+            return constant(array, dtype)
         return self.emit(relax.op.astype(tensor, dtype))
 
     def reshape(self, tensor: relax.Expr, shape: Sequence[int]) -> relax.Expr:
@@ -140,4 +139,5 @@ Converter: TypeAlias = "Callable[[OperatorCall], Value]"
 def constant(value: Any, dtype: str) -> GenericConst:
     """A constant tensor of an element type by its name."""
     element = ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype
-    return constant_of(np.asarray(value).astype(element))
+    with np.errstate(over="ignore", invalid="ignore"):  # as the compiled cast does
+        return constant_of(np.asarray(value).astype(element))

@@ -15,6 +15,7 @@ __all__ = [
     "bias_add",
     "convolution",
     "convolve",
+    "convolve_transposed",
     "deformable_convolution",
     "dense",
     "matmul",
@@ -63,41 +64,45 @@ def convolve(
 
 
 def transposed_convolution(rank: int) -> Converter:
-    """`nn.conv1d_transpose` and so on; Relax lowers channels-first layouts only."""
+    """`nn.conv1d_transpose`, `nn.conv2d_transpose` and `nn.conv3d_transpose`."""
+    return lambda call: convolve_transposed(call, rank, call.tensor(0), call.tensor(1))
+
+
+def convolve_transposed(
+    call: OperatorCall, rank: int, data: relax.Expr, weight: relax.Expr, dtype: str | None = None
+) -> relax.Expr:
+    """A transposed convolution; Relax lowers channels-first layouts only."""
     spatial = SPATIAL[rank]
-
-    def convert(call: OperatorCall) -> Value:
-        attributes = call.attributes
-        first = "NC" + spatial
-        layout = layout_attribute(call, "data_layout", first)
-        data = to_layout(call, call.tensor(0), layout, first)
-        weight = _transposed_weight(call, spatial, shape_of(data)[1])
-        result = call.emit(
-            _TRANSPOSED[rank](
-                data,
-                weight,
-                strides=_sizes(call, "strides", rank, 1),
-                padding=padding(call, rank),
-                output_padding=_sizes(call, "output_padding", rank, 0),
-                dilation=_sizes(call, "dilation", rank, 1),
-                groups=attributes.integer("groups", 1),
-                data_layout=first,
-                kernel_layout="IO" + spatial,
-                out_dtype=attributes.dtype("out_dtype", dtype_of(data)),
-            )
+    attributes = call.attributes
+    first = "NC" + spatial
+    layout = layout_attribute(call, "data_layout", first)
+    data = to_layout(call, data, layout, first)
+    weight = _transposed_weight(call, weight, spatial, shape_of(data)[1])
+    result = call.emit(
+        _TRANSPOSED[rank](
+            data,
+            weight,
+            strides=_sizes(call, "strides", rank, 1),
+            padding=padding(call, rank),
+            output_padding=_sizes(call, "output_padding", rank, 0),
+            dilation=_sizes(call, "dilation", rank, 1),
+            groups=attributes.integer("groups", 1),
+            data_layout=first,
+            kernel_layout="IO" + spatial,
+            out_dtype=dtype or attributes.dtype("out_dtype", dtype_of(data)),
         )
-        return to_layout(call, result, first, layout_attribute(call, "out_layout", layout))
+    )
+    return to_layout(call, result, first, layout_attribute(call, "out_layout", layout))
 
-    return convert
 
-
-def _transposed_weight(call: OperatorCall, spatial: str, in_channels: int) -> relax.Expr:
+def _transposed_weight(
+    call: OperatorCall, weight: relax.Expr, spatial: str, in_channels: int
+) -> relax.Expr:
     """The weight as IOHW.
 
     Relay before 0.9 called this same order OIHW, so the letters I and O are believed only where
     the number of input channels agrees.
     """
-    weight = call.tensor(1)
     layout = layout_attribute(call, "kernel_layout", "IO" + spatial)
     if layout == "OI" + spatial and shape_of(weight)[0] == in_channels:
         return weight

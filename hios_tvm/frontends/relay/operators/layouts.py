@@ -43,12 +43,12 @@ def plain_layout(layout: str) -> str:
 
 def to_layout(call: OperatorCall, tensor: relax.Expr, source: str, target: str) -> relax.Expr:
     """Move a tensor from one layout to another with the same dimensions."""
-    if source == target:
-        return tensor
     axes, goal = _axes(call, source), _axes(call, target)
     sizes = shape_of(tensor)
     if len(axes) != len(sizes):
         raise call.error(f"a tensor of {len(sizes)} dimensions cannot be {source}")
+    if source == target:
+        return tensor
     letters = [letter for letter, _ in axes if letter.isupper()]
     if sorted(letters) != sorted(letter for letter, _ in goal if letter.isupper()):
         raise call.error(f"{source} and {target} have different dimensions")

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import TypeAlias
 
 import numpy as np
 from tvm import relax
 from tvm.ir import GenericConst
 
 from hios_tvm.frontends.relay.operators.call import Converter, OperatorCall, constant
-from hios_tvm.frontends.relay.operators.convolution import convolve, matrix_product
+from hios_tvm.frontends.relay.operators.convolution import matrix_product
 from hios_tvm.frontends.relay.operators.elementwise import round_tensor
 from hios_tvm.frontends.relay.values import Value, array_of, constant_of, dtype_of, shape_of
 
 __all__ = [
     "dequantize",
+    "fixed_point_multiply",
     "quantize",
     "quantized_batch_matmul",
     "quantized_binary",
@@ -26,6 +28,8 @@ __all__ = [
     "quantized_unary",
     "requantize",
 ]
+
+Convolve: TypeAlias = "Callable[[OperatorCall, int, relax.Expr, relax.Expr, str], relax.Expr]"
 
 
 def quantize(call: OperatorCall) -> Value:
@@ -161,6 +165,16 @@ def _fixed_point_product(
     return call.emit(relax.op.right_shift(rounded, values(right)))
 
 
+def fixed_point_multiply(call: OperatorCall) -> Value:
+    """`x * multiplier * 2 ** (shift - 31)`, halves upwards."""
+    data = call.tensor(0)
+    multiplier, shift = call.attributes.integer("multiplier"), call.attributes.integer("shift")
+    factors = np.array([math.ldexp(multiplier, shift - 31)])
+    rank = len(shape_of(data))
+    steps = _fixed_point_product(call, call.cast(data, "int64"), factors, 0, rank, False)
+    return call.cast(steps, dtype_of(data))
+
+
 def _fixed_point(factor: float) -> tuple[int, int]:
     """A factor as `significand * 2 ** (exponent - 31)`."""
     if factor == 0.0:
@@ -175,16 +189,15 @@ def _fixed_point(factor: float) -> tuple[int, int]:
 # --- Sums of products ---
 
 
-def quantized_convolution(rank: int) -> Converter:
-    """`qnn.conv2d`: data, weight, then the zero point of each and the scale of each."""
+def quantized_convolution(convolve: Convolve, kernel_layout: str) -> Converter:
+    """`qnn.conv2d` and its transpose: data, weight, the zero point of each, the scale of each."""
 
     def convert(call: OperatorCall) -> Value:
-        weight = call.tensor(1)
-        channel = call.attributes.text("kernel_layout", "OIHW").find("O")
+        channel = call.attributes.text("kernel_layout", kernel_layout).find("O")
         data = _shifted(call, call.tensor(0), call.tensor(2))
-        weight = _shifted(call, weight, call.tensor(3), channel)
+        weight = _shifted(call, call.tensor(1), call.tensor(3), channel)
         call.attributes.dtype("out_dtype", "int32")
-        return convolve(call, rank, data, weight, "int32")
+        return convolve(call, 2, data, weight, "int32")
 
     return convert
 

@@ -230,11 +230,15 @@ OPERATORS: Mapping[str, Converter] = {
     "vision.roi_align": images.roi_align,
     "vision.roi_pool": images.roi_pool,
     # --- Quantized ---
+    "fixed_point_multiply": quantized.fixed_point_multiply,
     "qnn.abs": quantized.quantized_unary(op.abs),
     "qnn.add": quantized.quantized_binary(op.add, -1),
     "qnn.batch_matmul": quantized.quantized_batch_matmul,
     "qnn.concatenate": quantized.quantized_concatenate,
-    "qnn.conv2d": quantized.quantized_convolution(2),
+    "qnn.conv2d": quantized.quantized_convolution(convolution.convolve, "OIHW"),
+    "qnn.conv2d_transpose": quantized.quantized_convolution(
+        convolution.convolve_transposed, "IOHW"
+    ),
     "qnn.dense": quantized.quantized_dense,
     "qnn.dequantize": quantized.dequantize,
     "qnn.erf": quantized.quantized_unary(op.erf),
