@@ -48,9 +48,9 @@ class Diamond:
                 z[v] = x[v] + y[v]
 
     @R.function
-    def main(
-        x: R.Tensor((4,), "float32"), weight_0: R.Tensor((4,), "float32")
-    ) -> R.Tensor((4,), "float32"):
+    def main(x: R.Tensor((4,), "float32"), weight_0: R.Tensor((4,), "float32")) -> R.Tensor(
+        (4,), "float32"
+    ):
         R.func_attr({"num_input": 1, "input_names": ["x:0"], "output_names": ["y"]})
         cls = Diamond
         with R.dataflow():
