@@ -39,7 +39,7 @@ def scan(text: str) -> Source:
     Examples
     --------
     >>> scan("a /* ty=int32 /* nested */ */ b").program
-    'a                              b'
+    'a                             b'
     """
     pieces: list[str] = []
     position = 0

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import re
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tvm
 from tvm import relax
 
-from hios_tvm.frontends.relay import from_relay
+from hios_tvm.frontends.relay import from_relay, from_relay_json
+from hios_tvm.passes.pipeline import lower
+from hios_tvm.passes.targets import host_target
 
 DATA = Path(__file__).parents[2] / "data" / "relay"
-SHARED = Path(__file__).parents[4] / "shared" / "relay"  # larger fixtures, where they are present
 
+INPUT = re.compile(r"data\d*|x\d*|y")  # of recorded programs; other parameters are weights
 HEADER = '#[version = "0.0.5"]\n'
 
 
@@ -32,9 +36,19 @@ def relay_text(body: str, inputs: Mapping[str, np.ndarray]) -> str:
 
 def run_module(mod: tvm.IRModule, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
     """Compile with TVM's default pipeline and run once."""
-    machine = relax.VirtualMachine(tvm.compile(mod, "llvm"), tvm.cpu())
+    return _run(mod, inputs, tvm.compile(mod, "llvm"))
+
+
+def run_lowered(mod: tvm.IRModule, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+    """Compile with the kernels of this project and run once."""
+    target = host_target()
+    return _run(mod, inputs, tvm.compile(lower(mod, target), target))
+
+
+def _run(mod: tvm.IRModule, inputs: Mapping[str, np.ndarray], executable: Any) -> list[np.ndarray]:
     names = [str(name) for name in mod["main"].attrs["input_names"]]
-    result = machine["main"](*[tvm.runtime.tensor(inputs[name]) for name in names])
+    main = relax.VirtualMachine(executable, tvm.cpu())["main"]
+    result = main(*[tvm.runtime.tensor(inputs[name]) for name in names])
     outputs = [result] if isinstance(result, tvm.runtime.Tensor) else list(result)
     return [output.numpy() for output in outputs]
 
@@ -83,3 +97,36 @@ def reference_array(name: str, shape: tuple[int, ...], dtype: str = "float32") -
         return rng.standard_normal(size=shape).astype(dtype)
     fan_in = int(np.prod(shape[1:])) if len(shape) > 1 else 1
     return np.asarray(rng.standard_normal(size=shape) * np.sqrt(2.0 / max(fan_in, 1)), dtype)
+
+
+def reader(path: Path) -> Callable[[str, Mapping[str, np.ndarray]], tvm.IRModule]:
+    return from_relay_json if path.suffix == ".json" else from_relay
+
+
+def arrays_of(mod: tvm.IRModule) -> dict[str, np.ndarray]:
+    """The recorded values of all parameters of a module that was imported without any.
+
+    The inputs of the LSTM's steps were all called `data`, and Relay printed data, data1, data2...
+    """
+    arrays = {}
+    for name, var in zip(mod["main"].attrs["input_names"], mod["main"].params, strict=True):
+        shape = tuple(int(dimension) for dimension in var.ty.shape)
+        key = "data" if re.fullmatch(r"data\d+", name) else str(name)
+        arrays[str(name)] = reference_array(key, shape, str(var.ty.dtype))
+    return arrays
+
+
+def imported(path: Path) -> tuple[tvm.IRModule, dict[str, np.ndarray]]:
+    """A program with its weights as constants, and its inputs."""
+    text = path.read_text()
+    arrays = arrays_of(reader(path)(text, {}))
+    inputs = {name: array for name, array in arrays.items() if INPUT.fullmatch(name)}
+    params = {name: array for name, array in arrays.items() if name not in inputs}
+    return reader(path)(text, params), inputs
+
+
+def check_outputs(path: Path, outputs: list[np.ndarray]) -> None:
+    with np.load(path.with_suffix(".npz")) as recorded:
+        assert len(outputs) == len(recorded.files)
+        for i, output in enumerate(outputs):
+            assert_close(output, recorded[f"output_{i}"], 1e-4)

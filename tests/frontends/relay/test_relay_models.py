@@ -1,0 +1,51 @@
+"""Models that Relay 0.17 printed give the outputs that it computed."""
+
+from __future__ import annotations
+
+import pytest
+import tvm
+from relay_programs import (
+    DATA,
+    check_outputs,
+    imported,
+    reference_array,
+    run_lowered,
+    run_module,
+)
+
+from hios_tvm.frontends.relay import from_relay, from_relay_json, load_relay
+from hios_tvm.frontends.relay.parser import parse_program
+from hios_tvm.frontends.relay.syntax import Block
+
+FOLDER = DATA / "models"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(path.stem for path in FOLDER.glob("*.relay")))
+def test_model(name: str) -> None:
+    mod, inputs = imported(FOLDER / f"{name}.relay")
+    check_outputs(FOLDER / f"{name}.relay", run_lowered(mod, inputs))
+
+
+@pytest.mark.parametrize("suffix", ["relay", "json"])
+def test_files_of_program_and_parameters(suffix: str) -> None:
+    """The inputs of all steps were called `data`; Relay printed data, data1, data2, data3."""
+    mod = load_relay(FOLDER / f"lstm.{suffix}", FOLDER / "lstm.params")
+    names = [str(name) for name in mod["main"].attrs["input_names"]]
+    assert names == ["data", "data1", "data2", "data3"]
+    inputs = dict.fromkeys(names, reference_array("data", (1, 8)))
+    check_outputs(FOLDER / "lstm.relay", run_module(mod, inputs))
+
+
+@pytest.mark.parametrize("name", ["mlp", "lstm"])
+def test_text_and_json_of_a_program_are_the_same(name: str) -> None:
+    text, table = ((FOLDER / f"{name}.{suffix}").read_text() for suffix in ("relay", "json"))
+    tvm.ir.assert_structural_equal(from_relay(text), from_relay_json(table))
+
+
+def test_the_largest_text() -> None:
+    program, source = parse_program((FOLDER / "inception_v3.relay").read_text())
+    body = program.functions["main"].body
+    assert isinstance(body, Block)
+    assert len(body.bindings) == 414
+    assert source.metadata is None
