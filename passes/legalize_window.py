@@ -76,11 +76,10 @@ def _window_shape(
     strides, padding, dilation = (
         tuple(map(int, values)) for values in (attrs.strides, attrs.padding, attrs.dilation)
     )
-    lanes = vector_lanes(target)
-    needed = -(-channels // lanes)
-    most = vector_registers(target) // 4
-    vectors = min(needed, 2 if out_width > 1 else most)
-    tiles = -(-out_width // (most if vectors <= 2 else 1))
+    lanes, registers = vector_lanes(target), vector_registers(target)
+    # More than these sums, and the inputs that neighbours share no longer fit into registers
+    vectors = 1 if out_width > 1 else min(-(-channels // lanes), registers // 4)
+    tiles = -(-out_width // (registers * 3 // 8))
     return WindowShape(
         batch=batch,
         in_size=(in_height, in_width),

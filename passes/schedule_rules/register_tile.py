@@ -16,6 +16,9 @@ __all__ = ["RegisterTile", "choose_tile"]
 _FMAS_PER_CYCLE = 2
 _LOADS_PER_CYCLE = 2
 _FMA_LATENCY = 4  # cycles; chains shorter than latency * FMAs per cycle leave units idle
+_LATE_LOADS = 0.1  # cycles that a load takes although others overlap with arithmetic
+_L1_BYTES = 24 * 1024  # what weights may take of it
+_L2_LOADS = 0.25  # more cycles for a vector of weights that comes from the L2 cache
 _SPARE_REGISTERS = 2  # one broadcast input, and room for the compiler
 _STORE_CYCLES = 2  # to clear an accumulator, apply the epilogue, and store it
 
@@ -57,15 +60,19 @@ def choose_tile(
         most = (registers - _SPARE_REGISTERS - vectors) // vectors
         for tile_pixels in range(1, min(pixels, most) + 1):
             full, rest = divmod(pixels, tile_pixels)
-            cycles = full * _tile_cycles(tile_pixels, vectors, reduction)
-            cycles += _tile_cycles(rest, vectors, reduction) if rest else 0
+            cycles = full * _tile_cycles(tile_pixels, vectors, lanes, reduction)
+            cycles += _tile_cycles(rest, vectors, lanes, reduction) if rest else 0
             cost = cycles * -(-needed // vectors)
             if cost < best[0]:
                 best = (cost, RegisterTile(tile_pixels, vectors, lanes))
     return best[1]
 
 
-def _tile_cycles(pixels: int, vectors: int, reduction: int) -> float:
+def _tile_cycles(pixels: int, vectors: int, lanes: int, reduction: int) -> float:
     fmas = pixels * vectors
-    step = max(fmas / _FMAS_PER_CYCLE, (pixels + vectors) / _LOADS_PER_CYCLE, _FMA_LATENCY)
+    loads = pixels + vectors
+    step = max(fmas / _FMAS_PER_CYCLE, loads / _LOADS_PER_CYCLE, _FMA_LATENCY)
+    step += loads * _LATE_LOADS
+    if reduction * vectors * lanes * 4 > _L1_BYTES:
+        step += vectors * _L2_LOADS
     return reduction * step + fmas * _STORE_CYCLES

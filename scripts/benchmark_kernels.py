@@ -1,0 +1,204 @@
+#!/usr/bin/env python3
+"""Measure every distinct convolution and dense layer of the benchmark networks on one core.
+
+The core's peak is what a loop of multiply-adds in registers reaches. It is measured between the
+kernels, because clocks change and other processes share the core: each round times the loop and
+then each kernel, and the best of all rounds counts.
+
+    ./scripts/benchmark_kernels.py                     # all networks at full size
+    ./scripts/benchmark_kernels.py squeezenet1_1 --rounds 5 --json kernels.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import tvm
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from tvm import tirx
+from tvm.ir import Call
+
+from hios_tvm.frontends.onnx import from_onnx
+from hios_tvm.passes.pipeline import lower
+from hios_tvm.passes.schedule_rules.loop_nest import loop, sequence
+from hios_tvm.passes.targets import host_target, vector_lanes
+from hios_tvm.zoo import NETWORKS, build
+
+PEAK_CHAINS = 12
+PEAK_STEPS = 4096
+LARGE_LAYER_MFLOP = 20
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A kernel with its arguments' shapes; `calls` counts it in all networks."""
+
+    kernel: str
+    shapes: tuple[tuple[int, ...], ...]
+    mflop: float
+    calls: int
+
+
+@dataclass(frozen=True)
+class Result:
+    """The best time of a layer, and what share of the peak that is."""
+
+    layer: Layer
+    milliseconds: float
+    gflops: float
+    share: float
+
+
+def layers_of(mod: tvm.IRModule) -> Iterator[tuple[str, tuple[tuple[int, ...], ...], float]]:
+    """Yield name, shapes of arguments and results, and MFLOP of each convolution and product."""
+    for block in mod["main"].body.blocks:
+        for binding in block.bindings:
+            call = binding.value
+            if not isinstance(call, Call) or len(call.args[1].fields) < 2:
+                continue
+            shapes = [tuple(map(int, arg.ty.shape)) for arg in call.args[1].fields]
+            output = tuple(map(int, binding.var.ty.shape))
+            name = call.args[0].name_hint
+            if "depthwise" in name:
+                window = shapes[1][:2]
+            elif "conv2d" in name or "matmul" in name:
+                window = next(shape for shape in shapes if len(shape) == 5)[1:4]
+            else:
+                continue
+            yield name, (*shapes, output), 2e-6 * math.prod(output) * math.prod(window)
+
+
+def peak_kernel(lanes: int) -> tirx.PrimFunc:
+    """A loop of independent multiply-adds that never touches memory."""
+    factor = tirx.decl_buffer((lanes,), "float32", "factor")
+    out = tirx.decl_buffer((PEAK_CHAINS * lanes,), "float32", "out")
+    sums = tirx.decl_buffer((PEAK_CHAINS * lanes,), "float32", "sums", scope="local")
+    chains = [[tirx.Ramp(i * lanes, 1, lanes)] for i in range(PEAK_CHAINS)]
+    value = tirx.BufferLoad(factor, [tirx.Ramp(0, 1, lanes)])
+    zero = tirx.Broadcast(tirx.const(0.0, "float32"), lanes)
+
+    def step(_index: object) -> tirx.Stmt:
+        return sequence(
+            [
+                tirx.BufferStore(sums, tirx.BufferLoad(sums, chain) * value + value, chain)
+                for chain in chains
+            ]
+        )
+
+    body = [
+        tirx.AllocBuffer(sums),
+        *(tirx.BufferStore(sums, zero, chain) for chain in chains),
+        loop("step", 0, PEAK_STEPS, step),
+        *(tirx.BufferStore(out, tirx.BufferLoad(sums, chain), chain) for chain in chains),
+    ]
+    kernel = tirx.PrimFunc([factor, out], sequence(body))
+    return kernel.with_attr({"global_symbol": "peak", "tirx.noalias": True, "s_tir": True})
+
+
+def timer(
+    library: tvm.runtime.Module, kernel: str, shapes: tuple[tuple[int, ...], ...]
+) -> Callable[[], float]:
+    """Return a function that runs a kernel for some milliseconds and gives its best seconds."""
+    rng = np.random.default_rng(0)
+    arrays = [tvm.runtime.tensor(rng.uniform(0.1, 0.9, s).astype("float32")) for s in shapes]
+    evaluate = library.time_evaluator(kernel, tvm.cpu(), number=1, repeat=3, min_repeat_ms=1)
+    return lambda: min(evaluate(*arrays).results)
+
+
+def measure(networks: list[str], rounds: int) -> tuple[float, list[Result]]:
+    """Return the peak in GFLOP/s, and the layers of all networks, slowest in total first."""
+    target = host_target()
+    lanes = vector_lanes(target)
+    # One thread, and its parallel loops inline
+    tvm.get_global_func("runtime.config_threadpool")(1, 1, ["0"], 1)
+    peak = timer(
+        tvm.compile(peak_kernel(lanes), target=target).mod,
+        "peak",
+        ((lanes,), (PEAK_CHAINS * lanes,)),
+    )
+    layers: dict[Layer, Callable[[], float]] = {}
+    for network in track(networks, "compile"):
+        mod = lower(from_onnx(build(network)), target)
+        found = Counter(layers_of(mod))
+        kernels = {name: mod[name].with_attr("global_symbol", name) for name, *_ in found}
+        library = tvm.compile(tvm.IRModule(kernels), target=target).mod
+        for (name, shapes, mflop), calls in found.items():
+            layer = Layer(f"{network}: {name}", shapes, mflop, calls)
+            layers[layer] = timer(library, name, shapes)
+    best_peak = math.inf
+    best = dict.fromkeys(layers, math.inf)
+    for _ in track(range(rounds), "measure"):
+        for layer, run in layers.items():
+            best_peak = min(best_peak, peak())
+            best[layer] = min(best[layer], run())
+    peak_gflops = 2e-9 * lanes * PEAK_CHAINS * PEAK_STEPS / best_peak
+    results = []
+    for layer, seconds in best.items():
+        gflops = layer.mflop / seconds / 1e3
+        results.append(Result(layer, seconds * 1e3, gflops, gflops / peak_gflops))
+    results.sort(key=lambda result: -result.milliseconds * result.layer.calls)
+    return peak_gflops, results
+
+
+def summary(results: list[Result]) -> dict[str, float]:
+    """The figures that the kernels are held to."""
+    weights = [result.milliseconds * result.layer.calls for result in results]
+    logs = [math.log(result.share) for result in results]
+    mean = math.exp(sum(w * x for w, x in zip(weights, logs, strict=True)) / sum(weights))
+    large = [result.share for result in results if result.layer.mflop > LARGE_LAYER_MFLOP]
+    return {"mean_share": mean, "worst_large_share": min(large, default=math.nan)}
+
+
+def show(peak: float, results: list[Result], rows: int) -> None:
+    table = Table("layer", "shapes", "MFLOP", "calls", "ms", "GFLOP/s", "of peak")
+    for result in results[:rows]:
+        shapes = " ".join("x".join(map(str, shape)) for shape in result.layer.shapes)
+        table.add_row(
+            result.layer.kernel,
+            shapes,
+            f"{result.layer.mflop:.1f}",
+            str(result.layer.calls),
+            f"{result.milliseconds:.4f}",
+            f"{result.gflops:.0f}",
+            f"{result.share:.0%}",
+        )
+    console = Console(width=None if Console().is_terminal else 180)
+    console.print(table)
+    figures = summary(results)
+    console.print(f"peak of one core: {peak:.0f} GFLOP/s (multiply-adds in registers)")
+    console.print(
+        f"{len(results)} layers, geometric mean weighted by time: "
+        f"{figures['mean_share']:.0%} of the peak"
+    )
+    console.print(
+        f"worst layer above {LARGE_LAYER_MFLOP} MFLOP: "
+        f"{figures['worst_large_share']:.0%} of the peak"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("networks", nargs="*", default=[], metavar="network", help="default: all")
+    parser.add_argument("--rounds", type=int, default=3, help="how often each kernel is timed")
+    parser.add_argument("--rows", type=int, default=60, help="layers to print, slowest first")
+    parser.add_argument("--json", type=Path, help="also write all results to this file")
+    options = parser.parse_args()
+    peak, results = measure(options.networks or list(NETWORKS), options.rounds)
+    show(peak, results, options.rows)
+    if options.json:
+        layers = [asdict(result) for result in results]
+        report = {"peak_gflops": peak, **summary(results), "layers": layers}
+        options.json.write_text(json.dumps(report, indent=2), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
