@@ -17,7 +17,7 @@ from pathlib import Path
 
 from hios_tvm.errors import ArtifactError
 from hios_tvm.runtime.devices.cpu import available_features
-from hios_tvm.runtime.manifest import ALIGNMENT, Manifest
+from hios_tvm.runtime.manifest import ALIGNMENT, REBUILD_COMMAND, Manifest
 from hios_tvm.runtime.verify import verify_manifest
 from hios_tvm.runtime.weights import Weights, header_length, map_weights, read_header
 
@@ -148,7 +148,7 @@ class _Reader:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._command = "hios-tvm compile"
+        self._command = REBUILD_COMMAND
         try:
             self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
@@ -181,9 +181,7 @@ class _Reader:
             manifest = Manifest.from_json(text)
         except ArtifactError as error:
             raise self.error(str(error)) from error
-        command = manifest.compile_info.get("command")
-        if isinstance(command, str):
-            self._command = command
+        self._command = manifest.rebuild_command
         return manifest
 
     def content(self, name: str, manifest: Manifest) -> bytes:

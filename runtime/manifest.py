@@ -14,9 +14,18 @@ from hios_tvm.runtime.dtypes import element_type
 from hios_tvm.runtime.instructions import Program
 from hios_tvm.runtime.strict_json import decode, encode, parse
 
-__all__ = ["ALIGNMENT", "FORMAT_VERSION", "Buffer", "DeviceSpec", "Manifest", "TensorSpec"]
+__all__ = [
+    "ALIGNMENT",
+    "FORMAT_VERSION",
+    "REBUILD_COMMAND",
+    "Buffer",
+    "DeviceSpec",
+    "Manifest",
+    "TensorSpec",
+]
 
 FORMAT_VERSION = 1
+REBUILD_COMMAND = "hios-tvm compile"
 ALIGNMENT = 64
 """Bytes; generated kernels load whole cache lines and vectors."""
 
@@ -109,6 +118,12 @@ class Manifest:
     def device(self) -> Mapping[str, DeviceSpec]:
         """Devices by name."""
         return {device.name: device for device in self.devices}
+
+    @property
+    def rebuild_command(self) -> str:
+        """The command that makes the artifact again, for messages."""
+        command = self.compile_info.get("command")
+        return command if isinstance(command, str) else REBUILD_COMMAND
 
     def to_json(self) -> bytes:
         """Return the manifest as UTF-8 JSON; `from_json` restores an equal one."""

@@ -51,7 +51,12 @@ def load(
     DeviceError
         If this process may not use a device.
     """
-    return Session(open_artifact(path), devices=devices, spin_us=spin_us)
+    artifact = open_artifact(path)
+    try:
+        return Session(artifact, devices=devices, spin_us=spin_us)
+    except ArtifactError as error:
+        command = artifact.manifest.rebuild_command
+        raise ArtifactError(f"{path}: {error}; make it again with {command!r}") from error
 
 
 class Session:

@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+from conftest import LENGTH
+
+from hios_tvm.runtime import Session
+from hios_tvm.runtime.instructions import Call, Copy, Program, Signal, Wait
+from hios_tvm.runtime.trace import RunTrace, make_spans, write_chrome_trace
+
+PROGRAM = Program(
+    "cpu@0", 1, (Wait(3), Copy("a", "b"), Call("relu1", "relu", ("b", "c")), Signal(4))
+)
+
+
+def test_spans_name_what_was_executed() -> None:
+    spans = make_spans(PROGRAM, [10, 30, 60, 100, 105])
+    assert [(s.kind, s.name, s.start_ns, s.end_ns) for s in spans] == [
+        ("wait", "event 3", 10, 30),
+        ("copy", "b", 30, 60),
+        ("call", "relu1", 60, 100),
+        ("signal", "event 4", 100, 105),
+    ]
+
+
+def test_busy_time_is_that_of_kernels_and_copies() -> None:
+    trace = RunTrace(tuple(make_spans(PROGRAM, np.array([10, 30, 60, 100, 105]) * 10**6)), 0, 0)
+    assert trace.milliseconds("call", "copy") == {"cpu@0": 70.0}
+    assert trace.milliseconds("wait") == {"cpu@0": 20.0}
+    assert trace.milliseconds() == {"cpu@0": 0.0}
+
+
+def test_a_chrome_trace_has_a_row_for_every_stream(session: Session, tmp_path: Path) -> None:
+    path = tmp_path / "trace.json"
+    traces = [session.run_traced({"the input": np.ones(LENGTH, np.float32)})[1] for _ in range(2)]
+    write_chrome_trace(path, traces)
+    events = json.loads(path.read_text())["traceEvents"]
+    names = {e["pid"]: e["args"]["name"] for e in events if e["name"] == "process_name"}
+    assert sorted(names.values()) == ["cpu@0", "cpu@1"]
+    complete = [event for event in events if event["ph"] == "X"]
+    assert len(complete) == 2 * sum(len(p.instructions) for p in session.manifest.programs)
+    assert {(names[e["pid"]], e["name"]) for e in complete if e["cat"] == "call"} == {
+        ("cpu@0", "add1"),
+        ("cpu@0", "mul2"),
+        ("cpu@1", "mul1"),
+        ("cpu@1", "add2"),
+    }
+    assert min(event["ts"] for event in complete) >= 0
