@@ -109,7 +109,7 @@ def command(
         ]
         for contestant in result.contestants
     ]
-    columns = ["", "median ms", "spread ms", "runs", "artifact is faster by", "largest error"]
+    columns = ["", "median ms", "spread ms", "runs", "artifact's speed-up", "largest error"]
     print_table(f"{model.name} on {', '.join(devices)}", columns, rows)
     console = stdout()
     for contestant in result.contestants:

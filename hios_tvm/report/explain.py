@@ -117,7 +117,8 @@ def why_idle(result: Compilation) -> list[str]:
     if schedule.scheduler == "sequential":
         return [f"{names} got nothing: the scheduler 'sequential' uses one device"]
     if len(result.graph.operators) <= len(platform.devices) - len(idle):
-        return [f"{names} got nothing: the model has only {len(result.graph.operators)} operators"]
+        count = len(result.graph.operators)
+        return [f"{names} got nothing: the model has only {count} operator{'s'[: count > 1]}"]
     reason = "no path of operators ends earlier there, transfers included"
     if platform.independence < 1 - FAR_OFF:
         reason += (

@@ -193,3 +193,17 @@ def test_a_wrong_call_gives_one_clear_line(
     assert result.exit_code == code, result.output
     assert message in result.stderr
     assert "Traceback" not in result.output
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores")
+def test_an_idle_device_is_named_with_the_reason(model: Path, folder: Path) -> None:
+    first, second = (f"cpu@{core}" for core in sorted(os.sched_getaffinity(0))[:2])
+    path = folder / "two.hios"
+    words = ["compile", model, "-o", path, "--devices", f"{first},{second}"]
+    words += ["--cost-cache", folder / "cache"]
+    output = succeed(*words, "--scheduler", "sequential")
+    assert f"{second} got nothing: the scheduler 'sequential' uses one device" in output
+    output = succeed(*words, "--scheduler", "hios-lp")
+    assert f"{second} got nothing: the model has only 1 operator" in output
+    output = succeed("benchmark", path, "--iterations", 5, "--duration", 0)
+    assert f"{second} is idle: it has no operators" in output
