@@ -1,122 +1,25 @@
-r"""A hand-made artifact for two devices: small, but with everything that a program can hold.
-
-cpu@0      cpu@1        a = x + w    w is a weight
-  a          b          b = x * x
-  | \      / |          y = a * b
-  |   \  /   |          z = b + a
-  |   /  \   |
-  y          z
-"""
+"""Fixtures: the hand-made artifact, one whose kernels misbehave, and devices to run them on."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import tvm
 import tvm_ffi.libinfo
-from tvm import te
+from hand_made import LENGTH, TARGET, HandMade, elementwise, make_buffer, make_manifest
 
 from hios_tvm import runtime
 from hios_tvm.artifact import write_artifact
 from hios_tvm.buffer_plan import plan_buffers
 from hios_tvm.library import build_library, link_library
 from hios_tvm.runtime.instructions import Call, Copy, Program, Signal, Wait
-from hios_tvm.runtime.manifest import Buffer, DeviceSpec, Manifest, TensorSpec
-
-LENGTH = 1000
-TARGET = tvm.target.Target("llvm")
-
-PROGRAMS = (
-    Program(
-        "cpu@0",
-        0,
-        (
-            Call("add1", "add", ("x", "w", "a")),
-            Signal(0),
-            Wait(1),
-            Copy("b", "b@cpu@0"),
-            Call("mul2", "mul", ("a", "b@cpu@0", "y")),
-        ),
-    ),
-    Program(
-        "cpu@1",
-        0,
-        (
-            Call("mul1", "mul", ("x", "x", "b")),
-            Signal(1),
-            Wait(0),
-            Copy("a", "a@cpu@1"),
-            Call("add2", "add", ("b", "a@cpu@1", "z")),
-        ),
-    ),
-)
-
-
-def _buffer(name: str, device: str | None, space: Any) -> Buffer:
-    return Buffer(name, device, space, (LENGTH,), "float32")
-
-
-BUFFERS = (
-    _buffer("x", None, "input"),
-    _buffer("w", None, "param"),
-    _buffer("a", "cpu@0", "arena"),
-    _buffer("b@cpu@0", "cpu@0", "arena"),
-    _buffer("b", "cpu@1", "arena"),
-    _buffer("a@cpu@1", "cpu@1", "arena"),
-    _buffer("y", None, "output"),
-    _buffer("z", None, "output"),
-)
-
-
-def make_manifest(programs: tuple[Program, ...] = PROGRAMS) -> Manifest:
-    """Return the manifest of the network above, its buffers planned."""
-    plan = plan_buffers(programs, BUFFERS)
-    spec = {b.name: TensorSpec(b.name, b.name, b.shape, b.dtype) for b in BUFFERS}
-    return Manifest(
-        tvm_version=tvm.__version__,
-        model="hand-made",
-        inputs=(replace(spec["x"], name="the input"),),
-        outputs=(spec["y"], spec["z"], replace(spec["x"], name="x again")),
-        devices=tuple(
-            DeviceSpec(name, "cpu", None, str(TARGET), (), plan.arena_bytes[name])
-            for name in ("cpu@0", "cpu@1")
-        ),
-        programs=programs,
-        buffers=plan.buffers,
-        compile_info={"command": "hios-tvm compile hand-made.onnx"},
-    )
-
-
-def elementwise(name: str, operation: Any, length: int = LENGTH) -> tvm.tirx.PrimFunc:
-    """Return a kernel of two inputs and one output."""
-    a, b = (te.placeholder((length,), "float32", name=n) for n in "ab")
-    c = te.compute((length,), lambda i: operation(a[i], b[i]), name="c")
-    return te.create_prim_func([a, b, c]).with_attr("global_symbol", name)
-
-
-@dataclass(frozen=True)
-class HandMade:
-    """An artifact on disk, its weights, and two devices of this machine to run it on."""
-
-    path: Path
-    weight: np.ndarray
-    devices: tuple[str, str]
-    library: bytes
-
-    def load(self, **options: Any) -> runtime.Session:
-        return runtime.load(self.path, devices=self.devices, **options)
-
-    def expected(self, x: np.ndarray) -> dict[str, np.ndarray]:
-        """What NumPy computes, bit for bit."""
-        a, b = x + self.weight, x * x
-        return {"y": a * b, "z": b + a, "x again": x}
+from hios_tvm.runtime.manifest import TensorSpec
 
 
 @pytest.fixture(scope="session")
@@ -169,9 +72,12 @@ def faulty(tmp_path: Path, faulty_library: bytes, two_devices: tuple[str, str]) 
 
     ``x -> sleep -> s``, copied to the other device, ``-> check -> y``.
     """
-    names = ("x", "s", "s2", "y")
-    spaces = (("input", None), ("arena", "cpu@0"), ("arena", "cpu@1"), ("output", None))
-    buffers = [_buffer(n, device, space) for n, (space, device) in zip(names, spaces, strict=True)]
+    buffers = [
+        make_buffer("x", None, "input"),
+        make_buffer("s", "cpu@0", "arena"),
+        make_buffer("s2", "cpu@1", "arena"),
+        make_buffer("y", None, "output"),
+    ]
     programs = (
         Program("cpu@0", 0, (Call("sleep1", "sleep", ("x", "s")), Signal(0))),
         Program("cpu@1", 0, (Wait(0), Copy("s", "s2"), Call("check1", "check", ("s2", "y")))),

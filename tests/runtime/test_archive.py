@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import safetensors.numpy
-from conftest import HandMade, make_manifest
+from hand_made import HandMade, make_manifest
 
 from hios_tvm.artifact import write_artifact
 from hios_tvm.errors import ArtifactError

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tvm
-from conftest import LENGTH, TARGET, HandMade
+from hand_made import LENGTH, TARGET, HandMade
 from tvm import te
 
 from hios_tvm.library import build_library

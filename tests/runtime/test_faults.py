@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import LENGTH, HandMade
+from hand_made import LENGTH, HandMade
 
 from hios_tvm import runtime
 from hios_tvm.errors import ExecutionError, RunTimeoutError, SessionClosedError
@@ -53,7 +53,7 @@ def test_a_kernel_that_raises_stops_workers_that_wait(
     """cpu@0 fails before it signals; cpu@1 would wait for ever."""
     from dataclasses import replace
 
-    from conftest import make_manifest
+    from hand_made import make_manifest
 
     from hios_tvm.artifact import write_artifact
     from hios_tvm.runtime.instructions import Call, Copy, Program, Signal, Wait

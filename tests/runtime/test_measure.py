@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import tvm
-from conftest import BUFFERS, PROGRAMS, TARGET, elementwise
+from hand_made import BUFFERS, PROGRAMS, TARGET, elementwise
 
 from hios_tvm.buffer_plan import plan_buffers
 from hios_tvm.library import build_library
@@ -30,8 +30,13 @@ def cores(two_devices: tuple[str, str]) -> tuple[Cores, Cores]:
 
 
 def call(kernel: str, length: int) -> KernelCall:
-    roles = ("input", "weight", "output")
-    return KernelCall(kernel, tuple(KernelArg((length,), "float32", role) for role in roles))
+    shape = (length,)
+    arguments = (
+        KernelArg(shape, "float32"),
+        KernelArg(shape, "float32", "weight"),
+        KernelArg(shape, "float32", "output"),
+    )
+    return KernelCall(kernel, arguments)
 
 
 @pytest.fixture(scope="module")

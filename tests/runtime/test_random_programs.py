@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
-from conftest import LENGTH, TARGET
+from hand_made import LENGTH, TARGET
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -71,11 +71,11 @@ def networks(draw: st.DrawFn) -> Network:
         program = network.programs.setdefault(place, [])
         known = ["x", *(result for *_, result in network.operators)]
         kernel = draw(st.sampled_from(["add", "mul"]))
-        reads = [draw(st.sampled_from(known[-4:])) for _ in range(2)]
-        args = [local(name, place) for name in reads]
+        a, b = (draw(st.sampled_from(known[-4:])) for _ in range(2))
+        args = (local(a, place), local(b, place))
         result = f"t{i}"
         program.append(Call(f"op{i}", kernel, (*args, result)))
-        network.operators.append((kernel, *reads, result))
+        network.operators.append((kernel, a, b, result))
         is_output = draw(st.booleans())
         home[result] = place
         if is_output:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import LENGTH, HandMade
+from hand_made import LENGTH, HandMade
 
 from hios_tvm import runtime
 from hios_tvm.errors import DeviceError, InputError, SessionClosedError

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import numpy as np
-from conftest import LENGTH
+from hand_made import LENGTH
 
 from hios_tvm.runtime import Session
 from hios_tvm.runtime.instructions import Call, Copy, Program, Signal, Wait
