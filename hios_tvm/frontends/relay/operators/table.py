@@ -126,6 +126,8 @@ OPERATORS: Mapping[str, Converter] = {
     "nn.dense": convolution.dense,
     "nn.matmul": convolution.matmul,
     # --- Poolings ---
+    "contrib.adaptive_avg_pool2d": pooling.adaptive_pool(2, "avg"),
+    "contrib.adaptive_max_pool2d": pooling.adaptive_pool(2, "max"),
     "nn.adaptive_avg_pool1d": pooling.adaptive_pool(1, "avg"),
     "nn.adaptive_avg_pool2d": pooling.adaptive_pool(2, "avg"),
     "nn.adaptive_avg_pool3d": pooling.adaptive_pool(3, "avg"),
