@@ -256,3 +256,37 @@ def test_sampling() -> None:
         coordinate_transformation_mode="output_half_pixel",
     )
     assert_close(result, expected, 1e-4)
+
+
+def test_pooling_of_regions() -> None:
+    x = numbers(1, 2, 6, 6)
+    rois = np.array([[0, 0, 0, 3, 3], [0, 1, 2, 5, 5]], "float32")
+    body = "vision.roi_pool(%x, %r, pooled_size=[2, 2], spatial_scale=1f)"
+    (result,) = compute(body, {"x": x, "r": rois})
+    assert_close(result, onnx_result("MaxRoiPool", [x, rois], pooled_shape=[2, 2]))
+
+
+def test_crop_and_resize() -> None:
+    """Boxes are fractions of the image; these corners fall on pixels."""
+    x = numbers(2, 1, 5, 5)
+    boxes = np.array([[0, 0, 1, 1], [0.25, 0.5, 0.75, 1]], "float32")
+    body = "image.crop_and_resize(%x, %b, %i, crop_size=[3, 3])"
+    (result,) = compute(body, {"x": x, "b": boxes, "i": np.array([1, 0], "int32")})
+    whole = x[1, :, ::2, ::2]
+    rows = x[0, :, 1:4, 2:5]
+    assert_close(result, np.stack((whole, rows)))
+
+
+def test_affine_grid() -> None:
+    theta = np.array([[[1, 0, 0.5], [0, 2, 0]]], "float32")
+    (result,) = compute("image.affine_grid(%t, target_shape=[3, 5])", {"t": theta})
+    y, x = np.meshgrid(np.linspace(-1, 1, 3), np.linspace(-1, 1, 5), indexing="ij")
+    assert_close(result, np.stack((x + 0.5, 2 * y))[None].astype("float32"))
+
+
+def test_deformable_convolution_without_offsets_is_a_convolution() -> None:
+    x, w = numbers(1, 2, 5, 5), numbers(3, 2, 3, 3, seed=1)
+    offsets = np.zeros((1, 18, 5, 5), "float32")
+    body = "nn.deformable_conv2d(%x, %o, %w, padding=[1, 1, 1, 1], channels=3, kernel_size=[3, 3])"
+    (result,) = compute(body, {"x": x, "o": offsets, "w": w})
+    assert_close(result, onnx_result("Conv", [x, w], pads=[1] * 4))
