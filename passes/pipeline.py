@@ -55,8 +55,10 @@ def lower(mod: IRModule, target: tvm.target.Target, *, dump_dir: Path | None = N
             DumpIR("phase1-simplified", dump_dir),
             # Phase 2. Lay images out channels-last
             ChannelsLast(),
+            relax.transform.EliminateCommonSubexpr(),
             DumpIR("phase2-layout", dump_dir),
             # Phase 3. From operators to kernels
+            relax.backend.DispatchSortScan(),
             relax.transform.LegalizeOps(legalizations(target)),
             FoldConstants(),
             relax.transform.AnnotateTIROpPattern(),

@@ -13,6 +13,7 @@ from tvm import relax, s_tir, tirx
 from tvm.ir import Call, IRModule, TensorLoad
 
 from hios_tvm.passes.dataflow import Rewriter, operator_name, rewrite_main
+from hios_tvm.passes.schedule_kernels import has_root_block
 
 __all__ = ["RaisePads"]
 
@@ -33,6 +34,8 @@ class RaisePads:
 
 def _raised(data: relax.Expr, kernel: tirx.PrimFunc) -> Call | None:
     """Return ``pad(data)`` where `kernel` computes just that, or None."""
+    if not has_root_block(kernel):
+        return None
     sch = s_tir.Schedule(kernel)
     blocks = sch.get_child_blocks(sch.get_sblock("root"))
     if len(blocks) != 1 or len(kernel.params) != 2:
