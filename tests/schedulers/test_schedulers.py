@@ -1,0 +1,170 @@
+"""Every scheduler on any problem: valid, not below the bound, and what each one promises."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+
+import pytest
+from cases import Case, cases, make_case
+from hypothesis import given, settings
+
+from hios_tvm.costs.table import CostTable, Measurement
+from hios_tvm.devices import Device, Platform
+from hios_tvm.errors import CostError, InfeasibleError, UsageError
+from hios_tvm.schedule import DeviceSchedule, Schedule, Stage
+from hios_tvm.schedulers import SCHEDULERS, make_schedule
+from hios_tvm.simulate import evaluate
+
+
+def check(case: Case, schedule: Schedule) -> float:
+    """The oracle of all tests: evaluates, or names the broken rule. Returns the makespan."""
+    timeline = evaluate(case.graph, case.costs, case.platform, schedule)
+    assert schedule.makespan_ms == timeline.makespan_ms
+    assert schedule.lower_bound_ms is not None
+    assert timeline.makespan_ms >= schedule.lower_bound_ms - 1e-9
+    return timeline.makespan_ms
+
+
+@pytest.mark.parametrize("name", sorted(SCHEDULERS))
+@settings(deadline=None, max_examples=150)
+@given(case=cases())
+def test_schedules_are_valid(name: str, case: Case) -> None:
+    schedule = make_schedule(name, case.graph, case.costs, case.platform)
+    check(case, schedule)
+    again = make_schedule(name, case.graph, case.costs, case.platform)
+    assert again == schedule
+
+
+def optimum_ms(case: Case) -> float:
+    """Exhaustive search over placements and topological orders, one operator a stage."""
+    names = [op.name for op in case.graph.operators]
+    best = float("inf")
+    for order in itertools.permutations(names):
+        position = {name: i for i, name in enumerate(order)}
+        if any(position[e.src] > position[e.dst] for e in case.graph.edges):
+            continue
+        for places in itertools.product(case.platform.devices, repeat=len(names)):
+            schedule = Schedule(
+                "exhaustive",
+                tuple(
+                    DeviceSchedule(
+                        device.name,
+                        tuple(
+                            Stage(((name,),))
+                            for name, place in zip(order, places, strict=True)
+                            if place is device
+                        ),
+                    )
+                    for device in case.platform.devices
+                ),
+            )
+            timeline = evaluate(case.graph, case.costs, case.platform, schedule)
+            best = min(best, timeline.makespan_ms)
+    return best
+
+
+@pytest.mark.parametrize("name", sorted(SCHEDULERS))
+@settings(deadline=None, max_examples=25)
+@given(case=cases(max_operators=4, max_devices=2))
+def test_no_schedule_of_single_operators_beats_the_optimum(name: str, case: Case) -> None:
+    one_stream = tuple(replace(device, streams=1) for device in case.platform.devices)
+    case = replace(case, platform=replace(case.platform, devices=one_stream))
+    schedule = make_schedule(name, case.graph, case.costs, case.platform)
+    optimum = optimum_ms(case)
+    assert check(case, schedule) >= optimum - 1e-9
+    assert schedule.lower_bound_ms <= optimum + 1e-9
+
+
+def test_independent_operators_spread_over_all_devices() -> None:
+    """Ties are broken by the sum of finish times, so that no device stays empty."""
+    case = make_case({f"v{i}": 1.0 for i in range(8)}, [], platform=Platform.uniform(4))
+    schedule = make_schedule("hios-lp", case.graph, case.costs, case.platform)
+    assert check(case, schedule) == 2.0
+    assert all(len(device.operators) == 2 for device in schedule)
+
+
+def test_the_longest_path_stays_on_one_device() -> None:
+    r"""
+    a - b - c - d    5 ms each: no operator of the chain may leave
+     \         /
+      x ------       1 ms, on the second device only where it is back before d starts
+    """
+    edges = [("a", "b"), ("b", "c"), ("c", "d"), ("a", "x"), ("x", "d")]
+    latency_ms = {"a": 5.0, "b": 5.0, "x": 1.0, "c": 5.0, "d": 5.0}
+    for transfer_ms, expected in ((0.0, 20.0), (4.0, 20.0), (100.0, 21.0)):
+        case = make_case(latency_ms, edges, transfer_ms=transfer_ms)
+        schedule = make_schedule("hios-lp", case.graph, case.costs, case.platform)
+        assert check(case, schedule) == expected
+        assert len({schedule.placement[name] for name in "abcd"}) == 1
+
+
+def test_the_window_groups_small_operators_and_inter_only_does_not() -> None:
+    names = ["a", "b", "c", "d"]
+    case = make_case(
+        dict.fromkeys(names, 1.0),
+        [],
+        platform=Platform.uniform(1),
+        utilization=dict.fromkeys(names, 0.2),
+    )
+    grouped = make_schedule("hios-lp", case.graph, case.costs, case.platform)
+    assert [len(stage.groups) for stage in grouped.devices[0].stages] == [2, 2]
+    assert check(case, grouped) == pytest.approx(3.0)  # two stages of 0.5 * 2 + 0.5 * 1
+    apart = make_schedule("hios-lp", case.graph, case.costs, case.platform, inter_only=True)
+    assert check(case, apart) == 4.0
+    wide = make_schedule("hios-lp", case.graph, case.costs, case.platform, window=4, max_streams=4)
+    assert [len(stage.groups) for stage in wide.devices[0].stages] == [2, 2]  # 2 streams only
+
+
+def test_the_window_never_groups_on_a_device_with_one_stream() -> None:
+    case = make_case(
+        {"a": 1.0, "b": 1.0},
+        [],
+        platform=Platform((Device("device0", streams=1),)),
+        utilization={"a": 0.1, "b": 0.1},
+    )
+    schedule = make_schedule("hios-lp", case.graph, case.costs, case.platform)
+    assert check(case, schedule) == 2.0
+
+
+def test_operators_go_only_where_they_can_run() -> None:
+    case = make_case({"a": 1.0, "b": 1.0, "c": 1.0}, [("a", "b"), ("b", "c")])
+    platform = Platform((Device("device0", model="small"), Device("device1", model="large")))
+    times = {name: Measurement(1.0) for name in "abc"}
+    costs = CostTable({"small": {"a": times["a"], "c": times["c"]}, "large": {"b": times["b"]}})
+    case = Case(case.graph, costs, platform)
+    schedule = make_schedule("hios-lp", case.graph, case.costs, case.platform)
+    check(case, schedule)
+    assert schedule.placement == {"a": "device0", "b": "device1", "c": "device0"}
+    with pytest.raises(InfeasibleError, match="no device can run every operator"):
+        make_schedule("sequential", case.graph, case.costs, case.platform)
+    with pytest.raises(CostError, match="no time for 1 operators"):
+        make_schedule("hios-lp", case.graph, costs, Platform((platform.devices[0],)))
+
+
+def test_sequential_takes_the_fastest_device() -> None:
+    case = make_case({"a": 1.0, "b": 1.0}, [])
+    platform = Platform((Device("device0", model="slow"), Device("device1", model="fast")))
+    times = {"slow": 2.0, "fast": 1.0}
+    costs = CostTable(
+        {model: {name: Measurement(ms) for name in "ab"} for model, ms in times.items()}
+    )
+    schedule = make_schedule("sequential", case.graph, costs, platform)
+    assert schedule.placement == {"a": "device1", "b": "device1"}
+    assert schedule.makespan_ms == 2.0
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("best", {}, "'best' is unknown; known are"),
+        ("sequential", {"window": 2}, "has no option 'window'"),
+        ("hios-lp", {"window": 0}, "must be at least 1"),
+    ],
+)
+def test_wrong_names_and_options_are_refused(
+    name: str, options: dict[str, int], message: str
+) -> None:
+    case = make_case({"a": 1.0}, [])
+    with pytest.raises(UsageError, match=message):
+        make_schedule(name, case.graph, case.costs, case.platform, **options)
