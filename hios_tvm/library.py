@@ -18,6 +18,8 @@ from hios_tvm.errors import CompileError
 
 __all__ = ["build_library", "link_library"]
 
+_SOURCES = ("executor.cc", "parallel.cc")
+_HEADERS = ("events.h", "parallel.h")
 _CROSS_COMPILERS = {"aarch64": "aarch64-linux-gnu-g++", "x86_64": "x86_64-linux-gnu-g++"}
 
 
@@ -80,7 +82,7 @@ def link_library(
     compiler = compiler or _default_compiler(target)
     executor = _compile_executor(compiler)
     with tempfile.TemporaryDirectory(prefix="hios-") as folder:
-        contents = [*objects, executor]
+        contents = [*objects, *executor]
         parts = [Path(folder, f"{i}.o") for i in range(len(contents))]
         for path, content in zip(parts, contents, strict=True):
             path.write_bytes(content)
@@ -90,17 +92,21 @@ def link_library(
 
 
 @cache
-def _compile_executor(compiler: str) -> bytes:
-    """Return the object code of executor.cc; its headers come with apache-tvm-ffi."""
-    source = resources.files("hios_tvm.runtime").joinpath("executor.cc").read_bytes()
+def _compile_executor(compiler: str) -> tuple[bytes, ...]:
+    """Return the object files of the runtime's native part; TVM's header is apache-tvm-ffi's."""
     includes = [tvm_ffi.libinfo.find_include_path(), tvm_ffi.libinfo.find_dlpack_include_path()]
+    flags = ["-std=c++17", "-O2", "-fPIC", "-fno-exceptions", "-fno-rtti", "-fvisibility=hidden"]
+    flags += [f"-I{include}" for include in dict.fromkeys(includes)]
+    objects = []
     with tempfile.TemporaryDirectory(prefix="hios-") as folder:
-        path, result = Path(folder, "executor.cc"), Path(folder, "executor.o")
-        path.write_bytes(source)
-        flags = ["-std=c++17", "-O2", "-fPIC", "-fno-exceptions", "-fno-rtti"]
-        flags += ["-fvisibility=hidden", *(f"-I{include}" for include in dict.fromkeys(includes))]
-        _run([compiler, *flags, "-c", path, "-o", result])
-        return result.read_bytes()
+        for name in (*_HEADERS, *_SOURCES):
+            content = resources.files("hios_tvm.runtime").joinpath(name).read_bytes()
+            Path(folder, name).write_bytes(content)
+        for name in _SOURCES:
+            result = Path(folder, f"{name}.o")
+            _run([compiler, *flags, "-c", Path(folder, name), "-o", result])
+            objects.append(result.read_bytes())
+    return tuple(objects)
 
 
 def _default_compiler(target: tvm.target.Target) -> str:

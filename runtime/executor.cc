@@ -4,39 +4,20 @@
 // plain structs below once, when an artifact is loaded, and puts one thread into `hios_work` for
 // each program; a run then needs neither the interpreter nor its lock.
 //
-// Runs are numbered. An event holds the number of the last run that signalled it, so nothing
-// is reset between runs, and a run starts by raising the number in `Session::start`.
-//
-// A worker with several cores has a team: one more thread per core, in `hios_help`. Parallel
-// loops of kernels reach it through `hios_parallel_launch`, which stands in for TVM's thread pool:
-// that one polls for long when it is idle, and its threads outlive the worker.
+// Runs are numbered, and a run starts by raising the number in `Session::start`.
 
-#include <linux/futex.h>
-#include <sys/syscall.h>
-#include <time.h>
 #include <tvm/ffi/c_api.h>
-#include <unistd.h>
 
-#include <atomic>
 #include <cstring>
 
+#include "parallel.h"
+
+namespace hios {
 namespace {
 
-using Word = std::atomic<uint32_t>;
 using Kernel = int (*)(void* self, const TVMFFIAny* args, int32_t num_args, TVMFFIAny* result);
 
-static_assert(sizeof(Word) == 4 && Word::is_always_lock_free, "the kernel's futex has 32 bits");
-
 constexpr int32_t kAbiVersion = 2;
-constexpr int kChecksPerClockRead = 16;
-constexpr int64_t kSliceNs = 20'000'000;  // how soon a sleeping worker sees that a run is aborted
-constexpr int64_t kForever = -1;
-
-// A cache line of its own: a worker that polls one event does not slow down another.
-struct alignas(64) Event {
-  Word run;
-  Word sleepers;
-};
 
 enum class Kind : uint32_t { kCall = 0, kCopy = 1, kSignal = 2, kWait = 3 };
 
@@ -46,30 +27,6 @@ struct Instruction {
   void* target;           // call: the kernel; copy: the destination, a DLTensor
   const void* source;     // call: the arguments, TVMFFIAny; copy: the source, a DLTensor
   uint64_t bytes;         // copy
-};
-
-// What TVM passes to the body of a parallel loop.
-struct ParallelEnv {
-  void* barrier;          // of TVM's own pool, for kernels that synchronise inside a loop
-  int32_t num_tasks;
-};
-using ParallelBody = int (*)(int task, ParallelEnv* env, void* closure);
-
-constexpr uint32_t kMaxTeam = 256;
-
-// The threads that share the parallel loops of one worker. Launches are numbered as runs are.
-struct Team {
-  Event launch;           // the loop to execute
-  Event finished;         // the last loop that all helpers have left
-  Event running;          // `run` counts the helpers that are still in the loop
-  Event failed;           // `run` counts the tasks that failed
-  ParallelBody body;
-  void* closure;
-  ParallelEnv env;
-  int64_t spin_ns;
-  uint32_t size;          // the worker included
-  Word stop;
-  alignas(64) std::atomic<int32_t> barrier[kMaxTeam * 16];  // one per cache line, as TVM has it
 };
 
 struct Worker {
@@ -93,73 +50,9 @@ struct Session {
   Event events[1];        // really `num_events`
 };
 
-int64_t Now() {
-  timespec now;
-  clock_gettime(CLOCK_MONOTONIC, &now);
-  return int64_t{now.tv_sec} * 1'000'000'000 + now.tv_nsec;
-}
-
-void Pause() {
-#if defined(__x86_64__)
-  __builtin_ia32_pause();
-#elif defined(__aarch64__)
-  asm volatile("isb");
-#endif
-}
-
-void Signal(Event& event, uint32_t run) {
-  event.run.store(run, std::memory_order_seq_cst);
-  if (event.sleepers.load(std::memory_order_seq_cst) != 0) {
-    syscall(SYS_futex, &event.run, FUTEX_WAKE_PRIVATE, INT32_MAX, nullptr, nullptr, 0);
-  }
-}
-
-// Sleeps until `event` no longer holds `seen`, or until the time is over.
-void Sleep(Event& event, uint32_t seen, int64_t limit_ns) {
-  timespec limit{static_cast<time_t>(limit_ns / 1'000'000'000), limit_ns % 1'000'000'000};
-  syscall(SYS_futex, &event.run, FUTEX_WAIT_PRIVATE, seen,
-          limit_ns == kForever ? nullptr : &limit, nullptr, 0);
-}
-
-bool Reached(const Event& event, uint32_t run) {
-  return event.run.load(std::memory_order_seq_cst) == run;
-}
-
-bool Poll(const Event& event, uint32_t run, int64_t spin_ns) {
-  if (Reached(event, run)) return true;
-  if (spin_ns <= 0) return false;
-  const int64_t end = Now() + spin_ns;
-  do {
-    for (int i = 0; i < kChecksPerClockRead; ++i) {
-      if (Reached(event, run)) return true;
-      Pause();
-    }
-  } while (Now() < end);
-  return false;
-}
-
-// Waits for `event` of run `run`; false when that run was given up instead.
-bool Await(Event& event, uint32_t run, int64_t spin_ns, const Event* aborted = nullptr) {
-  if (Poll(event, run, spin_ns)) return true;
-  event.sleepers.fetch_add(1, std::memory_order_seq_cst);
-  bool reached;
-  uint32_t seen;
-  while (!(reached = (seen = event.run.load(std::memory_order_seq_cst)) == run) &&
-         !(aborted != nullptr && Reached(*aborted, run))) {
-    Sleep(event, seen, aborted != nullptr ? kSliceNs : kForever);
-  }
-  event.sleepers.fetch_sub(1, std::memory_order_seq_cst);
-  return reached;
-}
-
 void Abort(Session* session, uint32_t run) {
   session->aborted.run.store(run, std::memory_order_seq_cst);
-  for (uint32_t i = 0; i < session->num_events; ++i) {
-    Event& event = session->events[i];
-    if (event.sleepers.load(std::memory_order_seq_cst) != 0) {
-      syscall(SYS_futex, &event.run, FUTEX_WAKE_PRIVATE, INT32_MAX, nullptr, nullptr, 0);
-    }
-  }
+  for (uint32_t i = 0; i < session->num_events; ++i) WakeSleepers(session->events[i]);
 }
 
 // Executes the program; false when a kernel of this worker failed.
@@ -206,25 +99,7 @@ void Leave(Session* session, uint32_t run) {
   }
 }
 
-thread_local Team* current_team = nullptr;  // of the worker that runs on this thread
-
-// Runs the tasks of member `member`; there may be more tasks than members.
-void RunTasks(Team* team, uint32_t member) {
-  for (int32_t task = static_cast<int32_t>(member); task < team->env.num_tasks;
-       task += static_cast<int32_t>(team->size)) {
-    if (team->body(task, &team->env, team->closure) != 0) team->failed.run.fetch_add(1);
-  }
-}
-
-int RunInline(ParallelBody body, void* closure) {
-  std::atomic<int32_t> barrier{0};
-  ParallelEnv env{&barrier, 1};
-  return body(0, &env, closure);
-}
-
 }  // namespace
-
-#define HIOS_EXPORT extern "C" __attribute__((visibility("default")))
 
 HIOS_EXPORT int32_t hios_abi_version() { return kAbiVersion; }
 
@@ -241,7 +116,7 @@ HIOS_EXPORT void hios_open(Session* session, uint32_t num_workers, uint32_t num_
 // Takes part in all runs: the body of a worker thread. Returns 1 when a kernel failed: the caller
 // fetches the error and calls again, and only then can the run end. Returns 0 after `hios_stop`.
 HIOS_EXPORT int32_t hios_work(Session* session, Worker* worker) {
-  current_team = worker->team;
+  JoinTeam(worker->team);
   if (worker->failed != 0) {
     worker->failed = 0;
     Leave(session, worker->run);
@@ -286,47 +161,4 @@ HIOS_EXPORT void hios_stop(Session* session) {
   Signal(session->start, session->start.run.load(std::memory_order_relaxed) + 1);
 }
 
-HIOS_EXPORT uint64_t hios_team_bytes() { return sizeof(Team); }
-
-HIOS_EXPORT void hios_team_open(Team* team, uint32_t size, int64_t spin_ns) {
-  team->size = size < kMaxTeam ? size : kMaxTeam;
-  team->spin_ns = spin_ns;
-}
-
-// Takes part in all loops of a team: the body of a helper thread. Members count from 1.
-HIOS_EXPORT void hios_help(Team* team, uint32_t member) {
-  for (uint32_t launch = 1;; ++launch) {
-    Await(team->launch, launch, team->spin_ns);
-    if (team->stop.load(std::memory_order_seq_cst) != 0) return;
-    RunTasks(team, member);
-    if (team->running.run.fetch_sub(1, std::memory_order_seq_cst) == 1) {
-      Signal(team->finished, launch);
-    }
-  }
-}
-
-// Sends the helpers of a team home; no loop may be going on.
-HIOS_EXPORT void hios_team_stop(Team* team) {
-  team->stop.store(1, std::memory_order_seq_cst);
-  Signal(team->launch, team->launch.run.load(std::memory_order_relaxed) + 1);
-}
-
-// Executes a parallel loop; kernels call it in place of TVMBackendParallelLaunch.
-HIOS_EXPORT int hios_parallel_launch(ParallelBody body, void* closure, int num_tasks) {
-  Team* team = current_team;
-  if (team == nullptr) return RunInline(body, closure);
-  current_team = nullptr;  // loops inside of this one run inline
-  const uint32_t launch = team->launch.run.load(std::memory_order_relaxed) + 1;
-  team->body = body;
-  team->closure = closure;
-  team->env.barrier = team->barrier;
-  team->env.num_tasks = num_tasks == 0 ? static_cast<int32_t>(team->size) : num_tasks;
-  team->failed.run.store(0, std::memory_order_relaxed);
-  for (uint32_t i = 0; i < team->size; ++i) team->barrier[16 * i].store(0);
-  team->running.run.store(team->size - 1, std::memory_order_seq_cst);
-  Signal(team->launch, launch);
-  RunTasks(team, 0);
-  Await(team->finished, launch, team->spin_ns);
-  current_team = team;
-  return team->failed.run.load(std::memory_order_seq_cst) == 0 ? 0 : -1;
-}
+}  // namespace hios

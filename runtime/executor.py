@@ -183,8 +183,6 @@ class Executor:
     def close(self) -> None:
         """End all threads; `run` raises from now on. Closing twice is fine."""
         self._closed = True
-        if self._stuck:
-            _ABANDONED.append(self._shared)  # a kernel still uses this memory
         self._shutdown()
 
     def _open_team(self, task: Task, spin_ns: int) -> int | None:
@@ -313,6 +311,8 @@ def _shut_down(shared: _Shared, threads: list[threading.Thread]) -> None:
     for thread in alive:
         if thread is not threading.current_thread():
             thread.join(_GRACE_S)
+    if any(thread.is_alive() for thread in alive):
+        _ABANDONED.append(shared)  # a kernel has not returned, and still uses this memory
 
 
 def _aligned_zeros(nbytes: int) -> tuple[np.ndarray[Any, Any], int]:

@@ -124,13 +124,13 @@ class Library:
     def __init__(self, content: bytes) -> None:
         import tvm  # noqa: F401  (registers what kernels call, such as parallel launch)
 
-        with _private_file(content) as path:
-            try:
+        try:
+            with _private_file(content) as path:
                 # TVM's loader fills the kernels' context pointers; ours shares its handle.
                 self._module = tvm_ffi.load_module(path, keep_module_alive=False)
                 self.dll = ctypes.CDLL(path)
-            except (OSError, RuntimeError) as error:
-                raise ArtifactError(f"a kernel library cannot be loaded: {error}") from error
+        except (OSError, RuntimeError) as error:
+            raise ArtifactError(f"a kernel library cannot be loaded: {error}") from error
         unload = weakref.finalize(self, _LIBC.dlclose, ctypes.c_void_p(self.dll._handle))
         unload.atexit = False  # a thread may still be inside
         version = getattr(self.dll, "hios_abi_version", lambda: None)()

@@ -15,7 +15,7 @@ from hios_tvm.runtime.archive import Artifact, open_artifact
 from hios_tvm.runtime.devices.cpu import require_cores, share_cores
 from hios_tvm.runtime.dtypes import numpy_dtype
 from hios_tvm.runtime.executor import DEFAULT_SPIN_US, Executor, Task
-from hios_tvm.runtime.manifest import ALIGNMENT, Manifest, TensorSpec
+from hios_tvm.runtime.manifest import ALIGNMENT, DeviceSpec, Manifest, TensorSpec
 from hios_tvm.runtime.memory import Arena, TensorTable, address_of, aligned_empty
 from hios_tvm.runtime.native import load_library
 from hios_tvm.runtime.trace import RunTrace, make_spans
@@ -80,7 +80,7 @@ class Session:
         self._tensors = TensorTable(
             {buffer.name: (buffer.shape, buffer.dtype) for buffer in self.manifest.buffers}
         )
-        self._arenas = {device.name: Arena(device.arena_bytes) for device in self.manifest.devices}
+        self._arenas = {device.name: _make_arena(device) for device in self.manifest.devices}
         self._place_buffers()
         self._staging: dict[str, Array] = {}
         self._executor = Executor(
@@ -231,6 +231,15 @@ class Session:
         for i, program in enumerate(self.manifest.programs):
             spans += make_spans(program, self._executor.times(i))
         return RunTrace(tuple(spans), *self._span)
+
+
+def _make_arena(device: DeviceSpec) -> Arena:
+    try:
+        return Arena(device.arena_bytes)
+    except (OSError, OverflowError, ValueError) as error:
+        raise DeviceError(
+            f"device {device.name!r} needs {device.arena_bytes} bytes for buffers: {error}"
+        ) from error
 
 
 def _check_inputs(specs: Sequence[TensorSpec], inputs: Mapping[str, Array]) -> None:

@@ -17,6 +17,7 @@ from hios_tvm.runtime.manifest import ALIGNMENT, Buffer, Manifest
 __all__ = ["HappensBefore", "verify_manifest"]
 
 MAX_STREAMS = 64
+MAX_INSTRUCTIONS = 1 << 15  # the order of more would take too long to prove
 
 
 class HappensBefore:
@@ -155,6 +156,10 @@ def _check_devices(manifest: Manifest) -> None:
             manifest.device[name].library is not None, f"device {name!r} has work but no library"
         )
     _require(bool(streams), "the artifact has no program")
+    count = sum(len(program.instructions) for program in manifest.programs)
+    _require(
+        count <= MAX_INSTRUCTIONS, f"it has {count} instructions, more than {MAX_INSTRUCTIONS}"
+    )
 
 
 def _check_buffers(manifest: Manifest, weights: Mapping[str, tuple[tuple[int, ...], str]]) -> None:

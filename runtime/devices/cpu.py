@@ -20,6 +20,9 @@ __all__ = [
     "share_cores",
 ]
 
+MAX_CORES = 256
+"""Of one device: parallel.h has the same number."""
+
 _NAME = re.compile(r"cpu@(\d{1,4}(-\d{1,4})?)(\+\d{1,4}(-\d{1,4})?)*")
 
 
@@ -40,8 +43,8 @@ def parse_cores(name: str) -> tuple[int, ...]:
     for part in name.removeprefix("cpu@").split("+"):
         first, _, last = part.partition("-")
         cores.extend(range(int(first), int(last or first) + 1))
-    if not cores or len(set(cores)) != len(cores):
-        raise DeviceError(f"device {name!r} names no core, or one twice")
+    if not 0 < len(set(cores)) == len(cores) <= MAX_CORES:
+        raise DeviceError(f"device {name!r} names no core, one twice, or more than {MAX_CORES}")
     return tuple(sorted(cores))
 
 

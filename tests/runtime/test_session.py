@@ -3,6 +3,7 @@ from __future__ import annotations
 import gc
 import threading
 import weakref
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from hand_made import LENGTH, HandMade
 from hios_tvm import runtime
 from hios_tvm.errors import DeviceError, InputError, SessionClosedError
 from hios_tvm.runtime import Session, aligned_empty
+from hios_tvm.runtime.archive import open_artifact
 
 Array = np.ndarray
 
@@ -180,6 +182,14 @@ def test_wrong_devices_are_named(
     with pytest.raises(DeviceError, match=message):
         runtime.load(hand_made.path, devices=devices)
     assert not _workers()
+
+
+def test_memory_that_the_machine_lacks_is_one_clear_error(hand_made: HandMade) -> None:
+    artifact = open_artifact(hand_made.path)
+    large = tuple(replace(device, arena_bytes=2**53) for device in artifact.manifest.devices)
+    artifact = replace(artifact, manifest=replace(artifact.manifest, devices=large))
+    with pytest.raises(DeviceError, match="'cpu@0' needs 9007199254740992 bytes for buffers"):
+        Session(artifact, devices=hand_made.devices)
 
 
 def test_traces_show_every_instruction(hand_made: HandMade, session: Session, x: Array) -> None:

@@ -104,6 +104,7 @@ DEFECTS: dict[str, tuple[Callable[[Manifest], Manifest], str]] = {
         lambda m: replace(m, programs=(replace(m.programs[0], stream=65), m.programs[1])),
         "stream 65",
     ),
+    "too many instructions": (append(0, *[Wait(7)] * (1 << 15)), "32775 instructions, more than"),
     "no library": (device(library=None), "no library"),
     "buffer twice": (lambda m: replace(m, buffers=m.buffers * 2), "buffer 'x' is named 2 times"),
     "out of the arena": (buffer("a", offset=128), "ends at byte 192, the arena of cpu@0 has 128"),

@@ -26,7 +26,19 @@ def test_names_and_cores_belong_together(cores: set[int]) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["", "cpu", "cpu@", "cpu@-1", "cpu@3-1", "cpu@0,1", "cuda:0", "cpu@0-1+1", "cpu@99999"]
+    "name",
+    [
+        "",
+        "cpu",
+        "cpu@",
+        "cpu@-1",
+        "cpu@3-1",
+        "cpu@0,1",
+        "cuda:0",
+        "cpu@0-1+1",
+        "cpu@99999",
+        "cpu@0-256",
+    ],
 )
 def test_other_names_are_refused(name: str) -> None:
     with pytest.raises(DeviceError):

@@ -1,0 +1,98 @@
+// Events between threads: numbered rather than reset, polled shortly and then slept on.
+
+#ifndef HIOS_TVM_RUNTIME_EVENTS_H_
+#define HIOS_TVM_RUNTIME_EVENTS_H_
+
+#include <linux/futex.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cstdint>
+
+#define HIOS_EXPORT extern "C" __attribute__((visibility("default")))
+
+namespace hios {
+
+using Word = std::atomic<uint32_t>;
+
+static_assert(sizeof(Word) == 4 && Word::is_always_lock_free, "the kernel's futex has 32 bits");
+
+constexpr int kChecksPerClockRead = 16;
+constexpr int64_t kSliceNs = 20'000'000;  // how soon a sleeper sees that its run was given up
+constexpr int64_t kForever = -1;
+
+// Holds the number of the last run that signalled it. It has a cache line of its own, so that a
+// thread that polls one event does not slow down another.
+struct alignas(64) Event {
+  Word run;
+  Word sleepers;
+};
+
+inline int64_t Now() {
+  timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return int64_t{now.tv_sec} * 1'000'000'000 + now.tv_nsec;
+}
+
+inline void Pause() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("isb");
+#endif
+}
+
+inline void WakeSleepers(Event& event) {
+  if (event.sleepers.load(std::memory_order_seq_cst) != 0) {
+    syscall(SYS_futex, &event.run, FUTEX_WAKE_PRIVATE, INT32_MAX, nullptr, nullptr, 0);
+  }
+}
+
+inline void Signal(Event& event, uint32_t run) {
+  event.run.store(run, std::memory_order_seq_cst);
+  WakeSleepers(event);
+}
+
+// Sleeps until `event` no longer holds `seen`, or until the time is over.
+inline void Sleep(Event& event, uint32_t seen, int64_t limit_ns) {
+  timespec limit{static_cast<time_t>(limit_ns / 1'000'000'000), limit_ns % 1'000'000'000};
+  syscall(SYS_futex, &event.run, FUTEX_WAIT_PRIVATE, seen,
+          limit_ns == kForever ? nullptr : &limit, nullptr, 0);
+}
+
+inline bool Reached(const Event& event, uint32_t run) {
+  return event.run.load(std::memory_order_seq_cst) == run;
+}
+
+inline bool Poll(const Event& event, uint32_t run, int64_t spin_ns) {
+  if (Reached(event, run)) return true;
+  if (spin_ns <= 0) return false;
+  const int64_t end = Now() + spin_ns;
+  do {
+    for (int i = 0; i < kChecksPerClockRead; ++i) {
+      if (Reached(event, run)) return true;
+      Pause();
+    }
+  } while (Now() < end);
+  return false;
+}
+
+// Waits for `event` of run `run`; false when that run was given up instead.
+inline bool Await(Event& event, uint32_t run, int64_t spin_ns, const Event* aborted = nullptr) {
+  if (Poll(event, run, spin_ns)) return true;
+  event.sleepers.fetch_add(1, std::memory_order_seq_cst);
+  bool reached;
+  uint32_t seen;
+  while (!(reached = (seen = event.run.load(std::memory_order_seq_cst)) == run) &&
+         !(aborted != nullptr && Reached(*aborted, run))) {
+    Sleep(event, seen, aborted != nullptr ? kSliceNs : kForever);
+  }
+  event.sleepers.fetch_sub(1, std::memory_order_seq_cst);
+  return reached;
+}
+
+}  // namespace hios
+
+#endif  // HIOS_TVM_RUNTIME_EVENTS_H_

@@ -1,0 +1,39 @@
+// Parallel loops of kernels, on the threads of the worker that runs them.
+
+#ifndef HIOS_TVM_RUNTIME_PARALLEL_H_
+#define HIOS_TVM_RUNTIME_PARALLEL_H_
+
+#include "events.h"
+
+namespace hios {
+
+constexpr uint32_t kMaxTeam = 256;
+
+// What TVM passes to the body of a parallel loop.
+struct ParallelEnv {
+  void* barrier;          // of TVM's own pool, for kernels that synchronise inside a loop
+  int32_t num_tasks;
+};
+using ParallelBody = int (*)(int task, ParallelEnv* env, void* closure);
+
+// The threads that share the parallel loops of one worker. Launches are numbered as runs are.
+struct Team {
+  Event launch;           // the loop to execute
+  Event finished;         // the last loop that all helpers have left
+  Event running;          // `run` counts the helpers that are still in the loop
+  Event failed;           // `run` counts the tasks that failed
+  ParallelBody body;
+  void* closure;
+  ParallelEnv env;
+  int64_t spin_ns;
+  uint32_t size;          // the worker included
+  Word stop;
+  alignas(64) std::atomic<int32_t> barrier[kMaxTeam * 16];  // one per cache line, as TVM has it
+};
+
+// Lets parallel loops on the calling thread use `team`; without one they run inline.
+void JoinTeam(Team* team);
+
+}  // namespace hios
+
+#endif  // HIOS_TVM_RUNTIME_PARALLEL_H_
