@@ -170,9 +170,14 @@ class Executor:
         """
         return self._times[task].copy()
 
+    @property
+    def is_forked(self) -> bool:
+        """Whether this process was forked from the owner: it has none of the threads."""
+        return os.getpid() != self._pid
+
     def require_open(self) -> None:
         """Raise `SessionClosedError` after `close`, and in a forked child."""
-        if os.getpid() != self._pid:
+        if self.is_forked:
             raise SessionClosedError(
                 "the session belongs to the process that loaded it: load the artifact again after "
                 "a fork"

@@ -164,6 +164,8 @@ class Session:
 
     def close(self) -> None:
         """End the worker threads, after the run that is going on. Closing twice is fine."""
+        if self._executor.is_forked:
+            return  # the threads are the parent's, and the lock may have been copied locked
         with self._lock:
             self._executor.close()
 

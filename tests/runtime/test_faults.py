@@ -167,6 +167,17 @@ def test_a_forked_child_is_told_to_load_again(session: Session) -> None:
     assert works(session)
 
 
+def test_a_forked_child_can_close_what_it_cannot_use(session: Session) -> None:
+    with session._lock:  # as if another thread were in a run
+        pid = os.fork()
+        if pid == 0:
+            with session:
+                pass
+            os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert works(session)
+
+
 def test_a_forked_child_that_exits_normally_does_not_hang(session: Session) -> None:
     pid = os.fork()
     if pid == 0:
