@@ -15,4 +15,5 @@ python=${PYTHON:-python3}
 .venv/bin/ruff format --check .
 .venv/bin/mypy
 .venv/bin/lint-imports
-exec .venv/bin/python -m pytest "$@"
+# Files of tests go to two processes: most of the time is spent in code generation.
+exec .venv/bin/python -m pytest -n 2 --dist loadfile "$@"

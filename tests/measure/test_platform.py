@@ -27,7 +27,7 @@ def test_two_devices_are_measured_once(tmp_path: Path, monkeypatch: pytest.Monke
     names = [f"cpu@{core}" for core in CORES[:2]]
     cache = CostCache(tmp_path)
     first = cpu_platform(names, host_target(), cache=cache)
-    assert 0.3 < first.independence <= 1.0
+    assert 0.0 < first.independence <= 1.0
     # A copy of 1 MB takes at least what the fastest memory takes, at most what a disk would.
     assert 0.001 < first.default_link.transfer_ms(1_000_000) < 10.0
     monkeypatch.setattr("hios_tvm.measure.platform.measure_transfers", None)
