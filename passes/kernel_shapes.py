@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 __all__ = [
     "CONVOLUTION",
+    "MOST_UNROLLED_INPUTS",
     "OUT_ELEMENTWISE_FUSABLE",
     "WINDOW",
     "ConvolutionShape",
@@ -28,6 +29,9 @@ WINDOW = "hios.window"
 
 OUT_ELEMENTWISE_FUSABLE = 4
 """TVM's fusion pattern of kernels that take an epilogue, but no producers."""
+
+MOST_UNROLLED_INPUTS = 4
+"""Kernels of images with up to so many channels, such as RGB, have no loop over them."""
 
 ShapeT = TypeVar("ShapeT", bound="Window")
 
@@ -131,6 +135,11 @@ class ConvolutionShape(Window):
     def group_blocks(self) -> int:
         """Blocks of a group."""
         return -(-self.group_outputs // self.block)
+
+    @property
+    def has_few_inputs(self) -> bool:
+        """Whether the loop over input channels is so short that it should be unrolled."""
+        return self.group_inputs <= MOST_UNROLLED_INPUTS
 
     @property
     def is_pointwise(self) -> bool:

@@ -15,7 +15,12 @@ from tvm import relax, te, tirx, topi
 from tvm.ir import Call
 
 from hios_tvm.passes.dataflow import constant_value
-from hios_tvm.passes.kernel_shapes import CONVOLUTION, OUT_ELEMENTWISE_FUSABLE, ConvolutionShape
+from hios_tvm.passes.kernel_shapes import (
+    CONVOLUTION,
+    MOST_UNROLLED_INPUTS,
+    OUT_ELEMENTWISE_FUSABLE,
+    ConvolutionShape,
+)
 from hios_tvm.passes.schedule_rules.register_tile import RegisterTile, choose_tile
 from hios_tvm.passes.targets import vector_lanes, vector_registers
 
@@ -109,11 +114,13 @@ def _conv2d_shape(call: Call, target: tvm.target.Target) -> ConvolutionShape | N
     padding = tuple(map(int, attrs.padding))
     groups = int(attrs.groups)
     pointwise = kernel == (1, 1) and strides == (1, 1) and not any(padding)
+    inputs = in_channels // groups
     tile = _tile(
         target,
         batch * out_height * out_width if pointwise else out_width,
         out_channels // groups,
-        kernel[0] * kernel[1] * in_channels // groups,
+        kernel[0] * kernel[1] * inputs,
+        unrolled=inputs <= MOST_UNROLLED_INPUTS,
     )
     return ConvolutionShape(
         batch=batch,
@@ -132,9 +139,22 @@ def _conv2d_shape(call: Call, target: tvm.target.Target) -> ConvolutionShape | N
     )
 
 
-def _tile(target: tvm.target.Target, pixels: int, channels: int, reduction: int) -> RegisterTile:
-    lanes, registers = vector_lanes(target), vector_registers(target)
-    return choose_tile(pixels, channels, reduction, lanes=lanes, registers=registers)
+def _tile(
+    target: tvm.target.Target,
+    pixels: int,
+    channels: int,
+    reduction: int,
+    *,
+    unrolled: bool = False,
+) -> RegisterTile:
+    return choose_tile(
+        pixels,
+        channels,
+        reduction,
+        lanes=vector_lanes(target),
+        registers=vector_registers(target),
+        unrolled=unrolled,
+    )
 
 
 def _convolution(data: te.Tensor, weight: te.Tensor, shape: ConvolutionShape) -> te.Tensor:

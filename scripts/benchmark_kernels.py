@@ -3,7 +3,8 @@
 
 The core's peak is what a loop of multiply-adds in registers reaches. It is measured between the
 kernels, because clocks change and other processes share the core: each round times the loop and
-then each kernel, and the best of all rounds counts.
+then each kernel, and the best of all rounds counts. Layers below three quarters of the peak get
+more rounds: on a busy machine most of them were only disturbed.
 
     ./scripts/benchmark_kernels.py                     # all networks at full size
     ./scripts/benchmark_kernels.py squeezenet1_1 --rounds 5 --json kernels.json
@@ -36,6 +37,7 @@ from hios_tvm.zoo import NETWORKS, build
 PEAK_CHAINS = 12
 PEAK_STEPS = 4096
 LARGE_LAYER_MFLOP = 20
+DISTURBED_SHARE = 0.75
 
 
 @dataclass(frozen=True)
@@ -134,13 +136,19 @@ def measure(networks: list[str], rounds: int) -> tuple[float, list[Result]]:
         for (name, shapes, mflop), calls in found.items():
             layer = Layer(f"{network}: {name}", shapes, mflop, calls)
             layers[layer] = timer(library, name, shapes)
+    peak_flop = 2 * lanes * PEAK_CHAINS * PEAK_STEPS
     best_peak = math.inf
     best = dict.fromkeys(layers, math.inf)
     for _ in track(range(rounds), "measure"):
         for layer, run in layers.items():
             best_peak = min(best_peak, peak())
             best[layer] = min(best[layer], run())
-    peak_gflops = 2e-9 * lanes * PEAK_CHAINS * PEAK_STEPS / best_peak
+    for _ in track(range(2 * rounds), "measure what may have been disturbed"):
+        for layer, run in layers.items():
+            if layer.mflop * 1e6 / best[layer] < DISTURBED_SHARE * peak_flop / best_peak:
+                best_peak = min(best_peak, peak())
+                best[layer] = min(best[layer], run())
+    peak_gflops = 1e-9 * peak_flop / best_peak
     results = []
     for layer, seconds in best.items():
         gflops = layer.mflop / seconds / 1e3

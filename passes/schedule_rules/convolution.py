@@ -47,7 +47,7 @@ _CACHE_BYTES = 256 * 1024
 """Input rows that are read again for the next block of channels should stay in half an L2 cache."""
 
 _UNROLLED_FMAS = 512
-"""Kernel columns and channels are unrolled as long as a tile's code stays below this size."""
+"""Where channels are unrolled, so are kernel columns, while a tile's code stays below this."""
 
 
 class Convolution:
@@ -177,7 +177,7 @@ class _Nest:
         shape = self.shape
         columns, channels = shape.kernel[1], shape.group_inputs
         fmas = tile.pixels * shape.vectors
-        unroll_channels = channels * fmas <= _UNROLLED_FMAS // 4
+        unroll_channels = shape.has_few_inputs
         unroll_columns = unroll_channels and columns * channels * fmas <= _UNROLLED_FMAS
 
         def column(kernel_column: Index, first: int, end: int) -> Stmt:

@@ -39,7 +39,13 @@ class RegisterTile:
 
 @lru_cache(maxsize=4096)
 def choose_tile(
-    pixels: int, channels: int, reduction: int, *, lanes: int, registers: int
+    pixels: int,
+    channels: int,
+    reduction: int,
+    *,
+    lanes: int,
+    registers: int,
+    unrolled: bool = False,
 ) -> RegisterTile:
     """Return the tile with the fewest estimated cycles.
 
@@ -53,11 +59,16 @@ def choose_tile(
         Multiply-adds per output element.
     lanes, registers : int
         Elements per vector register, and vector registers of the target.
+    unrolled : bool
+        Whether the reduction will be unrolled. The compiler then moves loads ahead of the
+        arithmetic, and needs registers for them: sums take only half.
     """
     needed = -(-channels // lanes)
     best = (float("inf"), RegisterTile(1, 1, lanes))
     for vectors in range(1, min(needed, registers - _SPARE_REGISTERS) + 1):
         most = (registers - _SPARE_REGISTERS - vectors) // vectors
+        if unrolled:
+            most = max(1, registers // 2 // vectors)
         for tile_pixels in range(1, min(pixels, most) + 1):
             full, rest = divmod(pixels, tile_pixels)
             cycles = full * _tile_cycles(tile_pixels, vectors, lanes, reduction)
