@@ -23,6 +23,7 @@ from hios_tvm.devices import default_devices, parse_device_list
 from hios_tvm.errors import HiosError
 from hios_tvm.frontends import load_model
 from hios_tvm.machine import describe_machine
+from hios_tvm.runtime.archive import read_manifest
 from hios_tvm.runtime.devices.cpu import parse_cores
 from hios_tvm.verify import random_inputs
 from hios_tvm.zoo import NETWORKS, build
@@ -35,6 +36,7 @@ LARGEST_ERROR = 1e-4
 @click.option("--scheduler", default="hios-lp", show_default=True)
 @click.option("--networks", help="Comma-separated names.  [default: all six]")
 @click.option("--light", is_flag=True, help="Also the light_*.onnx networks of the onnx package.")
+@click.option("--rivals", default="tvm-default,same-kernels,onnxruntime", show_default=True)
 @click.option("--iterations", default=50, show_default=True)
 @click.option("--time-limit", default=20.0, show_default=True, help="Seconds for each rival.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write JSON there.")
@@ -43,6 +45,7 @@ def main(
     scheduler: str,
     networks: str | None,
     light: bool,
+    rivals: str,
     iterations: int,
     time_limit: float,
     json_file: Path | None,
@@ -55,7 +58,8 @@ def main(
         for name, model in _models(chosen, light, Path(folder)).items():
             stderr().print(f"{name} ...")
             try:
-                result, makespan_ms = _compare(model, names, scheduler, iterations, time_limit)
+                artifact, makespan_ms = _compile(model, names, scheduler, Path(folder))
+                result = _measure(model, artifact, names, rivals, iterations, time_limit)
             except HiosError as error:
                 stderr().print(f"{name}: {error}")
                 continue
@@ -91,14 +95,24 @@ def _models(chosen: list[str], light: bool, folder: Path) -> dict[str, Path]:
     return models
 
 
-def _compare(
-    model: Path, devices: tuple[str, ...], scheduler: str, iterations: int, time_limit: float
-) -> tuple[Comparison, float]:
-    artifact = model.parent / f"{model.stem}.hios"
-    module = load_model(model)
+def _compile(
+    model: Path, devices: tuple[str, ...], scheduler: str, folder: Path
+) -> tuple[Path, float]:
+    artifact = folder / f"{model.stem}.hios"
     options = CompileOptions(devices=devices, scheduler=scheduler)
-    compiled = compile_model(module, artifact, options, name=model.stem)
-    specs = [(spec.name, spec.shape, spec.dtype) for spec in compiled.manifest.inputs]
+    compiled = compile_model(load_model(model), artifact, options, name=model.stem)
+    return artifact, compiled.timeline.makespan_ms
+
+
+def _measure(
+    model: Path,
+    artifact: Path,
+    devices: tuple[str, ...],
+    rivals: str,
+    iterations: int,
+    time_limit: float,
+) -> Comparison:
+    specs = [(spec.name, spec.shape, spec.dtype) for spec in read_manifest(artifact).inputs]
     result = compare(
         model,
         artifact,
@@ -106,11 +120,12 @@ def _compare(
         cores=sorted({core for name in devices for core in parse_cores(name)}),
         iterations=iterations,
         time_limit=time_limit,
+        rivals=rivals.split(","),
     )
     error = result["artifact"].max_error
     if error is not None and not error <= LARGEST_ERROR:
         raise HiosError(f"the outputs differ from {result.reference} by {error:.1e}")
-    return result, compiled.timeline.makespan_ms
+    return result
 
 
 def _row(name: str, result: Comparison, makespan_ms: float) -> list[str]:
@@ -118,11 +133,12 @@ def _row(name: str, result: Comparison, makespan_ms: float) -> list[str]:
     row = [name, f"{ours.latency.median_ms:.2f}", f"{ours.latency.spread_ms:.2f}"]
     row.append(f"{makespan_ms:.2f}")
     for rival in ("onnxruntime", "same-kernels", "tvm-default"):
-        if rival in result.failures:
-            row += ["-", "-"]
-        else:
-            other = result[rival]
-            row += [f"{other.latency.median_ms:.2f}", f"{other.speedup:.2f}"]
+        other = next((c for c in result.contestants if c.name == rival), None)
+        row += (
+            ["-", "-"]
+            if other is None
+            else [f"{other.latency.median_ms:.2f}", f"{other.speedup:.2f}"]
+        )
     return [*row, "-" if ours.max_error is None else f"{ours.max_error:.1e}"]
 
 
