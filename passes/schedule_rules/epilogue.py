@@ -10,7 +10,7 @@ from tvm import s_tir, tirx
 from tvm.ir import TensorLoad
 from tvm.tirx import BufferStore, Stmt
 
-from hios_tvm.passes.schedule_rules.loop_nest import INDEX_DTYPE, Index
+from hios_tvm.passes.schedule_rules.loop_nest import Index, as_index
 
 __all__ = ["Epilogue", "find_block", "fused_epilogue", "image_buffer"]
 
@@ -43,10 +43,7 @@ class Epilogue:
 
     def store(self, indices: Sequence[Index], result: tirx.Expr) -> Stmt:
         """Return the statement that finishes `result`, the source's element at `indices`."""
-        at = {
-            axis: tirx.const(index, INDEX_DTYPE) if isinstance(index, int) else index
-            for axis, index in zip(self.axes, indices, strict=True)
-        }
+        at = {axis: as_index(index) for axis, index in zip(self.axes, indices, strict=True)}
 
         def finish(load: TensorLoad) -> tirx.Expr:
             return result if load.source.same_as(self.source) else load

@@ -23,8 +23,9 @@ from tvm.ir import Range, TensorLoad
 from tvm.tirx import BufferLoad, BufferStore, DeclBuffer, Stmt
 
 from hios_tvm.passes.schedule_rules.loop_nest import (
-    INDEX_DTYPE,
     Index,
+    as_index,
+    coefficients_of,
     loop,
     parallel_loop,
     rebuilt,
@@ -52,7 +53,7 @@ class Injective:
             return None
         flat = {
             param: tirx.decl_buffer(
-                (math.prod(_ints(param.shape)),),
+                (math.prod(map(int, param.shape)),),
                 param.ty.dtype,
                 f"{param.name}_flat",
                 data=param.data,
@@ -200,40 +201,41 @@ def _element(
     """
     if not flat:
         at = {
-            store.axes[group[0]]: _expr(index) for group, index in zip(groups, indices, strict=True)
+            store.axes[group[0]]: as_index(index)
+            for group, index in zip(groups, indices, strict=True)
         }
         value = tvm_ffi.structural_map(value, [(tirx.Var, lambda var: at.get(var, var))])
         return BufferStore(store.buffer, value, [at[axis] for axis in store.axes])
 
     def place(buffer: tirx.Var, at: Sequence[tirx.Expr]) -> Index:
-        coefficients = _coefficients(buffer, at, store.axes)
-        assert coefficients is not None  # _accesses has checked all accesses
-        *factors, constant = coefficients
+        linear = coefficients_of(buffer, at, store.axes)
+        assert linear is not None  # _accesses has checked all accesses
+        *factors, constant = linear
         terms = [index * factors[group[-1]] for group, index in zip(groups, indices, strict=True)]
         return sum(terms, constant)
 
     def load(access: TensorLoad) -> tirx.Expr:
         if access.source not in flat:
             return access
-        return BufferLoad(flat[access.source], [_expr(place(access.source, access.indices))])
+        return BufferLoad(flat[access.source], [as_index(place(access.source, access.indices))])
 
     value = tvm_ffi.structural_map(value, [(TensorLoad, load)])
-    return BufferStore(flat[store.buffer], value, [_expr(place(store.buffer, store.axes))])
+    return BufferStore(flat[store.buffer], value, [as_index(place(store.buffer, store.axes))])
 
 
 def _accesses(
     store: _Store, parts: Sequence[_Part], flat: Mapping[tirx.Var, tirx.Var]
 ) -> list[list[int]] | None:
-    """Return the `_coefficients` of all loads and of the store.
+    """Return the coefficients of all loads and of the store.
 
     None if an access is not affine, or a value uses an axis other than as an index.
     """
-    accesses = [_coefficients(store.buffer, store.axes, store.axes)]
+    accesses = [coefficients_of(store.buffer, store.axes, store.axes)]
 
     def collect(access: TensorLoad) -> tirx.Expr:
         if access.source in flat:
-            accesses.append(_coefficients(access.source, access.indices, store.axes))
-            return BufferLoad(flat[access.source], [_expr(0)])
+            accesses.append(coefficients_of(access.source, access.indices, store.axes))
+            return BufferLoad(flat[access.source], [as_index(0)])
         return access
 
     without_loads = [tvm_ffi.structural_map(part.value, [(TensorLoad, collect)]) for part in parts]
@@ -274,19 +276,6 @@ def _uses(value: tirx.Expr, axes: Sequence[tirx.Var]) -> bool:
     return bool(found)
 
 
-def _coefficients(
-    buffer: tirx.Var, indices: Sequence[tirx.Expr], axes: Sequence[tirx.Var]
-) -> list[int] | None:
-    """Return the place of an element in memory as factors of `axes` and a constant, or None."""
-    place: Index = 0
-    for extent, index in zip(_ints(buffer.shape), indices, strict=True):
-        place = place * extent + index
-    linear = sym.detect_linear_equation(_expr(place), list(axes))
-    if len(linear) != len(axes) + 1 or not all(isinstance(c, tirx.IntImm) for c in linear):
-        return None
-    return _ints(linear)
-
-
 def _parts(store: _Store) -> list[_Part]:
     """Split the innermost axis where a condition on it changes, and drop the conditions."""
     axis, extent = store.axes[-1], store.extents[-1]
@@ -295,8 +284,8 @@ def _parts(store: _Store) -> list[_Part]:
     for start, end in pairwise(points):
         analyzer = sym.Analyzer()
         for other, size in zip(store.axes[:-1], store.extents[:-1], strict=True):
-            analyzer.bind(other, Range(_expr(0), _expr(size)))
-        analyzer.bind(axis, Range(_expr(start), _expr(end)))
+            analyzer.bind(other, Range(as_index(0), as_index(size)))
+        analyzer.bind(axis, Range(as_index(start), as_index(end)))
         value = analyzer.simplify(store.value)
         if parts and tvm_ffi.structural_equal(value, parts[-1].value):
             parts[-1] = _Part(parts[-1].start, end, value)
@@ -312,7 +301,7 @@ def _breakpoints(value: tirx.Expr, axis: tirx.Var, extent: int) -> set[int]:
     def visit(comparison: tirx.Expr) -> tirx.Expr:
         linear = sym.detect_linear_equation(comparison.a - comparison.b, [axis])
         if len(linear) == 2 and all(isinstance(c, tirx.IntImm) for c in linear):
-            factor, constant = _ints(linear)
+            factor, constant = map(int, linear)
             if factor:
                 zero = -constant // factor
                 points.update(point for point in (zero, zero + 1) if 0 < point < extent)
@@ -320,11 +309,3 @@ def _breakpoints(value: tirx.Expr, axis: tirx.Var, extent: int) -> set[int]:
 
     tvm_ffi.structural_map(value, [(kind, visit) for kind in _COMPARISONS])
     return points
-
-
-def _ints(values: Sequence[tirx.Expr]) -> list[int]:
-    return [int(value) for value in values]
-
-
-def _expr(value: Index) -> tirx.Expr:
-    return tirx.const(value, INDEX_DTYPE) if isinstance(value, int) else value

@@ -9,10 +9,20 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
-from tvm import s_tir, tirx
+from tvm import s_tir, sym, tirx
 from tvm.tirx import For, ForKind, SeqStmt, Stmt
 
-__all__ = ["INDEX_DTYPE", "Index", "loop", "parallel_loop", "rebuilt", "sequence", "vector_loops"]
+__all__ = [
+    "INDEX_DTYPE",
+    "Index",
+    "as_index",
+    "coefficients_of",
+    "loop",
+    "parallel_loop",
+    "rebuilt",
+    "sequence",
+    "vector_loops",
+]
 
 Index: TypeAlias = int | tirx.Expr
 
@@ -20,6 +30,27 @@ INDEX_DTYPE = "int64"
 """The type of Relax shapes, and so of the indices in kernels; TVM narrows it where it can."""
 
 _PARALLEL_WORK = 32768
+
+
+def as_index(value: Index) -> tirx.Expr:
+    """Return `value` as an expression."""
+    return tirx.const(value, INDEX_DTYPE) if isinstance(value, int) else value
+
+
+def coefficients_of(
+    buffer: tirx.Var, indices: Sequence[tirx.Expr], axes: Sequence[tirx.Var]
+) -> list[int] | None:
+    """Return the place of an element in memory as factors of `axes` and a constant.
+
+    None if the place is not such a sum.
+    """
+    place: Index = 0
+    for extent, index in zip(map(int, buffer.shape), indices, strict=True):
+        place = place * extent + index
+    linear = sym.detect_linear_equation(as_index(place), list(axes))
+    if len(linear) != len(axes) + 1 or not all(isinstance(c, tirx.IntImm) for c in linear):
+        return None
+    return [int(coefficient) for coefficient in linear]
 
 
 def rebuilt(func: tirx.PrimFunc, body: Stmt) -> tirx.PrimFunc:
