@@ -79,7 +79,7 @@ def _window_shape(
     lanes, registers = vector_lanes(target), vector_registers(target)
     # More than these sums, and the inputs that neighbours share no longer fit into registers
     vectors = 1 if out_width > 1 else min(-(-channels // lanes), registers // 4)
-    tiles = -(-out_width // (registers * 3 // 8))
+    tiles = -(-out_width // (registers * 7 // 16))
     return WindowShape(
         batch=batch,
         in_size=(in_height, in_width),

@@ -5,7 +5,9 @@ from __future__ import annotations
 import tvm
 from tvm.target import codegen
 
+from hios_tvm.cpu_features import missing_features
 from hios_tvm.errors import UsageError
+from hios_tvm.runtime.devices.cpu import available_features
 
 __all__ = ["PORTABLE_CPU", "host_target", "parse_target", "vector_lanes", "vector_registers"]
 
@@ -17,8 +19,15 @@ _ARM_TRIPLE = "aarch64-linux-gnu"
 
 
 def host_target() -> tvm.target.Target:
-    """Return the LLVM target with every instruction set that this machine's CPU has."""
-    return _llvm_target(codegen.llvm_get_system_cpu(), codegen.llvm_get_system_triple())
+    """Return the LLVM target with every instruction set that this machine's CPU has.
+
+    A virtual machine may hide some of what a CPU of that name has; they are left out.
+    """
+    cpu, triple = codegen.llvm_get_system_cpu(), codegen.llvm_get_system_triple()
+    target = _llvm_target(cpu, triple)
+    available = available_features()
+    hidden = () if available is None else missing_features(target, available)
+    return _llvm_target(cpu, triple, without=hidden) if hidden else target
 
 
 def parse_target(text: str) -> tvm.target.Target:
@@ -70,5 +79,8 @@ def vector_registers(target: tvm.target.Target) -> int:
     return 32 if is_arm or codegen.llvm_cpu_has_features("avx512f", target) else 16
 
 
-def _llvm_target(cpu: str, triple: str) -> tvm.target.Target:
-    return tvm.target.Target({"kind": "llvm", "mtriple": triple, "mcpu": cpu})
+def _llvm_target(cpu: str, triple: str, without: tuple[str, ...] = ()) -> tvm.target.Target:
+    config: dict[str, object] = {"kind": "llvm", "mtriple": triple, "mcpu": cpu}
+    if without:
+        config["mattr"] = [f"-{feature}" for feature in without]
+    return tvm.target.Target(config)

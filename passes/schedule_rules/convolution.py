@@ -18,7 +18,7 @@ reads only itself (kernel 1x1, matrix products), the whole image is one row.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from tvm import s_tir, tirx
@@ -125,21 +125,32 @@ class _Nest:
             chunk, block = index // blocks, index % blocks
             first = chunk % chunks * per_chunk
             count = per_chunk if height % per_chunk == 0 else tirx.min(per_chunk, height - first)
-            return loop("row", 0, count, lambda row: self._row(chunk // chunks, first + row, block))
+            runs = [
+                loop("row", 0, count, self._run(chunk // chunks, first, block, tile, tiles))
+                for tile, tiles in tiles_of_row(shape)
+            ]
+            return sequence(runs)
 
         count = shape.batch * chunks * blocks
         return parallel_loop("chunk_block", count, chunk_of_block, work=shape.work)
 
-    def _row(self, batch: Index, row: Index, block: Index) -> Stmt:
-        statements = []
-        for tile, count in tiles_of_row(self.shape):
+    def _run(
+        self, batch: Index, first_row: Index, block: Index, tile: Tile, tiles: int
+    ) -> Callable[[Index], Stmt]:
+        """Return what computes `tiles` equal tiles of a row.
 
-            def nth(i: Index, tile: Tile = tile) -> Stmt:
+        Other tiles of the row have loops over rows of their own: in one loop, the compiler keeps
+        sums of one tile in registers while it computes another.
+        """
+
+        def run(row: Index) -> Stmt:
+            def nth(i: Index) -> Stmt:
                 moved = replace(tile, start=tile.start + i * tile.pixels)
-                return self._tile(batch, row, moved, block)
+                return self._tile(batch, first_row + row, moved, block)
 
-            statements.append(loop("tile", 0, count, nth))
-        return sequence(statements)
+            return loop("tile", 0, tiles, nth)
+
+        return run
 
     def _tile(self, batch: Index, row: Index, tile: Tile, block: Index) -> Stmt:
         """Compute `tile` for all channels of a block, in registers."""

@@ -15,7 +15,7 @@ Padding is skipped, as in `hios_tvm.passes.schedule_rules.convolution`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from tvm import s_tir, tirx
@@ -39,6 +39,12 @@ from hios_tvm.passes.schedule_rules.loop_nest import (
 )
 
 __all__ = ["SlidingWindow"]
+
+_CACHE_BYTES = 128 * 1024
+"""Input rows that several tiles of a chunk of rows read should stay in the L2 cache."""
+
+_LEAST_CHUNKS = 16
+"""Chunks of rows that threads can share, where there are so many rows."""
 
 _UNROLLED_STEPS = 256
 """Kernel columns are unrolled as long as a tile's code stays below this many vector operations."""
@@ -72,32 +78,48 @@ class _Nest:
         """Return the whole kernel."""
         shape = self.shape
         height = shape.out_size[0]
-        return parallel_loop(
-            "batch_row",
-            shape.batch * height,
-            lambda i: self._row(i // height, i % height),
-            work=shape.work,
-        )
+        row_bytes = shape.in_size[1] * shape.channels * 4 * shape.strides[0]
+        per_chunk = max(1, min(-(-height // _LEAST_CHUNKS), _CACHE_BYTES // row_bytes))
+        chunks = -(-height // per_chunk)
 
-    def _row(self, batch: Index, row: Index) -> Stmt:
+        def chunk(index: Index) -> Stmt:
+            first = index % chunks * per_chunk
+            count = per_chunk if height % per_chunk == 0 else tirx.min(per_chunk, height - first)
+            runs = [
+                loop("row", 0, count, self._run(index // chunks, first, tile, tiles))
+                for tile, tiles in tiles_of_row(shape)
+            ]
+            return sequence(runs)
+
+        return parallel_loop("chunk", shape.batch * chunks, chunk, work=shape.work)
+
+    def _run(
+        self, batch: Index, first_row: Index, tile: Tile, tiles: int
+    ) -> Callable[[Index], Stmt]:
+        """Return what computes `tiles` equal tiles of a row, for all channels.
+
+        Other tiles of the row have loops over rows of their own, as in convolutions.
+        """
         shape = self.shape
         blocks, rest = divmod(shape.channels, shape.block)
-        statements = []
-        for tile, count in tiles_of_row(shape):
 
-            def nth(i: Index, tile: Tile = tile) -> Stmt:
+        def run(row: Index) -> Stmt:
+            def nth(i: Index) -> Stmt:
                 moved = replace(tile, start=tile.start + i * tile.pixels)
 
                 def block(index: Index) -> Stmt:
-                    return self._tile(batch, row, moved, index * shape.block, shape.block)
+                    channel = index * shape.block
+                    return self._tile(batch, first_row + row, moved, channel, shape.block)
 
                 parts = [loop("block", 0, blocks, block)] if blocks else []
                 if rest:
-                    parts.append(self._tile(batch, row, moved, blocks * shape.block, rest))
+                    channel = blocks * shape.block
+                    parts.append(self._tile(batch, first_row + row, moved, channel, rest))
                 return sequence(parts)
 
-            statements.append(loop("tile", 0, count, nth))
-        return sequence(statements)
+            return loop("tile", 0, tiles, nth)
+
+        return run
 
     def _tile(self, batch: Index, row: Index, tile: Tile, channel: Index, channels: int) -> Stmt:
         """Reduce the window of each pixel of `tile` for `channels` from `channel`."""

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from hios_tvm.cpu_features import cpu_features
 from hios_tvm.errors import UsageError
 from hios_tvm.passes.targets import host_target, parse_target, vector_lanes, vector_registers
 
@@ -35,3 +36,12 @@ def test_doubles_take_twice_the_room() -> None:
 def test_unknown_targets(text: str) -> None:
     with pytest.raises(UsageError, match="target"):
         parse_target(text)
+
+
+def test_what_a_virtual_machine_hides_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    features = set(cpu_features(host_target()))
+    visible = {name for name in features if not name.startswith("avx512")}
+    monkeypatch.setattr("hios_tvm.passes.targets.available_features", lambda: frozenset(visible))
+    assert set(cpu_features(host_target())) == visible
+    monkeypatch.setattr("hios_tvm.passes.targets.available_features", lambda: None)
+    assert set(cpu_features(host_target())) >= visible
