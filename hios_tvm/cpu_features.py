@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from tvm.target import Target, codegen
 
-__all__ = ["cpu_features"]
+__all__ = ["cpu_features", "missing_features"]
 
 # LLVM's name -> the kernel's, for what LLVM uses on its own in numeric code. What it never emits
 # without being asked (cryptography, transactional memory, ...) must not keep a machine out.
@@ -57,6 +59,21 @@ def cpu_features(target: Target) -> tuple[str, ...]:
     >>> cpu_features(Target({"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": "x86-64-v2"}))
     ('pni', 'popcnt', 'sse4_1', 'sse4_2', 'ssse3')
     """
+    return tuple(sorted(_enabled(target).values()))
+
+
+def missing_features(target: Target, available: Collection[str]) -> tuple[str, ...]:
+    """Return the features of `target` that are not `available`, in LLVM's words.
+
+    >>> target = Target({"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": "x86-64-v2"})
+    >>> missing_features(target, {"pni", "ssse3", "sse4_1", "popcnt"})
+    ('sse4.2',)
+    """
+    return tuple(llvm for llvm, name in _enabled(target).items() if name not in available)
+
+
+def _enabled(target: Target) -> dict[str, str]:
+    """Features of the target: LLVM's name to the kernel's."""
     enabled = {str(feature) for feature in codegen.llvm_get_cpu_features(target)}
     names = _ARM if str(target.attrs.get("mtriple", "")).startswith(("aarch64", "arm64")) else _X86
-    return tuple(sorted(name for feature, name in names.items() if feature in enabled))
+    return {feature: name for feature, name in names.items() if feature in enabled}
