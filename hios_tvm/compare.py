@@ -30,6 +30,7 @@ Reporter = Callable[[str, int, int], None]
 REFERENCE = "onnxruntime"
 ARTIFACT = "artifact"
 _FEWEST_RUNS = 5  # of a rival that is too slow for all iterations
+_SLOW_MS = 100.0  # from here on, caches that a rival has cleared do not show in a run
 _PAUSE_SECONDS = 0.02  # between rivals: idle pools spin for a while before they sleep
 
 
@@ -138,9 +139,10 @@ def _take_turns(
                 continue
             runs = min(burst, iterations - len(latencies[name]))
             last = latencies[name][-1] if latencies[name] else 0.0
-            if last > 100.0:
-                runs = 1  # a slow rival gives no worse a median by single runs
-            measured = process.run(runs + 1)[1:]  # the first one finds cold caches
+            if last > _SLOW_MS:
+                measured = process.run(1)
+            else:
+                measured = process.run(runs + 1)[1:]  # the first one finds cold caches
             latencies[name] += measured
             spent[name] += sum(measured) / 1000
             time.sleep(_PAUSE_SECONDS)
