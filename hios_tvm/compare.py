@@ -139,10 +139,8 @@ def _take_turns(
                 continue
             runs = min(burst, iterations - len(latencies[name]))
             last = latencies[name][-1] if latencies[name] else 0.0
-            if last > _SLOW_MS:
-                measured = process.run(1)
-            else:
-                measured = process.run(runs + 1)[1:]  # the first one finds cold caches
+            # The first run of a turn finds cold caches, and does not count.
+            measured = process.run(1) if last > _SLOW_MS else process.run(runs + 1)[1:]
             latencies[name] += measured
             spent[name] += sum(measured) / 1000
             time.sleep(_PAUSE_SECONDS)
