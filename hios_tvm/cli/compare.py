@@ -84,7 +84,7 @@ def command(
             progress=progress,
         )
     with runtime.load(artifact) as session:
-        busy = benchmark(session, arrays, iterations=10, warmup=2, duration=0.0)
+        busy = benchmark(session, arrays, iterations=30, warmup=10, duration=0.0)
     notes = bottlenecks(busy, session.manifest)
     if json_file is not None:
         data = {
