@@ -222,7 +222,9 @@ def test_interrupted_compile_leaves_nothing_that_loads(seconds: float, tmp_path:
     model = tmp_path / "model.onnx"
     model.write_bytes(build("squeezenet1_1", height=64, width=64).SerializeToString())
     output = tmp_path / "model.hios"
-    command = [sys.executable, "-c", "from hios_tvm.cli import main; main()"]
+    # Where pytest runs in the background, children inherit that SIGINT is ignored.
+    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    command = [sys.executable, "-c", code + "from hios_tvm.cli import main; main()"]
     command += ["compile", str(model), "-o", str(output), "--devices", f"cpu@{CORES[0]}"]
     command += ["--cost-cache", str(tmp_path / "cache")]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)

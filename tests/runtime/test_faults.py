@@ -115,6 +115,15 @@ def test_a_kernel_that_hangs_closes_the_session(
         assert not worker.is_alive()
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Let SIGINT raise also where pytest was started in the background, with SIGINT ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_ends_the_run_and_the_session_works(session: Session) -> None:
     def interrupt() -> None:
         time.sleep(0.1)
