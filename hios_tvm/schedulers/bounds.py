@@ -4,47 +4,96 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from hios_tvm.costs.table import ALPHA, CostTable
 from hios_tvm.devices import Platform
 from hios_tvm.graph import OperatorGraph
 
 __all__ = ["lower_bound_ms"]
 
+MAX_HEADS = 512
+"""How many earliest starts the third bound looks at: all of them in graphs up to this size."""
+
 
 def lower_bound_ms(graph: OperatorGraph, costs: CostTable, platform: Platform) -> float:
     """Return a lower bound of every makespan, in milliseconds.
 
-    The larger one of the critical path without transfers, each operator on its fastest device, and
-    of the work that all devices must share. In a stage an operator takes at least
-    ``a*w + (1-a)*w*u`` of its device's time (the analytic model); measured joint times may be
-    shorter, and then count as they are.
+    The largest of three, each operator on its fastest device and every transfer left out:
+
+    - the critical path;
+    - the work that all devices must share: in a stage an operator takes at least
+      ``a*w + (1-a)*w*u`` of its device's time (the analytic model). Measured joint times may be
+      shorter, and then count as they are;
+    - for each pair (h, t), the work of the operators that cannot start before h and have at least
+      t behind them, shared by all devices, between h and t.
+
+    Notes
+    -----
+    O(V^2) numpy operations for V operators up to `MAX_HEADS`, O(V log V) beyond.
     """
+    if not graph.operators:
+        return 0.0
     models = {device.model for device in platform.devices}
     fastest = {
         op.name: min(costs.latency_ms(op.name, m) for m in models if costs.runs_on(op.name, m))
         for op in graph.operators
     }
-    length: dict[str, float] = {}
-    arrival = dict.fromkeys(fastest, 0.0)
-    consumers: dict[str, list[str]] = {name: [] for name in fastest}
-    for edge in graph.edges:
-        consumers[edge.src].append(edge.dst)
-    for op in graph.operators:
-        length[op.name] = arrival[op.name] + fastest[op.name]
-        for consumer in consumers[op.name]:
-            arrival[consumer] = max(arrival[consumer], length[op.name])
-    path_ms = max(length.values(), default=0.0)
+    head, tail = _heads_and_tails(graph, fastest)
+    path_ms = max(head[name] + fastest[name] + tail[name] for name in fastest)
 
     shared = any(device.streams > 1 for device in platform.devices)
-    work_ms = 0.0
-    for name, latency_ms in fastest.items():
-        utilization = costs.utilization.get(name, 1.0) if shared else 1.0
-        work_ms += latency_ms * (ALPHA + (1.0 - ALPHA) * utilization)
+    names = list(fastest)
+    utilization = np.array([costs.utilization.get(n, 1.0) if shared else 1.0 for n in names])
+    work = np.array([fastest[n] for n in names]) * (ALPHA + (1.0 - ALPHA) * utilization)
+    # n devices that slow each other down do as much together as n / slowdown(n) alone.
+    speed = max(n / platform.slowdown(n) for n in range(1, len(platform.devices) + 1))
+    saved_ms = _saved_by_joint_stages(costs, fastest)
+    interval_ms = _interval_bound(
+        np.array([head[n] for n in names]), np.array([tail[n] for n in names]), work, speed
+    )
+    return max(path_ms, interval_ms - saved_ms / speed)
+
+
+def _heads_and_tails(
+    graph: OperatorGraph, latency_ms: dict[str, float]
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Return the longest path before, and after, each operator."""
+    head = dict.fromkeys(latency_ms, 0.0)
+    tail = dict.fromkeys(latency_ms, 0.0)
+    for edge in graph.edges:  # ordered by consumers, which are in topological order
+        head[edge.dst] = max(head[edge.dst], head[edge.src] + latency_ms[edge.src])
+    by_producer: dict[str, list[str]] = {}
+    for edge in graph.edges:
+        by_producer.setdefault(edge.src, []).append(edge.dst)
+    for op in reversed(graph.operators):
+        for dst in by_producer.get(op.name, ()):
+            tail[op.name] = max(tail[op.name], tail[dst] + latency_ms[dst])
+    return head, tail
+
+
+def _interval_bound(head: np.ndarray, tail: np.ndarray, work: np.ndarray, speed: float) -> float:
+    """Return the largest ``h + work(head >= h, tail >= t) / speed + t``; (0, 0) is among them."""
+    order = np.argsort(-tail, kind="stable")
+    head, tail, work = head[order], tail[order], work[order]
+    heads = np.unique(head)
+    if len(heads) > MAX_HEADS:
+        heads = heads[np.linspace(0, len(heads) - 1, MAX_HEADS).astype(int)]
+    best = 0.0
+    for h in heads:
+        behind = np.cumsum(np.where(head >= h, work, 0.0))  # of the operators up to each tail
+        inside = behind > 0.0
+        if inside.any():
+            best = max(best, float(np.max((h + behind / speed + tail)[inside])))
+    return best
+
+
+def _saved_by_joint_stages(costs: CostTable, fastest: dict[str, float]) -> float:
+    """Return how much less time all measured stages take than their operators alone."""
+    saved_ms = 0.0
     for joint in costs.joint.values():
         for groups, measurement in joint.items():
-            alone = sum(fastest.get(name, math.inf) for group in groups for name in group)
-            if measurement.ms < alone < math.inf:
-                work_ms -= alone - measurement.ms
-    # n devices that slow each other down do as much together as n / slowdown(n) alone.
-    count = len(platform.devices)
-    return max(path_ms, work_ms * platform.slowdown(count) / count)
+            alone_ms = sum(fastest.get(name, math.inf) for group in groups for name in group)
+            if measurement.ms < alone_ms < math.inf:
+                saved_ms += alone_ms - measurement.ms
+    return saved_ms

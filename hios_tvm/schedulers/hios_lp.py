@@ -2,38 +2,45 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from hios_tvm.costs.table import CostTable
 from hios_tvm.devices import Platform
 from hios_tvm.errors import UsageError
 from hios_tvm.graph import OperatorGraph
-from hios_tvm.schedule import DeviceSchedule, Schedule, Stage
-from hios_tvm.schedulers.problem import Problem
-from hios_tvm.schedulers.window import Stages, group_in_window
+from hios_tvm.schedule import Schedule
+from hios_tvm.schedulers.list_schedule import Clock, Outcome, Timed, advance
+from hios_tvm.schedulers.problem import PlacedStage, Problem
+from hios_tvm.schedulers.window import WindowOptions, group_in_window
 
 __all__ = ["LongestPathOptions", "hios_lp"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class LongestPathOptions:
-    """Options of HIOS-LP; the published setting is the default.
+class LongestPathOptions(WindowOptions):
+    """Options of HIOS-LP.
 
-    `window` operators are looked at, and at most `max_streams` of them form a stage. With
-    `inter_only` the second step is left out.
+    Attributes
+    ----------
+    passes : int
+        How often, at most, each path is taken off its device and mapped anew once all are mapped;
+        0 is the published algorithm.
+    block : int
+        Operators that are mapped together. A larger graph is cut along the priority order, so that
+        time grows with its size and not with the square of it.
     """
 
-    window: int = 2
-    max_streams: int = 2
-    inter_only: bool = False
+    passes: int = 2
+    block: int = 400
 
     def __post_init__(self) -> None:
-        if self.window < 1 or self.max_streams < 1:
+        super().__post_init__()
+        if self.passes < 0 or self.block < 1:
             raise UsageError(
-                f"window and max_streams must be at least 1, got {self.window} and "
-                f"{self.max_streams}"
+                f"passes must not be negative and block at least 1, got {self.passes} and "
+                f"{self.block}"
             )
 
 
@@ -54,7 +61,8 @@ def hios_lp(
 
     Notes
     -----
-    O(P (V + E) D) for P paths, V operators, E edges and D devices. Times in milliseconds.
+    O(P (V + E) D) for P paths, V operators, E edges and D devices within a block, and linear in
+    the number of blocks. Times in milliseconds.
 
     References
     ----------
@@ -62,99 +70,97 @@ def hios_lp(
        DAG-Structured Deep Learning Models on Multiple GPUs", IEEE CLUSTER 2023, section IV.
     """
     problem = Problem.of(graph, costs, platform)
-    placement = _map_paths(problem)
-    orders: list[list[int]] = [[] for _ in platform.devices]
-    for v in problem.priority:
-        orders[placement[v]].append(v)
-    stages: Stages = [[(v,) for v in order] for order in orders]
-    if not options.inter_only:
-        stages = group_in_window(problem, placement, options.window, options.max_streams)
-    names = [op.name for op in graph.operators]
-    return Schedule(
-        "hios-lp",
-        tuple(
-            DeviceSchedule(
-                device.name, tuple(Stage(tuple((names[v],) for v in stage)) for stage in order)
-            )
-            for device, order in zip(platform.devices, stages, strict=True)
-        ),
-    )
+    clock = Clock.at_start(problem)
+    order: list[PlacedStage] = []
+    for first in range(0, len(problem.operators), options.block):
+        block = problem.priority[first : first + options.block]
+        stages = _map_paths(problem, clock, block, options.passes)
+        stages = group_in_window(problem, clock, stages, options)
+        advance(clock, stages)
+        order += stages
+    return problem.schedule("hios-lp", order)
 
 
-def _map_paths(problem: Problem) -> list[int]:
-    """Return the device of each operator."""
-    placement = [-1] * len(problem.latency_ms)
-    while path := _longest_path(problem, placement):
-        placement = min(
-            (
-                _with_path(placement, path, device)
-                for device in range(len(problem.platform.devices))
-                if all(problem.latency_ms[v][device] < math.inf for v in path)
-            ),
-            key=lambda candidate: _makespan_and_sum(problem, candidate),
-        )
-    return placement
+def _map_paths(
+    problem: Problem, start: Clock, block: Sequence[int], passes: int
+) -> list[PlacedStage]:
+    """Return the operators of `block` on their devices, in the same order."""
+    position = {v: i for i, v in enumerate(block)}
+    timed = Timed(start)
+    mapped: list[int] = []  # positions of the stages in `timed`
+    paths = list(_longest_paths(problem, block))
+    for path in paths:
+        first = bisect_left(mapped, position[path[0]])
+        mapped[first:] = sorted([*mapped[first:], *(position[v] for v in path)])
+        _map_path(problem, timed, first, [block[i] for i in mapped[first:]], path)
+    for _ in range(passes):
+        before = timed.outcome
+        for path in paths:
+            first = position[path[0]]
+            _map_path(problem, timed, first, block[first:], path)
+        if timed.outcome >= before:
+            break
+    return timed.stages
 
 
-def _with_path(placement: list[int], path: Sequence[int], device: int) -> list[int]:
-    result = list(placement)
-    for v in path:
-        result[v] = device
-    return result
+def _map_path(
+    problem: Problem, timed: Timed, first: int, operators: Sequence[int], path: Sequence[int]
+) -> None:
+    """Put `path` where all that is mapped ends first.
 
-
-def _longest_path(problem: Problem, placement: Sequence[int]) -> list[int]:
-    """Return the longest valid path of operators without a device; empty when all have one.
-
-    An operator that some device cannot run shares a path only with what can run where it can.
+    `operators` are to be at position `first` of `timed` and after it; those of the path come from
+    another device or from none. Of equal makespans the smallest sum of ends wins: with the
+    device's index alone, some devices would never be used.
     """
-    lengths: dict[int, float] = {}
-    previous: dict[int, int] = {}
-    for v, device in enumerate(placement):
-        if device >= 0:
-            continue
-        best_ms, best = 0.0, -1
-        if all(placement[u] < 0 for u, _ in problem.predecessors[v]):
-            for u, e in problem.predecessors[v]:
-                if any(placement[w] >= 0 for w, _ in problem.successors[u]):
-                    continue
-                if _devices_of(problem, u) != _devices_of(problem, v):
-                    continue
-                length_ms = lengths[u] + problem.mean_transfer_ms[e]
-                if length_ms > best_ms:
-                    best_ms, best = length_ms, u
-        lengths[v] = best_ms + problem.mean_latency_ms[v]
-        previous[v] = best
-    if not lengths:
-        return []
-    v = max(lengths, key=lambda v: (lengths[v], -v))
-    path = [v]
-    while previous[v] >= 0:
-        v = previous[v]
-        path.append(v)
-    return path[::-1]
+    old = {stage.operators[0]: stage for stage in timed.stages[first:]}
+    best: tuple[Outcome, list[PlacedStage]] | None = None
+    for device in problem.runs_on(path[0]):
+        new = {v: problem.single(v, device) for v in path}
+        tail = [new[v] if v in new else old[v] for v in operators]
+        outcome = timed.try_tail(first, tail)
+        if best is None or outcome < best[0]:
+            best = outcome, tail
+    if best is not None:
+        timed.replace(first, best[1])
 
 
-def _devices_of(problem: Problem, v: int) -> tuple[bool, ...]:
-    return tuple(ms < math.inf for ms in problem.latency_ms[v])
+def _longest_paths(problem: Problem, block: Sequence[int]) -> Iterator[list[int]]:
+    """Cut `block`, which is in topological order, into paths: the longest valid one first.
 
-
-def _makespan_and_sum(problem: Problem, placement: Sequence[int]) -> tuple[float, float]:
-    """List-schedule the mapped operators by priority; makespan, and sum of all finish times.
-
-    The sum breaks ties: with the device's index alone, some devices would never be used.
+    Only the first operator of a path may have predecessors, and only its last one successors, in
+    paths that came before. An operator that some device cannot run shares a path only with what
+    runs on the same devices. A path's length counts all transfers, as if all were remote.
     """
-    free_ms = [0.0] * len(problem.platform.devices)
-    finish_ms = [0.0] * len(placement)
-    for v in problem.priority:
-        device = placement[v]
-        if device < 0:
-            continue
-        start_ms = free_ms[device]
-        for u, e in problem.predecessors[v]:
-            source = placement[u]
-            if source >= 0:
-                arrival_ms = finish_ms[u] + problem.transfer_ms[e][source][device]
-                start_ms = max(start_ms, arrival_ms)
-        finish_ms[v] = free_ms[device] = start_ms + problem.latency_ms[v][device]
-    return max(free_ms), sum(finish_ms)
+    runs_on = [tuple(problem.runs_on(v)) for v in problem.operators]
+    inside = set(block)
+    has_mapped_source = {
+        v for v in block if any(u not in inside for u, _ in problem.predecessors[v])
+    }
+    has_mapped_target: set[int] = set()
+    left = list(block)
+    while left:
+        length_ms: dict[int, float] = {}
+        previous: dict[int, int] = {}
+        for v in left:
+            best_ms, best = 0.0, -1
+            if v not in has_mapped_source:
+                for u, e in problem.predecessors[v]:
+                    if u in has_mapped_target or runs_on[u] != runs_on[v]:
+                        continue
+                    path_ms = length_ms[u] + problem.mean_transfer_ms[e]
+                    if path_ms > best_ms:
+                        best_ms, best = path_ms, u
+            length_ms[v] = best_ms + problem.mean_latency_ms[v]
+            previous[v] = best
+        v = max(left, key=length_ms.__getitem__)
+        path = [v]
+        while previous[v] >= 0:
+            v = previous[v]
+            path.append(v)
+        path.reverse()
+        yield path
+        gone = set(path)
+        left = [v for v in left if v not in gone]
+        for v in path:
+            has_mapped_source.update(w for w, _ in problem.successors[v])
+            has_mapped_target.update(u for u, _ in problem.predecessors[v])

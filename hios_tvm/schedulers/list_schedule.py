@@ -1,0 +1,135 @@
+"""Stages in a topological order, and when they end: what list schedulers and searches share.
+
+A schedule is a list of placed stages in which every stage comes after the stages that it reads
+from. The order of a device is that of its stages in the list, so no such list can deadlock, and
+one pass over it gives all times. Devices count as independent here; the evaluator
+(`hios_tvm.simulate`) knows better, and has the last word.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from hios_tvm.schedulers.problem import Groups, PlacedStage, Problem
+
+__all__ = ["Clock", "Outcome", "Timed", "advance", "merged"]
+
+NOT_YET_MS = float("-inf")
+"""End of an operator that has no device yet: nobody waits for it."""
+
+Outcome = tuple[float, float]
+"""Makespan, then the sum of all operators' ends: it tells schedules of equal makespan apart."""
+
+
+@dataclass
+class Clock:
+    """The state of a run: when each device is free, when and where each operator ended."""
+
+    free_ms: list[float]
+    end_ms: list[float]
+    device: list[int]
+    sum_ms: float = 0.0
+
+    @staticmethod
+    def at_start(problem: Problem) -> Clock:
+        """All devices are free, nothing has run."""
+        count = len(problem.operators)
+        return Clock([0.0] * len(problem.devices), [NOT_YET_MS] * count, [0] * count)
+
+
+def advance(clock: Clock, stages: Sequence[PlacedStage]) -> None:
+    """Run `stages` in this order: each starts when its device is free and its inputs are there."""
+    free_ms, end_ms, place = clock.free_ms, clock.end_ms, clock.device
+    sum_ms = clock.sum_ms
+    for device, ms, operators, inputs, _ in stages:
+        now = free_ms[device]
+        for u, transfer_ms in inputs:
+            arrival_ms = end_ms[u] + transfer_ms[place[u]]
+            if arrival_ms > now:
+                now = arrival_ms
+        now += ms
+        free_ms[device] = now
+        for v in operators:
+            end_ms[v] = now
+            place[v] = device
+            sum_ms += now
+    clock.sum_ms = sum_ms
+
+
+class Timed:
+    """A list of stages, and the clock before each, so that a change costs only what follows it."""
+
+    def __init__(self, start: Clock, stages: Sequence[PlacedStage] = ()) -> None:
+        self.stages: list[PlacedStage] = []
+        self._end_ms = start.end_ms[:]
+        self._device = start.device[:]
+        self._before: list[tuple[tuple[float, ...], float]] = [(tuple(start.free_ms), 0.0)]
+        self.replace(0, stages)
+
+    @property
+    def outcome(self) -> Outcome:
+        """What all stages take."""
+        free_ms, sum_ms = self._before[-1]
+        return max(free_ms), sum_ms
+
+    def try_tail(self, first: int, tail: Sequence[PlacedStage]) -> Outcome:
+        """Return what the list would take with `tail` from position `first` on."""
+        clock = self._clock(first)
+        advance(clock, tail)
+        return max(clock.free_ms), clock.sum_ms
+
+    def replace(self, first: int, tail: Sequence[PlacedStage]) -> None:
+        """Put `tail` in the place of everything from position `first` on."""
+        clock = self._clock(first)
+        del self._before[first + 1 :]
+        for stage in tail:
+            advance(clock, (stage,))
+            self._before.append((tuple(clock.free_ms), clock.sum_ms))
+        self._end_ms, self._device = clock.end_ms, clock.device
+        self.stages[first:] = tail
+
+    def _clock(self, first: int) -> Clock:
+        """State before position `first`; ends of later stages are left over, and never read."""
+        free_ms, sum_ms = self._before[first]
+        return Clock(list(free_ms), self._end_ms[:], self._device[:], sum_ms)
+
+
+def merged(
+    problem: Problem, stages: Sequence[PlacedStage], members: Sequence[int]
+) -> list[PlacedStage] | None:
+    """Return what ``stages[members[0]:]`` becomes when its members form one stage.
+
+    Parameters
+    ----------
+    members : sequence of int
+        Ascending positions of stages of one device.
+
+    Returns
+    -------
+    list of PlacedStage or None
+        None where one member waits for another, be it through data or through the orders of other
+        devices: their stage would wait for itself.
+    """
+    positions = set(members)
+    before: list[PlacedStage] = []
+    after: list[PlacedStage] = []
+    late: set[int] = set()  # operators that cannot run before the merged stage
+    late_devices: set[int] = set()
+    groups: Groups = ()
+    for position in range(members[0], members[-1] + 1):
+        stage = stages[position]
+        waits = any(u in late for u, _ in stage.inputs)
+        if position in positions:
+            if waits:
+                return None
+            groups += stage.groups
+            late.update(stage.operators)
+        elif waits or stage.device in late_devices:
+            late.update(stage.operators)
+            late_devices.add(stage.device)
+            after.append(stage)
+        else:
+            before.append(stage)
+    stage = problem.stage(groups, stages[members[0]].device)
+    return [*before, stage, *after, *stages[members[-1] + 1 :]]
