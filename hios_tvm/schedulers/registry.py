@@ -12,7 +12,9 @@ from hios_tvm.errors import UsageError
 from hios_tvm.graph import OperatorGraph
 from hios_tvm.schedule import Schedule
 from hios_tvm.schedulers.bounds import lower_bound_ms
+from hios_tvm.schedulers.heft import EarliestFinishOptions, heft
 from hios_tvm.schedulers.hios_lp import LongestPathOptions, hios_lp
+from hios_tvm.schedulers.hios_mr import MappingRecordingOptions, hios_mr
 from hios_tvm.schedulers.sequential import SequentialOptions, sequential
 from hios_tvm.simulate import evaluate
 
@@ -30,6 +32,8 @@ class Entry:
 SCHEDULERS: dict[str, Entry] = {
     "sequential": Entry(sequential, SequentialOptions),
     "hios-lp": Entry(hios_lp, LongestPathOptions),
+    "hios-mr": Entry(hios_mr, MappingRecordingOptions),
+    "heft": Entry(heft, EarliestFinishOptions),
 }
 
 
