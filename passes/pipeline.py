@@ -23,7 +23,7 @@ from hios_tvm.passes.schedule_rules.window import SlidingWindow
 from hios_tvm.passes.simplify_inference import SimplifyInference
 from hios_tvm.passes.targets import vector_lanes
 
-__all__ = ["lower"]
+__all__ = ["lower", "lower_to_kernels", "schedule_kernels"]
 
 
 def lower(mod: IRModule, target: tvm.target.Target, *, dump_dir: Path | None = None) -> IRModule:
@@ -45,7 +45,14 @@ def lower(mod: IRModule, target: tvm.target.Target, *, dump_dir: Path | None = N
         `main` as bindings of ``R.call_tir`` (and projections of tuples), with constants among the
         arguments, and one `PrimFunc` for each distinct kernel.
     """
-    lanes = vector_lanes(target)
+    kernels = lower_to_kernels(mod, target, dump_dir=dump_dir)
+    return schedule_kernels(kernels, target, dump_dir=dump_dir)
+
+
+def lower_to_kernels(
+    mod: IRModule, target: tvm.target.Target, *, dump_dir: Path | None = None
+) -> IRModule:
+    """Return what `lower` does before kernels get their loops: phases 1 to 3."""
     phases = tvm.transform.Sequential(
         [
             # Phase 1. Operators only, and none that matter in training only
@@ -66,6 +73,19 @@ def lower(mod: IRModule, target: tvm.target.Target, *, dump_dir: Path | None = N
             relax.transform.FuseTIR(),
             MergeEqualKernels(),
             DumpIR("phase3-kernels", dump_dir),
+        ]
+    )
+    with target:
+        return phases(mod)
+
+
+def schedule_kernels(
+    mod: IRModule, target: tvm.target.Target, *, dump_dir: Path | None = None
+) -> IRModule:
+    """Give each kernel of `mod`, from `lower_to_kernels`, its loops by the rules: phase 4."""
+    lanes = vector_lanes(target)
+    phases = tvm.transform.Sequential(
+        [
             # Phase 4. Schedule the kernels
             ScheduleKernels([Convolution(), SlidingWindow(), Injective(lanes), Fallback(lanes)]),
             # TVMScript folds constants when it reads a kernel; these read back as they are
