@@ -29,7 +29,7 @@ from hios_tvm.runtime.measure import (
     measure_kernels,
 )
 
-__all__ = ["collect_costs"]
+__all__ = ["collect_costs", "kernel_call"]
 
 Progress = Callable[[str, int, int], None]
 
@@ -73,6 +73,19 @@ def collect_costs(
         platform=platform,
         measure_stage=laboratory.stage,
     )
+
+
+def kernel_call(graph: OperatorGraph, operator: str) -> KernelCall:
+    """Return the call of `operator` as it is measured."""
+    op = graph.operator[operator]
+    constants = set(graph.constants)
+
+    def arg(name: str, role: Literal["input", "weight", "output"]) -> KernelArg:
+        tensor = graph.tensor[name]
+        return KernelArg(tensor.shape, tensor.dtype, role)
+
+    reads = [arg(name, "weight" if name in constants else "input") for name in op.inputs]
+    return KernelCall(op.kernel, (*reads, *(arg(name, "output") for name in op.outputs)))
 
 
 @dataclass
@@ -141,15 +154,7 @@ class _Laboratory:
         return measured
 
     def _call(self, operator: str) -> KernelCall:
-        op = self.graph.operator[operator]
-        constants = set(self.graph.constants)
-
-        def arg(name: str, role: Literal["input", "weight", "output"]) -> KernelArg:
-            tensor = self.graph.tensor[name]
-            return KernelArg(tensor.shape, tensor.dtype, role)
-
-        reads = [arg(name, "weight" if name in constants else "input") for name in op.inputs]
-        return KernelCall(op.kernel, (*reads, *(arg(name, "output") for name in op.outputs)))
+        return kernel_call(self.graph, operator)
 
     def _linked(self) -> bytes:
         """All kernels in one library, made once."""
