@@ -1,0 +1,1 @@
+"""Experiments with schedulers: random graphs, graphs with a known optimum, sweeps, comparisons."""

@@ -1,0 +1,154 @@
+"""The layered random graphs of the paper's simulation."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from hios_tvm.costs.instance import Instance
+from hios_tvm.costs.plain_graph import DEVICE_MODEL, graph_of_edges
+from hios_tvm.costs.table import CostTable, Measurement
+from hios_tvm.devices import Platform
+from hios_tvm.errors import GraphError
+
+__all__ = ["LayeredGraphOptions", "layered_graph"]
+
+LATENCY_MS = (0.1, 4.0)
+UTILIZATION = (0.6, 1.0)
+LEAST_TRANSFER_MS = 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayeredGraphOptions:
+    """What `layered_graph` makes; the defaults are the paper's.
+
+    Attributes
+    ----------
+    operators, edges, layers : int
+        Sizes of the graph.
+    transfer_ratio : float
+        Transfer time of an edge over the latency of the operator that it leads to.
+    devices : int
+        Equal devices of the platform, each with two streams.
+    """
+
+    operators: int = 200
+    edges: int = 400
+    layers: int = 8
+    transfer_ratio: float = 0.8
+    devices: int = 4
+
+    def __post_init__(self) -> None:
+        if self.layers < 2:
+            raise GraphError(f"a layered graph needs at least 2 layers, got {self.layers}")
+        least = 2 + (self.layers - 2) * self.least_layer
+        if self.operators < least or (self.layers == 2 and self.operators > 2):
+            raise GraphError(
+                f"{self.operators} operators do not fit into {self.layers} layers: the first and "
+                f"the last have one, the others at least {self.least_layer}"
+            )
+        if not self.transfer_ratio >= 0.0:
+            raise GraphError(f"the transfer ratio is negative: {self.transfer_ratio}")
+
+    @property
+    def least_layer(self) -> int:
+        """Operators that an inner layer has at least."""
+        return math.ceil(self.layers / 2)
+
+
+def layered_graph(options: LayeredGraphOptions, *, seed: int) -> Instance:
+    """Draw a graph as the simulation of the paper does; a seed always gives the same one.
+
+    The first and last layer have one operator, the others a random number. Each operator gets a
+    random successor in the next layer and a random predecessor in the one before; further edges
+    join random operators of random pairs of layers. Latencies are uniform in 0.1..4 ms,
+    utilizations in 0.6..1; a transfer takes `transfer_ratio` times the latency of its consumer, at
+    least 0.1 ms.
+
+    Raises
+    ------
+    GraphError
+        If the edges do not fit: fewer than the successors and predecessors need, or more than
+        there are pairs of operators in different layers.
+
+    References
+    ----------
+    .. [1] Kundu and Shu, "HIOS: Hierarchical Inter-Operator Scheduler for Real-Time Inference of
+       DAG-Structured Deep Learning Models on Multiple GPUs", IEEE CLUSTER 2023, section VI.
+    """
+    rng = random.Random(seed)
+    layers = _layers(options, rng)
+    edges = _edges(layers, options.edges, rng)
+    names = [f"v{v}" for v in range(options.operators)]
+    latency_ms = [rng.uniform(*LATENCY_MS) for _ in names]
+    utilization = {name: rng.uniform(*UTILIZATION) for name in names}
+    transfer = {
+        (names[u], names[v]): Measurement(
+            max(LEAST_TRANSFER_MS, options.transfer_ratio * latency_ms[v])
+        )
+        for u, v in edges
+    }
+    latency = {name: Measurement(ms) for name, ms in zip(names, latency_ms, strict=True)}
+    return Instance(
+        graph_of_edges(names, transfer, name=f"layered-{seed}"),
+        CostTable({DEVICE_MODEL: latency}, transfer=transfer, utilization=utilization),
+        Platform.uniform(options.devices),
+    )
+
+
+def _layers(options: LayeredGraphOptions, rng: random.Random) -> list[range]:
+    """Cut the operators into layers; all sizes that are large enough are equally likely."""
+    inner = options.layers - 2
+    spare = options.operators - 2 - inner * options.least_layer
+    sizes = [1]
+    if inner:
+        bars = sorted(rng.sample(range(spare + inner - 1), inner - 1))
+        ends = [-1, *bars, spare + inner - 1]
+        sizes += [options.least_layer + ends[i + 1] - ends[i] - 1 for i in range(inner)]
+    sizes.append(1)
+    starts = [sum(sizes[:i]) for i in range(len(sizes))]
+    return [range(start, start + size) for start, size in zip(starts, sizes, strict=True)]
+
+
+def _edges(layers: list[range], count: int, rng: random.Random) -> list[tuple[int, int]]:
+    edges: dict[tuple[int, int], None] = {}  # in the order in which they were drawn
+    for layer, following in itertools.pairwise(layers):
+        for u in layer:
+            edges[u, rng.choice(following)] = None
+        for v in following:
+            edges[rng.choice(layer), v] = None
+    if count < len(edges):
+        raise GraphError(
+            f"{count} edges do not fit: a successor and a predecessor for each operator are "
+            f"{len(edges)}"
+        )
+    free = {(i, j): len(layers[i]) * len(layers[j]) for j in range(len(layers)) for i in range(j)}
+    if count > sum(free.values()):
+        raise GraphError(
+            f"{count} edges do not fit: operators of different layers make {sum(free.values())} "
+            "pairs"
+        )
+    for pair in _pairs_of_layers(layers, edges):
+        free[pair] -= 1
+    open_pairs = [pair for pair, left in free.items() if left]
+    while len(edges) < count:
+        i, j = pair = rng.choice(open_pairs)
+        edge = (rng.choice(layers[i]), rng.choice(layers[j]))
+        if edge in edges:
+            continue
+        edges[edge] = None
+        free[pair] -= 1
+        if not free[pair]:
+            open_pairs.remove(pair)
+    return list(edges)
+
+
+def _pairs_of_layers(
+    layers: list[range], edges: dict[tuple[int, int], None]
+) -> Iterator[tuple[int, int]]:
+    layer_of = {v: i for i, layer in enumerate(layers) for v in layer}
+    for u, v in edges:
+        yield layer_of[u], layer_of[v]
