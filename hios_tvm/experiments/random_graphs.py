@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import math
 import random
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from hios_tvm.costs.instance import Instance
@@ -64,15 +63,15 @@ def layered_graph(options: LayeredGraphOptions, *, seed: int) -> Instance:
 
     The first and last layer have one operator, the others a random number. Each operator gets a
     random successor in the next layer and a random predecessor in the one before; further edges
-    join random operators of random pairs of layers. Latencies are uniform in 0.1..4 ms,
-    utilizations in 0.6..1; a transfer takes `transfer_ratio` times the latency of its consumer, at
-    least 0.1 ms.
+    lead from a random operator of a random inner layer to one of a random later layer. Latencies
+    are uniform in 0.1..4 ms, utilizations in 0.6..1; a transfer takes `transfer_ratio` times the
+    latency of its consumer, at least 0.1 ms.
 
     Raises
     ------
     GraphError
-        If the edges do not fit: fewer than the successors and predecessors need, or more than
-        there are pairs of operators in different layers.
+        If the edges do not fit: fewer than these successors and predecessors, or more than there
+        are pairs of operators to join.
 
     References
     ----------
@@ -100,55 +99,54 @@ def layered_graph(options: LayeredGraphOptions, *, seed: int) -> Instance:
 
 
 def _layers(options: LayeredGraphOptions, rng: random.Random) -> list[range]:
-    """Cut the operators into layers; all sizes that are large enough are equally likely."""
+    """Give each inner layer the least number, then go round with random numbers up to it."""
     inner = options.layers - 2
-    spare = options.operators - 2 - inner * options.least_layer
-    sizes = [1]
-    if inner:
-        bars = sorted(rng.sample(range(spare + inner - 1), inner - 1))
-        ends = [-1, *bars, spare + inner - 1]
-        sizes += [options.least_layer + ends[i + 1] - ends[i] - 1 for i in range(inner)]
-    sizes.append(1)
-    starts = [sum(sizes[:i]) for i in range(len(sizes))]
-    return [range(start, start + size) for start, size in zip(starts, sizes, strict=True)]
+    sizes = [1, *[options.least_layer] * inner, 1]
+    spare = options.operators - sum(sizes)
+    while spare:
+        for i in range(1, inner + 1):
+            more = min(rng.randint(0, options.least_layer), spare)
+            sizes[i] += more
+            spare -= more
+    ends = list(itertools.accumulate(sizes))
+    return [range(end - size, end) for end, size in zip(ends, sizes, strict=True)]
 
 
 def _edges(layers: list[range], count: int, rng: random.Random) -> list[tuple[int, int]]:
     edges: dict[tuple[int, int], None] = {}  # in the order in which they were drawn
+    layer_of = {v: i for i, layer in enumerate(layers) for v in layer}
     for layer, following in itertools.pairwise(layers):
         for u in layer:
             edges[u, rng.choice(following)] = None
         for v in following:
             edges[rng.choice(layer), v] = None
-    if count < len(edges):
+    # Further edges start in an inner layer. For each, the edges that still fit to later ones.
+    free = {
+        i: {j: len(layers[i]) * len(layers[j]) for j in range(i + 1, len(layers))}
+        for i in range(1, len(layers) - 1)
+    }
+    for u, v in edges:
+        if layer_of[u]:
+            _take(free, layer_of[u], layer_of[v])
+    most = len(edges) + sum(sum(targets.values()) for targets in free.values())
+    if not len(edges) <= count <= most:
         raise GraphError(
-            f"{count} edges do not fit: a successor and a predecessor for each operator are "
-            f"{len(edges)}"
+            f"{count} edges do not fit: one successor and predecessor for each operator make "
+            f"{len(edges)}, and at most {most} are possible"
         )
-    free = {(i, j): len(layers[i]) * len(layers[j]) for j in range(len(layers)) for i in range(j)}
-    if count > sum(free.values()):
-        raise GraphError(
-            f"{count} edges do not fit: operators of different layers make {sum(free.values())} "
-            "pairs"
-        )
-    for pair in _pairs_of_layers(layers, edges):
-        free[pair] -= 1
-    open_pairs = [pair for pair, left in free.items() if left]
     while len(edges) < count:
-        i, j = pair = rng.choice(open_pairs)
+        i = rng.choice(list(free))
+        j = rng.choice(list(free[i]))
         edge = (rng.choice(layers[i]), rng.choice(layers[j]))
-        if edge in edges:
-            continue
-        edges[edge] = None
-        free[pair] -= 1
-        if not free[pair]:
-            open_pairs.remove(pair)
+        if edge not in edges:
+            edges[edge] = None
+            _take(free, i, j)
     return list(edges)
 
 
-def _pairs_of_layers(
-    layers: list[range], edges: dict[tuple[int, int], None]
-) -> Iterator[tuple[int, int]]:
-    layer_of = {v: i for i, layer in enumerate(layers) for v in layer}
-    for u, v in edges:
-        yield layer_of[u], layer_of[v]
+def _take(free: dict[int, dict[int, int]], i: int, j: int) -> None:
+    free[i][j] -= 1
+    if not free[i][j]:
+        del free[i][j]
+    if not free[i]:
+        del free[i]
