@@ -19,6 +19,7 @@ _COMMANDS = (
     "benchmark",
     "compare",
     "inspect",
+    "schedule",
 )
 
 

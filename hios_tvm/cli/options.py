@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import click
 import numpy as np
@@ -22,6 +23,7 @@ __all__ = [
     "milliseconds",
     "print_json",
     "print_table",
+    "scheduler_options",
     "stdout",
     "timing_options",
 ]
@@ -132,6 +134,44 @@ def timing_options(function: F) -> F:
     ):
         function = option(function)
     return function
+
+
+def scheduler_options(function: F) -> F:
+    """``--window``, ``--inter-only`` and ``--option``, as the one argument `options`."""
+
+    @wraps(function)
+    def wrapper(
+        *arguments: Any,
+        window: int | None,
+        inter_only: bool,
+        pairs: tuple[str, ...],
+        **others: Any,
+    ) -> Any:
+        from hios_tvm.experiments.comparison import parse_option
+
+        options = dict(parse_option(pair) for pair in pairs)
+        if window is not None:
+            options["window"] = window
+        if inter_only:
+            options["inter_only"] = True
+        return function(*arguments, options=options, **others)
+
+    for option in (
+        click.option(
+            "--option",
+            "pairs",
+            multiple=True,
+            metavar="NAME=VALUE",
+            help="Any option of the schedulers that have it, for example max-streams=3. "
+            "Repeatable.",
+        ),
+        click.option("--inter-only", is_flag=True, help="Leave the window out: no stream groups."),
+        click.option(
+            "--window", type=click.IntRange(1), help="Operators that are grouped at most."
+        ),
+    ):
+        wrapper = option(wrapper)
+    return cast(F, wrapper)
 
 
 def load_inputs(

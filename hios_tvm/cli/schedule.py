@@ -1,0 +1,146 @@
+"""``hios-tvm schedule``: a graph with costs in, a schedule or a comparison of schedulers out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from hios_tvm.cli.options import (
+    EXISTING_FILE,
+    NEW_FILE,
+    json_option,
+    print_json,
+    print_table,
+    scheduler_options,
+    stderr,
+)
+from hios_tvm.cli.progress import progress_bar
+from hios_tvm.costs.links import LINKS
+
+if TYPE_CHECKING:
+    from hios_tvm.costs.instance import Instance
+    from hios_tvm.experiments.comparison import Contestant
+
+
+@click.command("schedule")
+@click.argument("graph", type=EXISTING_FILE)
+@click.option("-o", "--output", type=NEW_FILE, help="Write the (best) schedule as JSON.")
+@click.option(
+    "--devices",
+    type=click.IntRange(1),
+    help="Number of equal devices.  [default: as the file says]",
+)
+@click.option(
+    "--streams", type=click.IntRange(1), help="Stream groups that a stage may have on a device."
+)
+@click.option(
+    "--link",
+    type=click.Choice(list(LINKS)),
+    help="Link between the devices, for edges whose transfer time the file does not give.",
+)
+@click.option(
+    "--scheduler",
+    default="all",
+    show_default=True,
+    help="Scheduler, comma-separated ones to compare, or all.",
+)
+@scheduler_options
+@click.option("--no-progress", is_flag=True, help="Draw no progress bar.")
+@json_option
+def command(
+    graph: Path,
+    output: Path | None,
+    devices: int | None,
+    streams: int | None,
+    link: str | None,
+    scheduler: str,
+    options: dict[str, Any],
+    no_progress: bool,
+    json_file: str | None,
+) -> None:
+    """Schedule GRAPH on several devices and compare schedulers.
+
+    GRAPH is a cost file with its graph (compile --save-costs), or a plain graph: {"operators":
+    [{"name", "latency_ms", "utilization"}], "edges": [{"src", "dst", "transfer_ms"}],
+    "num_devices": 4}. Both may be compressed by gzip.
+
+    The gap is the makespan over a lower bound of every schedule, less one; the speed-up is over
+    one device. With one scheduler, --json gives its schedule.
+    """
+    from hios_tvm.costs.instance import read_instance
+    from hios_tvm.experiments.comparison import choose_schedulers, compare_schedulers
+    from hios_tvm.files import atomic_write, check_writable
+
+    if output is not None:
+        check_writable(output)
+    names = choose_schedulers(scheduler)
+    instance = read_instance(graph, devices=devices)
+    if streams is not None or link is not None:
+        count = len(instance.platform.devices)
+        instance = instance.on(count, streams=streams, link=LINKS[link] if link else None)
+    with progress_bar(enabled=not no_progress) as progress:
+        contestants, failures = compare_schedulers(instance, names, options, progress=progress)
+    best = min(contestants.values(), key=lambda contestant: contestant.makespan_ms).schedule
+    if output is not None:
+        with atomic_write(output) as file:
+            file.write(best.to_json(indent=1).encode())
+    if json_file is not None:
+        print_json(_data(contestants, failures, instance, names), json_file)
+    else:
+        rows = [_cells(name, contestant) for name, contestant in contestants.items()]
+        columns = ["scheduler", "makespan ms", "speed-up", "gap", "transfers", "seconds"]
+        print_table(_title(instance), columns, rows)
+    for name, message in failures.items():
+        stderr().print(f"{name}: {message}", soft_wrap=True)
+
+
+def _title(instance: Instance) -> str:
+    graph = instance.graph
+    return (
+        f"{graph.name}: {len(graph.operators)} operators, {len(graph.edges)} edges, "
+        f"{len(instance.platform.devices)} devices"
+    )
+
+
+def _cells(name: str, contestant: Contestant) -> list[str]:
+    speedup = contestant.speedup
+    return [
+        name,
+        f"{contestant.makespan_ms:.3f}",
+        "-" if speedup is None else f"{speedup:.3f}",
+        f"{contestant.gap:.1%}",
+        str(contestant.transfers),
+        f"{contestant.seconds:.3f}",
+    ]
+
+
+def _data(
+    contestants: dict[str, Contestant],
+    failures: dict[str, str],
+    instance: Instance,
+    names: tuple[str, ...],
+) -> dict[str, Any]:
+    if len(names) == 1:
+        schedule: dict[str, Any] = json.loads(contestants[names[0]].schedule.to_json())
+        return schedule
+    return {
+        "graph": instance.graph.name,
+        "operators": len(instance.graph.operators),
+        "edges": len(instance.graph.edges),
+        "devices": len(instance.platform.devices),
+        "schedulers": {
+            name: {
+                "makespan_ms": contestant.makespan_ms,
+                "lower_bound_ms": contestant.lower_bound_ms,
+                "gap": contestant.gap,
+                "speedup": contestant.speedup,
+                "transfers": contestant.transfers,
+                "seconds": contestant.seconds,
+            }
+            for name, contestant in contestants.items()
+        },
+        "failures": failures,
+    }

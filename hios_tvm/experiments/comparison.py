@@ -1,0 +1,171 @@
+"""Schedulers side by side on one problem."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+from hios_tvm.costs.instance import Instance
+from hios_tvm.errors import HiosError, UsageError
+from hios_tvm.schedule import Schedule
+from hios_tvm.schedulers import SCHEDULERS, make_schedule
+from hios_tvm.simulate import Timeline, evaluate
+
+__all__ = ["Contestant", "choose_schedulers", "compare_schedulers", "options_for", "parse_option"]
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """What a scheduler made of a problem, and how long it took.
+
+    `gap` is ``makespan / lower bound - 1``: no schedule is better by more. `speedup` is over one
+    device, None where no single device can run everything. `transfers` counts each tensor once for
+    each device that it is copied to.
+    """
+
+    schedule: Schedule
+    makespan_ms: float
+    lower_bound_ms: float
+    speedup: float | None
+    transfers: int
+    seconds: float
+
+    @property
+    def gap(self) -> float:
+        """How far the schedule is from the optimum at most, relative to the lower bound."""
+        bound = self.lower_bound_ms
+        return self.makespan_ms / bound - 1.0 if bound > 0.0 else 0.0
+
+
+def compare_schedulers(
+    instance: Instance,
+    schedulers: Sequence[str],
+    options: Mapping[str, Any] | None = None,
+    *,
+    progress: Callable[[str, int, int], None] = lambda phase, done, total: None,
+) -> tuple[dict[str, Contestant], dict[str, str]]:
+    """Run each scheduler with those of the options that it has.
+
+    Returns
+    -------
+    contestants : scheduler -> Contestant
+    failures : scheduler -> message
+        Of those that refuse the problem, such as one that is too large for ``optimal``.
+
+    Raises
+    ------
+    UsageError
+        If a scheduler is unknown, or none of them has an option.
+    HiosError
+        If every scheduler refuses the problem: what the first one says.
+    """
+    options_of = {name: options_for(name, options or {}) for name in schedulers}
+    for option in options or {}:
+        if not any(option in known for known in options_of.values()):
+            raise UsageError(f"none of {', '.join(schedulers)} has an option {option!r}")
+    one_device_ms = _one_device_ms(instance)
+    contestants: dict[str, Contestant] = {}
+    failures: dict[str, HiosError] = {}
+    for done, name in enumerate(schedulers):
+        progress("schedule", done, len(schedulers))
+        try:
+            contestants[name] = _run(instance, name, options_of[name], one_device_ms)
+        except HiosError as error:
+            failures[name] = error
+    progress("schedule", len(schedulers), len(schedulers))
+    if failures and not contestants:
+        raise next(iter(failures.values()))
+    return contestants, {name: str(error) for name, error in failures.items()}
+
+
+def choose_schedulers(text: str) -> tuple[str, ...]:
+    """Read a comma-separated list of schedulers, or ``all``.
+
+    >>> choose_schedulers("hios-lp, sequential")
+    ('hios-lp', 'sequential')
+    """
+    names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    if names == ("all",):
+        return tuple(SCHEDULERS)
+    unknown = [name for name in names if name not in SCHEDULERS]
+    if unknown or not names:
+        what = f"scheduler {unknown[0]!r} is unknown" if unknown else "no scheduler is named"
+        raise UsageError(f"{what}; known are {', '.join(SCHEDULERS)}, and all of them as 'all'")
+    return names
+
+
+def options_for(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those of `options` that the scheduler called `name` has."""
+    known = {field.name for field in fields(SCHEDULERS[name].options)}
+    return {option: value for option, value in options.items() if option in known}
+
+
+def parse_option(text: str) -> tuple[str, Any]:
+    """Split ``NAME=VALUE``; dashes of the name are underscores, the value is JSON or a word.
+
+    The type of the value must be that of the option's default, of some scheduler that has it.
+
+    >>> parse_option("max-streams=3")
+    ('max_streams', 3)
+    """
+    name, equals, word = text.partition("=")
+    name = name.strip().replace("-", "_")
+    if not equals or not name:
+        raise UsageError(f"option {text!r}: write NAME=VALUE, for example window=3")
+    try:
+        value = json.loads(word)
+    except json.JSONDecodeError:
+        value = word
+    defaults = {
+        field.name: field.default
+        for entry in SCHEDULERS.values()
+        for field in fields(entry.options)
+    }
+    if name not in defaults:
+        known = ", ".join(sorted(defaults))
+        raise UsageError(f"no scheduler has an option {name!r}; there are {known}")
+    default = defaults[name]
+    if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if default is not None and type(value) is not type(default):
+        raise UsageError(f"option {name} is like {json.dumps(default)}, got {word!r}")
+    return name, value
+
+
+def _run(
+    instance: Instance, name: str, options: Mapping[str, Any], one_device_ms: float | None
+) -> Contestant:
+    start = time.perf_counter()
+    schedule = make_schedule(name, instance.graph, instance.costs, instance.platform, **options)
+    seconds = time.perf_counter() - start
+    timeline = evaluate(instance.graph, instance.costs, instance.platform, schedule)
+    makespan_ms = timeline.makespan_ms
+    speedup = None
+    if one_device_ms is not None:
+        speedup = one_device_ms / makespan_ms if makespan_ms > 0.0 else 1.0
+    bound_ms = schedule.lower_bound_ms or 0.0
+    return Contestant(
+        schedule, makespan_ms, bound_ms, speedup, _transfers(instance, timeline), seconds
+    )
+
+
+def _one_device_ms(instance: Instance) -> float | None:
+    try:
+        schedule = make_schedule("sequential", instance.graph, instance.costs, instance.platform)
+    except HiosError:
+        return None
+    return schedule.makespan_ms
+
+
+def _transfers(instance: Instance, timeline: Timeline) -> int:
+    tensors_of = {(edge.src, edge.dst): edge.tensors for edge in instance.graph.edges}
+    return len(
+        {
+            (tensor, span.dst_device)
+            for span in timeline.transfers
+            for tensor in tensors_of[span.src, span.dst]
+        }
+    )
