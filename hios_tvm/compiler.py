@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,6 @@ from hios_tvm.buffer_plan import plan_buffers
 from hios_tvm.costs.table import CostTable
 from hios_tvm.cpu_features import cpu_features
 from hios_tvm.devices import Platform
-from hios_tvm.errors import UsageError
 from hios_tvm.files import check_writable
 from hios_tvm.graph import OperatorGraph
 from hios_tvm.kernels import compile_kernels
@@ -31,17 +30,27 @@ from hios_tvm.measure.cache import CostCache, default_cache_dir
 from hios_tvm.measure.collect import collect_costs
 from hios_tvm.measure.platform import cpu_platform
 from hios_tvm.passes.annotate_schedule import AnnotateSchedule
+from hios_tvm.passes.apply_traces import ApplyTraces
 from hios_tvm.passes.canonicalize_operators import CanonicalizeOperators, collect_weights
 from hios_tvm.passes.extract_operator_graph import extract_operator_graph
 from hios_tvm.passes.partition_by_device import Partition, PartitionByDevice
-from hios_tvm.passes.pipeline import lower
+from hios_tvm.passes.pipeline import lower_to_kernels, schedule_kernels
 from hios_tvm.passes.targets import parse_target
+from hios_tvm.runtime.devices.cpu import parse_cores
 from hios_tvm.runtime.manifest import DeviceSpec, Manifest, TensorSpec
 from hios_tvm.schedule import Schedule
 from hios_tvm.schedulers import make_schedule, options_of
 from hios_tvm.simulate import Timeline, evaluate
+from hios_tvm.tuning.choose import TunedChoice, choose_tuned
 
-__all__ = ["Compilation", "CompileOptions", "Network", "compile_model", "lower_network"]
+__all__ = [
+    "Compilation",
+    "CompileOptions",
+    "Network",
+    "compile_model",
+    "compile_network",
+    "lower_network",
+]
 
 Progress = Callable[[str, int, int], None]
 """Called with a phase's name, the steps done and the steps in all."""
@@ -67,6 +76,8 @@ class CompileOptions:
         Folder of measured costs and compiled kernels; None keeps nothing.
     dump_dir : Path, optional
         Where to write the module after each phase, as TVMScript.
+    database : Path, optional
+        Folder of a tuning database: kernels in it that beat the default ones are used.
     """
 
     devices: tuple[str, ...]
@@ -77,16 +88,23 @@ class CompileOptions:
     costs: CostTable | None = None
     cache_dir: Path | None = field(default_factory=default_cache_dir)
     dump_dir: Path | None = None
+    database: Path | None = None
 
 
 @dataclass(frozen=True)
 class Network:
-    """A lowered model: scheduled kernels, the operator graph, and the weights by name."""
+    """A lowered model: scheduled kernels, the operator graph, and the weights by name.
+
+    `kernels` is the module before the kernels got their loops; `tuned` says which of them got
+    those of a tuning database.
+    """
 
     mod: IRModule
     graph: OperatorGraph
     weights: Mapping[str, np.ndarray]
     target: Target
+    kernels: IRModule
+    tuned: TunedChoice = field(default_factory=TunedChoice)
 
 
 @dataclass(frozen=True)
@@ -101,6 +119,7 @@ class Compilation:
     manifest: Manifest
     annotated: IRModule
     seconds: Mapping[str, float]
+    tuned: TunedChoice
 
 
 def compile_model(
@@ -124,7 +143,34 @@ def compile_model(
     options_of(options.scheduler, **options.scheduler_options)
     seconds: dict[str, float] = {}
     with _phase("lower", seconds, progress):
-        network = lower_network(mod, options.target, name=name, dump_dir=options.dump_dir)
+        network = lower_network(
+            mod,
+            options.target,
+            name=name,
+            dump_dir=options.dump_dir,
+            database=options.database,
+            threads=[len(parse_cores(device)) for device in options.devices],
+        )
+    compilation = compile_network(network, output, options, progress=progress)
+    return replace(compilation, seconds={**seconds, **compilation.seconds})
+
+
+def compile_network(
+    network: Network,
+    output: Path,
+    options: CompileOptions,
+    *,
+    progress: Progress = lambda phase, done, total: None,
+) -> Compilation:
+    """Compile what `lower_network` returned for ``options.target``, and write the artifact.
+
+    Raises
+    ------
+    UsageError, CostError, ScheduleError, CompileError
+        As `compile_model`.
+    """
+    check_writable(output)
+    seconds: dict[str, float] = {}
     with _phase("measure", seconds, progress):
         costs, platform = _costs(network, options, progress)
     with _phase("schedule", seconds, progress):
@@ -142,21 +188,43 @@ def compile_model(
         manifest = _manifest(network, partition, schedule, timeline, costs, platform, options)
         manifest = write_artifact(output, manifest, libraries, _used(network.weights, manifest))
     return Compilation(
-        network.graph, costs, platform, schedule, timeline, manifest, annotated, seconds
+        network.graph,
+        costs,
+        platform,
+        schedule,
+        timeline,
+        manifest,
+        annotated,
+        seconds,
+        network.tuned,
     )
 
 
 def lower_network(
-    mod: IRModule, target: str | Target, *, name: str = "model", dump_dir: Path | None = None
+    mod: IRModule,
+    target: str | Target,
+    *,
+    name: str = "model",
+    dump_dir: Path | None = None,
+    database: Path | None = None,
+    threads: Collection[int] = (),
 ) -> Network:
-    """Lower a frontend's module to scheduled kernels and read the operator graph off it."""
+    """Lower a frontend's module to scheduled kernels and read the operator graph off it.
+
+    With a tuning `database`, kernels that were tuned for devices with these numbers of `threads`
+    replace the default ones where they are faster.
+    """
     parsed = parse_target(target) if isinstance(target, str) else target
-    lowered = lower(mod, parsed, dump_dir=dump_dir)
+    kernels = lower_to_kernels(mod, parsed, dump_dir=dump_dir)
+    lowered = schedule_kernels(kernels, parsed, dump_dir=dump_dir)
+    tuned = TunedChoice()
+    if database is not None:
+        tuned = choose_tuned(database, kernels, lowered, parsed, threads)
+        traces = {kernel: record.trace for kernel, record in tuned.kernels.items()}
+        lowered = _apply(ApplyTraces(kernels, traces), lowered)
     canonical = _apply(CanonicalizeOperators(), lowered)
     graph = extract_operator_graph(canonical, name)
-    if not graph.operators:
-        raise UsageError(f"model {name!r} has no operators: its outputs are inputs or constants")
-    return Network(canonical, graph, collect_weights(lowered), parsed)
+    return Network(canonical, graph, collect_weights(lowered), parsed, kernels, tuned)
 
 
 def _apply(step: Any, mod: IRModule) -> IRModule:
@@ -188,10 +256,11 @@ def _costs(
 def _libraries(
     partition: Partition, target: Target, options: CompileOptions, progress: Progress
 ) -> dict[str, bytes]:
-    """Compile and link the kernels of each device that has any."""
+    """Compile and link the kernels of each device that has a program."""
     libraries = {}
+    busy = {program.device for program in partition.programs}
     for device, module in partition.modules.items():
-        if module.functions:
+        if device in busy:
             objects = compile_kernels(
                 module,
                 target,
@@ -245,6 +314,7 @@ def _manifest(
         compile_info={
             "hios_tvm": __version__,
             "target": options.target,
+            "tuned_kernels": sorted(network.tuned.kernels),
             "machine": str(describe_machine()),
             "independence": platform.independence,
             "device_work_ms": _work_ms(schedule, costs, platform),

@@ -50,9 +50,10 @@ class PartitionByDevice:
         schedule = schedule_of(mod)
         reader = _ModuleReader(mod, schedule)
         outputs = reader.names[mod["main"].body.body]
+        idle = Program(reader.devices[0], 0, ())  # of a model without operators
         return Partition(
             modules={device.device: _kernels(mod, device.operators, reader) for device in schedule},
-            programs=_programs(_nodes(schedule, reader)),
+            programs=_programs(_nodes(schedule, reader)) or (idle,),
             buffers=tuple(_as_output(buffer, outputs) for buffer in reader.buffers.values()),
             outputs=outputs,
         )
