@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,12 +14,12 @@ from hios_tvm.runtime.instructions import Call, Copy, Instruction, Program, Sign
 
 __all__ = ["RunTrace", "Span", "make_spans", "write_chrome_trace"]
 
-Kind = Literal["call", "copy", "signal", "wait"]
+Kind = Literal["call", "copy", "signal", "wait", "run"]
 
 
 @dataclass(frozen=True)
 class Span:
-    """One instruction in one run; nanoseconds of the monotonic clock.
+    """One instruction in one run, or the whole run; nanoseconds of the monotonic clock.
 
     `name` is the operator of a call, the destination of a copy, the number of an event.
     """
@@ -74,17 +74,32 @@ def make_spans(program: Program, times: Sequence[int] | np.ndarray[Any, Any]) ->
 
 
 def write_chrome_trace(path: Path, traces: Sequence[RunTrace]) -> None:
-    """Write runs as a JSON file that Perfetto and chrome://tracing open: a row per stream."""
+    """Write runs as a JSON file that Perfetto and chrome://tracing open.
+
+    A process for each device with a thread for each of its streams, one more process for the
+    caller, and an arrow from each signal to those that waited for it.
+    """
     rows = sorted({(span.device, span.stream) for trace in traces for span in trace.spans})
     devices = sorted({device for device, _ in rows})
+    caller = len(devices)
     begin = min((trace.start_ns for trace in traces), default=0)
-    events: list[dict[str, Any]] = []
-    for device in devices:
-        pid = devices.index(device)
-        events.append({"ph": "M", "name": "process_name", "pid": pid, "args": {"name": device}})
-    for trace in traces:
-        events += [_event(span, devices.index(span.device), begin) for span in trace.spans]
+    events = [_metadata("process_name", pid, 0, name) for pid, name in enumerate(devices)]
+    events.append(_metadata("process_name", caller, 0, "caller"))
+    for device, stream in rows:
+        label = "all cores" if stream == 0 else f"stream {stream}"
+        events.append(_metadata("thread_name", devices.index(device), stream, label))
+    for number, trace in enumerate(traces):
+        whole = Span("caller", 0, "run", f"run {number}", trace.start_ns, trace.end_ns)
+        events.append(_event(whole, caller, begin))
+        for span in trace.spans:
+            events.append(_event(span, devices.index(span.device), begin))
+            if span.kind in ("signal", "wait"):
+                events.append(_arrow(events[-1], f"run {number} {span.name}"))
     path.write_text(json.dumps({"traceEvents": events, "displayTimeUnit": "ms"}), encoding="utf-8")
+
+
+def _metadata(kind: str, pid: int, tid: int, name: str) -> dict[str, Any]:
+    return {"ph": "M", "name": kind, "pid": pid, "tid": tid, "args": {"name": name}}
 
 
 def _event(span: Span, pid: int, begin: int) -> dict[str, Any]:
@@ -97,6 +112,18 @@ def _event(span: Span, pid: int, begin: int) -> dict[str, Any]:
         "ts": (span.start_ns - begin) / 1000,
         "dur": (span.end_ns - span.start_ns) / 1000,
     }
+
+
+def _arrow(event: Mapping[str, Any], identity: str) -> dict[str, Any]:
+    """Return one end of an arrow: it leaves where a signal begins, and arrives where a wait ends.
+
+    Ends with one identity belong together.
+    """
+    place = {key: event[key] for key in ("pid", "tid")}
+    arrow = {"cat": "event", "name": "event", "id": identity, **place}
+    if event["cat"] == "signal":
+        return {"ph": "s", "ts": event["ts"], **arrow}
+    return {"ph": "f", "bp": "e", "ts": event["ts"] + event["dur"], **arrow}
 
 
 def _label(step: Instruction) -> tuple[Kind, str]:

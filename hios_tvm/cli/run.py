@@ -11,6 +11,7 @@ import numpy as np
 
 from hios_tvm.cli.options import (
     EXISTING_FILE,
+    NEW_FILE,
     input_options,
     json_option,
     load_inputs,
@@ -19,6 +20,8 @@ from hios_tvm.cli.options import (
 )
 from hios_tvm.cli.verification import check_outputs
 from hios_tvm.errors import UsageError
+from hios_tvm.files import check_writable
+from hios_tvm.runtime.trace import RunTrace, write_chrome_trace
 
 
 @click.command("run")
@@ -31,6 +34,19 @@ from hios_tvm.errors import UsageError
 )
 @click.option("--save-inputs", is_flag=True, help="Write the inputs beside the outputs.")
 @click.option("--devices", help="Run on these devices instead of those of the compile.")
+@click.option(
+    "--trace",
+    "trace_file",
+    type=NEW_FILE,
+    help="Write what happened when as a trace for Perfetto or chrome://tracing (JSON).",
+)
+@click.option(
+    "--warmup",
+    default=0,
+    show_default=True,
+    type=click.IntRange(0),
+    help="Runs before the one that counts: a first run also reads the weights.",
+)
 @click.option("--timeout", type=click.FloatRange(min=0), help="Seconds after which to give up.")
 @click.option(
     "--verify",
@@ -48,6 +64,8 @@ def command(
     output_dir: Path | None,
     save_inputs: bool,
     devices: str | None,
+    trace_file: Path | None,
+    warmup: int,
     timeout: float | None,
     reference: Path | None,
     rtol: float,
@@ -58,11 +76,17 @@ def command(
 
     if save_inputs and output_dir is None:
         raise UsageError("--save-inputs writes beside the outputs: give --output-dir too")
+    if trace_file is not None:
+        check_writable(trace_file)
     remap = None if devices is None else [name.strip() for name in devices.split(",")]
     with runtime.load(artifact, devices=remap) as session:
         specs = [(spec.name, spec.shape, spec.dtype) for spec in session.inputs]
         arrays = load_inputs(inputs, specs, seed, value_range)
-        outputs = session.run(arrays, timeout=timeout)
+        for _ in range(warmup):
+            session.run(arrays, timeout=timeout)
+        outputs, trace = session.run_traced(arrays, timeout=timeout)
+    if trace_file is not None:
+        _write_trace(trace_file, trace)
     if output_dir is not None:
         _save(output_dir, outputs)
         if save_inputs:
@@ -75,6 +99,13 @@ def command(
             stdout().print(f"{name}: {values}", soft_wrap=True)
     if reference is not None:
         check_outputs(outputs, arrays, reference, rtol=rtol)
+
+
+def _write_trace(path: Path, trace: RunTrace) -> None:
+    try:
+        write_chrome_trace(path, [trace])
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error}") from error
 
 
 def _save(folder: Path, arrays: Mapping[str, np.ndarray]) -> None:

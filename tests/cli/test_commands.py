@@ -207,3 +207,14 @@ def test_an_idle_device_is_named_with_the_reason(model: Path, folder: Path) -> N
     assert f"{second} got nothing: the model has only 1 operator" in output
     output = succeed("benchmark", path, "--iterations", 5, "--duration", 0)
     assert f"{second} is idle: it has no operators" in output
+
+
+def test_run_writes_a_trace(artifact: Path, tmp_path: Path) -> None:
+    succeed("run", artifact, "--trace", tmp_path / "trace.json", "--warmup", 1)
+    events = json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
+    kinds = [event["cat"] for event in events if event["ph"] == "X"]
+    assert "call" in kinds
+    assert kinds.count("run") == 1
+    result = run("run", artifact, "--trace", tmp_path / "missing" / "trace.json")
+    assert result.exit_code == 2
+    assert "does not exist" in result.stderr

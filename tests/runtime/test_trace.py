@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -38,9 +39,9 @@ def test_a_chrome_trace_has_a_row_for_every_stream(session: Session, tmp_path: P
     write_chrome_trace(path, traces)
     events = json.loads(path.read_text())["traceEvents"]
     names = {e["pid"]: e["args"]["name"] for e in events if e["name"] == "process_name"}
-    assert sorted(names.values()) == ["cpu@0", "cpu@1"]
+    assert sorted(names.values()) == ["caller", "cpu@0", "cpu@1"]
     complete = [event for event in events if event["ph"] == "X"]
-    assert len(complete) == 2 * sum(len(p.instructions) for p in session.manifest.programs)
+    assert len(complete) == 2 + 2 * sum(len(p.instructions) for p in session.manifest.programs)
     assert {(names[e["pid"]], e["name"]) for e in complete if e["cat"] == "call"} == {
         ("cpu@0", "add1"),
         ("cpu@0", "mul2"),
@@ -48,3 +49,31 @@ def test_a_chrome_trace_has_a_row_for_every_stream(session: Session, tmp_path: P
         ("cpu@1", "add2"),
     }
     assert min(event["ts"] for event in complete) >= 0
+
+
+def test_a_chrome_trace_keeps_the_rules_of_its_format(session: Session, tmp_path: Path) -> None:
+    path = tmp_path / "trace.json"
+    x = {"the input": np.ones(LENGTH, np.float32)}
+    write_chrome_trace(path, [session.run_traced(x)[1] for _ in range(3)])
+    data = json.loads(path.read_text())
+    assert data.keys() == {"traceEvents", "displayTimeUnit"}
+    threads: set[tuple[int, int]] = set()
+    rows: dict[tuple[int, int], list[tuple[float, float]]] = {}
+    arrows: dict[str, list[tuple[str, float]]] = {}
+    for event in data["traceEvents"]:
+        row = event["pid"], event["tid"]
+        if event["ph"] == "M":
+            threads |= {row} if event["name"] == "thread_name" else set()
+        elif event["ph"] == "X":
+            assert event["cat"] in ("call", "copy", "signal", "wait", "run")
+            rows.setdefault(row, []).append((event["ts"], event["ts"] + event["dur"]))
+        else:
+            arrows.setdefault(event["id"], []).append((event["ph"], event["ts"]))
+    assert len(rows) == 3  # two devices and the caller
+    assert threads == set(rows) - {(2, 0)}
+    for spans in rows.values():  # what one row shows does not overlap
+        assert all(end <= start + 1e-3 for (_, end), (start, _) in pairwise(sorted(spans)))
+    assert len(arrows) == 3 * 2
+    for ends in arrows.values():  # an arrow goes forward in time
+        assert sorted(phase for phase, _ in ends) == ["f", "s"]
+        assert dict(ends)["s"] <= dict(ends)["f"]
