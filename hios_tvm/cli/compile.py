@@ -53,7 +53,7 @@ from hios_tvm.cli.progress import progress_bar
 )
 @click.option("--save-placement", type=NEW_FILE, help="Write the schedule as JSON.")
 @click.option("--costs", type=EXISTING_FILE, help="Schedule with these costs, measure nothing.")
-@click.option("--save-costs", type=NEW_FILE, help="Write the costs as JSON.")
+@click.option("--save-costs", type=NEW_FILE, help="Write graph and costs as JSON.")
 @click.option(
     "--cost-cache",
     type=click.Path(file_okay=False, path_type=Path),
@@ -100,6 +100,7 @@ def command(
     compiled kernels are kept, so that a second compile is quick.
     """
     from hios_tvm.compiler import CompileOptions, compile_model
+    from hios_tvm.costs.instance import Instance
     from hios_tvm.costs.table import CostTable
     from hios_tvm.devices import default_devices, parse_device_list
     from hios_tvm.files import atomic_write
@@ -130,10 +131,11 @@ def command(
         module = load_model(model, shapes=parsed_shapes, params=params)
         progress("import", 1, 1)
         result = compile_model(module, path, options, name=model.stem, progress=progress)
-    for file, text in ((save_costs, result.costs.to_json()), (save_placement, None)):
-        if file is not None:
-            with atomic_write(file) as stream:
-                stream.write((text or result.schedule.to_json(indent=1)).encode())
+    if save_costs is not None:
+        Instance(result.graph, result.costs, result.platform).save(save_costs)
+    if save_placement is not None:
+        with atomic_write(save_placement) as stream:
+            stream.write(result.schedule.to_json(indent=1).encode())
 
     reports = device_reports(result)
     if json_file is not None:
