@@ -18,6 +18,7 @@ _COMMANDS = (
     "run",
     "benchmark",
     "compare",
+    "tune",
     "inspect",
     "schedule",
 )

@@ -14,6 +14,7 @@ from hios_tvm.cli.options import (
     milliseconds,
     print_json,
     print_table,
+    stderr,
     stdout,
 )
 from hios_tvm.cli.progress import progress_bar
@@ -55,6 +56,11 @@ from hios_tvm.cli.progress import progress_bar
 @click.option("--costs", type=EXISTING_FILE, help="Schedule with these costs, measure nothing.")
 @click.option("--save-costs", type=NEW_FILE, help="Write graph and costs as JSON.")
 @click.option(
+    "--database",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder of the tune command: use its kernels where they beat the default ones.",
+)
+@click.option(
     "--cost-cache",
     type=click.Path(file_okay=False, path_type=Path),
     help="Folder of measured costs and compiled kernels.  [default: the user's cache folder]",
@@ -86,6 +92,7 @@ def command(
     save_placement: Path | None,
     costs: Path | None,
     save_costs: Path | None,
+    database: Path | None,
     cost_cache: Path | None,
     no_cache: bool,
     verify: bool,
@@ -124,6 +131,7 @@ def command(
         costs=CostTable.from_json(_text(costs)) if costs else None,
         cache_dir=None if no_cache else cost_cache or default_cache_dir(),
         dump_dir=dump_ir,
+        database=database,
     )
     path = output or model.with_suffix(".hios")
     with progress_bar(enabled=not no_progress) as progress:
@@ -131,6 +139,8 @@ def command(
         module = load_model(model, shapes=parsed_shapes, params=params)
         progress("import", 1, 1)
         result = compile_model(module, path, options, name=model.stem, progress=progress)
+    for note in result.tuned.notes:
+        stderr().print(note, soft_wrap=True)
     if save_costs is not None:
         Instance(result.graph, result.costs, result.platform).save(save_costs)
     if save_placement is not None:

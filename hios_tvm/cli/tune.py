@@ -1,0 +1,198 @@
+"""``hios-tvm tune``: a search for kernels that beat the default ones."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from hios_tvm.cli.options import (
+    EXISTING_FILE,
+    json_option,
+    milliseconds,
+    print_json,
+    print_table,
+    stderr,
+    stdout,
+)
+from hios_tvm.cli.progress import progress_bar
+from hios_tvm.errors import HiosError
+
+if TYPE_CHECKING:
+    from hios_tvm.tuner import KernelToTune, TuningPlan
+    from hios_tvm.tuning.database import TunedKernel
+
+
+@click.command("tune")
+@click.argument("model", type=EXISTING_FILE)
+@click.option(
+    "--database",
+    required=True,
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder that keeps every trial; compile --database uses it.",
+)
+@click.option(
+    "--trials",
+    default=64,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Candidates of each kernel, with those that the database holds already.",
+)
+@click.option(
+    "--share",
+    default=0.8,
+    show_default=True,
+    type=click.FloatRange(0, 1, min_open=True),
+    help="Tune the kernels that take this share of the model's time, the slowest first.",
+)
+@click.option(
+    "--device",
+    help="Device to tune on, for example cpu@0 or cpu@0-3; what is found serves devices with as "
+    "many cores.  [default: all cores]",
+)
+@click.option("--target", default="host", show_default=True, help="As in the compile command.")
+@click.option(
+    "--shape", "shapes", multiple=True, metavar="NAME:DIMS", help="As in the compile command."
+)
+@click.option("--params", type=EXISTING_FILE, help="Parameters of a Relay program.")
+@click.option(
+    "--cost-cache",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder of measured costs and compiled kernels.  [default: the user's cache folder]",
+)
+@click.option("--no-progress", is_flag=True, help="Draw no progress bar.")
+@json_option
+def command(
+    model: Path,
+    database: Path,
+    trials: int,
+    share: float,
+    device: str | None,
+    target: str,
+    shapes: tuple[str, ...],
+    params: Path | None,
+    cost_cache: Path | None,
+    no_progress: bool,
+    json_file: str | None,
+) -> None:
+    """Search for kernels of MODEL that beat the default ones, with TVM's MetaSchedule.
+
+    Every trial is kept at once: the command may be interrupted at any time, and run again to
+    continue. Kernels whose results differ from the default kernel's are never used.
+    """
+    from hios_tvm.devices import default_devices
+    from hios_tvm.frontends import load_model
+    from hios_tvm.frontends.shapes import parse_shape
+    from hios_tvm.measure.cache import default_cache_dir
+    from hios_tvm.tuner import TuneOptions, plan_tuning, tune_kernel
+
+    options = TuneOptions(
+        device=device or default_devices()[0],
+        database=database,
+        trials=trials,
+        share=share,
+        target=target,
+        cache_dir=cost_cache or default_cache_dir(),
+    )
+    results: list[tuple[KernelToTune, TunedKernel | None]] = []
+    console = stderr()
+    with (
+        progress_bar(enabled=not no_progress) as draw,
+        _interruptible(f"interrupted; {database} keeps all trials: run again to continue") as check,
+    ):
+
+        def progress(phase: str, done: int, total: int) -> None:
+            check()
+            draw(phase, done, total)
+
+        module = load_model(
+            model, shapes=dict(parse_shape(shape) for shape in shapes), params=params
+        )
+        plan = plan_tuning(module, options, name=model.stem, progress=progress)
+        if any(kernel.known for kernel in plan.kernels):
+            done = sum(min(kernel.known, trials) for kernel in plan.kernels)
+            console.print(
+                f"{database} holds {done} of {trials * len(plan.kernels)} trials: "
+                "continuing from there"
+            )
+        for kernel in plan.kernels:
+            results.append((kernel, tune_kernel(plan, kernel, options, progress=progress)))
+    if json_file is not None:
+        print_json(_data(plan, results), json_file)
+    else:
+        _print(model, plan, results, options.device)
+
+
+def _print(
+    model: Path,
+    plan: TuningPlan,
+    results: list[tuple[KernelToTune, TunedKernel | None]],
+    device: str,
+) -> None:
+    rows = []
+    for kernel, tuned in results:
+        row = [kernel.name, str(kernel.calls)]
+        if tuned is None:
+            row += ["0", f"{kernel.ms:.4f}", "-", "-", "default"]
+        else:
+            row += [
+                str(tuned.trials),
+                f"{tuned.default_ms:.4f}",
+                f"{tuned.ms:.4f}",
+                f"{tuned.default_ms / tuned.ms:.2f}x",
+                "tuned" if tuned.wins else "default",
+            ]
+        rows.append(row)
+    columns = ["kernel", "calls", "trials", "default ms", "tuned ms", "speed-up", "used"]
+    print_table(f"{model.name} on {device}", columns, rows)
+    before, after = plan.total_ms, plan.tuned_ms()
+    stdout().print(
+        f"all kernels of the model, one after another: {milliseconds(before)} with default "
+        f"kernels, {milliseconds(after)} with tuned ones ({before / after:.2f}x)",
+        soft_wrap=True,
+    )
+
+
+def _data(
+    plan: TuningPlan, results: list[tuple[KernelToTune, TunedKernel | None]]
+) -> dict[str, Any]:
+    kernels = []
+    for kernel, tuned in results:
+        entry: dict[str, Any] = {"name": kernel.name, "calls": kernel.calls}
+        if tuned is not None:
+            fields = asdict(tuned)
+            entry |= {name: fields[name] for name in ("trials", "default_ms", "ms", "machine")}
+            entry["used"] = tuned.wins
+        kernels.append(entry)
+    return {"kernels": kernels, "default_ms": plan.total_ms, "tuned_ms": plan.tuned_ms()}
+
+
+@contextmanager
+def _interruptible(message: str) -> Iterator[Any]:
+    """Yield a function that raises once Ctrl-C or SIGTERM came, with `message`.
+
+    An exception of the signal itself could land inside of TVM. A second one ends at once.
+    """
+    came: list[int] = []
+
+    def remember(number: int, _frame: object) -> None:
+        came.append(number)
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+    def check() -> None:
+        if came:
+            raise HiosError(message)
+
+    signals = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, remember) for number in signals}
+    try:
+        yield check
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

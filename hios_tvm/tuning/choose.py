@@ -1,0 +1,103 @@
+"""The choice between tuned kernels and those of the schedule rules, from what was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tvm import tirx
+from tvm.ir import IRModule
+from tvm.target import Target
+
+from hios_tvm.kernels import kernel_key
+from hios_tvm.tuning.database import Subject, TunedKernel, TuningDatabase
+
+__all__ = ["TunedChoice", "choose_tuned", "subject_of"]
+
+
+@dataclass(frozen=True)
+class TunedChoice:
+    """Which kernels are replaced: by name, with their records; `notes` say why not others."""
+
+    kernels: dict[str, TunedKernel] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+def choose_tuned(
+    folder: Path, kernels: IRModule, defaults: IRModule, target: Target, threads: Collection[int]
+) -> TunedChoice:
+    """Return the tuned kernels that are faster than the default ones; nothing is measured.
+
+    Parameters
+    ----------
+    folder : Path
+        Of a tuning database.
+    kernels, defaults : IRModule
+        The module before and after the rules have scheduled its kernels.
+    threads
+        Numbers of cores of the devices that the kernels are for.
+
+    Raises
+    ------
+    UsageError
+        If the folder holds no database.
+    CostError
+        If the database is damaged.
+    """
+    database = TuningDatabase(folder)
+    if len(set(threads)) != 1:
+        return TunedChoice(
+            notes=(
+                "devices with different numbers of cores share their kernels, and tuned kernels "
+                "are made for one number: default kernels are used",
+            )
+        )
+    (count,) = set(threads)
+    names = [g.name_hint for g, f in kernels.functions_items() if isinstance(f, tirx.PrimFunc)]
+    records = {
+        name: record
+        for name in names
+        if (record := database.tuned(subject_of(kernels[name], target, count))) is not None
+    }
+    if not records:
+        return TunedChoice(notes=(_nothing_fits(database, folder, target, count),))
+    comparable = {
+        name: record
+        for name, record in records.items()
+        if record.default_kernel == kernel_key(defaults[name], target)
+    }
+    chosen = {name: record for name, record in comparable.items() if record.wins}
+    notes = [
+        f"{len(chosen)} of {len(names)} kernels are tuned ones, {len(comparable) - len(chosen)} "
+        f"tuned ones are not faster than the default, {len(names) - len(records)} were not tuned"
+    ]
+    if stale := len(records) - len(comparable):
+        notes.append(
+            f"{stale} tuned kernels were compared with other default kernels than today's and are "
+            "not used; run hios-tvm tune again"
+        )
+    return TunedChoice(chosen, tuple(notes))
+
+
+def subject_of(kernel: tirx.PrimFunc, target: Target, threads: int) -> Subject:
+    """Return the name of `kernel`, before any rule, for `threads` of `target` in the database."""
+    return Subject(kernel_key(kernel, target), str(target), threads)
+
+
+def _nothing_fits(database: TuningDatabase, folder: Path, target: Target, threads: int) -> str:
+    wanted = (str(target), threads)
+    tuned_for = database.tuned_for()
+    if not tuned_for:
+        return f"{folder} holds no tuned kernels yet: default kernels are used"
+    if wanted in tuned_for:
+        return f"{folder} holds tuned kernels of other models only: default kernels are used"
+    others = "; ".join(f"{text} with {_threads(count)}" for text, count in tuned_for)
+    return (
+        f"{folder} holds tuned kernels for {others}, and none for {target} with "
+        f"{_threads(threads)}: default kernels are used"
+    )
+
+
+def _threads(count: int) -> str:
+    return "1 thread" if count == 1 else f"{count} threads"

@@ -1,0 +1,228 @@
+"""Candidates are built, checked and timed; a process of their own may crash or hang."""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from tvm import tirx
+from tvm.ir import IRModule
+from tvm.target import Target
+
+from hios_tvm.errors import CompileError, HiosError
+from hios_tvm.kernels import compile_kernels
+from hios_tvm.library import link_library
+from hios_tvm.passes.apply_traces import apply_trace
+from hios_tvm.runtime.executor import Executor, Task
+from hios_tvm.runtime.instructions import Call
+from hios_tvm.runtime.measure import KernelCall, measure_kernels
+from hios_tvm.runtime.memory import TensorTable, address_of, aligned_empty
+from hios_tvm.runtime.native import load_library
+from hios_tvm.tuning.database import Trial
+from hios_tvm.verify import DEFAULT_RTOL, deviations, random_inputs
+
+__all__ = ["Bench"]
+
+_KERNEL = "kernel"
+_TIMEOUT_S = 60.0
+_TURNS = 7
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What the other process is asked: times of kernels, whose results the first one defines."""
+
+    libraries: tuple[bytes, ...]
+    turns: int
+
+
+class Bench:
+    """Times candidates of one kernel as the default kernel is timed.
+
+    Parameters
+    ----------
+    kernel : tirx.PrimFunc
+        The kernel before any rule has scheduled it.
+    default : tirx.PrimFunc
+        What the rules made of it.
+    call : KernelCall
+        How it is called.
+    cores
+        Of the device that it runs on.
+    """
+
+    def __init__(
+        self,
+        kernel: tirx.PrimFunc,
+        default: tirx.PrimFunc,
+        call: KernelCall,
+        target: Target,
+        cores: tuple[int, ...],
+    ) -> None:
+        self._kernel = kernel
+        self._target = target
+        self._default = self._library(default)
+        self._worker = _Worker(replace(call, kernel=_KERNEL), cores)
+
+    def __enter__(self) -> Bench:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._worker.close()
+
+    def build(self, traces: Sequence[str]) -> list[bytes | str]:
+        """Compile candidates, in parallel; what fails is the reason."""
+        with ThreadPoolExecutor() as pool:
+            return list(pool.map(self._build, traces))
+
+    def measure(self, trace: str, library: bytes | str) -> Trial:
+        """Check a candidate's results against the default kernel's, and time it."""
+        if isinstance(library, str):
+            return Trial(trace, None, library)
+        times = self._worker.ask(_Job((self._default, library), turns=1))
+        return Trial(trace, None, times) if isinstance(times, str) else Trial(trace, times[1])
+
+    def compare(self, traces: Sequence[str]) -> list[float]:
+        """Return the times of the default kernel and of candidates, measured in turns, in ms.
+
+        The best of some turns counts: other processes only ever make a kernel slower.
+        """
+        built = self.build(traces)
+        libraries = [library for library in built if isinstance(library, bytes)]
+        if len(libraries) < len(built):
+            raise CompileError("a kernel that was measured before cannot be built again")
+        times = self._worker.ask(_Job((self._default, *libraries), turns=_TURNS))
+        if isinstance(times, str):
+            raise CompileError(f"kernels that were measured before fail together: {times}")
+        return times
+
+    def _build(self, trace: str) -> bytes | str:
+        try:
+            return self._library(apply_trace(self._kernel, trace))
+        except HiosError as error:
+            return str(error)
+
+    def _library(self, kernel: tirx.PrimFunc) -> bytes:
+        objects = compile_kernels(IRModule({_KERNEL: kernel}), self._target)
+        return link_library(objects.values(), self._target)
+
+
+class _Worker:
+    """A process that times kernels; it is started when it is needed, and again after a crash."""
+
+    def __init__(self, call: KernelCall, cores: tuple[int, ...]) -> None:
+        self._arguments = (call, cores)
+        self._context = multiprocessing.get_context("spawn")
+        self._process: Any = None
+        self._connection: Connection | None = None
+
+    def ask(self, job: _Job) -> list[float] | str:
+        """Return milliseconds of each library, or why there are none."""
+        if self._connection is None:
+            self._start()
+        connection = self._connection
+        assert connection is not None
+        try:
+            connection.send(job)
+            if connection.poll(_TIMEOUT_S):
+                answer: list[float] | str = connection.recv()
+                return answer
+            answer = f"took longer than {_TIMEOUT_S:.0f} s"
+        except (EOFError, OSError):
+            self._process.join(1.0)
+            answer = f"crashed with exit code {self._process.exitcode}"
+        self.close()
+        return answer
+
+    def close(self) -> None:
+        """End the process."""
+        if self._connection is not None:
+            self._process.kill()
+            self._process.join()
+            self._connection.close()
+            self._connection = None
+
+    def _start(self) -> None:
+        self._connection, theirs = self._context.Pipe()
+        self._process = self._context.Process(
+            target=_serve, args=(theirs, *self._arguments), daemon=True
+        )
+        self._process.start()
+        theirs.close()
+
+
+def _serve(connection: Connection, call: KernelCall, cores: tuple[int, ...]) -> None:
+    """Answer jobs until the other end is closed, also by its death."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to both; the owner decides
+    outputs = [arg for arg in call.args if arg.role == "output"]
+    specs = [(str(i), arg.shape, arg.dtype) for i, arg in enumerate(call.args)]
+    inputs = random_inputs(specs[: len(call.args) - len(outputs)], seed=0)
+    known: dict[bytes, dict[str, np.ndarray]] = {}
+    while True:
+        try:
+            job: _Job = connection.recv()
+        except EOFError:
+            return
+        try:
+            default = job.libraries[0]
+            if default not in known:
+                known[default] = _outputs(default, call, cores, inputs)
+            connection.send(_answer(job, call, cores, inputs, known[default]))
+        except HiosError as error:
+            connection.send(str(error))
+
+
+def _answer(
+    job: _Job,
+    call: KernelCall,
+    cores: tuple[int, ...],
+    inputs: dict[str, np.ndarray],
+    expected: dict[str, np.ndarray],
+) -> list[float] | str:
+    for library in job.libraries[1:]:
+        actual = _outputs(library, call, cores, inputs)
+        worst = max(d.max_error for d in deviations(actual, expected))
+        if not worst <= DEFAULT_RTOL:
+            return f"its results differ from the default kernel's by {worst:.1e} of the largest"
+
+    def once(library: bytes) -> float:
+        return measure_kernels(library, [call], cores)[0].ms
+
+    turns = [[once(library) for library in job.libraries] for _ in range(job.turns)]
+    return [min(times) for times in zip(*turns, strict=True)]
+
+
+def _outputs(
+    library: bytes, call: KernelCall, cores: tuple[int, ...], inputs: dict[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """Run a kernel once on `inputs`, which are named by their places."""
+    loaded = load_library(library)
+    arrays = {str(i): aligned_empty(arg.shape, arg.dtype) for i, arg in enumerate(call.args)}
+    for name, array in arrays.items():
+        if name in inputs:
+            array[...] = inputs[name]
+        else:
+            array.reshape(-1).view(np.uint8).fill(0xFF)  # what is not written is no number
+    specs = [(arg.shape, arg.dtype) for arg in call.args]
+    tensors = TensorTable(dict(zip(arrays, specs, strict=True)))
+    for name, array in arrays.items():
+        tensors.place(name, address_of(array))
+    steps = [Call(call.kernel, call.kernel, tuple(arrays), len(arrays) - len(inputs))]
+    executor = Executor([Task(call.kernel, cores, steps, loaded)], tensors, memory=arrays)
+    try:
+        executor.run()
+    finally:
+        executor.close()
+    return {name: array for name, array in arrays.items() if name not in inputs}
