@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
 from hios_tvm.costs.instance import Instance
 from hios_tvm.errors import HiosError, UsageError
 from hios_tvm.schedule import Schedule
-from hios_tvm.schedulers import SCHEDULERS, make_schedule
+from hios_tvm.schedulers import SCHEDULERS, make_schedule, options_of
 from hios_tvm.simulate import Timeline, evaluate
 
-__all__ = ["Contestant", "choose_schedulers", "compare_schedulers", "options_for", "parse_option"]
+__all__ = [
+    "Contestant",
+    "check_options",
+    "choose_schedulers",
+    "compare_schedulers",
+    "options_for",
+    "parse_option",
+]
 
 
 @dataclass(frozen=True)
@@ -58,21 +65,18 @@ def compare_schedulers(
     Raises
     ------
     UsageError
-        If a scheduler is unknown, or none of them has an option.
+        If a scheduler is unknown, an option that none of them has, or a value not valid.
     HiosError
         If every scheduler refuses the problem: what the first one says.
     """
-    options_of = {name: options_for(name, options or {}) for name in schedulers}
-    for option in options or {}:
-        if not any(option in known for known in options_of.values()):
-            raise UsageError(f"none of {', '.join(schedulers)} has an option {option!r}")
+    check_options(schedulers, options or {})
     one_device_ms = _one_device_ms(instance)
     contestants: dict[str, Contestant] = {}
     failures: dict[str, HiosError] = {}
     for done, name in enumerate(schedulers):
         progress("schedule", done, len(schedulers))
         try:
-            contestants[name] = _run(instance, name, options_of[name], one_device_ms)
+            contestants[name] = _run(instance, name, options or {}, one_device_ms)
         except HiosError as error:
             failures[name] = error
     progress("schedule", len(schedulers), len(schedulers))
@@ -95,6 +99,16 @@ def choose_schedulers(text: str) -> tuple[str, ...]:
         what = f"scheduler {unknown[0]!r} is unknown" if unknown else "no scheduler is named"
         raise UsageError(f"{what}; known are {', '.join(SCHEDULERS)}, and all of them as 'all'")
     return names
+
+
+def check_options(schedulers: Iterable[str], options: Mapping[str, Any]) -> None:
+    """Raise `UsageError` where no scheduler has an option, or one that has it refuses its value."""
+    schedulers = list(schedulers)
+    for option in options:
+        if not any(options_for(name, {option: None}) for name in schedulers):
+            raise UsageError(f"none of {', '.join(schedulers)} has an option {option!r}")
+    for name in schedulers:
+        options_of(name, **options_for(name, options))
 
 
 def options_for(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -139,7 +153,9 @@ def _run(
     instance: Instance, name: str, options: Mapping[str, Any], one_device_ms: float | None
 ) -> Contestant:
     start = time.perf_counter()
-    schedule = make_schedule(name, instance.graph, instance.costs, instance.platform, **options)
+    schedule = make_schedule(
+        name, instance.graph, instance.costs, instance.platform, **options_for(name, options)
+    )
     seconds = time.perf_counter() - start
     timeline = evaluate(instance.graph, instance.costs, instance.platform, schedule)
     makespan_ms = timeline.makespan_ms

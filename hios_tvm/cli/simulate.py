@@ -1,0 +1,145 @@
+"""``hios-tvm simulate``: schedulers on the paper's random graphs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from hios_tvm.cli.options import (
+    NEW_FILE,
+    json_option,
+    print_json,
+    print_table,
+    scheduler_options,
+    stderr,
+)
+from hios_tvm.cli.progress import progress_bar
+
+if TYPE_CHECKING:
+    from hios_tvm.experiments.sweeps import Run
+
+
+@click.command("simulate")
+@click.option(
+    "--sweep",
+    "sweeps",
+    default="devices",
+    show_default=True,
+    help="What varies: devices, operators, layers, edges, transfer-ratio, comma-separated, or all.",
+)
+@click.option(
+    "--schedulers", default="all", show_default=True, help="Comma-separated schedulers, or all."
+)
+@click.option("--seeds", default=10, show_default=True, type=click.IntRange(1), help="Graphs.")
+@click.option("--seed", default=0, show_default=True, help="Seed of the first graph.")
+@click.option("--operators", default=200, show_default=True, type=click.IntRange(2))
+@click.option("--edges", default=400, show_default=True, type=click.IntRange(1))
+@click.option("--layers", default=8, show_default=True, type=click.IntRange(2))
+@click.option("--transfer-ratio", default=0.8, show_default=True, type=click.FloatRange(0))
+@click.option("--devices", default=4, show_default=True, type=click.IntRange(1))
+@scheduler_options
+@click.option(
+    "-o",
+    "--output",
+    type=NEW_FILE,
+    default=Path("simulation.csv"),
+    show_default=True,
+    help="CSV file; what it holds already is not computed again.",
+)
+@click.option(
+    "--plots",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Draw each sweep into this folder (needs matplotlib).",
+)
+@click.option(
+    "--jobs", default=1, show_default=True, type=click.IntRange(1), help="Processes at a time."
+)
+@click.option("--no-progress", is_flag=True, help="Draw no progress bar.")
+@json_option
+def command(
+    sweeps: str,
+    schedulers: str,
+    seeds: int,
+    seed: int,
+    operators: int,
+    edges: int,
+    layers: int,
+    transfer_ratio: float,
+    devices: int,
+    options: dict[str, Any],
+    output: Path,
+    plots: Path | None,
+    jobs: int,
+    no_progress: bool,
+    json_file: str | None,
+) -> None:
+    """Repeat the paper's simulation on random graphs: one size varies, schedulers are compared.
+
+    Each run is a line of a CSV file. The tables show the mean makespan over the lower bound.
+    An interrupted simulation goes on when the command is repeated.
+    """
+    from hios_tvm.experiments.comparison import check_options, choose_schedulers
+    from hios_tvm.experiments.random_graphs import LayeredGraphOptions
+    from hios_tvm.experiments.sweeps import SWEEPS, mean_over_bound, run_sweep, runs_of
+    from hios_tvm.files import check_writable
+    from hios_tvm.report.figures import draw_lines, require_matplotlib
+
+    if plots is not None:
+        require_matplotlib()
+    check_writable(output)
+    base = LayeredGraphOptions(
+        operators=operators,
+        edges=edges,
+        layers=layers,
+        transfer_ratio=transfer_ratio,
+        devices=devices,
+    )
+    names = choose_schedulers(schedulers)
+    check_options(names, options)
+    chosen = list(SWEEPS) if sweeps == "all" else [name.strip() for name in sweeps.split(",")]
+    runs = [
+        run
+        for sweep in chosen
+        for run in runs_of(
+            sweep, names, seeds=range(seed, seed + seeds), base=base, options=options
+        )
+    ]
+    with progress_bar(enabled=not no_progress) as progress:
+        done = run_sweep(runs, output, jobs=jobs, progress=progress)
+    means = {sweep: mean_over_bound(run for run in done if run.sweep == sweep) for sweep in chosen}
+    if json_file is not None:
+        print_json(means, json_file)
+    else:
+        for sweep in chosen:
+            _print(sweep, SWEEPS[sweep].values, means[sweep])
+    for line in _refusals(done):
+        stderr().print(line, soft_wrap=True)
+    if plots is not None:
+        for sweep in chosen:
+            file = plots / f"simulation_{sweep}.svg"
+            draw_lines(
+                means[sweep],
+                file,
+                x_label=SWEEPS[sweep].label,
+                y_label="makespan over lower bound",
+            )
+            stderr().print(f"wrote {file}")
+
+
+def _print(sweep: str, values: tuple[float, ...], means: dict[str, dict[float, float]]) -> None:
+    rows = [
+        [scheduler, *(f"{by_value[value]:.3f}" if value in by_value else "-" for value in values)]
+        for scheduler, by_value in means.items()
+    ]
+    print_table(f"makespan over lower bound by {sweep}", ["", *map(str, values)], rows)
+
+
+def _refusals(runs: list[Run]) -> list[str]:
+    """One line for each scheduler that refused graphs."""
+    errors: dict[str, list[str]] = {}
+    for run in runs:
+        if run.error:
+            errors.setdefault(run.scheduler, []).append(run.error)
+    return [f"{name}: {len(each)} graphs refused: {each[0]}" for name, each in errors.items()]
