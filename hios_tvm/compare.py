@@ -21,7 +21,7 @@ from hios_tvm.errors import ExecutionError
 from hios_tvm.statistics import LatencySummary
 from hios_tvm.verify import deviations
 
-__all__ = ["RIVALS", "Comparison", "Contestant", "compare"]
+__all__ = ["RIVALS", "Comparison", "Contestant", "Subject", "compare"]
 
 Arrays = Mapping[str, np.ndarray]
 Runner = Callable[[], Arrays]
@@ -32,6 +32,17 @@ ARTIFACT = "artifact"
 _FEWEST_RUNS = 5  # of a rival that is too slow for all iterations
 _SLOW_MS = 100.0  # from here on, caches that a rival has cleared do not show in a run
 _PAUSE_SECONDS = 0.02  # between rivals: idle pools spin for a while before they sleep
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is compared: a model, its artifact, and what both are run on."""
+
+    model: Path
+    artifact: Path
+    inputs: Arrays
+    shapes: Mapping[str, tuple[int, ...]]
+    verify_key: Path | None
 
 
 @dataclass(frozen=True)
@@ -71,6 +82,7 @@ def compare(
     warmup: int = 10,
     time_limit: float = 20.0,
     rivals: Sequence[str] | None = None,
+    verify_key: Path | None = None,
     progress: Reporter = lambda phase, done, total: None,
 ) -> Comparison:
     """Run the model through every rival in turn.
@@ -87,7 +99,10 @@ def compare(
         Seconds after which a slow rival is not run further; at least 5 runs are made.
     rivals : sequence of str, optional
         Names in `RIVALS`; all by default.
+    verify_key : Path, optional
+        Public key whose owner must have signed the artifact.
     """
+    subject = Subject(model, artifact, dict(inputs), dict(shapes or {}), verify_key)
     names = list(RIVALS) if rivals is None else [*rivals, ARTIFACT]
     processes: dict[str, _Process] = {}
     failures: dict[str, str] = {}
@@ -95,8 +110,7 @@ def compare(
         for i, name in enumerate(names):
             progress("prepare", i, len(names))
             try:
-                arguments = (name, str(model), str(artifact), dict(inputs), dict(shapes or {}))
-                processes[name] = _Process(name, arguments, cores)
+                processes[name] = _Process(name, subject, cores)
             except ExecutionError as error:
                 failures[name] = str(error)
         if ARTIFACT not in processes:
@@ -171,11 +185,11 @@ def _result(
 class _Process:
     """A child process that runs one rival when it is asked to."""
 
-    def __init__(self, name: str, arguments: tuple[Any, ...], cores: Sequence[int]) -> None:
+    def __init__(self, name: str, subject: Subject, cores: Sequence[int]) -> None:
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
         self._process = context.Process(
-            target=_serve, args=(theirs, list(cores), *arguments), daemon=True
+            target=_serve, args=(theirs, list(cores), name, subject), daemon=True
         )
         self._process.start()
         theirs.close()
@@ -209,20 +223,12 @@ class _Process:
         return value
 
 
-def _serve(
-    connection: Connection,
-    cores: list[int],
-    name: str,
-    model: str,
-    artifact: str,
-    inputs: dict[str, np.ndarray],
-    shapes: dict[str, tuple[int, ...]],
-) -> None:
+def _serve(connection: Connection, cores: list[int], name: str, subject: Subject) -> None:
     """Body of the child process."""
     os.sched_setaffinity(0, cores)
     os.environ["TVM_NUM_THREADS"] = str(len(cores))
     try:
-        description, runner = RIVALS[name](Path(model), Path(artifact), inputs, shapes)
+        description, runner = RIVALS[name](subject)
         connection.send(("description", description))
         while True:
             request = connection.recv()
@@ -241,22 +247,18 @@ def _serve(
         connection.send(("error", f"{type(error).__name__}: {error}"))
 
 
-def _tvm_default(
-    model: Path, _artifact: Path, inputs: Arrays, shapes: Mapping[str, tuple[int, ...]]
-) -> tuple[str, Runner]:
+def _tvm_default(subject: Subject) -> tuple[str, Runner]:
     import tvm
 
     from hios_tvm.frontends import load_model
     from hios_tvm.virtual_machine import virtual_machine_runner
 
-    mod = load_model(model, shapes=shapes)
-    runner = virtual_machine_runner(mod, tvm.target.Target("llvm"), inputs)
+    mod = load_model(subject.model, shapes=subject.shapes)
+    runner = virtual_machine_runner(mod, tvm.target.Target("llvm"), subject.inputs)
     return f"TVM {tvm.__version__}, default pipeline, virtual machine", runner
 
 
-def _same_kernels(
-    model: Path, _artifact: Path, inputs: Arrays, shapes: Mapping[str, tuple[int, ...]]
-) -> tuple[str, Runner]:
+def _same_kernels(subject: Subject) -> tuple[str, Runner]:
     import tvm
 
     from hios_tvm.frontends import load_model
@@ -264,25 +266,21 @@ def _same_kernels(
     from hios_tvm.passes.targets import host_target
     from hios_tvm.virtual_machine import virtual_machine_runner
 
-    mod = load_model(model, shapes=shapes)
+    mod = load_model(subject.model, shapes=subject.shapes)
     target = host_target()
-    runner = virtual_machine_runner(lower(mod, target), target, inputs)
+    runner = virtual_machine_runner(lower(mod, target), target, subject.inputs)
     return f"the artifact's kernels in TVM {tvm.__version__}'s virtual machine, one device", runner
 
 
-def _artifact(
-    _model: Path, artifact: Path, inputs: Arrays, _shapes: Mapping[str, tuple[int, ...]]
-) -> tuple[str, Runner]:
+def _artifact(subject: Subject) -> tuple[str, Runner]:
     from hios_tvm import runtime
 
-    session = runtime.load(artifact)
+    session = runtime.load(subject.artifact, verify_key=subject.verify_key)
     names = ", ".join(device.name for device in session.manifest.devices)
-    return f"hios-tvm on {names}", lambda: session.run(inputs)
+    return f"hios-tvm on {names}", lambda: session.run(subject.inputs)
 
 
-def _onnxruntime(
-    model: Path, _artifact: Path, inputs: Arrays, shapes: Mapping[str, tuple[int, ...]]
-) -> tuple[str, Runner]:
+def _onnxruntime(subject: Subject) -> tuple[str, Runner]:
     """Measure both execution modes shortly and take the faster one."""
     import onnxruntime
 
@@ -295,12 +293,12 @@ def _onnxruntime(
             options.execution_mode = onnxruntime.ExecutionMode.ORT_PARALLEL
             options.inter_op_num_threads = threads
         session = onnxruntime.InferenceSession(
-            str(model), options, providers=["CPUExecutionProvider"]
+            str(subject.model), options, providers=["CPUExecutionProvider"]
         )
         names = [output.name for output in session.get_outputs()]
 
         def run(session: Any = session, names: list[str] = names) -> Arrays:
-            return dict(zip(names, session.run(names, dict(inputs)), strict=True))
+            return dict(zip(names, session.run(names, dict(subject.inputs)), strict=True))
 
         run()
         latencies = []
@@ -315,7 +313,7 @@ def _onnxruntime(
     return f"ONNX Runtime {version}, {best[1]} mode, {threads} threads", best[2]
 
 
-RIVALS: dict[str, Callable[..., tuple[str, Runner]]] = {
+RIVALS: dict[str, Callable[[Subject], tuple[str, Runner]]] = {
     "tvm-default": _tvm_default,
     "same-kernels": _same_kernels,
     "onnxruntime": _onnxruntime,

@@ -2,6 +2,7 @@
 
 Any zip tool can list and extract it. The reader accepts only the bytes that the writer makes:
 no compression, comments, extra data, gaps or duplicates, the manifest first, weights aligned.
+A signature, where there is one, comes last.
 """
 
 from __future__ import annotations
@@ -14,12 +15,22 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hios_tvm.errors import ArtifactError
 from hios_tvm.runtime.devices.cpu import available_features
 from hios_tvm.runtime.manifest import ALIGNMENT, REBUILD_COMMAND, Manifest
+from hios_tvm.runtime.signature import (
+    SIGNATURE,
+    SIGNATURE_BYTES,
+    check_signature,
+    read_public_key,
+)
 from hios_tvm.runtime.verify import verify_manifest
 from hios_tvm.runtime.weights import Weights, header_length, map_weights, read_header
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 __all__ = [
     "MANIFEST",
@@ -31,6 +42,7 @@ __all__ = [
     "local_header",
     "open_artifact",
     "read_manifest",
+    "read_undamaged",
 ]
 
 MANIFEST = "manifest.json"
@@ -99,31 +111,64 @@ def central_directory(entries: Sequence[Entry]) -> bytes:
     return directory + _END.pack(b"PK\5\6", 0, 0, count, count, len(directory), start, 0)
 
 
-def read_manifest(path: str | os.PathLike[str]) -> Manifest:
+def read_manifest(
+    path: str | os.PathLike[str], *, verify_key: str | os.PathLike[str] | None = None
+) -> Manifest:
     """Read the manifest of an artifact without its code and weights.
 
+    With `verify_key`, as in `open_artifact`, all entries are checked nevertheless.
+
     Raises
     ------
     ArtifactError
-        If the file is no artifact of a format that this runtime reads.
+        If the file is no artifact of a format that this runtime reads, or is not the key's.
+    """
+    key = None if verify_key is None else read_public_key(verify_key)
+    with _Reader(Path(path)) as reader:
+        manifest = reader.manifest(key)
+        if key is not None:
+            reader.check_entries(manifest)
+        return manifest
+
+
+def read_undamaged(path: str | os.PathLike[str]) -> tuple[bytes, tuple[Entry, ...]]:
+    """Return the bytes of the manifest, and all entries in order but the signature.
+
+    Raises
+    ------
+    ArtifactError
+        If the file is no artifact, or the SHA-256 of an entry is not that of the manifest.
     """
     with _Reader(Path(path)) as reader:
-        return reader.manifest()
+        reader.check_entries(reader.manifest())
+        entries = [entry for name, entry in reader.entries.items() if name != SIGNATURE]
+        return reader.manifest_text(), tuple(entries)
 
 
-def open_artifact(path: str | os.PathLike[str]) -> Artifact:
+def open_artifact(
+    path: str | os.PathLike[str], *, verify_key: str | os.PathLike[str] | None = None
+) -> Artifact:
     """Read an artifact and verify it whole; nothing of it has run when this returns.
 
+    Parameters
+    ----------
+    path
+        The file.
+    verify_key, optional
+        File of an Ed25519 public key (PEM) whose owner must have signed the artifact: checked
+        before anything else of the file is used.
+
     Raises
     ------
     ArtifactError
-        If the file is damaged, or was made for another TVM or CPU.
+        If the file is damaged, was made for another TVM or CPU, or is not the key's.
+    UsageError
+        If `verify_key` is no such key.
     """
+    key = None if verify_key is None else read_public_key(verify_key)
     with _Reader(Path(path)) as reader:
-        manifest = reader.manifest()
-        expected = {MANIFEST, *manifest.entries}
-        if expected != reader.entries.keys():
-            raise reader.error("its entries are not those that its manifest names")
+        manifest = reader.manifest(key)
+        expected = reader.expected_entries(manifest)
         _check_machine(reader, manifest)
         libraries = {
             device.library: reader.content(device.library, manifest)
@@ -169,20 +214,43 @@ class _Reader:
         """Return an error that says what is wrong and what to do."""
         return ArtifactError(f"{self._path}: {problem}; make it again with {self._command!r}")
 
-    def manifest(self) -> Manifest:
-        """Read and check ``manifest.json``."""
-        entry = self.entries[MANIFEST]
-        if entry.nbytes > MAX_MANIFEST_BYTES:
-            raise self.error(f"its manifest has {entry.nbytes} bytes")
-        text = self._read(entry.data_offset, entry.nbytes)
-        if zlib.crc32(text) != entry.crc:
-            raise self.error("its manifest is damaged (checksum)")
+    def manifest(self, key: Ed25519PublicKey | None = None) -> Manifest:
+        """Read and check ``manifest.json``, after its signature where `key` is given."""
+        text = self.manifest_text()
+        signature = self._signature()
+        if key is not None:
+            try:
+                check_signature(text, signature, key)
+            except ArtifactError as error:
+                raise ArtifactError(f"{self._path}: {error}") from error
         try:
             manifest = Manifest.from_json(text)
         except ArtifactError as error:
             raise self.error(str(error)) from error
         self._command = manifest.rebuild_command
         return manifest
+
+    def manifest_text(self) -> bytes:
+        """Read ``manifest.json``."""
+        entry = self.entries[MANIFEST]
+        if entry.nbytes > MAX_MANIFEST_BYTES:
+            raise self.error(f"its manifest has {entry.nbytes} bytes")
+        text = self._read(entry.data_offset, entry.nbytes)
+        if zlib.crc32(text) != entry.crc:
+            raise self.error("its manifest is damaged (checksum)")
+        return text
+
+    def expected_entries(self, manifest: Manifest) -> set[str]:
+        """Return the entries but the signature, which must be those that the manifest names."""
+        expected = {MANIFEST, *manifest.entries}
+        if expected != self.entries.keys() - {SIGNATURE} or SIGNATURE in expected:
+            raise self.error("its entries are not those that its manifest names")
+        return expected
+
+    def check_entries(self, manifest: Manifest) -> None:
+        """Check that the SHA-256 of each entry is that of the manifest."""
+        for name in self.expected_entries(manifest) - {MANIFEST}:
+            self._check_hash(name, manifest)
 
     def content(self, name: str, manifest: Manifest) -> bytes:
         """Read an entry whole; its SHA-256 must be that of the manifest."""
@@ -196,18 +264,34 @@ class _Reader:
         """Map the weights, after their SHA-256 has been checked."""
         if PARAMS not in manifest.entries:
             return None
-        entry = self._known(PARAMS, manifest)
-        digest = hashlib.sha256()
-        for start in range(entry.data_offset, entry.end, _CHUNK):
-            digest.update(self._read(start, min(_CHUNK, entry.end - start)))
-        if digest.hexdigest() != manifest.entries[PARAMS]:
-            raise self.error(f"its entry {PARAMS!r} is damaged (SHA-256)")
+        entry = self._check_hash(PARAMS, manifest)
         length = self._read(entry.data_offset, min(8, entry.nbytes))
         header = self._read(entry.data_offset, header_length(length, entry.nbytes))
         tensors = read_header(header, entry.nbytes)
         return map_weights(
-            self._descriptor, entry.data_offset, entry.nbytes, tensors, digest.hexdigest()
+            self._descriptor, entry.data_offset, entry.nbytes, tensors, manifest.entries[PARAMS]
         )
+
+    def _check_hash(self, name: str, manifest: Manifest) -> Entry:
+        """Read an entry piece by piece for its SHA-256."""
+        entry = self._known(name, manifest)
+        digest = hashlib.sha256()
+        for start in range(entry.data_offset, entry.end, _CHUNK):
+            digest.update(self._read(start, min(_CHUNK, entry.end - start)))
+        if digest.hexdigest() != manifest.entries[name]:
+            raise self.error(f"its entry {name!r} is damaged (SHA-256)")
+        return entry
+
+    def _signature(self) -> bytes | None:
+        entry = self.entries.get(SIGNATURE)
+        if entry is None:
+            return None
+        if entry.nbytes != SIGNATURE_BYTES or entry is not list(self.entries.values())[-1]:
+            raise self.error("its signature has a wrong size or place")
+        signature = self._read(entry.data_offset, entry.nbytes)
+        if zlib.crc32(signature) != entry.crc:
+            raise self.error("its signature is damaged (checksum)")
+        return signature
 
     def _known(self, name: str, manifest: Manifest) -> Entry:
         if name not in self.entries or name not in manifest.entries:

@@ -29,6 +29,7 @@ def load(
     path: str | os.PathLike[str],
     *,
     devices: Mapping[str, str] | Sequence[str] | None = None,
+    verify_key: str | os.PathLike[str] | None = None,
     spin_us: float = DEFAULT_SPIN_US,
 ) -> Session:
     """Load an artifact, after it has been verified whole.
@@ -41,17 +42,22 @@ def load(
     devices
         Other devices than those that the artifact was compiled for, of the same kinds and with
         as many cores: a mapping from the artifact's names, or all of them in its order.
+    verify_key, optional
+        File of an Ed25519 public key (PEM): an artifact that its owner did not sign
+        (``hios-tvm sign``) is refused before anything else of the file is used.
     spin_us : float
         How long a worker polls for another one before it sleeps.
 
     Raises
     ------
     ArtifactError
-        If the file is damaged, or was made for another version or CPU.
+        If the file is damaged, was made for another version or CPU, or is not the key's.
+    UsageError
+        If `verify_key` is no such key, or the package cryptography is missing.
     DeviceError
         If this process may not use a device.
     """
-    artifact = open_artifact(path)
+    artifact = open_artifact(path, verify_key=verify_key)
     try:
         return Session(artifact, devices=devices, spin_us=spin_us)
     except ArtifactError as error:

@@ -20,6 +20,7 @@ _COMMANDS = (
     "compare",
     "tune",
     "inspect",
+    "sign",
     "schedule",
     "simulate",
 )

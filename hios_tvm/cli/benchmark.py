@@ -16,6 +16,7 @@ from hios_tvm.cli.options import (
     print_table,
     stdout,
     timing_options,
+    verify_key_option,
 )
 from hios_tvm.errors import UsageError
 
@@ -35,6 +36,7 @@ from hios_tvm.errors import UsageError
     help="Threads that run the one session.",
 )
 @click.option("--devices", help="Run on these devices instead of those of the compile.")
+@verify_key_option
 @json_option
 def command(
     artifact: Path,
@@ -47,6 +49,7 @@ def command(
     percentiles: str,
     concurrency: int,
     devices: str | None,
+    verify_key: Path | None,
     json_file: str | None,
 ) -> None:
     """Measure ARTIFACT: latency percentiles, throughput, how busy each device is, and why.
@@ -59,7 +62,7 @@ def command(
     from hios_tvm.report.explain import bottlenecks
 
     remap = None if devices is None else [name.strip() for name in devices.split(",")]
-    with runtime.load(artifact, devices=remap) as session:
+    with runtime.load(artifact, devices=remap, verify_key=verify_key) as session:
         specs = [(spec.name, spec.shape, spec.dtype) for spec in session.inputs]
         arrays = load_inputs(inputs, specs, seed, value_range)
         result = benchmark(

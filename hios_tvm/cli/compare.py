@@ -15,6 +15,7 @@ from hios_tvm.cli.options import (
     print_json,
     print_table,
     stdout,
+    verify_key_option,
 )
 from hios_tvm.cli.progress import progress_bar
 
@@ -36,6 +37,7 @@ from hios_tvm.cli.progress import progress_bar
     "--shape", "shapes", multiple=True, metavar="NAME:DIMS", help="As in the compile command."
 )
 @click.option("--no-progress", is_flag=True, help="Draw no progress bar.")
+@verify_key_option
 @json_option
 def command(
     model: Path,
@@ -48,6 +50,7 @@ def command(
     time_limit: float,
     shapes: tuple[str, ...],
     no_progress: bool,
+    verify_key: Path | None,
     json_file: str | None,
 ) -> None:
     """Compare ARTIFACT with other ways to run MODEL, on the same inputs and cores, in turn.
@@ -66,7 +69,7 @@ def command(
     from hios_tvm.report.explain import bottlenecks
     from hios_tvm.runtime.devices.cpu import parse_cores
 
-    with runtime.load(artifact) as session:
+    with runtime.load(artifact, verify_key=verify_key) as session:
         specs = [(spec.name, spec.shape, spec.dtype) for spec in session.inputs]
         arrays = load_inputs(inputs, specs, seed, value_range)
         devices = [device.name for device in session.manifest.devices]
@@ -81,9 +84,10 @@ def command(
             iterations=iterations,
             warmup=warmup,
             time_limit=time_limit,
+            verify_key=verify_key,
             progress=progress,
         )
-    with runtime.load(artifact) as session:
+    with runtime.load(artifact, verify_key=verify_key) as session:
         busy = benchmark(session, arrays, iterations=30, warmup=10, duration=0.0)
     notes = bottlenecks(busy, session.manifest)
     if json_file is not None:

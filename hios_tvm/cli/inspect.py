@@ -15,6 +15,7 @@ from hios_tvm.cli.options import (
     print_json,
     print_table,
     stdout,
+    verify_key_option,
 )
 
 
@@ -23,18 +24,25 @@ from hios_tvm.cli.options import (
 @click.option("--manifest", is_flag=True, help="Print the whole manifest (JSON).")
 @click.option("--schedule", is_flag=True, help="Print the schedule (JSON).")
 @click.option("--version-only", is_flag=True, help="Print the versions, load nothing else.")
+@verify_key_option
 @json_option
 def command(
-    artifact: Path, manifest: bool, schedule: bool, version_only: bool, json_file: str | None
+    artifact: Path,
+    manifest: bool,
+    schedule: bool,
+    version_only: bool,
+    verify_key: Path | None,
+    json_file: str | None,
 ) -> None:
     """Show devices, stages, transfers, memory and the predicted makespan of ARTIFACT.
 
-    Nothing of the artifact is executed.
+    Nothing of the artifact is executed. With --verify-key, its signature and the hashes of all its
+    entries are checked first.
     """
     from hios_tvm.report.explain import manifest_reports
     from hios_tvm.runtime.archive import read_manifest
 
-    found = read_manifest(artifact)
+    found = read_manifest(artifact, verify_key=verify_key)
     if version_only:
         click.echo(
             f"format {found.format_version}, TVM {found.tvm_version}, "
@@ -69,4 +77,6 @@ def command(
         print_table(title, list(reports[0].COLUMNS), rows)
         if found.predicted_makespan_ms is not None:
             console.print(f"predicted makespan {milliseconds(found.predicted_makespan_ms)}")
+        if verify_key is not None:
+            console.print(f"signed by the owner of {verify_key}, and undamaged")
         console.print(f"needs CPU features: {', '.join(data['cpu_features']) or 'none'}")

@@ -26,6 +26,7 @@ __all__ = [
     "scheduler_options",
     "stdout",
     "timing_options",
+    "verify_key_option",
 ]
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -53,6 +54,15 @@ def json_option(function: F) -> F:
         flag_value="-",
         metavar="[FILE]",
         help="Write the result as JSON, to standard output or into FILE.",
+    )(function)
+
+
+def verify_key_option(function: F) -> F:
+    """``--verify-key FILE``: refuse an artifact that the owner of the key did not sign."""
+    return click.option(
+        "--verify-key",
+        type=EXISTING_FILE,
+        help="Public key (PEM): refuse an artifact that its owner did not sign.",
     )(function)
 
 

@@ -17,6 +17,7 @@ from hios_tvm.cli.options import (
     load_inputs,
     print_json,
     stdout,
+    verify_key_option,
 )
 from hios_tvm.cli.verification import check_outputs
 from hios_tvm.errors import UsageError
@@ -55,6 +56,7 @@ from hios_tvm.runtime.trace import RunTrace, write_chrome_trace
     help="Compare with this ONNX model in ONNX Runtime, or with recorded outputs (.npz).",
 )
 @click.option("--rtol", default=1e-4, show_default=True, help="Error over largest magnitude.")
+@verify_key_option
 @json_option
 def command(
     artifact: Path,
@@ -69,6 +71,7 @@ def command(
     timeout: float | None,
     reference: Path | None,
     rtol: float,
+    verify_key: Path | None,
     json_file: str | None,
 ) -> None:
     """Run ARTIFACT once and sum up its outputs."""
@@ -79,7 +82,7 @@ def command(
     if trace_file is not None:
         check_writable(trace_file)
     remap = None if devices is None else [name.strip() for name in devices.split(",")]
-    with runtime.load(artifact, devices=remap) as session:
+    with runtime.load(artifact, devices=remap, verify_key=verify_key) as session:
         specs = [(spec.name, spec.shape, spec.dtype) for spec in session.inputs]
         arrays = load_inputs(inputs, specs, seed, value_range)
         for _ in range(warmup):
