@@ -49,8 +49,10 @@ class LayeredGraphOptions:
                 f"{self.operators} operators do not fit into {self.layers} layers: the first and "
                 f"the last have one, the others at least {self.least_layer}"
             )
-        if not self.transfer_ratio >= 0.0:
-            raise GraphError(f"the transfer ratio is negative: {self.transfer_ratio}")
+        if not 0.0 <= self.transfer_ratio < math.inf:
+            raise GraphError(
+                f"the transfer ratio must be finite and not negative: {self.transfer_ratio}"
+            )
 
     @property
     def least_layer(self) -> int:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from hios_tvm.errors import HiosError, UsageError
-from hios_tvm.experiments.comparison import compare_schedulers
+from hios_tvm.experiments.comparison import compare_schedulers, options_for
 from hios_tvm.experiments.random_graphs import LayeredGraphOptions, layered_graph
 
 __all__ = ["SWEEPS", "Run", "Sweep", "mean_over_bound", "read_runs", "run_sweep", "runs_of"]
@@ -97,9 +97,11 @@ def runs_of(
     if sweep not in SWEEPS:
         raise UsageError(f"there is no sweep {sweep!r}; there are {', '.join(SWEEPS)}")
     base = base or LayeredGraphOptions()
-    text = json.dumps(dict(options or {}), sort_keys=True)
+    text = {
+        name: json.dumps(options_for(name, options or {}), sort_keys=True) for name in schedulers
+    }
     return [
-        Run(sweep, value, seed, scheduler, text, **asdict(SWEEPS[sweep].at(base, value)))
+        Run(sweep, value, seed, scheduler, text[scheduler], **asdict(SWEEPS[sweep].at(base, value)))
         for seed in seeds
         for value in SWEEPS[sweep].values
         for scheduler in schedulers
@@ -187,8 +189,6 @@ def _do(run: Run) -> Run:
     instance = layered_graph(options, seed=run.seed)
     try:
         contestants, _ = compare_schedulers(instance, [run.scheduler], json.loads(run.options))
-    except UsageError:
-        raise
     except HiosError as error:
         return replace(run, error=str(error))
     result = contestants[run.scheduler]
