@@ -37,7 +37,14 @@ from hios_tvm.passes.partition_by_device import Partition, PartitionByDevice
 from hios_tvm.passes.pipeline import lower_to_kernels, schedule_kernels
 from hios_tvm.passes.targets import parse_target
 from hios_tvm.runtime.devices.cpu import parse_cores
-from hios_tvm.runtime.manifest import DeviceSpec, Manifest, TensorSpec
+from hios_tvm.runtime.manifest import (
+    DeviceSpec,
+    Manifest,
+    PredictedOperator,
+    PredictedTransfer,
+    Prediction,
+    TensorSpec,
+)
 from hios_tvm.schedule import Schedule
 from hios_tvm.schedulers import make_schedule, options_of
 from hios_tvm.simulate import Timeline, evaluate
@@ -311,6 +318,7 @@ def _manifest(
         buffers=plan.buffers,
         schedule=json.loads(schedule.to_json()),
         predicted_makespan_ms=timeline.makespan_ms,
+        prediction=_prediction(schedule, timeline, costs, platform),
         compile_info={
             "hios_tvm": __version__,
             "target": options.target,
@@ -319,6 +327,29 @@ def _manifest(
             "independence": platform.independence,
             "device_work_ms": _work_ms(schedule, costs, platform),
         },
+    )
+
+
+def _prediction(
+    schedule: Schedule, timeline: Timeline, costs: CostTable, platform: Platform
+) -> Prediction:
+    """Return the timeline as the artifact keeps it, in the order of the operators' starts."""
+    model = {device.name: device.model for device in platform.devices}
+    names = sorted(schedule.placement, key=lambda name: timeline.start_ms[name])
+    return Prediction(
+        operators=tuple(
+            PredictedOperator(
+                name,
+                costs.latency_ms(name, model[schedule.placement[name]]),
+                timeline.start_ms[name],
+                timeline.end_ms[name],
+            )
+            for name in names
+        ),
+        transfers=tuple(
+            PredictedTransfer(span.src, span.dst, span.start_ms, span.end_ms)
+            for span in timeline.transfers
+        ),
     )
 
 

@@ -21,6 +21,9 @@ __all__ = [
     "Buffer",
     "DeviceSpec",
     "Manifest",
+    "PredictedOperator",
+    "PredictedTransfer",
+    "Prediction",
     "TensorSpec",
 ]
 
@@ -88,12 +91,43 @@ class DeviceSpec:
     arena_bytes: int
 
 
+@dataclass(frozen=True)
+class PredictedOperator:
+    """When an operator should run, in milliseconds; `cost_ms` is its time alone on its device."""
+
+    operator: str
+    cost_ms: float
+    start_ms: float
+    end_ms: float
+
+
+@dataclass(frozen=True)
+class PredictedTransfer:
+    """When the outputs of operator `src` should be copied to the device of operator `dst`."""
+
+    src: str
+    dst: str
+    start_ms: float
+    end_ms: float
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the compiler expects of a run, for people and tools; the operators of a stage end
+    together. Empty in an artifact whose costs are not known.
+    """
+
+    operators: tuple[PredictedOperator, ...] = ()
+    transfers: tuple[PredictedTransfer, ...] = ()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
     """What ``manifest.json`` holds.
 
     `schedule` and `compile_info` are plain JSON objects for people and tools; the runtime never
-    interprets them. `entries` maps each other entry of the archive to its SHA-256 (hex).
+    interprets them, nor `prediction`. `entries` maps each other entry of the archive but its
+    signature to its SHA-256 (hex).
     """
 
     format_version: int = FORMAT_VERSION
@@ -106,6 +140,7 @@ class Manifest:
     buffers: tuple[Buffer, ...]
     schedule: Mapping[str, Any] = field(default_factory=dict)
     predicted_makespan_ms: float | None = None
+    prediction: Prediction = Prediction()
     compile_info: Mapping[str, Any] = field(default_factory=dict)
     entries: Mapping[str, str] = field(default_factory=dict)
 

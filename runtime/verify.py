@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from hios_tvm.errors import ArtifactError, DeviceError
 from hios_tvm.runtime.devices.cpu import parse_cores
 from hios_tvm.runtime.instructions import Call, Copy, Program, Signal, Wait, reads_and_writes
-from hios_tvm.runtime.manifest import ALIGNMENT, Buffer, Manifest
+from hios_tvm.runtime.manifest import ALIGNMENT, Buffer, Manifest, Prediction
 
 __all__ = ["HappensBefore", "verify_manifest"]
 
@@ -137,6 +137,7 @@ def verify_manifest(
             f"output {spec.name!r} is never computed",
         )
     _check_sharing(manifest, order)
+    _check_prediction(manifest.prediction)
 
 
 def _check_devices(manifest: Manifest) -> None:
@@ -160,6 +161,14 @@ def _check_devices(manifest: Manifest) -> None:
     _require(
         count <= MAX_INSTRUCTIONS, f"it has {count} instructions, more than {MAX_INSTRUCTIONS}"
     )
+
+
+def _check_prediction(prediction: Prediction) -> None:
+    """Check what reports rely on: each operator once, and times that go forward."""
+    _unique("prediction of operator", (item.operator for item in prediction.operators))
+    for item in (*prediction.operators, *prediction.transfers):
+        _require(0 <= item.start_ms <= item.end_ms, "a prediction ends before it starts")
+    _require(all(item.cost_ms >= 0 for item in prediction.operators), "a cost is negative")
 
 
 def _check_buffers(manifest: Manifest, weights: Mapping[str, tuple[tuple[int, ...], str]]) -> None:

@@ -10,7 +10,15 @@ from hypothesis import strategies as st
 
 from hios_tvm.errors import ArtifactError
 from hios_tvm.runtime.instructions import Call, Copy, Program, Signal, Wait
-from hios_tvm.runtime.manifest import Buffer, DeviceSpec, Manifest, TensorSpec
+from hios_tvm.runtime.manifest import (
+    Buffer,
+    DeviceSpec,
+    Manifest,
+    PredictedOperator,
+    PredictedTransfer,
+    Prediction,
+    TensorSpec,
+)
 
 NAMES = st.text(min_size=1, max_size=8)
 SIZES = st.integers(0, 2**53)
@@ -30,6 +38,7 @@ def lists(items: st.SearchStrategy[Any]) -> st.SearchStrategy[tuple[Any, ...]]:
     return st.lists(items, max_size=4).map(tuple)
 
 
+TIMES = st.floats(0, 1e9)
 MANIFESTS = st.builds(
     Manifest,
     tvm_version=NAMES,
@@ -54,7 +63,12 @@ MANIFESTS = st.builds(
         )
     ),
     schedule=PLAIN,
-    predicted_makespan_ms=st.none() | st.floats(0, 1e9),
+    predicted_makespan_ms=st.none() | TIMES,
+    prediction=st.builds(
+        Prediction,
+        lists(st.builds(PredictedOperator, NAMES, TIMES, TIMES, TIMES)),
+        lists(st.builds(PredictedTransfer, NAMES, NAMES, TIMES, TIMES)),
+    ),
     compile_info=PLAIN,
     entries=st.dictionaries(NAMES, NAMES),
 )

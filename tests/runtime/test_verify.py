@@ -10,7 +10,15 @@ import pytest
 
 from hios_tvm.errors import ArtifactError
 from hios_tvm.runtime.instructions import Call, Copy, Instruction, Program, Signal, Wait
-from hios_tvm.runtime.manifest import Buffer, DeviceSpec, Manifest, TensorSpec
+from hios_tvm.runtime.manifest import (
+    Buffer,
+    DeviceSpec,
+    Manifest,
+    PredictedOperator,
+    PredictedTransfer,
+    Prediction,
+    TensorSpec,
+)
 from hios_tvm.runtime.verify import HappensBefore, verify_manifest
 
 SHAPE = (16,)
@@ -80,6 +88,10 @@ def buffer(which: str, **fields: Any) -> Callable[[Manifest], Manifest]:
         m,
         buffers=tuple(replace(b, **fields) if b.name == which else b for b in m.buffers),
     )
+
+
+def predict(*operators: PredictedOperator) -> Callable[[Manifest], Manifest]:
+    return lambda m: replace(m, prediction=Prediction(operators))
 
 
 def device(**fields: Any) -> Callable[[Manifest], Manifest]:
@@ -172,6 +184,20 @@ DEFECTS: dict[str, tuple[Callable[[Manifest], Manifest], str]] = {
     "overlap with a buffer still being copied": (
         append(0, Call("d", "k", ("b", "d"))),
         "'a' and 'd' overlap",
+    ),
+    "prediction of an operator twice": (
+        predict(PredictedOperator("a", 1, 0, 1), PredictedOperator("a", 1, 0, 1)),
+        "prediction of operator 'a' is named 2 times",
+    ),
+    "prediction backwards": (
+        predict(PredictedOperator("a", 1, 2, 1)),
+        "a prediction ends before it starts",
+    ),
+    "negative prediction": (predict(PredictedOperator("a", 1, -1, 1)), "ends before it starts"),
+    "negative cost": (predict(PredictedOperator("a", -1, 0, 1)), "a cost is negative"),
+    "transfer backwards": (
+        lambda m: replace(m, prediction=Prediction((), (PredictedTransfer("a", "b", 2, 1),))),
+        "a prediction ends before it starts",
     ),
 }
 
