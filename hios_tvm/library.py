@@ -16,9 +16,10 @@ import tvm_ffi.libinfo
 
 from hios_tvm.errors import CompileError
 
-__all__ = ["build_library", "link_library"]
+__all__ = ["build_emulation_library", "build_library", "link_library"]
 
 _SOURCES = ("executor.cc", "parallel.cc")
+_EMULATION = ("emulation.cc",)
 _HEADERS = ("events.h", "parallel.h")
 _CROSS_COMPILERS = {"aarch64": "aarch64-linux-gnu-g++", "x86_64": "x86_64-linux-gnu-g++"}
 
@@ -80,7 +81,7 @@ def link_library(
         If there is no C++ compiler, or linking fails.
     """
     compiler = compiler or _default_compiler(target)
-    executor = _compile_executor(compiler)
+    executor = _compile_runtime(compiler, _SOURCES)
     with tempfile.TemporaryDirectory(prefix="hios-") as folder:
         contents = [*objects, *executor]
         parts = [Path(folder, f"{i}.o") for i in range(len(contents))]
@@ -91,18 +92,29 @@ def link_library(
         return result.read_bytes()
 
 
+def build_emulation_library(target: tvm.target.Target) -> bytes:
+    """Link the executor with kernels that take time and do nothing (emulation.cc).
+
+    Raises
+    ------
+    CompileError
+        As `link_library`.
+    """
+    return link_library(_compile_runtime(_default_compiler(target), _EMULATION), target)
+
+
 @cache
-def _compile_executor(compiler: str) -> tuple[bytes, ...]:
-    """Return the object files of the runtime's native part; TVM's header is apache-tvm-ffi's."""
+def _compile_runtime(compiler: str, sources: tuple[str, ...]) -> tuple[bytes, ...]:
+    """Return object files of the runtime's native part; TVM's header is apache-tvm-ffi's."""
     includes = [tvm_ffi.libinfo.find_include_path(), tvm_ffi.libinfo.find_dlpack_include_path()]
     flags = ["-std=c++17", "-O2", "-fPIC", "-fno-exceptions", "-fno-rtti", "-fvisibility=hidden"]
     flags += [f"-I{include}" for include in dict.fromkeys(includes)]
     objects = []
     with tempfile.TemporaryDirectory(prefix="hios-") as folder:
-        for name in (*_HEADERS, *_SOURCES):
+        for name in (*_HEADERS, *sources):
             content = resources.files("hios_tvm.runtime").joinpath(name).read_bytes()
             Path(folder, name).write_bytes(content)
-        for name in _SOURCES:
+        for name in sources:
             result = Path(folder, f"{name}.o")
             _run([compiler, *flags, "-c", Path(folder, name), "-o", result])
             objects.append(result.read_bytes())

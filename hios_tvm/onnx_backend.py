@@ -102,6 +102,7 @@ class HiosBackend(Backend):
         device: str = "CPU",
         *,
         devices: Sequence[str] | None = None,
+        cache_dir: Path | None = None,
         **kwargs: Any,
     ) -> HiosBackendRep:
         """Compile `model`.
@@ -115,6 +116,8 @@ class HiosBackend(Backend):
         devices : sequence of str, optional
             Devices to compile for, such as ``["cpu@0-3", "cpu@4-7"]``; by default the first two
             cores that this process may use.
+        cache_dir : Path, optional
+            Folder that keeps compiled kernels.
 
         Raises
         ------
@@ -135,7 +138,7 @@ class HiosBackend(Backend):
             devices=names,
             schedule=_taking_turns(network.graph, names),
             costs=_equal_costs(network.graph, platform),
-            cache_dir=None,
+            cache_dir=cache_dir,
         )
         with tempfile.TemporaryDirectory(prefix="hios-") as folder:
             artifact = Path(folder, "model.hios")

@@ -10,6 +10,7 @@ import tvm
 from tvm import relax
 from tvm.ir import IRModule
 
+from hios_tvm.graph import OperatorGraph
 from hios_tvm.passes.annotate_schedule import schedule_of
 from hios_tvm.passes.canonicalize_operators import NUM_INPUT
 from hios_tvm.passes.extract_operator_graph import bindings, is_call_tir, tensor_names
@@ -17,7 +18,7 @@ from hios_tvm.runtime.instructions import Call, Copy, Instruction, Program, Sign
 from hios_tvm.runtime.manifest import Buffer
 from hios_tvm.schedule import Schedule, Stage
 
-__all__ = ["Partition", "PartitionByDevice"]
+__all__ = ["Partition", "PartitionByDevice", "programs_of"]
 
 
 @dataclass(frozen=True)
@@ -50,13 +51,18 @@ class PartitionByDevice:
         schedule = schedule_of(mod)
         reader = _ModuleReader(mod, schedule)
         outputs = reader.names[mod["main"].body.body]
-        idle = Program(reader.devices[0], 0, ())  # of a model without operators
         return Partition(
             modules={device.device: _kernels(mod, device.operators, reader) for device in schedule},
-            programs=_programs(_nodes(schedule, reader)) or (idle,),
+            programs=_programs(_nodes(schedule, reader)) or (_idle(reader),),
             buffers=tuple(_as_output(buffer, outputs) for buffer in reader.buffers.values()),
             outputs=outputs,
         )
+
+
+def programs_of(graph: OperatorGraph, schedule: Schedule) -> tuple[Program, ...]:
+    """Return the programs of `graph` under `schedule`: those of a `Partition`, without kernels."""
+    reader = _GraphReader(graph, schedule)
+    return _programs(_nodes(schedule, reader)) or (_idle(reader),)
 
 
 class _ModuleReader:
@@ -80,6 +86,10 @@ class _ModuleReader:
         """Values that `operator` reads, in the order of its kernel's parameters."""
         fields = self.calls[operator].args[1].fields
         return tuple(name for var in fields for name in self.names[var])
+
+    def kernel(self, operator: str) -> str:
+        """Name of the kernel that `operator` calls."""
+        return str(self.calls[operator].args[0].name_hint)
 
     def _read(self, var: relax.Var, value: relax.Expr) -> None:
         if is_call_tir(value):
@@ -117,11 +127,41 @@ class _ModuleReader:
             self.buffers[name] = Buffer(name, device, space, shape, str(ty.dtype))
 
 
+class _GraphReader:
+    """The same of an operator graph."""
+
+    def __init__(self, graph: OperatorGraph, schedule: Schedule) -> None:
+        self.devices = [device.device for device in schedule]
+        self.writes = {operator.name: operator.outputs for operator in graph.operators}
+        self.writer = dict(graph.producer)
+        self.copy_of: dict[str, str] = {}
+        self._operator = graph.operator
+        self._placement = schedule.placement
+
+    def reads(self, operator: str) -> tuple[str, ...]:
+        return tuple(self._local(name, operator) for name in self._operator[operator].inputs)
+
+    def kernel(self, operator: str) -> str:
+        return self._operator[operator].kernel
+
+    def _local(self, name: str, operator: str) -> str:
+        """Return the buffer of tensor `name` on the device of `operator`."""
+        device = self._placement[operator]
+        if name not in self.writer or self._placement[self.writer[name]] == device:
+            return name
+        copy = f"{name}@{device}"
+        self.copy_of[copy] = name
+        return copy
+
+
 def _as_output(buffer: Buffer, outputs: tuple[str, ...]) -> Buffer:
     """Let an operator write an output of the model where its caller finds it."""
     if buffer.name in outputs and buffer.space == "arena":
         return replace(buffer, device=None, space="output")
     return buffer
+
+
+_Reader = _ModuleReader | _GraphReader
 
 
 @dataclass(frozen=True)
@@ -135,7 +175,7 @@ class _Node:
     after: tuple[str, ...] = field(default=())
 
 
-def _nodes(schedule: Schedule, reader: _ModuleReader) -> list[_Node]:
+def _nodes(schedule: Schedule, reader: _Reader) -> list[_Node]:
     """Return all calls and copies in the order of each stream."""
     nodes: list[_Node] = []
     for device in schedule:
@@ -152,6 +192,11 @@ def _nodes(schedule: Schedule, reader: _ModuleReader) -> list[_Node]:
     return nodes
 
 
+def _idle(reader: _Reader) -> Program:
+    """Return the only program of a model without operators."""
+    return Program(reader.devices[0], 0, ())
+
+
 def _streams(stage: Stage) -> range:
     return range(1) if len(stage.groups) == 1 else range(1, 1 + len(stage.groups))
 
@@ -161,7 +206,7 @@ def _group_nodes(
     device: str,
     stream: int,
     copied: set[str],
-    reader: _ModuleReader,
+    reader: _Reader,
     barrier: tuple[str, ...],
 ) -> Iterator[_Node]:
     """Yield the nodes of one stream group; the first one also waits for `barrier`."""
@@ -179,7 +224,7 @@ def _group_nodes(
             for value in reads
             if value in reader.copy_of or value in reader.writer
         )
-        kernel = str(reader.calls[operator].args[0].name_hint)
+        kernel = reader.kernel(operator)
         writes = reader.writes[operator]
         call = Call(operator, kernel, (*reads, *writes), len(writes))
         yield _Node(operator, device, stream, call, (*dict.fromkeys(producers), *barrier))
@@ -217,5 +262,5 @@ def _programs(nodes: list[_Node]) -> tuple[Program, ...]:
 
 def _kernels(mod: IRModule, operators: tuple[str, ...], reader: _ModuleReader) -> IRModule:
     """Return the kernels that `operators` call, each under its name as the exported symbol."""
-    names = dict.fromkeys(reader.calls[operator].args[0].name_hint for operator in operators)
+    names = dict.fromkeys(reader.kernel(operator) for operator in operators)
     return IRModule({name: mod[name].with_attr("global_symbol", name) for name in names})

@@ -37,6 +37,17 @@ from hios_tvm.errors import UsageError
 )
 @click.option("--devices", help="Run on these devices instead of those of the compile.")
 @verify_key_option
+@click.option(
+    "--emulate",
+    is_flag=True,
+    help="Let the real executor sleep instead of compute, on as many independent devices as the "
+    "artifact has (they need not exist here), and compare with the predicted makespan.",
+)
+@click.option(
+    "--emulate-scale",
+    type=click.FloatRange(0, min_open=True),
+    help="Factor on all emulated times.  [default: so that kernels take 8 ms on average]",
+)
 @json_option
 def command(
     artifact: Path,
@@ -49,6 +60,8 @@ def command(
     percentiles: str,
     concurrency: int,
     devices: str | None,
+    emulate: bool,
+    emulate_scale: float | None,
     verify_key: Path | None,
     json_file: str | None,
 ) -> None:
@@ -56,6 +69,9 @@ def command(
 
     Latency is that of a whole run, inputs and outputs included.
     """
+    if emulate:
+        _emulate(artifact, emulate_scale, json_file)
+        return
     from hios_tvm import runtime
     from hios_tvm.benchmark import benchmark
     from hios_tvm.machine import describe_machine
@@ -105,6 +121,25 @@ def command(
     for line in notes:
         console.print(line, soft_wrap=True)
     console.print(f"machine: {describe_machine()}", soft_wrap=True)
+
+
+def _emulate(artifact: Path, scale: float | None, json_file: str | None) -> None:
+    from hios_tvm.emulate import emulate, instance_of
+    from hios_tvm.runtime.archive import read_manifest
+
+    manifest = read_manifest(artifact)
+    instance, schedule = instance_of(manifest)
+    result = emulate(instance, schedule, manifest.programs, scale=scale)
+    if json_file is not None:
+        print_json({"artifact": str(artifact), **result.to_data()}, json_file)
+        return
+    stdout().print(
+        f"{result.devices} emulated devices, independent of each other: predicted "
+        f"{milliseconds(result.predicted_ms)}, measured "
+        f"{milliseconds(result.latency.median_ms)} ({result.ratio - 1:+.1%}; "
+        f"{result.latency.runs} runs, times stretched by {result.scale:.4g})",
+        soft_wrap=True,
+    )
 
 
 def _numbers(text: str) -> list[float]:

@@ -1,0 +1,256 @@
+"""Devices that this machine does not have: the real executor runs real programs on emulated ones.
+
+Each kernel is replaced by a sleep of its cost, each copy by one that begins when its source is
+ready, as a copy engine makes it. Devices do not disturb each other. What is left to compare with
+the evaluator is the order of everything, and what the executor itself costs.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from graphlib import TopologicalSorter
+from typing import Any
+
+import numpy as np
+
+from hios_tvm.costs.instance import Instance
+from hios_tvm.costs.table import CostTable, Measurement
+from hios_tvm.devices import Device, Platform
+from hios_tvm.errors import UsageError
+from hios_tvm.graph import Operator, OperatorGraph, Tensor
+from hios_tvm.library import build_emulation_library
+from hios_tvm.passes.targets import host_target
+from hios_tvm.runtime.devices.cpu import allowed_cores
+from hios_tvm.runtime.executor import Executor, Task
+from hios_tvm.runtime.instructions import Call, Copy, Instruction, Program, reads_and_writes
+from hios_tvm.runtime.manifest import ALIGNMENT, Manifest
+from hios_tvm.runtime.memory import Arena, TensorTable
+from hios_tvm.runtime.native import load_library
+from hios_tvm.schedule import Schedule
+from hios_tvm.simulate import evaluate
+from hios_tvm.statistics import LatencySummary
+
+__all__ = ["Emulation", "emulate", "instance_of"]
+
+KERNEL, COPY = "hios_emulated_kernel", "hios_emulated_copy"  # in emulation.cc
+
+MEAN_KERNEL_MS = 8.0
+"""To this mean kernels are stretched: a sleep ends some 0.1 ms late on a virtual machine."""
+
+
+@dataclass(frozen=True)
+class Emulation:
+    """Measured and predicted latency in the schedule's own time, where `scale` is taken out."""
+
+    latency: LatencySummary
+    predicted_ms: float
+    scale: float
+    devices: int
+
+    @property
+    def ratio(self) -> float:
+        """Median measured latency over the predicted one."""
+        return self.latency.median_ms / self.predicted_ms
+
+    def to_data(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return {**asdict(self), "ratio": self.ratio}
+
+
+def emulate(
+    instance: Instance,
+    schedule: Schedule,
+    programs: Sequence[Program],
+    *,
+    scale: float | None = None,
+    iterations: int = 5,
+    warmup: int = 1,
+) -> Emulation:
+    """Run `programs` on emulated devices, and compare with the evaluator's makespan.
+
+    Parameters
+    ----------
+    instance : Instance
+        What each operator and transfer costs. Its platform is taken as independent.
+    schedule, programs
+        The schedule, and the programs made of it (`programs_of`, or an artifact's).
+    scale : float, optional
+        Factor on all times; by default so that a kernel takes 8 ms on average.
+    iterations, warmup : int
+        Runs that are measured, and runs before.
+
+    Raises
+    ------
+    UsageError
+        If nothing costs anything.
+    ScheduleError
+        If the schedule does not fit the graph.
+    CompileError
+        If there is no C++ compiler.
+    """
+    instance = replace(instance, platform=replace(instance.platform, independence=1.0))
+    graph, costs, platform = instance.graph, instance.costs, instance.platform
+    predicted_ms = evaluate(graph, costs, platform, schedule).makespan_ms
+    kernel_ms = _kernel_ms(instance, schedule)
+    total_ms = sum(kernel_ms.values())
+    if total_ms == 0.0:
+        raise UsageError("there is nothing to emulate: no operator costs anything")
+    scale = scale or max(1.0, MEAN_KERNEL_MS * len(kernel_ms) / total_ms)
+    emulated = _Emulated(instance, schedule, kernel_ms, scale)
+    executor = emulated.executor(programs)
+    try:
+        for _ in range(warmup):
+            executor.run()
+        latencies = [_run(executor, len(programs)) / scale for _ in range(iterations)]
+    finally:
+        executor.close()
+    summary = LatencySummary.of(latencies, (50, 90, 99))
+    return Emulation(summary, predicted_ms, scale, len({p.device for p in programs}))
+
+
+def instance_of(manifest: Manifest) -> tuple[Instance, Schedule]:
+    """Return the graph of an artifact, the costs that it was compiled with, and its schedule.
+
+    Raises
+    ------
+    UsageError
+        If the artifact does not say what its operators cost.
+    """
+    schedule = Schedule.from_json(json.dumps(dict(manifest.schedule)))
+    given = {operator.operator: operator.cost_ms for operator in manifest.prediction.operators}
+    if given.keys() != schedule.placement.keys():
+        raise UsageError("the artifact does not hold the costs of its operators: compile it again")
+    spans = {(t.src, t.dst): t.end_ms - t.start_ms for t in manifest.prediction.transfers}
+    costs = CostTable(
+        {"emulated": {name: Measurement(ms) for name, ms in given.items()}},
+        transfer={edge: Measurement(ms) for edge, ms in spans.items()},
+    )
+    streams = 1 + max(program.stream for program in manifest.programs)
+    platform = Platform(tuple(Device(d.name, "emulated", streams) for d in manifest.devices))
+    return Instance(_graph_of(manifest), costs, platform), schedule
+
+
+def _graph_of(manifest: Manifest) -> OperatorGraph:
+    steps = [step for program in manifest.programs for step in program.instructions]
+    source = {step.dst: step.src for step in steps if isinstance(step, Copy)}
+    operators = {}
+    for step in steps:
+        if isinstance(step, Call):
+            reads, writes = reads_and_writes(step)
+            inputs = tuple(source.get(name, name) for name in reads)
+            operators[step.operator] = Operator(step.operator, step.kernel, inputs, writes)
+    writer = {name: op.name for op in operators.values() for name in op.outputs}
+    before = {
+        op.name: {writer[name] for name in op.inputs if name in writer} for op in operators.values()
+    }
+    spaces: dict[str, list[str]] = {"input": [], "param": [], "arena": [], "output": []}
+    for buffer in manifest.buffers:
+        spaces[buffer.space].append(buffer.name)
+    return OperatorGraph(
+        manifest.model,
+        tuple(operators[name] for name in TopologicalSorter(before).static_order()),
+        tuple(Tensor(b.name, b.shape, b.dtype) for b in manifest.buffers if b.name not in source),
+        inputs=tuple(spaces["input"]),
+        constants=tuple(spaces["param"]),
+        outputs=tuple(dict.fromkeys(spec.buffer for spec in manifest.outputs)),
+    )
+
+
+def _kernel_ms(instance: Instance, schedule: Schedule) -> dict[str, float]:
+    """Return how long each kernel shall take, so that each stage takes its time in the table."""
+    model = {device.name: device.model for device in instance.platform.devices}
+    times: dict[str, float] = {}
+    for device in schedule:
+        kind = model[device.device]
+        for stage in device.stages:
+            alone = [sum(instance.costs.latency_ms(o, kind) for o in g) for g in stage.groups]
+            longest = max(alone)
+            stretch = instance.costs.stage_ms(stage.groups, kind) / longest if longest else 1.0
+            for operator in stage.operators:
+                times[operator] = stretch * instance.costs.latency_ms(operator, kind)
+    return times
+
+
+def _run(executor: Executor, tasks: int) -> float:
+    """Return the milliseconds from the first instruction to the last."""
+    executor.run(timeout=600.0)
+    times = [executor.times(i) for i in range(tasks)]
+    return float(max(t[-1] for t in times) - min(t[0] for t in times)) / 1e6
+
+
+class _Emulated:
+    """Instructions that sleep; each tensor is a place for the time at which it was written."""
+
+    def __init__(
+        self,
+        instance: Instance,
+        schedule: Schedule,
+        kernel_ms: Mapping[str, float],
+        scale: float,
+    ) -> None:
+        self._instance = instance
+        self._placement = schedule.placement
+        self._kernel_ms = kernel_ms
+        self._scale = scale
+        self._names: list[str] = []
+        self._costs: dict[str, int] = {}
+        self._edges = {(edge.src, edge.dst): edge for edge in instance.graph.edges}
+
+    def executor(self, programs: Sequence[Program]) -> Executor:
+        """Return the executor of `programs`, one thread each on the cores that there are."""
+        library = load_library(build_emulation_library(host_target()))
+        cores = sorted(allowed_cores())
+        tasks = [
+            Task(
+                f"{program.device} stream {program.stream}",
+                (cores[i % len(cores)],),
+                list(self._sleeping(program)),
+                library,
+            )
+            for i, program in enumerate(programs)
+        ]
+        self._names = list(dict.fromkeys(self._names))
+        arena = Arena(ALIGNMENT * len(self._names))
+        numbers = arena.bytes.view(np.int64)
+        tensors = TensorTable({name: ((1,), "int64") for name in self._names})
+        for i, name in enumerate(self._names):
+            tensors.place(name, arena.address + ALIGNMENT * i)
+            numbers[ALIGNMENT // 8 * i] = self._costs.get(name, 0)
+        return Executor(tasks, tensors, memory=arena)
+
+    def _sleeping(self, program: Program) -> Iterator[Instruction]:
+        for i, step in enumerate(program.instructions):
+            if isinstance(step, Call):
+                _, writes = reads_and_writes(step)
+                cost = self._cost(step.operator, self._kernel_ms[step.operator])
+                yield self._call(step.operator, KERNEL, (cost, *writes), len(writes))
+            elif isinstance(step, Copy):
+                cost = self._cost(f"copy {step.dst}", self._copy_ms(program, i))
+                yield self._call(f"copy {step.dst}", COPY, (cost, step.src, step.dst), 1)
+            else:
+                yield step
+
+    def _call(self, operator: str, kernel: str, args: tuple[str, ...], outputs: int) -> Call:
+        self._names.extend(args)
+        return Call(operator, kernel, args, outputs)
+
+    def _cost(self, what: str, milliseconds: float) -> str:
+        name = f"cost of {what}"
+        self._costs[name] = round(1e6 * self._scale * milliseconds)
+        return name
+
+    def _copy_ms(self, program: Program, index: int) -> float:
+        """Milliseconds of the copy at `index`: those of the edge to its first reader."""
+        copy = program.instructions[index]
+        assert isinstance(copy, Copy)
+        reader = next(
+            step.operator
+            for step in program.instructions[index:]
+            if isinstance(step, Call) and copy.dst in step.args
+        )
+        graph, costs, platform = self._instance.graph, self._instance.costs, self._instance.platform
+        writer = graph.producer[copy.src]
+        edge = self._edges[writer, reader]
+        return costs.transfer_ms(edge, platform, self._placement[writer], program.device)
