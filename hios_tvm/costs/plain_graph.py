@@ -22,7 +22,7 @@ from hios_tvm.costs.table import CostTable, Measurement
 from hios_tvm.errors import CostError, GraphError
 from hios_tvm.graph import Operator, OperatorGraph, Tensor
 
-__all__ = ["DEVICE_MODEL", "graph_of_edges", "read_plain_graph"]
+__all__ = ["DEVICE_MODEL", "graph_of_edges", "plain_graph_data", "read_plain_graph"]
 
 DEVICE_MODEL = "device"
 """The one device model of graphs that name none."""
@@ -70,6 +70,46 @@ def read_plain_graph(
     graph = graph_of_edges(latency, transfer, name=str(data.get("name", name)))
     costs = CostTable({DEVICE_MODEL: latency}, transfer=transfer, utilization=utilization)
     return graph, costs, _num_devices(data)
+
+
+def plain_graph_data(graph: OperatorGraph, costs: CostTable, devices: int) -> dict[str, Any]:
+    """Return a graph whose costs are of one device model and given for each edge, as plain JSON.
+
+    `read_plain_graph` restores it.
+
+    Raises
+    ------
+    CostError
+        If the costs are of several device models, or an edge has none.
+    """
+    if len(costs.latency) != 1:
+        raise CostError("a plain graph has costs of one device model")
+    (model,) = costs.latency
+    missing = [edge for edge in graph.edges if (edge.src, edge.dst) not in costs.transfer]
+    if missing:
+        raise CostError(
+            f"edge {missing[0].src!r} -> {missing[0].dst!r} has no transfer time in the cost table"
+        )
+    return {
+        "name": graph.name,
+        "operators": [
+            {
+                "name": op.name,
+                "latency_ms": costs.latency_ms(op.name, model),
+                "utilization": costs.utilization.get(op.name, 1.0),
+            }
+            for op in graph.operators
+        ],
+        "edges": [
+            {
+                "src": edge.src,
+                "dst": edge.dst,
+                "transfer_ms": costs.transfer[edge.src, edge.dst].ms,
+            }
+            for edge in graph.edges
+        ],
+        "num_devices": devices,
+    }
 
 
 def graph_of_edges(

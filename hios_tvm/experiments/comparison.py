@@ -44,7 +44,7 @@ class Contestant:
     def gap(self) -> float:
         """How far the schedule is from the optimum at most, relative to the lower bound."""
         bound = self.lower_bound_ms
-        return self.makespan_ms / bound - 1.0 if bound > 0.0 else 0.0
+        return max(0.0, self.makespan_ms / bound - 1.0) if bound > 0.0 else 0.0  # of rounding
 
 
 def compare_schedulers(

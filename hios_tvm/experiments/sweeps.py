@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import csv
 import json
-import multiprocessing
-import signal
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -19,6 +16,7 @@ from typing import Any
 
 from hios_tvm.errors import HiosError, UsageError
 from hios_tvm.experiments.comparison import compare_schedulers, options_for
+from hios_tvm.experiments.parallel import run_parallel
 from hios_tvm.experiments.random_graphs import LayeredGraphOptions, layered_graph
 
 __all__ = ["SWEEPS", "Run", "Sweep", "mean_over_bound", "read_runs", "run_sweep", "runs_of"]
@@ -133,8 +131,8 @@ def run_sweep(
     count = len(set(runs))
     finished = count - len(missing)
     progress("simulate", finished, count)
-    with _appending(path) as append, _mapping(min(jobs, len(missing))) as parallel:
-        for run in parallel(_do, missing):
+    with _appending(path) as append:
+        for run in run_parallel(_do, missing, jobs=jobs):
             append(run)
             done[run] = run
             finished += 1
@@ -243,28 +241,3 @@ def _appending(path: Path) -> Iterator[Callable[[Run], None]]:
             file.flush()
 
         yield append
-
-
-@contextmanager
-def _mapping(jobs: int) -> Iterator[Callable[[Callable[[Run], Run], list[Run]], Iterable[Run]]]:
-    """Yield a `map` over processes, whose results come as they are ready."""
-    if jobs <= 1:
-        yield map
-        return
-    # Workers start anew, not as forks: a progress bar has threads. An interrupt of the terminal
-    # reaches them too, but only the main process answers it: what runs is ended, the rest dropped.
-    executor = ProcessPoolExecutor(
-        jobs,
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=signal.signal,
-        initargs=(signal.SIGINT, signal.SIG_IGN),
-    )
-
-    def parallel(function: Callable[[Run], Run], runs: list[Run]) -> Iterator[Run]:
-        futures = [executor.submit(function, run) for run in runs]
-        return (future.result() for future in as_completed(futures))
-
-    try:
-        yield parallel
-    finally:
-        executor.shutdown(cancel_futures=True)
