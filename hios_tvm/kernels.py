@@ -21,6 +21,8 @@ __all__ = ["compile_kernels", "kernel_key"]
 
 Progress = Callable[[int, int], None]
 
+_LONGEST_NAME = 120  # of a kernel in the name of its file
+
 
 def kernel_key(kernel: tvm.tirx.PrimFunc, target: Target) -> str:
     """Name of what `kernel` computes and how, on `target`: equal for equal code.
@@ -86,7 +88,7 @@ def _object_file(
 ) -> bytes:
     if cache_dir is None:
         return _compile(name, kernel, target)
-    path = cache_dir / f"{kernel_key(kernel, target)}-{name}.o"
+    path = cache_dir / f"{kernel_key(kernel, target)}-{_file_name(name)}.o"
     try:
         return path.read_bytes()
     except OSError:
@@ -96,6 +98,13 @@ def _object_file(
     with atomic_write(path) as file:
         file.write(code)
     return code
+
+
+def _file_name(name: str) -> str:
+    """Return a name that every file system takes, and that no other kernel has."""
+    if len(name) <= _LONGEST_NAME:
+        return name
+    return f"{name[:_LONGEST_NAME]}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
 
 
 def _compile(name: str, kernel: tvm.tirx.PrimFunc, target: Target) -> bytes:

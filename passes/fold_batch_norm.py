@@ -53,7 +53,7 @@ def _per_channel(operand: relax.Expr, data: relax.Expr) -> np.ndarray | None:
     array = constant_value(operand)
     if array is None or array.dtype.kind != "f" or not isinstance(data.ty, relax.TensorType):
         return None
-    if array.ndim > data.ty.ndim:
+    if data.ty.ndim < 2 or array.ndim > data.ty.ndim:
         return None
     array = array.reshape((1,) * (data.ty.ndim - array.ndim) + array.shape)
     return array if array.size == array.shape[1] else None

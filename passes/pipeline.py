@@ -8,6 +8,7 @@ import tvm
 from tvm import relax, tirx
 from tvm.ir import IRModule
 
+from hios_tvm.errors import CompileError, HiosError
 from hios_tvm.passes.channels_last import ChannelsLast
 from hios_tvm.passes.dump_ir import DumpIR
 from hios_tvm.passes.fold_batch_norm import FoldBatchNorm
@@ -44,6 +45,11 @@ def lower(mod: IRModule, target: tvm.target.Target, *, dump_dir: Path | None = N
     IRModule
         `main` as bindings of ``R.call_tir`` (and projections of tuples), with constants among the
         arguments, and one `PrimFunc` for each distinct kernel.
+
+    Raises
+    ------
+    CompileError
+        If TVM cannot lower an operator.
     """
     kernels = lower_to_kernels(mod, target, dump_dir=dump_dir)
     return schedule_kernels(kernels, target, dump_dir=dump_dir)
@@ -75,8 +81,7 @@ def lower_to_kernels(
             DumpIR("phase3-kernels", dump_dir),
         ]
     )
-    with target:
-        return phases(mod)
+    return _run(phases, mod, target)
 
 
 def schedule_kernels(
@@ -93,5 +98,15 @@ def schedule_kernels(
             DumpIR("phase4-scheduled", dump_dir),
         ]
     )
-    with target:
-        return phases(mod)
+    return _run(phases, mod, target)
+
+
+def _run(phases: tvm.transform.Pass, mod: IRModule, target: tvm.target.Target) -> IRModule:
+    try:
+        with target:
+            return phases(mod)
+    except HiosError:
+        raise
+    except Exception as error:  # TVM raises what its checks find, in all of Python's types
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise CompileError(f"TVM cannot lower the model: {reason}") from error
