@@ -1,42 +1,75 @@
-"""Latency and throughput of a session, and how busy its devices are."""
+"""Latency and throughput of sessions, how busy devices are, and how long operators take."""
 
 from __future__ import annotations
 
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from hios_tvm.runtime.session import Session
+from hios_tvm.runtime.trace import RunTrace
 from hios_tvm.statistics import LatencySummary
 
 __all__ = ["BenchmarkResult", "benchmark"]
 
+_MOST_TRACES = 200  # of a session; what is left out of long benchmarks costs memory only
+
 
 @dataclass(frozen=True)
 class BenchmarkResult:
-    """Latencies of all runs; milliseconds per run that each device spent (medians).
+    """Latencies of all runs; milliseconds per run that devices and operators took (medians).
 
-    `busy_ms` is time in kernels and copies, `copy_ms` in copies alone; both are empty where several
-    threads ran at once.
+    `busy_ms` is time in kernels and copies, `copy_ms` in copies alone, `operator_ms` in the kernel
+    of each operator; `traces` are the runs that they come from. All four are empty where several
+    threads shared a session: then nobody sees the end of a run before the next one begins.
     """
 
     latency: LatencySummary
     throughput_per_s: float
     concurrency: int
+    sessions: int
     busy_ms: Mapping[str, float]
     copy_ms: Mapping[str, float]
+    operator_ms: Mapping[str, float]
+    traces: tuple[RunTrace, ...] = field(default=(), repr=False)
+
+    @property
+    def busy_share(self) -> dict[str, float]:
+        """Share of the time that each device is busy, all sessions together."""
+        return {
+            device: busy * self.throughput_per_s / 1000 for device, busy in self.busy_ms.items()
+        }
 
     def to_data(self) -> dict[str, Any]:
-        """Plain data for JSON."""
-        return asdict(self)
+        """Plain data for JSON; traces are left out."""
+        return {
+            "latency": self.latency.to_data(),
+            "throughput_per_s": self.throughput_per_s,
+            "concurrency": self.concurrency,
+            "sessions": self.sessions,
+            "busy_ms": dict(self.busy_ms),
+            "busy_share": self.busy_share,
+            "copy_ms": dict(self.copy_ms),
+            "operator_ms": dict(self.operator_ms),
+        }
+
+
+@dataclass
+class _Worker:
+    """One thread that runs one session; latencies in milliseconds."""
+
+    session: Session
+    latencies: list[float] = field(default_factory=list)
+    traces: list[RunTrace] = field(default_factory=list)
+    errors: list[BaseException] = field(default_factory=list)
 
 
 def benchmark(
-    session: Session,
+    sessions: Session | Sequence[Session],
     inputs: Mapping[str, np.ndarray],
     *,
     iterations: int = 50,
@@ -45,53 +78,67 @@ def benchmark(
     concurrency: int = 1,
     percentiles: Sequence[float] = (50, 90, 95, 99, 99.9),
 ) -> BenchmarkResult:
-    """Run `session` again and again, from `concurrency` threads at once.
+    """Run sessions of one artifact again and again, each from `concurrency` threads at once.
 
-    At least `iterations` runs are measured, and for at least `duration` seconds.
+    At least `iterations` runs are measured in all, and for at least `duration` seconds.
     """
-    for _ in range(warmup):
-        session.run(inputs)
-    latencies: list[float] = []
-    busy: list[Mapping[str, float]] = []
-    copies: list[Mapping[str, float]] = []
-    errors: list[BaseException] = []
+    group = [sessions] if isinstance(sessions, Session) else list(sessions)
+    for session in group:
+        for _ in range(warmup):
+            session.run(inputs)
+    workers = [_Worker(session) for session in group for _ in range(concurrency)]
     start = time.perf_counter()
 
-    def work() -> None:
+    def work(worker: _Worker) -> None:
         try:
-            while len(latencies) < iterations or time.perf_counter() - start < duration:
+            while (
+                sum(len(other.latencies) for other in workers) < iterations
+                or time.perf_counter() - start < duration
+            ):
                 begin = time.perf_counter()
-                session.run(inputs)
-                latencies.append(1000 * (time.perf_counter() - begin))
-                if concurrency == 1:
-                    busy.append(session.busy_ms())
-                    copies.append(session.copy_ms())
+                worker.session.run(inputs)
+                worker.latencies.append(1000 * (time.perf_counter() - begin))
+                if concurrency == 1 and len(worker.traces) < _MOST_TRACES:
+                    worker.traces.append(worker.session.last_trace())
         except BaseException as error:
-            errors.append(error)
+            worker.errors.append(error)
 
-    if concurrency == 1:
-        work()
+    if len(workers) == 1:
+        work(workers[0])
     else:
-        threads = [threading.Thread(target=work) for _ in range(concurrency)]
+        threads = [threading.Thread(target=work, args=(worker,)) for worker in workers]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-    elapsed = time.perf_counter() - start
-    devices = [device.name for device in session.manifest.devices]
-    if errors:
-        raise errors[0]
+    for worker in workers:
+        for error in worker.errors:
+            raise error
+    return _result(workers, group, concurrency, percentiles)
+
+
+def _result(
+    workers: Sequence[_Worker],
+    sessions: Sequence[Session],
+    concurrency: int,
+    percentiles: Sequence[float],
+) -> BenchmarkResult:
+    devices = [device.name for device in sessions[0].manifest.devices]
+    traces = tuple(trace for worker in workers for trace in worker.traces)
+    idle = dict.fromkeys(devices, 0.0)
     return BenchmarkResult(
-        latency=LatencySummary.of(latencies, percentiles),
-        throughput_per_s=len(latencies) / elapsed,
+        latency=LatencySummary.of([ms for w in workers for ms in w.latencies], percentiles),
+        # Each thread runs without a pause but for what is measured in between, which is left out.
+        throughput_per_s=sum(1000 / float(np.mean(w.latencies)) for w in workers if w.latencies),
         concurrency=concurrency,
-        busy_ms=_medians(busy, devices),
-        copy_ms=_medians(copies, devices),
+        sessions=len(sessions),
+        busy_ms=_medians([idle | trace.milliseconds("call", "copy") for trace in traces]),
+        copy_ms=_medians([idle | trace.milliseconds("copy") for trace in traces]),
+        operator_ms=_medians([trace.durations_ms("call") for trace in traces]),
+        traces=traces,
     )
 
 
-def _medians(runs: Sequence[Mapping[str, float]], devices: Sequence[str]) -> dict[str, float]:
-    """Median of each device over runs; 0 for one that has no work, nothing without runs."""
-    if not runs:
-        return {}
-    return {name: float(np.median([run.get(name, 0.0) for run in runs])) for name in devices}
+def _medians(runs: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Return the median of each name over runs, which all have the same names."""
+    return {name: float(np.median([run[name] for run in runs])) for name in (runs or [{}])[0]}

@@ -51,6 +51,11 @@ class RunTrace:
                 intervals[span.device].append((span.start_ns, span.end_ns))
         return {device: _covered_ns(spans) / 1e6 for device, spans in intervals.items()}
 
+    def durations_ms(self, kind: Kind) -> dict[str, float]:
+        """Return how long each span of this kind took, by its name."""
+        spans = (span for span in self.spans if span.kind == kind)
+        return {span.name: (span.end_ns - span.start_ns) / 1e6 for span in spans}
+
 
 def _covered_ns(intervals: list[tuple[int, int]]) -> int:
     """Return the length of the union of intervals.

@@ -12,7 +12,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from hios_tvm.errors import ArtifactError, DeviceError
 from hios_tvm.runtime.devices.cpu import parse_cores
 from hios_tvm.runtime.instructions import Call, Copy, Program, Signal, Wait, reads_and_writes
-from hios_tvm.runtime.manifest import ALIGNMENT, Buffer, Manifest, Prediction
+from hios_tvm.runtime.manifest import (
+    ALIGNMENT,
+    Buffer,
+    Manifest,
+    PredictedOperator,
+    PredictedTransfer,
+    Prediction,
+)
 
 __all__ = ["HappensBefore", "verify_manifest"]
 
@@ -166,8 +173,10 @@ def _check_devices(manifest: Manifest) -> None:
 def _check_prediction(prediction: Prediction) -> None:
     """Check what reports rely on: each operator once, and times that go forward."""
     _unique("prediction of operator", (item.operator for item in prediction.operators))
-    for item in (*prediction.operators, *prediction.transfers):
-        _require(0 <= item.start_ms <= item.end_ms, "a prediction ends before it starts")
+    spans: tuple[PredictedOperator | PredictedTransfer, ...]
+    spans = (*prediction.operators, *prediction.transfers)
+    for span in spans:
+        _require(0 <= span.start_ms <= span.end_ms, "a prediction ends before it starts")
     _require(all(item.cost_ms >= 0 for item in prediction.operators), "a cost is negative")
 
 

@@ -20,6 +20,7 @@ _COMMANDS = (
     "compare",
     "tune",
     "inspect",
+    "plot",
     "sign",
     "schedule",
     "simulate",

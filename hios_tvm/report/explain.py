@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -13,8 +14,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DeviceReport",
+    "OperatorDifference",
     "bottlenecks",
     "compilation_data",
+    "cost_differences",
     "device_reports",
     "manifest_reports",
     "why_idle",
@@ -165,6 +168,37 @@ def bottlenecks(result: BenchmarkResult, manifest: Manifest) -> list[str]:
         share = busiest / measured_ms
         lines.append(f"bound by kernels: the busiest device works {share:.0%} of the time")
     return lines
+
+
+@dataclass(frozen=True)
+class OperatorDifference:
+    """An operator, its cost when the schedule was made, and what it took in runs."""
+
+    operator: str
+    device: str
+    cost_ms: float
+    measured_ms: float
+
+    @property
+    def difference_ms(self) -> float:
+        return self.measured_ms - self.cost_ms
+
+
+def cost_differences(
+    manifest: Manifest, operator_ms: Mapping[str, float]
+) -> list[OperatorDifference]:
+    """Return the operators that were measured and have a cost, largest difference first."""
+    from hios_tvm.report.timeline import OperatorView
+
+    nodes = OperatorView(manifest).nodes
+    found = [
+        OperatorDifference(
+            item.operator, nodes[item.operator].row[0], item.cost_ms, operator_ms[item.operator]
+        )
+        for item in manifest.prediction.operators
+        if item.operator in operator_ms and item.operator in nodes
+    ]
+    return sorted(found, key=lambda item: -abs(item.difference_ms))
 
 
 def compilation_data(result: Compilation, path: Path) -> dict[str, Any]:

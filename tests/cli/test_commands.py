@@ -72,11 +72,23 @@ def artifact(folder: Path, model: Path) -> Path:
 
 def test_help_names_every_command_and_the_exit_codes() -> None:
     output = succeed("--help")
-    for word in ("zoo", "compile", "run", "benchmark", "compare", "inspect", "Exit codes"):
+    for word in (
+        "zoo",
+        "compile",
+        "run",
+        "benchmark",
+        "compare",
+        "inspect",
+        "plot",
+        "sign",
+        "Exit codes",
+    ):
         assert word in output
 
 
-@pytest.mark.parametrize("command", ["zoo", "compile", "run", "benchmark", "compare", "inspect"])
+@pytest.mark.parametrize(
+    "command", ["compile", "run", "benchmark", "compare", "inspect", "plot", "sign", "zoo"]
+)
 def test_each_command_explains_itself(command: str) -> None:
     assert "Usage:" in succeed(command, "--help")
 
@@ -218,3 +230,17 @@ def test_run_writes_a_trace(artifact: Path, tmp_path: Path) -> None:
     result = run("run", artifact, "--trace", tmp_path / "missing" / "trace.json")
     assert result.exit_code == 2
     assert "does not exist" in result.stderr
+
+
+def test_plot_draws_timelines_and_graphs(artifact: Path, tmp_path: Path) -> None:
+    svg, png, graph = (tmp_path / name for name in ("t.svg", "t.png", "g.svg"))
+    succeed("plot", artifact, "-o", svg, "--iterations", 3, "--warmup", 0)
+    assert "predicted" in svg.read_text()
+    assert "the median of 3 runs" in svg.read_text()
+    succeed("plot", artifact, "-o", png, "--iterations", 0)
+    assert png.read_bytes().startswith(b"\x89PNG")
+    succeed("plot", artifact, "-o", graph, "--iterations", 0, "--graph")
+    assert f"cpu@{CORE}" in graph.read_text()
+    result = run("plot", artifact, "-o", tmp_path / "t.gif")
+    assert result.exit_code == 2
+    assert "name a .svg or .png file" in result.stderr
