@@ -30,7 +30,7 @@ from hios_tvm.measure.cache import CostCache, default_cache_dir
 from hios_tvm.measure.collect import collect_costs
 from hios_tvm.measure.platform import cpu_platform
 from hios_tvm.passes.annotate_schedule import AnnotateSchedule
-from hios_tvm.passes.apply_traces import ApplyTraces
+from hios_tvm.passes.apply_traces import apply_traces
 from hios_tvm.passes.canonicalize_operators import CanonicalizeOperators, collect_weights
 from hios_tvm.passes.extract_operator_graph import extract_operator_graph
 from hios_tvm.passes.partition_by_device import Partition, PartitionByDevice
@@ -228,7 +228,7 @@ def lower_network(
     if database is not None:
         tuned = choose_tuned(database, kernels, lowered, parsed, threads)
         traces = {kernel: record.trace for kernel, record in tuned.kernels.items()}
-        lowered = _apply(ApplyTraces(kernels, traces), lowered)
+        lowered = apply_traces(lowered, kernels, traces)
     canonical = _apply(CanonicalizeOperators(), lowered)
     graph = extract_operator_graph(canonical, name)
     return Network(canonical, graph, collect_weights(lowered), parsed, kernels, tuned)

@@ -1,23 +1,23 @@
-"""The pass that replaces kernels of the schedule rules by ones that a search has found."""
+"""Kernels that a search has found, in place of those of the schedule rules."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
 
-import tvm
 from tvm import s_tir, tirx
 from tvm.ir import IRModule
 from tvm.s_tir.schedule import Trace
 
 from hios_tvm.errors import CostError
 
-__all__ = ["ApplyTraces", "apply_trace", "schedulable_module"]
+__all__ = ["apply_trace", "apply_traces", "schedulable_module"]
 
 
-@tvm.transform.module_pass(opt_level=0, name="ApplyTraces")
-class ApplyTraces:
-    """Give kernels the loops of a trace.
+def apply_traces(mod: IRModule, kernels: IRModule, traces: Mapping[str, str]) -> IRModule:
+    """Return `mod`, whose kernels the rules have scheduled, with the loops of `traces` instead.
+
+    A function and no pass of TVM, which would hide the kind of an error.
 
     Parameters
     ----------
@@ -25,18 +25,17 @@ class ApplyTraces:
         The module before any rule has scheduled its kernels, with the same names.
     traces : mapping
         From names of kernels to MetaSchedule's traces as JSON; other kernels stay as they are.
+
+    Raises
+    ------
+    CostError
+        As `apply_trace`.
     """
-
-    def __init__(self, kernels: IRModule, traces: Mapping[str, str]) -> None:
-        self.kernels = kernels
-        self.traces = dict(traces)
-
-    def transform_module(self, mod: IRModule, _ctx: tvm.transform.PassContext) -> IRModule:
-        mod = mod.clone()
-        for name, trace in self.traces.items():
-            attributes = dict(mod[name].attrs)
-            mod[name] = apply_trace(self.kernels[name], trace).with_attr(attributes)
-        return mod
+    mod = mod.clone()
+    for name, trace in traces.items():
+        attributes = dict(mod[name].attrs)
+        mod[name] = apply_trace(kernels[name], trace).with_attr(attributes)
+    return mod
 
 
 def apply_trace(kernel: tirx.PrimFunc, trace: str) -> tirx.PrimFunc:
@@ -47,7 +46,8 @@ def apply_trace(kernel: tirx.PrimFunc, trace: str) -> tirx.PrimFunc:
     CostError
         If it is no trace of this kernel: what keeps it is damaged.
     """
-    sch = s_tir.Schedule(schedulable_module(kernel))
+    module = schedulable_module(kernel)  # alive, or the schedule changes `kernel` in place
+    sch = s_tir.Schedule(module)
     try:
         Trace.apply_json_to_schedule(json.loads(trace), sch)
     except Exception as error:  # TVM raises what Python's types offer, by the place that fails

@@ -118,7 +118,8 @@ def command(
             done = sum(min(kernel.known, trials) for kernel in plan.kernels)
             console.print(
                 f"{database} holds {done} of {trials * len(plan.kernels)} trials: "
-                "continuing from there"
+                "continuing from there",
+                soft_wrap=True,
             )
         for kernel in plan.kernels:
             results.append((kernel, tune_kernel(plan, kernel, options, progress=progress)))

@@ -180,8 +180,9 @@ class TuningDatabase:
         except sqlite3.OperationalError as error:
             raise UsageError(f"cannot use the tuning database {self.path}: {error}") from error
         except sqlite3.Error as error:
+            what = " ".join(str(error).split())
             raise CostError(
-                f"the tuning database {self.path} is damaged: {error}; remove the file and run "
+                f"the tuning database {self.path} is damaged: {what}; remove the file and run "
                 "hios-tvm tune again"
             ) from error
 

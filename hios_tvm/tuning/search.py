@@ -22,7 +22,7 @@ from hios_tvm.tuning.database import Trial
 __all__ = ["Search"]
 
 _BATCH = 16
-_POPULATION = 128  # TVM's 512 take 13 s a batch, twice as long as measuring it
+_POPULATION = 64  # TVM's 512 take 13 s a batch, twice as long as measuring it
 _CPUS = len(os.sched_getaffinity(0))  # for the search itself
 _LOG = logging.getLogger(f"{__name__}.metaschedule")
 _LOG.setLevel(logging.ERROR)

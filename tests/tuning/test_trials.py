@@ -1,0 +1,97 @@
+"""Candidates that are wrong, crash or cannot be built are found out, and cost nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from tiny_network import DEVICE
+from tvm import tirx
+from tvm.ir import IRModule
+from tvm.script import tirx as T
+
+from hios_tvm.kernels import compile_kernels
+from hios_tvm.library import link_library
+from hios_tvm.passes.targets import host_target
+from hios_tvm.runtime.devices.cpu import parse_cores
+from hios_tvm.runtime.measure import KernelArg, KernelCall
+from hios_tvm.tuning.trials import Bench
+
+SHAPE = (8, 256)
+TARGET = host_target()
+
+
+@T.prim_func(private=True, s_tir=True)
+def doubled(x: T.Buffer((8, 256), "float32"), y: T.Buffer((8, 256), "float32")):
+    for i, j in T.grid(8, 256):
+        with T.sblock("double"):
+            row, column = T.axis.remap("SS", [i, j])
+            y[row, column] = x[row, column] * T.float32(2)
+
+
+@T.prim_func(private=True, s_tir=True)
+def almost_doubled(x: T.Buffer((8, 256), "float32"), y: T.Buffer((8, 256), "float32")):
+    for i, j in T.grid(8, 256):
+        with T.sblock("double"):
+            row, column = T.axis.remap("SS", [i, j])
+            y[row, column] = x[row, column] * T.float32(2.001)
+
+
+@T.prim_func(private=True, s_tir=True)
+def half_done(x: T.Buffer((8, 256), "float32"), y: T.Buffer((8, 256), "float32")):
+    for i, j in T.grid(8, 255):
+        with T.sblock("double"):
+            row, column = T.axis.remap("SS", [i, j])
+            y[row, column] = x[row, column] * T.float32(2)
+
+
+@T.prim_func(private=True, s_tir=True)
+def crashing(x: T.Buffer((8, 256), "float32"), y: T.Buffer((8, 256), "float32")):
+    for i, j in T.grid(8, 256):
+        with T.sblock("double"):
+            row, column = T.axis.remap("SS", [i, j])
+            y[row + 1099511627776, column] = x[row, column]
+
+
+def library(kernel: tirx.PrimFunc) -> bytes:
+    return link_library(compile_kernels(IRModule({"kernel": kernel}), TARGET).values(), TARGET)
+
+
+@pytest.fixture(scope="module")
+def bench() -> Iterator[Bench]:
+    call = KernelCall("any", (KernelArg(SHAPE, "float32"), KernelArg(SHAPE, "float32", "output")))
+    with Bench(doubled, doubled, call, TARGET, parse_cores(DEVICE)) as bench:
+        yield bench
+
+
+def test_a_right_candidate_has_a_time(bench: Bench) -> None:
+    trial = bench.measure("[]", library(doubled))
+    assert trial.failure is None
+    assert trial.ms is not None and 0 < trial.ms < 1000
+
+
+@pytest.mark.parametrize("kernel", [almost_doubled, half_done])
+def test_a_wrong_candidate_is_found_out(bench: Bench, kernel: tirx.PrimFunc) -> None:
+    trial = bench.measure("[]", library(kernel))
+    assert trial.ms is None
+    assert "differ from the default kernel's" in str(trial.failure)
+
+
+def test_a_crash_ends_one_trial_and_no_more(bench: Bench) -> None:
+    trial = bench.measure("[]", library(crashing))
+    assert trial.ms is None
+    assert "crashed" in str(trial.failure)
+    assert bench.measure("[]", library(doubled)).failure is None
+
+
+def test_what_cannot_be_built_is_a_failed_trial(bench: Bench) -> None:
+    right, wrong = bench.build(["[[], []]", '[[["GetLoops", ["b7"], [], []]], []]'])
+    assert isinstance(right, bytes)
+    assert bench.measure("[[], []]", right).failure is None
+    assert "does not fit its kernel" in str(bench.measure("", wrong).failure)
+
+
+def test_kernels_are_compared_in_turns(bench: Bench) -> None:
+    default_ms, same_ms = bench.compare(["[[], []]"])
+    assert default_ms > 0
+    assert same_ms > 0
