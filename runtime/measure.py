@@ -7,24 +7,32 @@ cache. `measure_programs` times whole programs in place, the others one thing al
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from hios_tvm.runtime.dtypes import element_type
-from hios_tvm.runtime.executor import Executor, Task
-from hios_tvm.runtime.instructions import Call, Copy, Instruction, Program, Signal, Wait
+from hios_tvm.runtime.bench import (
+    Bench,
+    ColdMemory,
+    Cores,
+    KernelArg,
+    KernelCall,
+    Numbers,
+    Timing,
+    barrier,
+    run_tasks,
+)
+from hios_tvm.runtime.executor import Task
+from hios_tvm.runtime.instructions import Copy, Instruction, Program, Signal, Wait
 from hios_tvm.runtime.manifest import Buffer
-from hios_tvm.runtime.memory import Arena, TensorTable, align_up
+from hios_tvm.runtime.memory import Arena, TensorTable
 from hios_tvm.runtime.native import Library, load_library
 
 __all__ = [
     "KernelArg",
     "KernelCall",
     "Timing",
+    "fit_link",
     "measure_handover",
     "measure_independence",
     "measure_joint",
@@ -33,50 +41,10 @@ __all__ = [
     "measure_transfers",
 ]
 
-Cores = tuple[int, ...]
-Times = list[np.ndarray[Any, np.dtype[np.int64]]]
-
 _MAX_CALLS = 200
 _MIN_CALLS = 5
 _ROUND_TRIPS = 200
 _TRANSFER_BYTES = tuple(1 << k for k in range(10, 25, 2))
-
-
-@dataclass(frozen=True)
-class Timing:
-    """Milliseconds: the median, the interquartile range, and how many samples there were."""
-
-    ms: float
-    spread_ms: float
-    samples: int
-
-    @staticmethod
-    def of(nanoseconds: Iterable[float]) -> Timing:
-        """Sum up samples in nanoseconds."""
-        values = np.fromiter(nanoseconds, np.float64) / 1e6
-        low, middle, high = np.percentile(values, (25, 50, 75))
-        return Timing(float(middle), float(high - low), len(values))
-
-
-@dataclass(frozen=True)
-class KernelArg:
-    """An argument of a kernel; those with the role ``weight`` are read from memory, not caches."""
-
-    shape: tuple[int, ...]
-    dtype: str
-    role: Literal["input", "weight", "output"] = "input"
-
-    @property
-    def nbytes(self) -> int:
-        return math.prod(self.shape) * element_type(self.dtype).nbytes
-
-
-@dataclass(frozen=True)
-class KernelCall:
-    """A kernel and its arguments, inputs first; equal ones need to be measured only once."""
-
-    kernel: str
-    args: tuple[KernelArg, ...]
 
 
 def measure_kernels(
@@ -111,7 +79,7 @@ def measure_kernels(
         In the order of `calls`.
     """
     loaded = load_library(library)
-    cold = _ColdMemory(cold_bytes)
+    cold = ColdMemory(cold_bytes)
     known: dict[KernelCall, Timing] = {}
     for done, call in enumerate(calls, start=1):
         if call not in known:
@@ -135,8 +103,8 @@ def measure_joint(
         From the common start to the end of the last group.
     """
     loaded = load_library(library)
-    bench = _Bench(_ColdMemory(cold_bytes))
-    starts = _barrier(len(groups))
+    bench = Bench(ColdMemory(cold_bytes))
+    starts = barrier(len(groups))
     tasks = [
         Task(f"group {i}", cores, [*starts[i], *(bench.calls(call)[0] for call in calls)], loaded)
         for i, (cores, calls) in enumerate(groups)
@@ -177,7 +145,7 @@ def measure_programs(
     """
     tensors = TensorTable({buffer.name: (buffer.shape, buffer.dtype) for buffer in buffers})
     arenas = {device: Arena(nbytes) for device, nbytes in arena_bytes.items()}
-    numbers = _Numbers()
+    numbers = Numbers()
     for buffer in buffers:
         if buffer.space == "arena":
             arena = arenas[str(buffer.device)]
@@ -193,7 +161,7 @@ def measure_programs(
         )
         for program in programs
     ]
-    samples = _run(tasks, tensors, (arenas, numbers), rounds, warmup)
+    samples = run_tasks(tasks, tensors, (arenas, numbers), rounds, warmup)
     return [
         [Timing.of(column) for column in np.diff(np.stack([times[p] for times in samples])).T]
         for p in range(len(programs))
@@ -218,7 +186,7 @@ def measure_transfers(
     loaded = load_library(library)
     result = {}
     for size in sizes:
-        bench = _Bench()
+        bench = Bench()
         names = [bench.tensor(KernelArg((size,), "uint8")) for _ in range(3)]
         produce: list[Instruction] = [Copy(names[0], names[1]), Signal(0)]
         consume: list[Instruction] = [Wait(0), Copy(names[1], names[2])]
@@ -231,6 +199,23 @@ def measure_transfers(
     return result
 
 
+def fit_link(times: Mapping[int, Timing]) -> tuple[float, float]:
+    """Fit latency + bytes / bandwidth to measured copies, as `measure_transfers` returns them.
+
+    Relative errors count, so that small copies matter as much as large ones.
+
+    Returns
+    -------
+    (float, float)
+        Latency in milliseconds, and bandwidth in GB/s (1e6 bytes a millisecond).
+    """
+    sizes = np.array(list(times), dtype=np.float64)
+    milliseconds = np.array([timing.ms for timing in times.values()])
+    design = np.stack([np.ones_like(sizes), sizes], axis=1) / milliseconds[:, None]
+    (latency_ms, ms_per_byte), *_ = np.linalg.lstsq(design, np.ones_like(sizes), rcond=None)
+    return max(float(latency_ms), 0.0), 1.0 / (max(float(ms_per_byte), 1e-12) * 1e6)
+
+
 def measure_handover(library: bytes, first: Cores, second: Cores, *, rounds: int = 15) -> Timing:
     """Time from a signal on one device to the instruction after its wait on the other one."""
     loaded = load_library(library)
@@ -241,7 +226,7 @@ def measure_handover(library: bytes, first: Cores, second: Cores, *, rounds: int
         pong += [Wait(2 * i), Signal(2 * i + 1)]
     tasks = [Task("first", first, ping, loaded), Task("second", second, pong, loaded)]
     samples: list[float] = []
-    for times, _ in _Bench().run(tasks, rounds):
+    for times, _ in Bench().run(tasks, rounds):
         trips = np.diff(times[::2])[1:]  # the first one waits for the other worker's start
         samples.extend(trips / 2)
     return Timing.of(samples)
@@ -271,8 +256,8 @@ def measure_independence(
     count = max(_MIN_CALLS, min(_MAX_CALLS, int(budget_ms / 8 / max(once.ms, 1e-4))))
 
     def mean_ns(together: Sequence[Cores]) -> float:
-        bench = _Bench()
-        starts = _barrier(len(together))
+        bench = Bench()
+        starts = barrier(len(together))
         tasks = [
             Task(f"device {i}", cores, [*starts[i], *bench.calls(call, count)], loaded)
             for i, cores in enumerate(together)
@@ -284,105 +269,10 @@ def measure_independence(
     return min(1.0, mean_ns(devices[:1]) / mean_ns(devices))
 
 
-class _Numbers:
-    """Memory with numbers that no kernel stumbles over: small random floats, zero integers."""
-
-    def __init__(self) -> None:
-        self._random = np.random.default_rng(0)
-        self._arenas: list[Arena] = []
-
-    def new(self, dtype: str, nbytes: int) -> int:
-        """Return the address of `nbytes` filled bytes."""
-        arena = Arena(align_up(nbytes))
-        self._arenas.append(arena)
-        if dtype in ("float32", "float64"):
-            view = arena.bytes[:nbytes].view(dtype)
-            block = self._random.uniform(0.01, 0.1, min(len(view), 1 << 16))
-            for start in range(0, len(view), len(block)):
-                view[start : start + len(block)] = block[: len(view) - start]
-        return arena.address
-
-
-class _ColdMemory:
-    """A large region where each weight gets a place that no recent call has read."""
-
-    def __init__(self, nbytes: int) -> None:
-        self._nbytes = nbytes
-        self._numbers = _Numbers()
-        self._regions: dict[str, tuple[int, int]] = {}
-        self._used = 0
-
-    def place(self, arg: KernelArg) -> int:
-        """Return an address for the weight `arg`."""
-        need = align_up(arg.nbytes)
-        if arg.dtype not in self._regions or self._regions[arg.dtype][1] < need:
-            size = max(self._nbytes, 4 * need)
-            self._regions[arg.dtype] = (self._numbers.new(arg.dtype, size), size)
-        address, size = self._regions[arg.dtype]
-        if self._used + need > size:
-            self._used = 0
-        self._used += need
-        return address + self._used - need
-
-
-class _Bench:
-    """The tensors of one measurement; weights lie in `cold` memory if there is some."""
-
-    def __init__(self, cold: _ColdMemory | None = None) -> None:
-        self._cold = cold
-        self._numbers = _Numbers()
-        self._specs: dict[str, tuple[tuple[int, ...], str]] = {}
-        self._addresses: dict[str, int] = {}
-
-    def calls(self, call: KernelCall, count: int = 1) -> list[Instruction]:
-        """Return `count` runs of `call` that differ in where their weights lie."""
-        cold = self._cold is not None
-        fixed = [None if cold and arg.role == "weight" else self.tensor(arg) for arg in call.args]
-        outputs = sum(arg.role == "output" for arg in call.args)
-        steps: list[Instruction] = []
-        for _ in range(count):
-            pairs = zip(fixed, call.args, strict=True)
-            names = tuple(name or self.tensor(arg) for name, arg in pairs)
-            steps.append(Call(call.kernel, call.kernel, names, outputs))
-        return steps
-
-    def tensor(self, arg: KernelArg) -> str:
-        """Return the name of a new tensor."""
-        name = f"t{len(self._specs)}"
-        self._specs[name] = (arg.shape, arg.dtype)
-        if self._cold is not None and arg.role == "weight":
-            self._addresses[name] = self._cold.place(arg)
-        else:
-            self._addresses[name] = self._numbers.new(arg.dtype, arg.nbytes)
-        return name
-
-    def run(self, tasks: Sequence[Task], rounds: int, *, warmup: int = 1) -> list[Times]:
-        """Run `tasks` and return, for each round and task, when each instruction began."""
-        tensors = TensorTable(self._specs)
-        for name, address in self._addresses.items():
-            tensors.place(name, address)
-        return _run(tasks, tensors, (self._numbers, self._cold), rounds, warmup)
-
-
-def _run(
-    tasks: Sequence[Task], tensors: TensorTable, memory: object, rounds: int, warmup: int
-) -> list[Times]:
-    samples = []
-    executor = Executor(tasks, tensors, memory=memory)
-    try:
-        for i in range(warmup + rounds):
-            executor.run()
-            if i >= warmup:
-                samples.append([executor.times(t) for t in range(len(tasks))])
-    finally:
-        executor.close()
-    return samples
-
-
 def _measure_kernel(
-    library: Library, call: KernelCall, cores: Cores, cold: _ColdMemory | None, budget_ms: float
+    library: Library, call: KernelCall, cores: Cores, cold: ColdMemory | None, budget_ms: float
 ) -> Timing:
-    bench = _Bench(cold)
+    bench = Bench(cold)
     task = Task(call.kernel, cores, bench.calls(call, 3), library)
     ((times,),) = bench.run([task], rounds=1, warmup=0)
     once_ms = max(1e-4, float(np.diff(times)[1:].min()) / 1e6)
@@ -390,10 +280,3 @@ def _measure_kernel(
     task = Task(call.kernel, cores, bench.calls(call, count + 1), library)
     ((times,),) = bench.run([task], rounds=1, warmup=0)
     return Timing.of(np.diff(times)[1:])  # the first call may find cold activations
-
-
-def _barrier(count: int) -> list[list[Instruction]]:
-    """Return for each of `count` programs the instructions that let all go on together."""
-    return [
-        [Signal(i), *(Wait(other) for other in range(count) if other != i)] for i in range(count)
-    ]

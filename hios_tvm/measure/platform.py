@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
 
@@ -21,11 +21,11 @@ from hios_tvm.measure.cache import CostCache
 from hios_tvm.passes.canonicalize_operators import CanonicalizeOperators
 from hios_tvm.passes.extract_operator_graph import extract_operator_graph
 from hios_tvm.passes.pipeline import lower
-from hios_tvm.runtime.devices.cpu import parse_cores, require_cores
+from hios_tvm.runtime.devices.cpu import device_model, parse_cores, require_cores
 from hios_tvm.runtime.measure import (
     KernelArg,
     KernelCall,
-    Timing,
+    fit_link,
     measure_independence,
     measure_transfers,
 )
@@ -78,10 +78,10 @@ def cpu_platform(
         progress("measure devices", 0, 3)
         library, call = _probe(target)
         progress("measure devices", 1, 3)
-        link = _fitted_link(measure_transfers(library, cores[0], cores[1]))
+        link_ms, gb_s = fit_link(measure_transfers(library, cores[0], cores[1]))
         progress("measure devices", 2, 3)
         independence = measure_independence(library, call, cores)
-        values = (link.latency_ms, 1000.0 / link.bandwidth_gb_s, independence)
+        values = (link_ms, 1000.0 / gb_s, independence)
         known = {
             key: Measurement(value, source="measured")
             for key, value in zip(keys, values, strict=True)
@@ -92,18 +92,6 @@ def cpu_platform(
     latency_ms, ms_per_gb, independence = (known[key].ms for key in keys)
     link = Link(latency_ms=latency_ms, bandwidth_gb_s=1000.0 / ms_per_gb)
     return replace(platform, default_link=link, independence=independence)
-
-
-def _fitted_link(times: Mapping[int, Timing]) -> Link:
-    """Fit latency + bytes / bandwidth to measured copies.
-
-    Relative errors count, so that small copies matter as much as large ones.
-    """
-    sizes = np.array(list(times), dtype=np.float64)
-    milliseconds = np.array([timing.ms for timing in times.values()])
-    design = np.stack([np.ones_like(sizes), sizes], axis=1) / milliseconds[:, None]
-    (latency_ms, ms_per_byte), *_ = np.linalg.lstsq(design, np.ones_like(sizes), rcond=None)
-    return Link(max(float(latency_ms), 0.0), 1.0 / (max(float(ms_per_byte), 1e-12) * 1e6))
 
 
 @cache
@@ -128,8 +116,7 @@ def _probe(target: Target) -> tuple[bytes, KernelCall]:
 
 
 def _device(name: str) -> Device:
-    cores = len(parse_cores(name))
-    return Device(name, model=f"cpu/{cores}", streams=cores)
+    return Device(name, model=device_model(name), streams=len(parse_cores(name)))
 
 
 def _check_disjoint(names: Sequence[str]) -> None:

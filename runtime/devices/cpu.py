@@ -14,6 +14,7 @@ __all__ = [
     "allowed_cores",
     "available_features",
     "cpu_device_name",
+    "device_model",
     "parse_cores",
     "pin_thread",
     "require_cores",
@@ -46,6 +47,15 @@ def parse_cores(name: str) -> tuple[int, ...]:
     if not 0 < len(set(cores)) == len(cores) <= MAX_CORES:
         raise DeviceError(f"device {name!r} names no core, one twice, or more than {MAX_CORES}")
     return tuple(sorted(cores))
+
+
+def device_model(name: str) -> str:
+    """Return what devices that run a kernel equally fast have in common.
+
+    >>> device_model("cpu@0-3"), device_model("cpu@4-7")
+    ('cpu/4', 'cpu/4')
+    """
+    return f"cpu/{len(parse_cores(name))}"
 
 
 def allowed_cores() -> frozenset[int]:

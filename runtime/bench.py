@@ -1,0 +1,170 @@
+"""What measurements are made of: kernels with their tensors, run by the executor and timed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from hios_tvm.runtime.dtypes import element_type
+from hios_tvm.runtime.executor import Executor, Task
+from hios_tvm.runtime.instructions import Call, Instruction, Signal, Wait
+from hios_tvm.runtime.memory import Arena, TensorTable, align_up
+
+__all__ = [
+    "Bench",
+    "ColdMemory",
+    "Cores",
+    "KernelArg",
+    "KernelCall",
+    "Numbers",
+    "Timing",
+    "barrier",
+    "run_tasks",
+]
+
+Cores = tuple[int, ...]
+Times = list[np.ndarray[Any, np.dtype[np.int64]]]
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Milliseconds: the median, the interquartile range, and how many samples there were."""
+
+    ms: float
+    spread_ms: float
+    samples: int
+
+    @staticmethod
+    def of(nanoseconds: Iterable[float]) -> Timing:
+        """Sum up samples in nanoseconds."""
+        values = np.fromiter(nanoseconds, np.float64) / 1e6
+        low, middle, high = np.percentile(values, (25, 50, 75))
+        return Timing(float(middle), float(high - low), len(values))
+
+
+@dataclass(frozen=True)
+class KernelArg:
+    """An argument of a kernel; those with the role ``weight`` are read from memory, not caches."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    role: Literal["input", "weight", "output"] = "input"
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * element_type(self.dtype).nbytes
+
+
+@dataclass(frozen=True)
+class KernelCall:
+    """A kernel and its arguments, inputs first; equal ones need to be measured only once."""
+
+    kernel: str
+    args: tuple[KernelArg, ...]
+
+
+class Numbers:
+    """Memory with numbers that no kernel stumbles over: small random floats, zero integers."""
+
+    def __init__(self) -> None:
+        self._random = np.random.default_rng(0)
+        self._arenas: list[Arena] = []
+
+    def new(self, dtype: str, nbytes: int) -> int:
+        """Return the address of `nbytes` filled bytes."""
+        arena = Arena(align_up(nbytes))
+        self._arenas.append(arena)
+        if dtype in ("float32", "float64"):
+            view = arena.bytes[:nbytes].view(dtype)
+            block = self._random.uniform(0.01, 0.1, min(len(view), 1 << 16))
+            for start in range(0, len(view), len(block)):
+                view[start : start + len(block)] = block[: len(view) - start]
+        return arena.address
+
+
+class ColdMemory:
+    """A large region where each weight gets a place that no recent call has read."""
+
+    def __init__(self, nbytes: int) -> None:
+        self._nbytes = nbytes
+        self._numbers = Numbers()
+        self._regions: dict[str, tuple[int, int]] = {}
+        self._used = 0
+
+    def place(self, arg: KernelArg) -> int:
+        """Return an address for the weight `arg`."""
+        need = align_up(arg.nbytes)
+        if arg.dtype not in self._regions or self._regions[arg.dtype][1] < need:
+            size = max(self._nbytes, 4 * need)
+            self._regions[arg.dtype] = (self._numbers.new(arg.dtype, size), size)
+        address, size = self._regions[arg.dtype]
+        if self._used + need > size:
+            self._used = 0
+        self._used += need
+        return address + self._used - need
+
+
+class Bench:
+    """The tensors of one measurement; weights lie in `cold` memory if there is some."""
+
+    def __init__(self, cold: ColdMemory | None = None) -> None:
+        self._cold = cold
+        self._numbers = Numbers()
+        self._specs: dict[str, tuple[tuple[int, ...], str]] = {}
+        self._addresses: dict[str, int] = {}
+
+    def calls(self, call: KernelCall, count: int = 1) -> list[Instruction]:
+        """Return `count` runs of `call` that differ in where their weights lie."""
+        cold = self._cold is not None
+        fixed = [None if cold and arg.role == "weight" else self.tensor(arg) for arg in call.args]
+        outputs = sum(arg.role == "output" for arg in call.args)
+        steps: list[Instruction] = []
+        for _ in range(count):
+            pairs = zip(fixed, call.args, strict=True)
+            names = tuple(name or self.tensor(arg) for name, arg in pairs)
+            steps.append(Call(call.kernel, call.kernel, names, outputs))
+        return steps
+
+    def tensor(self, arg: KernelArg) -> str:
+        """Return the name of a new tensor."""
+        name = f"t{len(self._specs)}"
+        self._specs[name] = (arg.shape, arg.dtype)
+        if self._cold is not None and arg.role == "weight":
+            self._addresses[name] = self._cold.place(arg)
+        else:
+            self._addresses[name] = self._numbers.new(arg.dtype, arg.nbytes)
+        return name
+
+    def run(self, tasks: Sequence[Task], rounds: int, *, warmup: int = 1) -> list[Times]:
+        """Run `tasks` and return, for each round and task, when each instruction began."""
+        tensors = TensorTable(self._specs)
+        for name, address in self._addresses.items():
+            tensors.place(name, address)
+        return run_tasks(tasks, tensors, (self._numbers, self._cold), rounds, warmup)
+
+
+def run_tasks(
+    tasks: Sequence[Task], tensors: TensorTable, memory: object, rounds: int, warmup: int
+) -> list[Times]:
+    """Run `tasks`, and return for each measured round when each instruction began."""
+    samples = []
+    executor = Executor(tasks, tensors, memory=memory)
+    try:
+        for i in range(warmup + rounds):
+            executor.run()
+            if i >= warmup:
+                samples.append([executor.times(t) for t in range(len(tasks))])
+    finally:
+        executor.close()
+    return samples
+
+
+def barrier(count: int) -> list[list[Instruction]]:
+    """Return for each of `count` programs the instructions that let all go on together."""
+    return [
+        [Signal(i), *(Wait(other) for other in range(count) if other != i)] for i in range(count)
+    ]
