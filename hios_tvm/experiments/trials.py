@@ -1,0 +1,115 @@
+"""Many schedulers on many instances: one row for each pair."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from hios_tvm.costs.instance import Instance
+from hios_tvm.errors import HiosError
+from hios_tvm.experiments.comparison import compare_schedulers, options_for
+from hios_tvm.experiments.parallel import run_parallel
+
+__all__ = ["INTER_ONLY", "Outcome", "Trial", "mean_of", "run_trials", "with_inter_only"]
+
+INTER_ONLY = " --inter-only"
+"""Ends the name of a scheduler that leaves the window out."""
+
+Key = tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A scheduler, perhaps without its window, on the instance that ``make(*key)`` draws.
+
+    `make` must be importable, so that the trial can run in another process.
+    """
+
+    name: str
+    make: Callable[..., Instance]
+    key: Key
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a trial; `error` says why the scheduler refused, and then the rest is None."""
+
+    name: str
+    key: Key
+    makespan_ms: float | None = None
+    lower_bound_ms: float | None = None
+    over_bound: float | None = None
+    speedup: float | None = None
+    transfers: int | None = None
+    seconds: float | None = None
+    error: str = ""
+
+
+def run_trials(
+    trials: Sequence[Trial],
+    *,
+    jobs: int = 1,
+    progress: Callable[[str, int, int], None] = lambda phase, done, total: None,
+) -> list[Outcome]:
+    """Run all trials over `jobs` processes; the outcomes come in any order."""
+    outcomes = []
+    progress("schedule", 0, len(trials))
+    for outcome in run_parallel(_run, trials, jobs=jobs):
+        outcomes.append(outcome)
+        progress("schedule", len(outcomes), len(trials))
+    return outcomes
+
+
+def with_inter_only(schedulers: Iterable[str]) -> list[str]:
+    """Put each scheduler of the paper before itself without the window.
+
+    >>> with_inter_only(["hios-lp", "heft"])
+    ['hios-lp --inter-only', 'hios-lp', 'heft']
+    """
+    names = []
+    for name in schedulers:
+        if name in ("hios-lp", "hios-mr"):
+            names.append(name + INTER_ONLY)
+        names.append(name)
+    return names
+
+
+def mean_of(
+    outcomes: Iterable[Outcome], value: Callable[[Outcome], float | None], name: str, *key: Any
+) -> float | None:
+    """Mean of a value of the outcomes of `name` whose key starts with `key`; None where none is.
+
+    None in `key` stands for anything.
+    """
+    values = [
+        number
+        for outcome in outcomes
+        if outcome.name == name
+        and all(part in (None, own) for part, own in zip(key, outcome.key, strict=False))
+        and (number := value(outcome)) is not None
+    ]
+    return sum(values) / len(values) if values else None
+
+
+def _run(trial: Trial) -> Outcome:
+    instance = trial.make(*trial.key)
+    scheduler = trial.name.removesuffix(INTER_ONLY)
+    options = options_for(scheduler, trial.options)
+    if trial.name.endswith(INTER_ONLY):
+        options["inter_only"] = True
+    try:
+        result = compare_schedulers(instance, [scheduler], options)[0][scheduler]
+    except HiosError as error:
+        return Outcome(trial.name, trial.key, error=str(error))
+    return Outcome(
+        trial.name,
+        trial.key,
+        makespan_ms=result.makespan_ms,
+        lower_bound_ms=result.lower_bound_ms,
+        over_bound=1.0 + result.gap,
+        speedup=result.speedup,
+        transfers=result.transfers,
+        seconds=result.seconds,
+    )

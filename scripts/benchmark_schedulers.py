@@ -1,0 +1,329 @@
+"""What each scheduler reaches, and how fast: random graphs, known optima, networks, sizes.
+
+Each command prints its tables and writes JSON to scripts/results. Schedulers are those of the
+registry; `--schedulers` and `--option` choose and set them. Seconds are those of one process on a
+quiet machine only with `--jobs 1`.
+
+    python scripts/benchmark_schedulers.py random --seeds 10
+    python scripts/benchmark_schedulers.py optimum --jobs 2
+    python scripts/benchmark_schedulers.py zoo
+    python scripts/benchmark_schedulers.py speed
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import click
+
+from hios_tvm.cli.options import print_table, scheduler_options, stderr, stdout
+from hios_tvm.cli.progress import progress_bar
+from hios_tvm.costs.instance import Instance, read_instance
+from hios_tvm.costs.links import LINKS
+from hios_tvm.errors import HiosError
+from hios_tvm.experiments.comparison import check_options, choose_schedulers
+from hios_tvm.experiments.known_optimum import graph_with_known_optimum
+from hios_tvm.experiments.random_graphs import LayeredGraphOptions, layered_graph
+from hios_tvm.experiments.scaling import Effort, effort, growth_exponent, moves_per_second
+from hios_tvm.experiments.trials import Outcome, Trial, mean_of, run_trials, with_inter_only
+from hios_tvm.machine import describe_machine
+from hios_tvm.report.figures import draw_lines
+from hios_tvm.zoo import NETWORKS
+from hios_tvm.zoo.costs import cost_file
+
+RESULTS = Path(__file__).parent / "results"
+SEARCHES = ("refine", "optimal", "auto")
+"""Take as long as they are told to, so that their time says nothing."""
+
+
+@click.group(help=__doc__)
+def main() -> None:
+    pass
+
+
+def common_options(function: Callable[..., None]) -> Callable[..., None]:
+    """``--schedulers``, the options of schedulers, ``--jobs`` and ``--folder``."""
+
+    @wraps(function)
+    def checked(schedulers: str, options: dict[str, Any], **others: Any) -> None:
+        names = choose_schedulers(schedulers)
+        check_options(names, options)
+        function(schedulers=names, options=options, **others)
+
+    for decorate in (
+        click.option(
+            "--folder",
+            type=click.Path(exists=True, file_okay=False, path_type=Path),
+            default=RESULTS,
+            help="Where the results go.",
+        ),
+        click.option("--jobs", default=1, show_default=True, type=click.IntRange(1)),
+        scheduler_options,
+        click.option("--schedulers", default="all", show_default=True),
+    ):
+        checked = decorate(checked)
+    return checked
+
+
+@main.command()
+@common_options
+@click.option("--seeds", default=10, show_default=True, type=click.IntRange(1))
+@click.option("--devices", default="2,4,8,12", show_default=True)
+@click.option("--layers", default="8,14", show_default=True)
+def random(
+    schedulers: Sequence[str],
+    options: dict[str, Any],
+    jobs: int,
+    folder: Path,
+    seeds: int,
+    devices: str,
+    layers: str,
+) -> None:
+    """The paper's random graphs: mean makespan over lower bound."""
+    names = with_inter_only(schedulers)
+    keys = [(n, d) for n in _numbers(layers) for d in _numbers(devices)]
+    trials = [
+        Trial(name, layered, (*key, seed), options)
+        for seed in range(seeds)
+        for key in keys
+        for name in names
+    ]
+    outcomes = _run(trials, jobs)
+    for n in _numbers(layers):
+        rows = [
+            [name]
+            + [_cell(outcomes, _over_bound, name, n, d) for d in _numbers(devices)]
+            + [_cell(outcomes, _seconds, name, n)]
+            for name in names
+        ]
+        columns = ["", *(f"{d} devices" for d in _numbers(devices)), "seconds"]
+        print_table(f"{n} layers: makespan over lower bound, mean of {seeds}", columns, rows)
+    _save(folder / "schedulers_random.json", options, outcomes)
+
+
+def layered(layers: int, devices: int, seed: int) -> Instance:
+    return layered_graph(LayeredGraphOptions(layers=layers, devices=devices), seed=seed)
+
+
+@main.command()
+@common_options
+@click.option("--seeds", default=3, show_default=True, type=click.IntRange(1))
+@click.option("--operators", default="50,100,150,200,250,300,350,400,450,500", show_default=True)
+@click.option("--devices", default="2,4,6,8,12,16", show_default=True)
+@click.option("--density", default=0.1, show_default=True, help="Edges over pairs of operators.")
+def optimum(
+    schedulers: Sequence[str],
+    options: dict[str, Any],
+    jobs: int,
+    folder: Path,
+    seeds: int,
+    operators: str,
+    devices: str,
+    density: float,
+) -> None:
+    """Graphs of Davidovic and Crainic, whose optimum is known: mean gap to it."""
+    names = with_inter_only(schedulers)
+    trials = [
+        Trial(name, known, (n, d, density, seed), options)
+        for seed in range(seeds)
+        for n in _numbers(operators)
+        for d in _numbers(devices)
+        for name in names
+    ]
+    outcomes = _run(trials, jobs)
+    title = f"makespan above the optimum, density {density}, mean of {seeds} graphs of each size"
+    rows = [
+        [name]
+        + [_cell(outcomes, _gap, name, None, d, form="{:.1%}") for d in _numbers(devices)]
+        + [_cell(outcomes, _gap, name, form="{:.1%}")]
+        for name in names
+    ]
+    print_table(f"{title}, by devices", ["", *devices.split(","), "all"], rows)
+    rows = [
+        [name] + [_cell(outcomes, _gap, name, n, form="{:.1%}") for n in _numbers(operators)]
+        for name in names
+    ]
+    print_table(f"{title}, by operators", ["", *operators.split(",")], rows)
+    _save(folder / "schedulers_optimum.json", options, outcomes)
+
+
+def known(operators: int, devices: int, density: float, seed: int) -> Instance:
+    return graph_with_known_optimum(operators, devices, density=density, seed=seed).instance
+
+
+@main.command()
+@common_options
+@click.option("--devices", default="1,2,4,8", show_default=True)
+@click.option("--networks", default=",".join(NETWORKS), show_default=True)
+def zoo(
+    schedulers: Sequence[str],
+    options: dict[str, Any],
+    jobs: int,
+    folder: Path,
+    devices: str,
+    networks: str,
+) -> None:
+    """The six networks with the costs of one core: speed-up over one device."""
+    trials = [
+        Trial(name, network_on, (network, link, d), options)
+        for network in networks.split(",")
+        for link in LINKS
+        for d in _numbers(devices)
+        for name in schedulers
+    ]
+    outcomes = _run(trials, jobs)
+    last = _numbers(devices)[-1]
+    for link in LINKS:
+        rows = [
+            [f"{network}, {name}"]
+            + [_cell(outcomes, _speedup, name, network, link, d) for d in _numbers(devices)]
+            + [_cell(outcomes, _over_bound, name, network, link, last)]
+            for network in networks.split(",")
+            for name in schedulers
+            if name != "sequential"
+        ]
+        columns = ["", *devices.split(","), f"over bound, {last}"]
+        print_table(f"{link}: speed-up over one device", columns, rows)
+    _save(folder / "schedulers_zoo.json", options, outcomes)
+
+
+def network_on(network: str, link: str, devices: int) -> Instance:
+    return read_instance(cost_file(network)).on(devices, link=LINKS[link])
+
+
+@main.command()
+@common_options
+@click.option("--sizes", default="100,200,500,1000,2000,5000,10000", show_default=True)
+@click.option("--devices", default="4,8", show_default=True)
+@click.option("--repeats", default=3, show_default=True, type=click.IntRange(1))
+@click.option("--limit", default=60.0, show_default=True, help="Seconds; then no larger graphs.")
+@click.option("--moves", default=10_000, show_default=True, help="Moves of refine to be timed.")
+def speed(
+    schedulers: Sequence[str],
+    options: dict[str, Any],
+    jobs: int,
+    folder: Path,
+    sizes: str,
+    devices: str,
+    repeats: int,
+    limit: float,
+    moves: int,
+) -> None:
+    """Time and memory over sizes, each in a process of its own; moves of refine per second."""
+    if jobs > 1:
+        raise click.UsageError("times are measured one after another: leave --jobs out")
+    efforts: list[Effort] = []
+    for name in schedulers:
+        for count in _numbers(devices) if name not in SEARCHES else ():
+            for size in _numbers(sizes):
+                stderr().print(f"{name}, {count} devices, {size} operators ...")
+                try:
+                    each = effort(name, size, count, repeats=repeats, options=options)
+                except HiosError as error:
+                    stderr().print(str(error), soft_wrap=True)
+                    break
+                efforts.append(each)
+                if each.seconds > limit:
+                    break
+    _print_efforts(efforts, sizes)
+    rates = {name: moves_per_second(name, moves=moves) for name in schedulers if name == "refine"}
+    for name, rate in rates.items():
+        if rate is not None:
+            stdout().print(f"{name}: {rate:,.0f} moves a second (200 operators, 4 devices)")
+    lines = _by_line(efforts)
+    curves = {name: {float(e.operators): e.seconds for e in line} for name, line in lines.items()}
+    draw_lines(
+        curves,
+        folder / "schedulers_speed.svg",
+        x_label="operators",
+        y_label="seconds",
+        logarithmic=True,
+    )
+    data = {
+        "machine": describe_machine().to_data(),
+        "efforts": [asdict(each) for each in efforts],
+        "moves_per_second": rates,
+    }
+    (folder / "schedulers_speed.json").write_text(json.dumps(data, indent=1) + "\n")
+
+
+def _by_line(efforts: Iterable[Effort]) -> dict[str, list[Effort]]:
+    lines: dict[str, list[Effort]] = {}
+    for each in efforts:
+        lines.setdefault(f"{each.scheduler}, {each.devices} devices", []).append(each)
+    return lines
+
+
+def _print_efforts(efforts: list[Effort], sizes: str) -> None:
+    rows = []
+    for name, line in _by_line(efforts).items():
+        of_size = {each.operators: each for each in line}
+        cells = [f"{of_size[n].seconds:.4g}" if n in of_size else "-" for n in _numbers(sizes)]
+        large = [each for each in line if each.operators >= 200]
+        work = [each.operators * math.log2(each.operators) for each in large]
+        exponent = (
+            f"{growth_exponent(work, [each.seconds for each in large]):.2f}" if work[1:] else "-"
+        )
+        rows.append([name, *cells, exponent, f"{max(each.peak_mb for each in line):.0f}"])
+    columns = ["", *sizes.split(","), "k", "MB"]
+    print_table("seconds by operators (twice as many edges)", columns, rows)
+    stdout().print("k: time grows with (n log n)^k from 200 operators on; MB: peak memory")
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(number) for number in text.split(",")]
+
+
+def _run(trials: list[Trial], jobs: int) -> list[Outcome]:
+    with progress_bar() as progress:
+        outcomes = run_trials(trials, jobs=jobs, progress=progress)
+    refused = {each.name: each.error for each in outcomes if each.error}
+    for name, error in refused.items():
+        count = sum(bool(each.error) for each in outcomes if each.name == name)
+        stderr().print(f"{name} refused {count} graphs, such as: {error}", soft_wrap=True)
+    return outcomes
+
+
+def _over_bound(outcome: Outcome) -> float | None:
+    return outcome.over_bound
+
+
+def _seconds(outcome: Outcome) -> float | None:
+    return outcome.seconds
+
+
+def _speedup(outcome: Outcome) -> float | None:
+    return outcome.speedup
+
+
+def _gap(outcome: Outcome) -> float | None:
+    """Gap to the known optimum, which is the lower bound: all devices are busy all the time."""
+    return None if outcome.over_bound is None else outcome.over_bound - 1.0
+
+
+def _cell(
+    outcomes: list[Outcome],
+    value: Callable[[Outcome], float | None],
+    name: str,
+    *key: Any,
+    form: str = "{:.3f}",
+) -> str:
+    mean = mean_of(outcomes, value, name, *key)
+    return "-" if mean is None else form.format(mean)
+
+
+def _save(path: Path, options: dict[str, Any], outcomes: list[Outcome]) -> None:
+    rows = sorted((asdict(each) for each in outcomes), key=lambda row: (row["key"], row["name"]))
+    lines = ",\n".join(json.dumps(row) for row in rows)
+    head = json.dumps({"machine": describe_machine().to_data(), "options": options}, indent=1)
+    path.write_text(f'{head[:-2]},\n "outcomes": [\n{lines}\n]}}\n')
+
+
+if __name__ == "__main__":
+    main()
