@@ -21,6 +21,7 @@ _COMMANDS = (
     "tune",
     "inspect",
     "plot",
+    "report",
     "sign",
     "schedule",
     "simulate",

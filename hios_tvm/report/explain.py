@@ -74,7 +74,7 @@ def manifest_reports(manifest: Manifest) -> list[DeviceReport]:
 
     work = manifest.compile_info.get("device_work_ms", {})
     total = sum(work.values()) or 1.0
-    stages = {device["name"]: device["stages"] for device in manifest.schedule["devices"]}
+    stages = {device["name"]: device["stages"] for device in manifest.schedule.get("devices", ())}
     reports = []
     for device in manifest.devices:
         calls, copies, weights = 0, 0, set()

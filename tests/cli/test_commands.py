@@ -6,6 +6,7 @@ import json
 import os
 from pathlib import Path
 
+import click
 import numpy as np
 import onnx
 import pytest
@@ -70,25 +71,16 @@ def artifact(folder: Path, model: Path) -> Path:
     return path
 
 
+COMMANDS = main.list_commands(click.Context(main))
+
+
 def test_help_names_every_command_and_the_exit_codes() -> None:
     output = succeed("--help")
-    for word in (
-        "zoo",
-        "compile",
-        "run",
-        "benchmark",
-        "compare",
-        "inspect",
-        "plot",
-        "sign",
-        "Exit codes",
-    ):
+    for word in (*COMMANDS, "Exit codes"):
         assert word in output
 
 
-@pytest.mark.parametrize(
-    "command", ["compile", "run", "benchmark", "compare", "inspect", "plot", "sign", "zoo"]
-)
+@pytest.mark.parametrize("command", COMMANDS)
 def test_each_command_explains_itself(command: str) -> None:
     assert "Usage:" in succeed(command, "--help")
 
@@ -244,3 +236,13 @@ def test_plot_draws_timelines_and_graphs(artifact: Path, tmp_path: Path) -> None
     result = run("plot", artifact, "-o", tmp_path / "t.gif")
     assert result.exit_code == 2
     assert "name a .svg or .png file" in result.stderr
+
+
+def test_report_writes_one_page(artifact: Path, tmp_path: Path) -> None:
+    path = tmp_path / "report.html"
+    succeed("report", artifact, "-o", path, "--iterations", 3, "--warmup", 0)
+    page = path.read_text()
+    assert "the median of 3 runs" in page
+    assert page.rstrip().endswith("</html>")
+    succeed("report", artifact, "-o", path, "--iterations", 0)
+    assert "measured" not in path.read_text().split("<footer>")[0].split("<h2>Devices")[0]

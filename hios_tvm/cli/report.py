@@ -1,0 +1,35 @@
+"""``hios-tvm report``: one page about an artifact."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from hios_tvm.cli.observation import observation_options, observe
+from hios_tvm.cli.options import EXISTING_FILE, NEW_FILE
+from hios_tvm.files import atomic_write, check_writable
+
+
+@click.command("report")
+@click.argument("artifact", type=EXISTING_FILE)
+@click.option("-o", "--output", type=NEW_FILE, help="Page to write.  [default: ARTIFACT.html]")
+@observation_options
+def command(artifact: Path, output: Path | None, **options: Any) -> None:
+    """Write all about ARTIFACT, predicted and measured on this machine, on one HTML page.
+
+    The page holds everything that it shows: it needs no network and runs no script. Needs
+    matplotlib and Jinja2 (pip install 'hios-tvm[report]').
+    """
+    from hios_tvm.machine import describe_machine
+    from hios_tvm.report.page import render_page, require_page
+
+    require_page()
+    path = output or artifact.with_suffix(".html")
+    check_writable(path)
+    manifest, result = observe(artifact, **options)
+    page = render_page(manifest, result, str(describe_machine()))
+    with atomic_write(path) as file:
+        file.write(page.encode(errors="replace"))
+    click.echo(path)
