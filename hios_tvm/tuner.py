@@ -116,13 +116,13 @@ def plan_tuning(
     progress("lower", 0, 1)
     network = lower_network(mod, options.target, name=name)
     progress("lower", 1, 1)
+    calls = Counter(op.kernel for op in network.graph.operators)
+    tunable = [kernel for kernel in calls if has_root_block(network.kernels[kernel])]
+    if not tunable:
+        raise UsageError(f"model {name!r} has no kernel that can be tuned")
     costs, platform = _costs(network, options, progress)
     model = platform.devices[0].model
     ms = {op.kernel: costs.latency_ms(op.name, model) for op in network.graph.operators}
-    calls = Counter(op.kernel for op in network.graph.operators)
-    tunable = [kernel for kernel in ms if has_root_block(network.kernels[kernel])]
-    if not tunable:
-        raise UsageError(f"model {name!r} has no kernel that can be tuned")
     threads = len(parse_cores(options.device))
     plan = []
     for kernel in _dominating({k: calls[k] * ms[k] for k in tunable}, options.share):

@@ -37,9 +37,10 @@ _TURNS = 7
 
 @dataclass(frozen=True)
 class _Job:
-    """What the other process is asked: times of kernels, whose results the first one defines."""
+    """What the other process is asked: times of kernels that give the results of `default`."""
 
-    libraries: tuple[bytes, ...]
+    default: bytes
+    timed: tuple[bytes, ...]
     turns: int
 
 
@@ -91,8 +92,8 @@ class Bench:
         """Check a candidate's results against the default kernel's, and time it."""
         if isinstance(library, str):
             return Trial(trace, None, library)
-        times = self._worker.ask(_Job((self._default, library), turns=1))
-        return Trial(trace, None, times) if isinstance(times, str) else Trial(trace, times[1])
+        times = self._worker.ask(_Job(self._default, (library,), turns=1))
+        return Trial(trace, None, times) if isinstance(times, str) else Trial(trace, times[0])
 
     def compare(self, traces: Sequence[str]) -> list[float]:
         """Return the times of the default kernel and of candidates, measured in turns, in ms.
@@ -103,7 +104,7 @@ class Bench:
         libraries = [library for library in built if isinstance(library, bytes)]
         if len(libraries) < len(built):
             raise CompileError("a kernel that was measured before cannot be built again")
-        times = self._worker.ask(_Job((self._default, *libraries), turns=_TURNS))
+        times = self._worker.ask(_Job(self._default, (self._default, *libraries), _TURNS))
         if isinstance(times, str):
             raise CompileError(f"kernels that were measured before fail together: {times}")
         return times
@@ -176,10 +177,9 @@ def _serve(connection: Connection, call: KernelCall, cores: tuple[int, ...]) -> 
         except EOFError:
             return
         try:
-            default = job.libraries[0]
-            if default not in known:
-                known[default] = _outputs(default, call, cores, inputs)
-            connection.send(_answer(job, call, cores, inputs, known[default]))
+            if job.default not in known:
+                known[job.default] = _outputs(job.default, call, cores, inputs)
+            connection.send(_answer(job, call, cores, inputs, known[job.default]))
         except HiosError as error:
             connection.send(str(error))
 
@@ -191,16 +191,16 @@ def _answer(
     inputs: dict[str, np.ndarray],
     expected: dict[str, np.ndarray],
 ) -> list[float] | str:
-    for library in job.libraries[1:]:
+    for library in job.timed:
         actual = _outputs(library, call, cores, inputs)
-        worst = max(d.max_error for d in deviations(actual, expected))
-        if not worst <= DEFAULT_RTOL:
-            return f"its results differ from the default kernel's by {worst:.1e} of the largest"
-
-    def once(library: bytes) -> float:
-        return measure_kernels(library, [call], cores)[0].ms
-
-    turns = [[once(library) for library in job.libraries] for _ in range(job.turns)]
+        for deviation in deviations(actual, expected):
+            if not deviation.within(DEFAULT_RTOL):
+                error = deviation.max_error
+                return f"its results differ from the default kernel's by {error:.1e} of the largest"
+    turns = [
+        [measure_kernels(library, [call], cores)[0].ms for library in job.timed]
+        for _ in range(job.turns)
+    ]
     return [min(times) for times in zip(*turns, strict=True)]
 
 

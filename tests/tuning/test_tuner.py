@@ -17,6 +17,7 @@ import psutil
 import pytest
 import tvm_ffi
 from click.testing import CliRunner, Result
+from onnx import TensorProto, helper
 from tiny_network import DEVICE, model
 
 from hios_tvm import runtime
@@ -207,6 +208,32 @@ def test_options_that_make_no_sense_are_refused(
 ) -> None:
     with pytest.raises(UsageError, match=r"trial|share"):
         plan_tuning(from_onnx(model()), replace(options, **{field: value}))
+
+
+def test_a_model_without_kernels_is_one_line(tmp_path: Path) -> None:
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        [helper.make_node("Identity", ["x"], ["y"])],
+        "nothing",
+        [value("x", TensorProto.FLOAT, [2])],
+        [value("y", TensorProto.FLOAT, [2])],
+    )
+    opset = helper.make_opsetid("", 17)
+    path = tmp_path / "nothing.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[opset], ir_version=8), path)
+    result = run("tune", path, "--database", tmp_path / "database", "--device", DEVICE)
+    assert result.exit_code == 2
+    assert "'nothing' has no kernel that can be tuned" in result.stderr
+
+
+def test_a_database_that_cannot_be_made_is_one_line(folder: Path, tmp_path: Path) -> None:
+    result = run("tune", folder / "tiny.onnx", "--database", folder / "tiny.onnx" / "database")
+    assert result.exit_code == 2
+    assert "cannot make the folder" in result.stderr
+    result = run("compile", folder / "tiny.onnx", "--database", tmp_path, "--devices", DEVICE)
+    assert result.exit_code == 2
+    assert "holds no tuning database" in result.stderr
+    assert run("tune", folder / "tiny.onnx", "--database", tmp_path, "--trials", 0).exit_code == 2
 
 
 def test_a_damaged_database_is_one_line(folder: Path, tmp_path: Path) -> None:
