@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -20,6 +22,12 @@ from hios_tvm.cli.options import (
 )
 from hios_tvm.errors import UsageError
 
+if TYPE_CHECKING:
+    from hios_tvm.benchmark import BenchmarkResult
+    from hios_tvm.runtime.manifest import Manifest
+
+_DIFFERENCES = 5  # operators whose time is furthest from their cost
+
 
 @click.command("benchmark")
 @click.argument("artifact", type=EXISTING_FILE)
@@ -33,7 +41,14 @@ from hios_tvm.errors import UsageError
     default=1,
     show_default=True,
     type=click.IntRange(1),
-    help="Threads that run the one session.",
+    help="Threads that run each session.",
+)
+@click.option(
+    "--sessions",
+    default=1,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Sessions that run at the same time, on the same devices.",
 )
 @click.option("--devices", help="Run on these devices instead of those of the compile.")
 @verify_key_option
@@ -59,6 +74,7 @@ def command(
     duration: float,
     percentiles: str,
     concurrency: int,
+    sessions: int,
     devices: str | None,
     emulate: bool,
     emulate_scale: float | None,
@@ -70,7 +86,7 @@ def command(
     Latency is that of a whole run, inputs and outputs included.
     """
     if emulate:
-        _emulate(artifact, emulate_scale, json_file)
+        _emulate(artifact, emulate_scale, verify_key, json_file)
         return
     from hios_tvm import runtime
     from hios_tvm.benchmark import benchmark
@@ -78,11 +94,15 @@ def command(
     from hios_tvm.report.explain import bottlenecks
 
     remap = None if devices is None else [name.strip() for name in devices.split(",")]
-    with runtime.load(artifact, devices=remap, verify_key=verify_key) as session:
-        specs = [(spec.name, spec.shape, spec.dtype) for spec in session.inputs]
+    with ExitStack() as stack:
+        group = [
+            stack.enter_context(runtime.load(artifact, devices=remap, verify_key=verify_key))
+            for _ in range(sessions)
+        ]
+        specs = [(spec.name, spec.shape, spec.dtype) for spec in group[0].inputs]
         arrays = load_inputs(inputs, specs, seed, value_range)
         result = benchmark(
-            session,
+            group,
             arrays,
             iterations=iterations,
             warmup=warmup,
@@ -90,19 +110,26 @@ def command(
             concurrency=concurrency,
             percentiles=_numbers(percentiles),
         )
-        manifest = session.manifest
-    notes = bottlenecks(result, manifest)
-    if json_file is not None:
-        data = {
-            "artifact": str(artifact),
-            "machine": describe_machine().to_data(),
-            "predicted_makespan_ms": manifest.predicted_makespan_ms,
-            **result.to_data(),
-            "notes": notes,
-        }
-        print_json(data, json_file)
+    manifest = group[0].manifest
+    if json_file is None:
+        _print(artifact, manifest, result)
         return
-    latency = result.latency
+    data = {
+        "artifact": str(artifact),
+        "machine": describe_machine().to_data(),
+        "predicted_makespan_ms": manifest.predicted_makespan_ms,
+        "cost_ms": {item.operator: item.cost_ms for item in manifest.prediction.operators},
+        **result.to_data(),
+        "notes": bottlenecks(result, manifest),
+    }
+    print_json(data, json_file)
+
+
+def _print(artifact: Path, manifest: Manifest, result: BenchmarkResult) -> None:
+    from hios_tvm.machine import describe_machine
+    from hios_tvm.report.explain import bottlenecks, cost_differences
+
+    latency, predicted_ms = result.latency, manifest.predicted_makespan_ms
     columns = ["runs", "mean ms", "min ms", "max ms", *latency.percentiles_ms, "runs/s"]
     numbers = (latency.mean_ms, latency.min_ms, latency.max_ms, *latency.percentiles_ms.values())
     row = [str(latency.runs), *(f"{ms:.2f}" for ms in numbers), f"{result.throughput_per_s:.1f}"]
@@ -110,24 +137,32 @@ def command(
     console = stdout()
     for device, busy in result.busy_ms.items():
         console.print(
-            f"{device}: {busy:.2f} ms busy a run ({busy / latency.median_ms:.0%}), of it "
-            f"{result.copy_ms[device]:.2f} ms copies"
+            f"{device}: busy {result.busy_share[device]:.0%} of the time, {busy:.2f} ms a run, of "
+            f"it {result.copy_ms[device]:.2f} ms copies"
         )
-    if manifest.predicted_makespan_ms is not None and concurrency == 1:
-        off = latency.median_ms / manifest.predicted_makespan_ms - 1
-        console.print(
-            f"predicted {milliseconds(manifest.predicted_makespan_ms)}, measured {off:+.1%}"
-        )
-    for line in notes:
+    if result.concurrency == result.sessions == 1:
+        if predicted_ms is not None:
+            off = latency.median_ms / predicted_ms - 1
+            console.print(
+                f"predicted {milliseconds(predicted_ms)}, measured "
+                f"{milliseconds(latency.median_ms)} ({off:+.1%})"
+            )
+        differences = cost_differences(manifest, result.operator_ms)[:_DIFFERENCES]
+        if differences:
+            rows = [item.cells() for item in differences]
+            print_table("furthest from their cost", list(differences[0].COLUMNS), rows)
+    for line in bottlenecks(result, manifest):
         console.print(line, soft_wrap=True)
     console.print(f"machine: {describe_machine()}", soft_wrap=True)
 
 
-def _emulate(artifact: Path, scale: float | None, json_file: str | None) -> None:
+def _emulate(
+    artifact: Path, scale: float | None, verify_key: Path | None, json_file: str | None
+) -> None:
     from hios_tvm.emulate import emulate, instance_of
     from hios_tvm.runtime.archive import read_manifest
 
-    manifest = read_manifest(artifact)
+    manifest = read_manifest(artifact, verify_key=verify_key)
     instance, schedule = instance_of(manifest)
     result = emulate(instance, schedule, manifest.programs, scale=scale)
     if json_file is not None:

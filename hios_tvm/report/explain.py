@@ -133,7 +133,7 @@ def why_idle(result: Compilation) -> list[str]:
 
 def bottlenecks(result: BenchmarkResult, manifest: Manifest) -> list[str]:
     """Name what holds an artifact back, from runs of one thread."""
-    if not result.busy_ms:
+    if not result.busy_ms or result.sessions > 1:
         return []
     measured_ms = result.latency.median_ms
     predicted_ms = manifest.predicted_makespan_ms
@@ -182,6 +182,19 @@ class OperatorDifference:
     @property
     def difference_ms(self) -> float:
         return self.measured_ms - self.cost_ms
+
+    COLUMNS: ClassVar[tuple[str, ...]] = (
+        "operator",
+        "device",
+        "cost ms",
+        "measured ms",
+        "difference ms",
+    )
+
+    def cells(self) -> list[str]:
+        """One row of a table under `COLUMNS`."""
+        times = f"{self.cost_ms:.4f}", f"{self.measured_ms:.4f}", f"{self.difference_ms:+.4f}"
+        return [self.operator, self.device, *times]
 
 
 def cost_differences(

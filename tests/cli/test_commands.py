@@ -133,6 +133,26 @@ def test_benchmark_reports_percentiles_and_busy_devices(artifact: Path) -> None:
         )
     )
     assert data["latency"]["runs"] >= 20
+    assert data["busy_ms"] == {}
+
+
+def test_benchmark_runs_several_sessions(artifact: Path) -> None:
+    words = ["benchmark", artifact, "--iterations", 40, "--duration", 0, "--json"]
+    data = json.loads(succeed(*words, "--sessions", 3))
+    assert (data["sessions"], data["concurrency"]) == (3, 1)
+    assert data["latency"]["runs"] >= 40
+    assert data["busy_share"][f"cpu@{CORE}"] > 0
+    data = json.loads(succeed(*words, "--sessions", 2, "--concurrency", 2))
+    assert (data["sessions"], data["concurrency"]) == (2, 2)
+
+
+def test_benchmark_names_operators_that_are_far_from_their_cost(artifact: Path) -> None:
+    words = ["benchmark", artifact, "--iterations", 5, "--duration", 0]
+    data = json.loads(succeed(*words, "--json"))
+    assert data["operator_ms"].keys() == data["cost_ms"].keys()
+    output = succeed(*words)
+    assert "furthest from their cost" in output
+    assert all(operator in output for operator in data["cost_ms"])  # it has few
 
 
 def test_inspect_shows_what_the_compile_decided(artifact: Path, folder: Path) -> None:
