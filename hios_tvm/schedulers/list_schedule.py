@@ -8,12 +8,14 @@ one pass over it gives all times. Devices count as independent here; the evaluat
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from hios_tvm.schedule import Schedule
 from hios_tvm.schedulers.problem import Groups, PlacedStage, Problem
 
-__all__ = ["Clock", "Outcome", "Timed", "advance", "merged"]
+__all__ = ["Clock", "Outcome", "Timed", "advance", "merged", "order_of"]
 
 NOT_YET_MS = float("-inf")
 """End of an operator that has no device yet: nobody waits for it."""
@@ -62,8 +64,8 @@ class Timed:
 
     def __init__(self, start: Clock, stages: Sequence[PlacedStage] = ()) -> None:
         self.stages: list[PlacedStage] = []
-        self._end_ms = start.end_ms[:]
-        self._device = start.device[:]
+        self.end_ms = start.end_ms[:]
+        self.device = start.device[:]
         self._before: list[tuple[tuple[float, ...], float]] = [(tuple(start.free_ms), 0.0)]
         self.replace(0, stages)
 
@@ -79,6 +81,35 @@ class Timed:
         advance(clock, tail)
         return max(clock.free_ms), clock.sum_ms
 
+    def ends_within(
+        self,
+        limit_ms: float,
+        first: int,
+        tail: Sequence[PlacedStage],
+        remaining_ms: Sequence[float],
+    ) -> bool:
+        """Whether the list would end in time with `tail` from position `first` on.
+
+        `remaining_ms` is the least time from the end of each operator to the end of all, so that
+        the answer no comes early.
+        """
+        clock = self._clock(first)
+        free_ms, end_ms, place = clock.free_ms, clock.end_ms, clock.device
+        for device, ms, operators, inputs, _ in tail:  # as in `advance`
+            now = free_ms[device]
+            for u, transfer_ms in inputs:
+                arrival_ms = end_ms[u] + transfer_ms[place[u]]
+                if arrival_ms > now:
+                    now = arrival_ms
+            now += ms
+            free_ms[device] = now
+            for v in operators:
+                if now + remaining_ms[v] > limit_ms:
+                    return False
+                end_ms[v] = now
+                place[v] = device
+        return True
+
     def replace(self, first: int, tail: Sequence[PlacedStage]) -> None:
         """Put `tail` in the place of everything from position `first` on."""
         clock = self._clock(first)
@@ -86,13 +117,13 @@ class Timed:
         for stage in tail:
             advance(clock, (stage,))
             self._before.append((tuple(clock.free_ms), clock.sum_ms))
-        self._end_ms, self._device = clock.end_ms, clock.device
+        self.end_ms, self.device = clock.end_ms, clock.device
         self.stages[first:] = tail
 
     def _clock(self, first: int) -> Clock:
         """State before position `first`; ends of later stages are left over, and never read."""
         free_ms, sum_ms = self._before[first]
-        return Clock(list(free_ms), self._end_ms[:], self._device[:], sum_ms)
+        return Clock(list(free_ms), self.end_ms[:], self.device[:], sum_ms)
 
 
 def merged(
@@ -133,3 +164,31 @@ def merged(
             before.append(stage)
     stage = problem.stage(groups, stages[members[0]].device)
     return [*before, stage, *after, *stages[members[-1] + 1 :]]
+
+
+def order_of(problem: Problem, schedule: Schedule) -> list[PlacedStage]:
+    """Return the stages of a valid schedule in a topological order."""
+    index = {op.name: v for v, op in enumerate(problem.graph.operators)}
+    device_index = {device.name: d for d, device in enumerate(problem.platform.devices)}
+    queues = [
+        deque(
+            problem.stage(
+                tuple(tuple(index[name] for name in group) for group in stage.groups),
+                device_index[device.device],
+            )
+            for stage in device.stages
+        )
+        for device in schedule
+    ]
+    done: set[int] = set()
+    order: list[PlacedStage] = []
+    progress = True
+    while progress:
+        progress = False
+        for queue in queues:
+            while queue and all(u in done for u, _ in queue[0].inputs):
+                stage = queue.popleft()
+                done.update(stage.operators)
+                order.append(stage)
+                progress = True
+    return order

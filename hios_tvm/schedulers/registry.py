@@ -15,6 +15,7 @@ from hios_tvm.schedulers.bounds import lower_bound_ms
 from hios_tvm.schedulers.heft import EarliestFinishOptions, heft
 from hios_tvm.schedulers.hios_lp import LongestPathOptions, hios_lp
 from hios_tvm.schedulers.hios_mr import MappingRecordingOptions, hios_mr
+from hios_tvm.schedulers.refine import RefineOptions, refine
 from hios_tvm.schedulers.sequential import SequentialOptions, sequential
 from hios_tvm.simulate import evaluate
 
@@ -34,6 +35,7 @@ SCHEDULERS: dict[str, Entry] = {
     "hios-lp": Entry(hios_lp, LongestPathOptions),
     "hios-mr": Entry(hios_mr, MappingRecordingOptions),
     "heft": Entry(heft, EarliestFinishOptions),
+    "refine": Entry(refine, RefineOptions),
 }
 
 

@@ -1,0 +1,268 @@
+"""Local search: moves stream groups between stages, positions and devices."""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from hios_tvm.costs.table import CostTable
+from hios_tvm.devices import Platform
+from hios_tvm.errors import UsageError
+from hios_tvm.graph import OperatorGraph
+from hios_tvm.schedule import Schedule
+from hios_tvm.schedulers.bounds import lower_bound_ms
+from hios_tvm.schedulers.heft import EarliestFinishOptions, heft
+from hios_tvm.schedulers.hios_lp import LongestPathOptions, hios_lp
+from hios_tvm.schedulers.hios_mr import MappingRecordingOptions, hios_mr
+from hios_tvm.schedulers.list_schedule import Clock, Timed, order_of
+from hios_tvm.schedulers.problem import PlacedStage, Problem
+from hios_tvm.simulate import evaluate
+
+__all__ = ["RefineOptions", "refine", "refined"]
+
+# Found on the paper's random graphs; halving or doubling any of them changes little.
+CRITICAL_SHARE = 0.9
+"""Share of moves that start on a critical path."""
+NEIGHBOUR_SHARE = 0.3
+"""Share of moves that go to the device of a producer or consumer."""
+JOIN_SHARE = 0.6
+"""Share of moves that join a stage, where it has room, rather than go before or after it."""
+REACH = 10
+"""A move goes at most this many stages away, times the devices."""
+MOVES_PER_OPERATOR = 250
+FIRST_TEMPERATURE, LAST_TEMPERATURE = 2e-3, 3e-4
+"""Mean growth that is accepted, as a share of the makespan, at the start and at the end."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RefineOptions:
+    """Options of the local search.
+
+    Attributes
+    ----------
+    moves : int, optional
+        Moves to try; without it, `MOVES_PER_OPERATOR` times the operators.
+    time_limit_s : float
+        The search ends here even if moves are left. Below the limit, equal moves and seeds give
+        equal schedules.
+    seed : int
+        Of the random numbers.
+    """
+
+    moves: int | None = None
+    time_limit_s: float = 30.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if (self.moves or 0) < 0 or not self.time_limit_s >= 0.0:
+            raise UsageError(
+                f"moves and time_limit_s must not be negative, got {self.moves} and "
+                f"{self.time_limit_s}"
+            )
+
+
+def refine(
+    graph: OperatorGraph, costs: CostTable, platform: Platform, options: RefineOptions
+) -> Schedule:
+    """Improve the best schedule of hios-lp, hios-mr and HEFT by simulated annealing.
+
+    Raises
+    ------
+    CostError
+        If an operator can run on no device.
+    """
+    starts = [
+        hios_lp(graph, costs, platform, LongestPathOptions()),
+        hios_mr(graph, costs, platform, MappingRecordingOptions()),
+        heft(graph, costs, platform, EarliestFinishOptions()),
+    ]
+    start = min(starts, key=lambda made: evaluate(graph, costs, platform, made).makespan_ms)
+    return replace(refined(graph, costs, platform, start, options), scheduler="refine")
+
+
+def refined(
+    graph: OperatorGraph,
+    costs: CostTable,
+    platform: Platform,
+    start: Schedule,
+    options: RefineOptions,
+) -> Schedule:
+    """Return what simulated annealing makes of `start`, or `start` where that is not better.
+
+    The search counts devices as independent, and takes stage times that nobody has measured from
+    the analytic model; the evaluator compares its result with the start as they are.
+    """
+    modelled = replace(
+        costs, measure_stage=None, joint={m: dict(t) for m, t in costs.joint.items()}
+    )
+    problem = Problem.of(graph, modelled, platform)
+    search = _Search(problem, order_of(problem, start), options)
+    found = problem.schedule(start.scheduler, search.run())
+    return min(start, found, key=lambda made: evaluate(graph, costs, platform, made).makespan_ms)
+
+
+class _Search:
+    """Simulated annealing over lists of stages.
+
+    A move takes one stream group out of its stage, and puts it before, after or into another stage
+    that its producers and consumers leave within reach, so every list stays in a topological order.
+    """
+
+    def __init__(
+        self, problem: Problem, stages: Sequence[PlacedStage], options: RefineOptions
+    ) -> None:
+        self.problem = problem
+        self.options = options
+        self.random = random.Random(options.seed)
+        self.bound_ms = lower_bound_ms(problem.graph, problem.costs, problem.platform)
+        self.remaining_ms = _least_remaining_ms(problem)
+        self.timed = Timed(Clock.at_start(problem))
+        self.stages = self.timed.stages
+        self.position = [0] * len(problem.operators)
+        self.critical: list[int] = []  # positions on a critical path; empty when not known
+        self._replace(0, stages)
+
+    def run(self) -> list[PlacedStage]:
+        """Return the best list of stages that was met."""
+        now_ms = best_ms = self.timed.outcome[0]
+        best = list(self.stages)
+        started = time.monotonic()
+        moves = self.options.moves
+        if moves is None:
+            moves = MOVES_PER_OPERATOR * len(self.position)
+        for move in range(moves if self.stages else 0):
+            if best_ms <= self.bound_ms or time.monotonic() - started >= self.options.time_limit_s:
+                break
+            made = self._move()
+            if made is None:
+                continue
+            cooling = (LAST_TEMPERATURE / FIRST_TEMPERATURE) ** (move / moves)
+            temperature = FIRST_TEMPERATURE * cooling
+            limit_ms = now_ms * (1.0 + temperature * self.random.expovariate(1.0))
+            first, tail = made
+            if self.timed.ends_within(limit_ms, first, tail, self.remaining_ms):
+                self._replace(first, tail)
+                now_ms = self.timed.outcome[0]
+                if now_ms < best_ms:
+                    best, best_ms = list(self.stages), now_ms
+        return best
+
+    def _move(self) -> tuple[int, list[PlacedStage]] | None:
+        """Return a random change: the first position that it touches, and all from there on."""
+        i = self._source()
+        source = self.stages[i]
+        group = self.random.choice(source.groups)
+        low, high = self._room(group)
+        reach = REACH * len(self.problem.devices)
+        low, high = max(low, i - reach), min(high, i + reach + 1)
+        if low >= high:
+            return None
+        j = self._target(group, low, high)
+        rest = tuple(other for other in source.groups if other is not group)
+        left = [self.problem.stage(rest, source.device)] if rest else []
+        if i == j:
+            placed = self._beside(left, group, source.device)
+        else:
+            placed = self._placed(group, self.stages[j])
+        if not placed or any(stage.ms == math.inf for stage in placed):
+            return None
+        if i == j:
+            return i, [*placed, *self.stages[i + 1 :]]
+        if j < i:
+            return j, [*placed, *self.stages[j + 1 : i], *left, *self.stages[i + 1 :]]
+        return i, [*left, *self.stages[i + 1 : j], *placed, *self.stages[j + 1 :]]
+
+    def _placed(self, group: tuple[int, ...], target: PlacedStage) -> list[PlacedStage]:
+        """Return `group` in, before or after the stage `target`."""
+        streams = self.problem.platform.devices[target.device].streams
+        if len(target.groups) < streams and self.random.random() < JOIN_SHARE:
+            return [self.problem.stage((*target.groups, group), target.device)]
+        return self._beside([target], group, target.device)
+
+    def _beside(
+        self, stages: list[PlacedStage], group: tuple[int, ...], device: int
+    ) -> list[PlacedStage]:
+        """Return `group` before or after `stages`; alone it goes to any device."""
+        if not stages:
+            device = self.random.choice(self.problem.devices)
+        moved = self.problem.stage((group,), device)
+        return [moved, *stages] if self.random.random() < 0.5 else [*stages, moved]
+
+    def _source(self) -> int:
+        """Return the position of a stage, mostly a critical one."""
+        if self.random.random() < CRITICAL_SHARE:
+            if not self.critical:
+                self.critical = self._critical_path()
+            return self.random.choice(self.critical)
+        return self.random.randrange(len(self.stages))
+
+    def _room(self, group: tuple[int, ...]) -> tuple[int, int]:
+        """Return between which positions producers and consumers let `group` be."""
+        low, high = -1, len(self.stages)
+        for v in group:
+            for u, _ in self.problem.predecessors[v]:
+                if self.position[u] > low and u not in group:
+                    low = self.position[u]
+            for w, _ in self.problem.successors[v]:
+                if self.position[w] < high and w not in group:
+                    high = self.position[w]
+        return low + 1, high
+
+    def _target(self, group: tuple[int, ...], low: int, high: int) -> int:
+        """Return a position from `low` to `high`, at times on a neighbour's device."""
+        j = self.random.randrange(low, high)
+        if self.random.random() >= NEIGHBOUR_SHARE:
+            return j
+        problem, place = self.problem, self.timed.device
+        near = [place[u] for v in group for u, _ in problem.predecessors[v] if u not in group]
+        near += [place[w] for v in group for w, _ in problem.successors[v] if w not in group]
+        if not near:
+            return j
+        device = self.random.choice(near)
+        around = (*range(j, high), *range(low, j))
+        return next((k for k in around if self.stages[k].device == device), j)
+
+    def _replace(self, first: int, tail: Sequence[PlacedStage]) -> None:
+        """Put `tail` in the place of everything from position `first` on."""
+        self.timed.replace(first, tail)
+        for i in range(first, len(self.stages)):
+            for v in self.stages[i].operators:
+                self.position[v] = i
+        self.critical = []
+
+    def _critical_path(self) -> list[int]:
+        """Return positions of stages, last first, that each wait for the next one in the list."""
+        end_ms = [self.timed.end_ms[stage.operators[0]] for stage in self.stages]
+        previous: list[int] = []  # stage before on the same device
+        last: dict[int, int] = {}
+        for i, stage in enumerate(self.stages):
+            previous.append(last.get(stage.device, -1))
+            last[stage.device] = i
+        path: list[int] = []
+        i = max(range(len(self.stages)), key=end_ms.__getitem__)
+        while i >= 0:
+            path.append(i)
+            stage = self.stages[i]
+            start_ms = end_ms[i] - stage.ms - 1e-9 * end_ms[i]
+            if previous[i] >= 0 and end_ms[previous[i]] >= start_ms:
+                i = previous[i]
+                continue
+            waited_for = (
+                self.position[u]
+                for u, transfer_ms in stage.inputs
+                if self.timed.end_ms[u] + transfer_ms[self.timed.device[u]] >= start_ms
+            )
+            i = next(waited_for, -1)
+        return path
+
+
+def _least_remaining_ms(problem: Problem) -> list[float]:
+    """Return the least time from the end of each operator to the end of all."""
+    tail_ms = [0.0] * len(problem.operators)
+    for v in reversed(problem.operators):
+        for w, _ in problem.successors[v]:
+            tail_ms[v] = max(tail_ms[v], tail_ms[w] + min(problem.latency_ms[w]))
+    return tail_ms
