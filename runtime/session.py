@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 
 from hios_tvm.errors import ArtifactError, DeviceError, InputError
 from hios_tvm.runtime.archive import Artifact, open_artifact
+from hios_tvm.runtime.devices.claims import claim_cores
 from hios_tvm.runtime.devices.cpu import require_cores, share_cores
 from hios_tvm.runtime.dtypes import numpy_dtype
 from hios_tvm.runtime.executor import DEFAULT_SPIN_US, Executor, Task
@@ -30,6 +32,7 @@ def load(
     *,
     devices: Mapping[str, str] | Sequence[str] | None = None,
     verify_key: str | os.PathLike[str] | None = None,
+    exclusive: bool = False,
     spin_us: float = DEFAULT_SPIN_US,
 ) -> Session:
     """Load an artifact, after it has been verified whole.
@@ -45,6 +48,9 @@ def load(
     verify_key, optional
         File of an Ed25519 public key (PEM): an artifact that its owner did not sign
         (``hios-tvm sign``) is refused before anything else of the file is used.
+    exclusive : bool
+        Have the devices' cores for this process alone, among those that use this runtime. Without
+        it a core that another process uses too is logged as a warning.
     spin_us : float
         How long a worker polls for another one before it sleeps.
 
@@ -55,11 +61,11 @@ def load(
     UsageError
         If `verify_key` is no such key, or the package cryptography is missing.
     DeviceError
-        If this process may not use a device.
+        If this process may not use a device, or another one has it for itself.
     """
     artifact = open_artifact(path, verify_key=verify_key)
     try:
-        return Session(artifact, devices=devices, spin_us=spin_us)
+        return Session(artifact, devices=devices, exclusive=exclusive, spin_us=spin_us)
     except ArtifactError as error:
         command = artifact.manifest.rebuild_command
         raise ArtifactError(f"{path}: {error}; make it again with {command!r}") from error
@@ -77,6 +83,7 @@ class Session:
         artifact: Artifact,
         *,
         devices: Mapping[str, str] | Sequence[str] | None = None,
+        exclusive: bool = False,
         spin_us: float = DEFAULT_SPIN_US,
     ) -> None:
         self.manifest = artifact.manifest
@@ -89,8 +96,11 @@ class Session:
         self._arenas = {device.name: _make_arena(device) for device in self.manifest.devices}
         self._place_buffers()
         self._staging: dict[str, Array] = {}
+        tasks = _tasks(artifact, self._device_names)
+        self._claim = claim_cores((c for task in tasks for c in task.cores), exclusive=exclusive)
+        weakref.finalize(self, self._claim.release)
         self._executor = Executor(
-            _tasks(artifact, self._device_names),
+            tasks,
             self._tensors,
             memory=(self._arenas, self._weights),
             spin_us=spin_us,
@@ -174,6 +184,7 @@ class Session:
             return  # the threads are the parent's, and the lock may have been copied locked
         with self._lock:
             self._executor.close()
+            self._claim.release()
 
     def __enter__(self) -> Session:
         return self

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import gc
+import subprocess
+import sys
 import threading
 import weakref
 from dataclasses import replace
@@ -14,6 +16,7 @@ from hios_tvm import runtime
 from hios_tvm.errors import DeviceError, InputError, SessionClosedError
 from hios_tvm.runtime import Session, aligned_empty
 from hios_tvm.runtime.archive import open_artifact
+from hios_tvm.runtime.devices import claims
 
 Array = np.ndarray
 
@@ -223,3 +226,37 @@ def test_the_arena_is_reused_between_runs(hand_made: HandMade, session: Session)
     for _ in range(100):
         x = rng.standard_normal(LENGTH).astype(np.float32)
         check(hand_made, session.run(inputs_of(x)), x)
+
+
+def test_cores_are_claimed_until_the_session_is_closed(
+    hand_made: HandMade, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The claims lie in a file of this test, so that tests in other processes are left alone."""
+    monkeypatch.setattr(claims, "_PATH", str(tmp_path / "cores"))
+    monkeypatch.setattr(claims, "_CLAIMS", claims._Claims())
+    code = """
+import sys
+from hios_tvm.errors import DeviceError
+from hios_tvm.runtime.devices import claims
+from hios_tvm.runtime.devices.cpu import parse_cores
+claims._PATH = sys.argv[1]
+try:
+    claims.claim_cores(parse_cores(sys.argv[2]))
+except DeviceError:
+    print("refused")
+else:
+    print("claimed")
+"""
+    words = [sys.executable, "-c", code, str(tmp_path / "cores"), hand_made.devices[1]]
+
+    def answer() -> str:
+        return subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
+
+    with hand_made.load(exclusive=True), hand_made.load(exclusive=True):
+        assert answer() == "refused"
+    assert answer() == "claimed"
+    forgotten = hand_made.load(exclusive=True)
+    assert answer() == "refused"
+    del forgotten
+    gc.collect()
+    assert answer() == "claimed"

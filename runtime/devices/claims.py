@@ -1,0 +1,162 @@
+"""Which processes use which cores, so that two of them do not unknowingly pin to the same.
+
+Each core is a byte of one file in shared memory, and each process that uses the core holds a POSIX
+record lock on it: shared, or exclusive where the session asked for that. The kernel drops the
+locks of a process that ends, whatever its end. Containers that do not share ``/dev/shm`` do not
+see each other.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import struct
+import threading
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from hios_tvm.errors import DeviceError
+
+__all__ = ["CoreClaim", "claim_cores"]
+
+_PATH = "/dev/shm/hios-tvm-cores"
+_FLOCK = struct.Struct("@hhqqi0q")  # struct flock: type, whence, start, length, process
+_LOG = logging.getLogger("hios_tvm")
+
+
+@dataclass
+class _Claims:
+    """How often this process uses each core; locks belong to a process, not to a session."""
+
+    used: Counter[int] = field(default_factory=Counter)
+    exclusive: Counter[int] = field(default_factory=Counter)
+    descriptor: int | None = None
+    # Forgotten sessions are released wherever the garbage collector runs, so also in here.
+    lock: Any = field(default_factory=threading.RLock)
+
+    def start_anew(self) -> None:
+        """Forget what the parent of a forked process has; the open file serves both."""
+        self.used.clear()
+        self.exclusive.clear()
+        self.lock = threading.RLock()  # the parent's may have been copied locked
+
+
+_CLAIMS = _Claims()
+os.register_at_fork(after_in_child=_CLAIMS.start_anew)
+
+
+class CoreClaim:
+    """Cores that a session uses until `release`."""
+
+    def __init__(self, cores: Iterable[int], *, exclusive: bool) -> None:
+        self._cores = tuple(cores)
+        self._exclusive = exclusive
+        self._process = os.getpid()
+
+    def release(self) -> None:
+        """Give the cores back. Releasing twice is fine, and so is a forked child."""
+        if self._process == os.getpid():
+            with _CLAIMS.lock:
+                cores, self._cores = self._cores, ()
+                _give_back(cores, self._exclusive)
+
+
+def claim_cores(cores: Iterable[int], *, exclusive: bool = False) -> CoreClaim:
+    """Tell other processes that this one uses `cores`.
+
+    Where another process does so too, a warning is logged: both will be slower.
+
+    Raises
+    ------
+    DeviceError
+        If another process uses one of the cores and one of both wants it for itself, or if
+        `exclusive` is asked for where the system offers no way to tell.
+    """
+    claim = CoreClaim(dict.fromkeys(cores), exclusive=exclusive)
+    with _CLAIMS.lock:
+        descriptor = _open_file()
+        if descriptor is None:
+            if exclusive:
+                raise DeviceError(f"cores cannot be claimed: {_PATH} cannot be opened")
+            return CoreClaim((), exclusive=False)
+        taken: list[int] = []
+        try:
+            for core in claim._cores:
+                _warn(descriptor, core, exclusive)
+                _CLAIMS.used[core] += 1
+                _CLAIMS.exclusive[core] += exclusive
+                taken.append(core)
+                _lock(descriptor, core)
+        except OSError as error:
+            holder = _holder(descriptor, taken[-1], exclusive=_CLAIMS.exclusive[taken[-1]] > 0)
+            _give_back(taken, exclusive)
+            raise DeviceError(
+                f"core {taken[-1]} is used by {_name(holder)}, and "
+                f"{'this session' if exclusive else 'that process'} wants it for itself; map the "
+                "artifact's devices to others with devices="
+            ) from error
+    return claim
+
+
+def _warn(descriptor: int, core: int, exclusive: bool) -> None:
+    """Say that a core is shared, where this process has not used it yet."""
+    if not exclusive and not _CLAIMS.used[core]:
+        holder = _holder(descriptor, core, exclusive=True)
+        if holder is not None:
+            _LOG.warning(
+                "core %d is also used by %s: both will be slower; give each process cores of its "
+                "own with devices=",
+                core,
+                _name(holder),
+            )
+
+
+def _lock(descriptor: int, core: int) -> None:
+    """Hold the lock that the claims of this process on `core` need; `OSError` if others forbid."""
+    if _CLAIMS.exclusive[core]:
+        kind = fcntl.LOCK_EX | fcntl.LOCK_NB
+    elif _CLAIMS.used[core]:
+        kind = fcntl.LOCK_SH | fcntl.LOCK_NB
+    else:
+        kind = fcntl.LOCK_UN
+    fcntl.lockf(descriptor, kind, 1, core)
+
+
+def _give_back(cores: Iterable[int], exclusive: bool) -> None:
+    for core in cores:
+        _CLAIMS.used[core] -= 1
+        _CLAIMS.exclusive[core] -= exclusive
+        assert _CLAIMS.descriptor is not None
+        _lock(_CLAIMS.descriptor, core)
+
+
+def _holder(descriptor: int, core: int, *, exclusive: bool) -> int | None:
+    """Return a process whose lock forbids one of this kind; 0 if it is not visible from here."""
+    kind = fcntl.F_WRLCK if exclusive else fcntl.F_RDLCK
+    answer = fcntl.fcntl(descriptor, fcntl.F_GETLK, _FLOCK.pack(kind, os.SEEK_SET, core, 1, 0))
+    found, *_, process = _FLOCK.unpack(answer)
+    return None if found == fcntl.F_UNLCK else process
+
+
+def _name(process: int | None) -> str:
+    return f"process {process}" if process else "another process"
+
+
+def _open_file() -> int | None:
+    """Open the file that all users of the machine share; closing it would drop all locks."""
+    if _CLAIMS.descriptor is None:
+        flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+        try:
+            _CLAIMS.descriptor = os.open(_PATH, flags)
+        except FileNotFoundError:
+            try:
+                _CLAIMS.descriptor = os.open(_PATH, flags | os.O_CREAT, 0o666)
+                os.fchmod(_CLAIMS.descriptor, 0o666)  # whatever the umask
+            except OSError:
+                return None
+        except OSError:
+            return None
+    return _CLAIMS.descriptor
