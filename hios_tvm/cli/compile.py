@@ -107,8 +107,7 @@ def command(
     compiled kernels are kept, so that a second compile is quick.
     """
     from hios_tvm.compiler import CompileOptions, compile_model
-    from hios_tvm.costs.instance import Instance
-    from hios_tvm.costs.table import CostTable
+    from hios_tvm.costs.instance import Instance, read_costs
     from hios_tvm.devices import default_devices, parse_device_list
     from hios_tvm.files import atomic_write
     from hios_tvm.frontends import load_model
@@ -128,7 +127,7 @@ def command(
         scheduler=scheduler,
         scheduler_options=scheduler_options,
         schedule=Schedule.from_json(_text(placement)) if placement else None,
-        costs=CostTable.from_json(_text(costs)) if costs else None,
+        costs=read_costs(costs) if costs else None,
         cache_dir=None if no_cache else cost_cache or default_cache_dir(),
         dump_dir=dump_ir,
         database=database,

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 @click.option(
     "--devices",
     type=click.IntRange(1),
-    help="Number of equal devices.  [default: as the file says]",
+    help="Number of equal, independent devices.  [default: as the file says]",
 )
 @click.option(
     "--streams", type=click.IntRange(1), help="Stream groups that a stage may have on a device."

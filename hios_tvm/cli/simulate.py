@@ -20,6 +20,8 @@ from hios_tvm.cli.progress import progress_bar
 if TYPE_CHECKING:
     from hios_tvm.experiments.sweeps import Run
 
+ONE_DEVICE = ("sequential", "greedy", "ios")
+
 
 @click.command("simulate")
 @click.option(
@@ -51,7 +53,7 @@ if TYPE_CHECKING:
 @click.option(
     "--plots",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Draw each sweep into this folder (needs matplotlib).",
+    help="Draw each sweep into this folder (needs matplotlib), without those who use one device.",
 )
 @click.option(
     "--jobs", default=1, show_default=True, type=click.IntRange(1), help="Processes at a time."
@@ -120,7 +122,7 @@ def command(
         for sweep in chosen:
             file = plots / f"simulation_{sweep}.svg"
             draw_lines(
-                means[sweep],
+                _on_several_devices(means[sweep]),
                 file,
                 x_label=SWEEPS[sweep].label,
                 y_label="makespan over lower bound",
@@ -134,6 +136,12 @@ def _print(sweep: str, values: tuple[float, ...], means: dict[str, dict[float, f
         for scheduler, by_value in means.items()
     ]
     print_table(f"makespan over lower bound by {sweep}", ["", *map(str, values)], rows)
+
+
+def _on_several_devices(means: dict[str, dict[float, float]]) -> dict[str, dict[float, float]]:
+    """Leave out who uses one device, as the others would lie on one line then."""
+    several = {name: line for name, line in means.items() if name not in ONE_DEVICE}
+    return several or means
 
 
 def _refusals(runs: list[Run]) -> list[str]:

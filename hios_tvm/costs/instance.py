@@ -20,7 +20,7 @@ from hios_tvm.errors import CostError, GraphError, UsageError
 from hios_tvm.files import atomic_write
 from hios_tvm.graph import OperatorGraph
 
-__all__ = ["Instance", "read_instance"]
+__all__ = ["Instance", "read_costs", "read_instance"]
 
 _GZIP_MAGIC = b"\x1f\x8b"
 
@@ -34,7 +34,7 @@ class Instance:
     platform: Platform
 
     def on(self, count: int, *, streams: int | None = None, link: Link | None = None) -> Instance:
-        """Return the same graph on `count` equal, independent devices.
+        """Return the same graph on `count` equal, independent devices, with the first's memory.
 
         Parameters
         ----------
@@ -57,8 +57,11 @@ class Instance:
                 f"the costs are of the device models {', '.join(models) or 'none'}: the number of "
                 "devices can be changed where there is one"
             )
-        streams = streams or self.platform.devices[0].streams
-        devices = tuple(Device(f"device{i}", models[0], streams) for i in range(count))
+        first = self.platform.devices[0]
+        devices = tuple(
+            Device(f"device{i}", models[0], streams or first.streams, first.memory_bytes)
+            for i in range(count)
+        )
         return replace(
             self, platform=Platform(devices, default_link=link or self.platform.default_link)
         )
@@ -110,6 +113,17 @@ def read_instance(path: Path, *, devices: int | None = None) -> Instance:
     return Instance(graph, costs, Platform.uniform(1)).on(devices or count or 1)
 
 
+def read_costs(path: Path) -> CostTable:
+    """Read the costs of a cost file, with or without a graph, perhaps compressed.
+
+    Raises
+    ------
+    CostError
+        If the file is something else.
+    """
+    return CostTable.from_json(_text(path))
+
+
 def _from_cost_file(path: Path, text: str, data: dict[str, object]) -> Instance:
     if "graph" not in data:
         raise CostError(
@@ -127,6 +141,6 @@ def _text(path: Path) -> str:
         data = path.read_bytes()
         if data.startswith(_GZIP_MAGIC):
             data = gzip.decompress(data)
-        return data.decode()
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise GraphError(f"cannot read {path}: {error}") from error
+    return data.decode(errors="replace")  # what is no text is no JSON either

@@ -93,7 +93,7 @@ def moves_per_second(
         return None
     instance = sized_graph(operators, devices)
     # A budget of time must not end the search first.
-    unlimited = {"seconds": math.inf} if "seconds" in known else {}
+    unlimited = {"time_limit_s": math.inf} if "time_limit_s" in known else {}
     few, many = (
         _seconds(scheduler, instance, {"moves": count, **unlimited}) for count in (1, 1 + moves)
     )

@@ -161,7 +161,10 @@ def read_runs(path: Path) -> list[Run]:
 
 
 def mean_over_bound(runs: Iterable[Run]) -> dict[str, dict[float, float]]:
-    """Mean makespan over lower bound: scheduler -> value of the sweep -> mean over the seeds."""
+    """Mean makespan over lower bound: scheduler -> value of the sweep -> mean over the seeds.
+
+    Schedulers stand in the order of their first runs.
+    """
     ratios: dict[str, dict[float, list[float]]] = {}
     for run in runs:
         if run.makespan_ms is not None and run.lower_bound_ms:

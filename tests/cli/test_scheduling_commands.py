@@ -10,8 +10,11 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
 from click.testing import CliRunner, Result
+from onnx import TensorProto, helper
 
 from hios_tvm.cli import main
 from hios_tvm.costs.instance import read_instance
@@ -20,6 +23,7 @@ from hios_tvm.schedule import Schedule
 from hios_tvm.schedulers import SCHEDULERS
 from hios_tvm.simulate import evaluate
 
+CORE = min(os.sched_getaffinity(0))
 SMALL = ("--operators", 24, "--edges", 48, "--layers", 5, "--schedulers", "sequential,hios-lp")
 
 
@@ -88,6 +92,25 @@ def test_schedule_takes_options(graph: Path) -> None:
         succeed("schedule", graph, "--scheduler", "hios-lp", "--inter-only", "--json")
     )
     assert only["options"]["inter_only"] is True
+
+
+def test_saved_costs_are_scheduled_and_compiled_again(tmp_path: Path) -> None:
+    model = tmp_path / "chain.onnx"
+    nodes = [helper.make_node("MatMul", [a, "w"], [b]) for a, b in ("xh", "hy")]
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [8, 8]) for name in "xy"]
+    weights = onnx.numpy_helper.from_array(np.eye(8, dtype=np.float32), "w")
+    chain = helper.make_graph(nodes, "chain", values[:1], values[1:], [weights])
+    opsets = [helper.make_opsetid("", 17)]
+    onnx.save(helper.make_model(chain, opset_imports=opsets, ir_version=8), model)
+    costs = tmp_path / "costs.json.gz"
+    common = ("compile", model, "--devices", f"cpu@{CORE}", "--cost-cache", tmp_path)
+    succeed(*common, "-o", tmp_path / "first.hios", "--save-costs", costs)
+    data = json.loads(succeed("schedule", costs, "--devices", 3, "--link", "pcie4", "--json"))
+    assert (data["graph"], data["operators"], data["devices"]) == ("chain", 2, 3)
+    # A chain gains nothing from more devices.
+    assert data["schedulers"]["hios-lp"]["speedup"] == 1.0
+    succeed(*common, "-o", tmp_path / "again.hios", "--costs", costs)
+    assert (tmp_path / "again.hios").exists()
 
 
 @pytest.mark.parametrize(
