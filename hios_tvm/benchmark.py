@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from hios_tvm.runtime.session import Session
-from hios_tvm.runtime.trace import RunTrace
+from hios_tvm.runtime.trace import RunTrace, Span
 from hios_tvm.statistics import LatencySummary
 
 __all__ = ["BenchmarkResult", "benchmark"]
@@ -24,8 +24,9 @@ class BenchmarkResult:
     """Latencies of all runs; milliseconds per run that devices and operators took (medians).
 
     `busy_ms` is time in kernels and copies, `copy_ms` in copies alone, `operator_ms` in the kernel
-    of each operator; `traces` are the runs that they come from. All four are empty where several
-    threads shared a session: then nobody sees the end of a run before the next one begins.
+    of each operator; `busy_share` says for which share of the time in which any session ran a
+    device was busy. All are empty where several threads shared a session: then nobody sees the end
+    of a run before the next one begins. `traces` are the runs that they come from.
     """
 
     latency: LatencySummary
@@ -33,16 +34,10 @@ class BenchmarkResult:
     concurrency: int
     sessions: int
     busy_ms: Mapping[str, float]
+    busy_share: Mapping[str, float]
     copy_ms: Mapping[str, float]
     operator_ms: Mapping[str, float]
     traces: tuple[RunTrace, ...] = field(default=(), repr=False)
-
-    @property
-    def busy_share(self) -> dict[str, float]:
-        """Share of the time that each device is busy, all sessions together."""
-        return {
-            device: busy * self.throughput_per_s / 1000 for device, busy in self.busy_ms.items()
-        }
 
     def to_data(self) -> dict[str, Any]:
         """Plain data for JSON; traces are left out."""
@@ -52,7 +47,7 @@ class BenchmarkResult:
             "concurrency": self.concurrency,
             "sessions": self.sessions,
             "busy_ms": dict(self.busy_ms),
-            "busy_share": self.busy_share,
+            "busy_share": dict(self.busy_share),
             "copy_ms": dict(self.copy_ms),
             "operator_ms": dict(self.operator_ms),
         }
@@ -133,10 +128,21 @@ def _result(
         concurrency=concurrency,
         sessions=len(sessions),
         busy_ms=_medians([idle | trace.milliseconds("call", "copy") for trace in traces]),
+        busy_share=_busy_share(traces, devices),
         copy_ms=_medians([idle | trace.milliseconds("copy") for trace in traces]),
         operator_ms=_medians([trace.durations_ms("call") for trace in traces]),
         traces=traces,
     )
+
+
+def _busy_share(traces: Sequence[RunTrace], devices: Sequence[str]) -> dict[str, float]:
+    """Return for which share of all runs each device was busy; what overlaps counts once."""
+    if not traces:
+        return {}
+    runs = [Span("runs", 0, "run", "", trace.start_ns, trace.end_ns) for trace in traces]
+    together = RunTrace((*runs, *(span for trace in traces for span in trace.spans)), 0, 0)
+    busy, total = together.milliseconds("call", "copy"), together.milliseconds("run")["runs"]
+    return {name: busy.get(name, 0.0) / total for name in devices}
 
 
 def _medians(runs: Sequence[Mapping[str, float]]) -> dict[str, float]:

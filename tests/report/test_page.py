@@ -25,6 +25,7 @@ RESULT = BenchmarkResult(
     concurrency=1,
     sessions=1,
     busy_ms=TRACE.milliseconds("call", "copy"),
+    busy_share={"cpu@0": 0.5, "cpu@1": 0.25},
     copy_ms=TRACE.milliseconds("copy"),
     operator_ms=TRACE.durations_ms("call"),
     traces=(TRACE,),
