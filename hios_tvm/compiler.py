@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,7 @@ from hios_tvm.machine import describe_machine
 from hios_tvm.measure.cache import CostCache, default_cache_dir
 from hios_tvm.measure.collect import collect_costs
 from hios_tvm.measure.platform import cpu_platform
+from hios_tvm.measure.remote import RpcAddress, remote_costs
 from hios_tvm.passes.annotate_schedule import AnnotateSchedule
 from hios_tvm.passes.apply_traces import apply_traces
 from hios_tvm.passes.canonicalize_operators import CanonicalizeOperators, collect_weights
@@ -79,6 +81,8 @@ class CompileOptions:
         A schedule made elsewhere, used instead of a scheduler.
     costs : CostTable, optional
         Times to schedule with; without it they are measured on this machine.
+    rpc : RpcAddress, optional
+        Where to measure instead: a TVM RPC server or tracker.
     cache_dir : Path, optional
         Folder of measured costs and compiled kernels; None keeps nothing.
     dump_dir : Path, optional
@@ -93,6 +97,7 @@ class CompileOptions:
     scheduler_options: Mapping[str, Any] = field(default_factory=dict)
     schedule: Schedule | None = None
     costs: CostTable | None = None
+    rpc: RpcAddress | None = None
     cache_dir: Path | None = field(default_factory=default_cache_dir)
     dump_dir: Path | None = None
     database: Path | None = None
@@ -167,9 +172,12 @@ def compile_network(
     output: Path,
     options: CompileOptions,
     *,
+    info: Mapping[str, Any] = MappingProxyType({}),
     progress: Progress = lambda phase, done, total: None,
 ) -> Compilation:
     """Compile what `lower_network` returned for ``options.target``, and write the artifact.
+
+    `info` is added to the manifest's `compile_info`.
 
     Raises
     ------
@@ -193,6 +201,7 @@ def compile_network(
         libraries = _libraries(partition, network.target, options, progress)
     with _phase("write", seconds, progress):
         manifest = _manifest(network, partition, schedule, timeline, costs, platform, options)
+        manifest = replace(manifest, compile_info={**manifest.compile_info, **info})
         manifest = write_artifact(output, manifest, libraries, _used(network.weights, manifest))
     return Compilation(
         network.graph,
@@ -241,11 +250,21 @@ def _apply(step: Any, mod: IRModule) -> IRModule:
 def _costs(
     network: Network, options: CompileOptions, progress: Progress
 ) -> tuple[CostTable, Platform]:
-    """Return the given costs, or measure them here; and the platform that they belong to."""
+    """Return the given costs, or measure them; and the platform that they belong to."""
     if options.costs is not None:
         platform = cpu_platform(options.devices, network.target, measured=options.costs.platform)
         options.costs.check(network.graph, platform)
         return options.costs, platform
+    if options.rpc is not None:
+        return remote_costs(
+            network.mod,
+            network.graph,
+            network.target,
+            options.devices,
+            options.rpc,
+            kernel_dir=_kernel_dir(options),
+            progress=progress,
+        )
     cache = None if options.cache_dir is None else CostCache(options.cache_dir)
     platform = cpu_platform(options.devices, network.target, cache=cache, progress=progress)
     costs = collect_costs(

@@ -11,19 +11,21 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
-from onnx import NodeProto, ValueInfoProto, helper
+from onnx import NodeProto, TensorProto, ValueInfoProto, helper
 from onnx.backend.base import Backend, BackendRep, namedtupledict
 
 from hios_tvm.compiler import CompileOptions, compile_network, lower_network
 from hios_tvm.costs.table import CostTable, Measurement
 from hios_tvm.devices import Platform
-from hios_tvm.errors import InputError, ModelError, UsageError
+from hios_tvm.errors import DynamicShapeError, InputError, ModelError, UsageError
 from hios_tvm.frontends.onnx import from_onnx
+from hios_tvm.frontends.onnx.inputs import model_inputs
 from hios_tvm.graph import OperatorGraph
 from hios_tvm.measure.platform import cpu_platform
 from hios_tvm.runtime.devices.cpu import allowed_cores, cpu_device_name
@@ -40,15 +42,31 @@ __all__ = [
     "supports_device",
 ]
 
+Array = np.ndarray[Any, Any]
+
 MAX_DEVICES = 2
 """Devices of one core each that are used unless others are named."""
 
 
-class HiosBackendRep(BackendRep):
-    """A compiled model; `session` is what runs it."""
+@dataclass(frozen=True)
+class _Options:
+    devices: tuple[str, ...]
+    cache_dir: Path | None
 
-    def __init__(self, session: Session) -> None:
+
+class HiosBackendRep(BackendRep):
+    """A compiled model; `session` is what runs it.
+
+    Where shapes depend on the values of inputs (axes, sizes, the condition of an If), the model is
+    compiled for the values of a run, and `session` is None until the first one.
+    """
+
+    def __init__(
+        self, model: onnx.ModelProto, options: _Options, session: Session | None = None
+    ) -> None:
         self.session = session
+        self._model = model
+        self._options = options
 
     def run(self, inputs: Any, **kwargs: Any) -> tuple[Any, ...]:
         """Run the model once.
@@ -67,10 +85,12 @@ class HiosBackendRep(BackendRep):
         ------
         InputError, ExecutionError
             As `Session.run`.
+        ModelError, CompileError
+            As `HiosBackend.prepare`, where the model has to be compiled for these inputs.
         """
         if kwargs:
             raise UsageError(f"run has no option {min(kwargs)!r}")
-        names = [spec.name for spec in self.session.inputs]
+        names = [value.name for value in model_inputs(self._model.graph)]
         if isinstance(inputs, Mapping):
             feeds = dict(inputs)
         else:
@@ -78,9 +98,31 @@ class HiosBackendRep(BackendRep):
             if len(arrays) != len(names):
                 raise InputError(f"inputs: {len(arrays)} are given, the model has {len(names)}")
             feeds = dict(zip(names, arrays, strict=True))
-        outputs = self.session.run({name: np.asarray(array) for name, array in feeds.items()})
+        for name, array in feeds.items():
+            if array is None or isinstance(array, Sequence):
+                raise InputError(f"inputs: {name!r} is no tensor; only tensors can be inputs")
+        feeds = {name: np.asarray(array) for name, array in feeds.items()}
+        outputs = self._run_specialized(feeds) if self.session is None else self.session.run(feeds)
         result: tuple[Any, ...] = namedtupledict("Outputs", list(outputs))(*outputs.values())
         return result
+
+    def _run_specialized(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Compile for the shapes, the small inputs or, if they do not do, all inputs of a run."""
+        small = [name for name, array in feeds.items() if _is_setting(array)]
+        error: ModelError | None = None
+        for fixed in ([], small, list(feeds)):
+            left = {name: array for name, array in feeds.items() if name not in fixed}
+            try:
+                model = _with_constants(self._model, {name: feeds[name] for name in fixed})
+                shapes = {name: array.shape for name, array in left.items()}
+                session = _compile(model, self._options, shapes)
+            except ModelError as reason:
+                error = error or reason
+                continue
+            with session:
+                return session.run(left)
+        assert error is not None
+        raise error
 
 
 class HiosBackend(Backend):
@@ -110,7 +152,7 @@ class HiosBackend(Backend):
         Parameters
         ----------
         model : onnx.ModelProto
-            With static shapes.
+            Where its shapes depend on its inputs, it is compiled when it runs.
         device : str
             ``CPU``.
         devices : sequence of str, optional
@@ -132,18 +174,13 @@ class HiosBackend(Backend):
             raise UsageError(f"prepare has no option {min(kwargs)!r}")
         cores = sorted(allowed_cores())[:MAX_DEVICES]
         names = tuple(devices or (cpu_device_name([core]) for core in cores))
-        network = lower_network(from_onnx(model), "host", name=model.graph.name or "model")
-        platform = cpu_platform(names, network.target, measured=Platform.uniform(len(names)))
-        options = CompileOptions(
-            devices=names,
-            schedule=_taking_turns(network.graph, names),
-            costs=_equal_costs(network.graph, platform),
-            cache_dir=cache_dir,
-        )
-        with tempfile.TemporaryDirectory(prefix="hios-") as folder:
-            artifact = Path(folder, "model.hios")
-            compile_network(network, artifact, options)
-            return HiosBackendRep(load(artifact))  # its weights stay mapped
+        options = _Options(names, cache_dir)
+        try:
+            return HiosBackendRep(model, options, _compile(model, options))
+        except ModelError as error:
+            if isinstance(error, DynamicShapeError) or _has_settings(model):
+                return HiosBackendRep(model, options)
+            raise
 
     @classmethod
     def run_node(
@@ -191,9 +228,54 @@ run_node = HiosBackend.run_node
 supports_device = HiosBackend.supports_device
 
 
-def _value_info(name: str, array: np.ndarray[Any, Any]) -> ValueInfoProto:
+def _value_info(name: str, array: Array) -> ValueInfoProto:
     element = helper.np_dtype_to_tensor_dtype(array.dtype)
     return helper.make_tensor_value_info(name, element, array.shape)
+
+
+def _compile(
+    model: onnx.ModelProto, options: _Options, shapes: Mapping[str, tuple[int, ...]] | None = None
+) -> Session:
+    module = from_onnx(model, shapes=shapes)
+    network = lower_network(module, "host", name=model.graph.name or "model")
+    devices = options.devices
+    platform = cpu_platform(devices, network.target, measured=Platform.uniform(len(devices)))
+    compile_options = CompileOptions(
+        devices=devices,
+        schedule=_taking_turns(network.graph, devices),
+        costs=_equal_costs(network.graph, platform),
+        cache_dir=options.cache_dir,
+    )
+    with tempfile.TemporaryDirectory(prefix="hios-") as folder:
+        artifact = Path(folder, "model.hios")
+        compile_network(network, artifact, compile_options)
+        return load(artifact)  # its weights stay mapped
+
+
+def _is_setting(array: Array) -> bool:
+    """Return whether an input looks like axes, sizes, repeats, or a condition."""
+    return array.ndim == 0 or (array.ndim == 1 and array.dtype.kind in "iub")
+
+
+def _has_settings(model: onnx.ModelProto) -> bool:
+    kinds = [value.type.tensor_type for value in model_inputs(model.graph)]
+    floats = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16)
+    return any(
+        kind.HasField("shape") and len(kind.shape.dim) <= (0 if kind.elem_type in floats else 1)
+        for kind in kinds
+    )
+
+
+def _with_constants(model: onnx.ModelProto, values: Mapping[str, Array]) -> onnx.ModelProto:
+    """Return `model` with inputs replaced by constants."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    for value in [value for value in copy.graph.input if value.name in values]:
+        copy.graph.input.remove(value)
+    copy.graph.initializer.extend(
+        onnx.numpy_helper.from_array(array, name) for name, array in values.items()
+    )
+    return copy
 
 
 def _taking_turns(graph: OperatorGraph, devices: Sequence[str]) -> Schedule:

@@ -20,6 +20,7 @@ _COMMANDS = (
     "compare",
     "tune",
     "inspect",
+    "profile",
     "plot",
     "report",
     "sign",

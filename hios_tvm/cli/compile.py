@@ -54,6 +54,10 @@ from hios_tvm.cli.progress import progress_bar
 )
 @click.option("--save-placement", type=NEW_FILE, help="Write the schedule as JSON.")
 @click.option("--costs", type=EXISTING_FILE, help="Schedule with these costs, measure nothing.")
+@click.option(
+    "--rpc", metavar="HOST:PORT", help="Measure there: a TVM RPC server, or a tracker of servers."
+)
+@click.option("--rpc-key", default="", help="Key of the RPC server.")
 @click.option("--save-costs", type=NEW_FILE, help="Write graph and costs as JSON.")
 @click.option(
     "--database",
@@ -91,6 +95,8 @@ def command(
     placement: Path | None,
     save_placement: Path | None,
     costs: Path | None,
+    rpc: str | None,
+    rpc_key: str,
     save_costs: Path | None,
     database: Path | None,
     cost_cache: Path | None,

@@ -326,7 +326,7 @@ def test_all_dimensions_without_a_value_are_named_at_once() -> None:
         ({"a": (1, 2, 3)}, r"input 'a' of tiny has 2 dimensions, .* has 3"),
         ({"a": (1, 4)}, "dimension 1 of input 'a' of tiny is 3, not 4"),
         ({"a": (2, 3), "b": (4, 3)}, "dimension 'n' of tiny cannot be 2 and 4"),
-        ({"a": (0, 3)}, "dimensions must be at least 1"),
+        ({"a": (-1, 3)}, "a dimension is negative"),
     ],
 )
 def test_shapes_that_do_not_fit(given: dict[str, tuple[int, ...]], message: str) -> None:

@@ -7,6 +7,7 @@ attributes, and returns one expression per output.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,11 +19,33 @@ __all__ = ["CONVERTERS", "Converter"]
 Converter = Callable[[Sequence[Any], Mapping[str, Any]], tuple[relax.Expr, ...]]
 
 
+def cosh(inputs: Sequence[Any], attributes: Mapping[str, Any]) -> tuple[relax.Expr, ...]:
+    """TVM cannot compile vectors of its own operator."""
+    (x,) = inputs
+    half = relax.const(0.5, x.ty.dtype.dtype)
+    both = relax.op.add(relax.op.exp(x), relax.op.exp(relax.op.negative(x)))
+    return (relax.op.multiply(half, both),)
+
+
+def sinh(inputs: Sequence[Any], attributes: Mapping[str, Any]) -> tuple[relax.Expr, ...]:
+    """TVM cannot compile vectors of its own operator."""
+    (x,) = inputs
+    number = partial(relax.const, dtype=x.ty.dtype.dtype)
+    both = relax.op.subtract(relax.op.exp(x), relax.op.exp(relax.op.negative(x)))
+    # Near zero the difference cancels; there x + x^3/6 + x^5/120 is exact enough.
+    square = relax.op.multiply(x, x)
+    series = relax.op.add(number(1 / 6), relax.op.multiply(square, number(1 / 120)))
+    series = relax.op.add(number(1.0), relax.op.multiply(square, series))
+    is_small = relax.op.less(relax.op.abs(x), number(0.1))
+    large = relax.op.multiply(number(0.5), both)
+    return (relax.op.where(is_small, relax.op.multiply(x, series), large),)
+
+
 def dropout(inputs: Sequence[Any], attributes: Mapping[str, Any]) -> tuple[relax.Expr, ...]:
     """Nothing is dropped at inference; TVM would keep a tuple that most passes stumble over."""
-    x, *options = inputs
-    training = options[1] if len(options) > 1 else None
-    if training is not None and not _is_false(training):
+    x, ratio, training = (*inputs, None, None)[:3]
+    is_inference = training is None or _is_zero(training)
+    if not is_inference and not (ratio is not None and _is_zero(ratio)):
         raise ValueError("it is in training mode; export the model for inference")
     mask = np.ones([int(size) for size in x.ty.shape.values], bool)
     return x, relax.const(tvm.runtime.tensor(mask))
@@ -64,13 +87,29 @@ def p_relu(inputs: Sequence[Any], attributes: Mapping[str, Any]) -> tuple[relax.
     return (relax.op.add(positive, relax.op.multiply(slope, relax.op.minimum(x, zero))),)
 
 
+def tile(inputs: Sequence[Any], attributes: Mapping[str, Any]) -> tuple[relax.Expr, ...]:
+    """Copies of a tensor along each axis; LLVM gets TVM's index arithmetic wrong for AVX-512."""
+    x, repeats = inputs
+    if not isinstance(repeats, tvm.ir.GenericConst):
+        raise ValueError("its repeats depend on data; only static shapes can be compiled")
+    for axis, count in enumerate(repeats.value.numpy().tolist()):
+        if count != 1:
+            indices = np.tile(np.arange(int(x.ty.shape.values[axis]), dtype=np.int64), count)
+            taken = relax.op.take(x, relax.const(tvm.runtime.tensor(indices)), axis)
+            x = relax.BlockBuilder.current().normalize(taken)
+    return (x,)
+
+
 CONVERTERS: dict[str, Converter] = {
+    "Cosh": cosh,
     "Dropout": dropout,
     "IsInf": is_inf,
     "LpNormalization": lp_normalization,
     "PRelu": p_relu,
+    "Sinh": sinh,
+    "Tile": tile,
 }
 
 
-def _is_false(value: Any) -> bool:
+def _is_zero(value: Any) -> bool:
     return isinstance(value, tvm.ir.GenericConst) and not value.value.numpy().any()

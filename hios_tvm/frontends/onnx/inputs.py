@@ -8,7 +8,7 @@ from onnx import GraphProto, TensorProto, TypeProto, ValueInfoProto
 
 from hios_tvm.errors import ModelError, UsageError
 
-__all__ = ["ELEMENT_TYPES", "input_shapes", "model_inputs"]
+__all__ = ["ELEMENT_TYPES", "check_outputs", "input_shapes", "model_inputs"]
 
 Shape = tuple[int, ...]
 
@@ -26,6 +26,15 @@ def model_inputs(graph: GraphProto) -> list[ValueInfoProto]:
     """The inputs that a caller gives; models of IR version 3 list their weights as well."""
     weights = {tensor.name for tensor in graph.initializer}
     return [value for value in graph.input if value.name not in weights]
+
+
+def check_outputs(graph: GraphProto, label: str) -> None:
+    """All outputs are tensors; a `ModelError` names the first that is none."""
+    for value in graph.output:
+        if value.type.WhichOneof("value") not in (None, "tensor_type"):
+            raise ModelError(
+                f"{label}: output {value.name!r} is no tensor; only tensors can be outputs"
+            )
 
 
 def input_shapes(
@@ -74,8 +83,8 @@ def _symbols(
     """The values that `overrides` gives to symbolic dimensions, where they fit the model."""
     values: dict[str, int] = {}
     for name, shape in overrides.items():
-        if any(size < 1 for size in shape):
-            raise UsageError(f"shape {shape} of input {name!r}: dimensions must be at least 1")
+        if any(size < 0 for size in shape):
+            raise UsageError(f"shape {shape} of input {name!r}: a dimension is negative")
         kind = _tensor_type(inputs[name], label)
         if not kind.HasField("shape"):
             continue

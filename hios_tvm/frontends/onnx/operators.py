@@ -42,6 +42,7 @@ CONVERTED_WRONGLY: dict[str, Callable[[NodeProto], bool]] = {
     "Cast": lambda node: _attribute(node, "to", None) not in ELEMENT_TYPES,
     "ConvTranspose": lambda node: _attribute(node, "output_shape", None) is not None,
     "LayerNormalization": lambda node: len(node.output) > 1,
+    "Resize": lambda node: _attribute(node, "antialias", 0) != 0,
     "RoiAlign": lambda node: _attribute(node, "mode", b"avg") != b"avg",
     "SpaceToDepth": lambda node: _attribute(node, "mode", b"DCR") != b"DCR",
     "SplitToSequence": lambda node: _attribute(node, "keepdims", 1) != 1,

@@ -1,0 +1,98 @@
+"""``hios-tvm profile``: measure on a machine that has no compiler."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from hios_tvm.cli.options import EXISTING_FILE, NEW_FILE, json_option, print_json, stdout
+from hios_tvm.cli.progress import progress_bar
+
+
+@click.group("profile")
+def command() -> None:
+    """Measure kernels on the machine that will run them, without a compiler there.
+
+    \b
+    hios-tvm profile export model.onnx -o kernels.hios       # where the compiler is
+    hios-tvm profile run kernels.hios -o costs.json --devices cpu@0,cpu@1   # where it will run
+    hios-tvm compile model.onnx --costs costs.json --devices cpu@0,cpu@1    # where the compiler is
+
+    All three need the same --target; the second also runs as python -m hios_tvm.runtime.profile,
+    which needs the runtime alone.
+    """
+
+
+@command.command("export")
+@click.argument("model", type=EXISTING_FILE)
+@click.option("-o", "--output", type=NEW_FILE, help="File to write.  [default: MODEL.kernels.hios]")
+@click.option("--target", default="host", show_default=True, help="As in hios-tvm compile.")
+@click.option("--shape", "shapes", multiple=True, metavar="NAME:DIMS", help="As in compile.")
+@click.option("--params", type=EXISTING_FILE, help="Parameters of a Relay program.")
+@click.option("--no-cache", is_flag=True, help="Compile all kernels anew.")
+@click.option("--no-progress", is_flag=True, help="Draw no progress bar.")
+def export(
+    model: Path,
+    output: Path | None,
+    target: str,
+    shapes: tuple[str, ...],
+    params: Path | None,
+    no_cache: bool,
+    no_progress: bool,
+) -> None:
+    """Write the kernels of MODEL, without weights and without a schedule."""
+    from hios_tvm.frontends import load_model
+    from hios_tvm.frontends.shapes import parse_shape
+    from hios_tvm.measure.cache import default_cache_dir
+    from hios_tvm.profile import export_kernels
+
+    path = output or model.with_suffix(".kernels.hios")
+    with progress_bar(enabled=not no_progress) as progress:
+        module = load_model(model, shapes=dict(map(parse_shape, shapes)), params=params)
+        export_kernels(
+            module,
+            path,
+            target=target,
+            name=model.stem,
+            cache_dir=None if no_cache else default_cache_dir(),
+            progress=progress,
+        )
+    stdout().print(f"{path}: measure it with hios-tvm profile run", soft_wrap=True)
+
+
+@command.command("run")
+@click.argument("kernels", type=EXISTING_FILE)
+@click.option("-o", "--output", type=NEW_FILE, default=Path("costs.json"), show_default=True)
+@click.option("--devices", help="As in hios-tvm compile.  [default: all cores as one device]")
+@click.option("--verify-key", type=EXISTING_FILE, help="Public key that must have signed it.")
+@click.option("--no-progress", is_flag=True, help="Draw no progress bar.")
+@json_option
+def run(
+    kernels: Path,
+    output: Path,
+    devices: str | None,
+    verify_key: Path | None,
+    no_progress: bool,
+    json_file: str | None,
+) -> None:
+    """Measure KERNELS (or any other artifact) on this machine, and write the costs."""
+    from hios_tvm.runtime.profile import profile_artifact, write_costs
+
+    names = [] if devices is None else [name.strip() for name in devices.split(",")]
+    with progress_bar(enabled=not no_progress) as progress:
+        data = profile_artifact(
+            kernels,
+            names,
+            verify_key=verify_key,
+            progress=lambda done, total: progress("measure", done, total),
+        )
+    write_costs(data, output)
+    if json_file is not None:
+        print_json(data, json_file)
+        return
+    platform = data["platform"]
+    for model, times in data["latency"].items():
+        total = sum(time["ms"] for time in times.values())
+        stdout().print(f"{model}: {len(times)} operators, {total:.2f} ms one after another")
+    stdout().print(f"independence {platform['independence']:.2f}; {output} is for compile --costs")
