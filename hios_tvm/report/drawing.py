@@ -24,6 +24,7 @@ _COLOURS = (
 )  # fmt: skip
 _LIGHT_TEXT = "#ffffff"
 _POINTS = 72  # in an inch
+_MOST_PIXELS = 12_000  # a side; what viewers open without trouble
 
 
 @dataclass(frozen=True)
@@ -98,12 +99,10 @@ def draw_graph(
     half = max(width, 5.0) / step_x / 2
     axes.set_xlim(middle - half, middle + half)
     axes.set_ylim(layout.height - 0.4, -0.6)
-    for edge in view.edges:
-        crosses = view.nodes[edge.src].row[0] != view.nodes[edge.dst].row[0]
-        points, codes = _curve(layout, (edge.src, edge.dst))
+    for points, crosses in _segments(view, layout).items():
         axes.add_patch(
             PathPatch(
-                Path(points, codes),
+                Path(points, [Path.MOVETO, Path.CURVE4, Path.CURVE4, Path.CURVE4]),
                 facecolor="none",
                 edgecolor=theme.ink,
                 alpha=0.9 if crosses else 0.45,
@@ -139,7 +138,8 @@ def render(figure: Figure, kind: str) -> bytes:
     file = io.BytesIO()
     with _quiet():
         metadata: dict[str, Any] = {"Date": None} if kind == "svg" else {}
-        figure.savefig(file, format=kind, dpi=150, facecolor="auto", metadata=metadata)
+        dots = min(150.0, _MOST_PIXELS / max(figure.get_size_inches()))
+        figure.savefig(file, format=kind, dpi=dots, facecolor="auto", metadata=metadata)
     return file.getvalue()
 
 
@@ -223,19 +223,22 @@ def _arrow(axes: Axes, start: Point, end: Point, colour: str) -> None:
     )
 
 
-def _curve(layout: Layout, edge: tuple[str, str]) -> tuple[list[Point], list[int]]:
-    """Return the way of an edge as Bezier curves that enter and leave boxes upright."""
-    from matplotlib.path import Path
+def _segments(view: OperatorView, layout: Layout) -> dict[tuple[Point, ...], bool]:
+    """Return what edges consist of, each curve once: upright Bezier curves from layer to layer.
 
-    route = list(layout.route[edge])
-    route[0] = route[0][0], route[0][1] + 0.27
-    route[-1] = route[-1][0], route[-1][1] - 0.27
-    points, codes = [route[0]], [int(Path.MOVETO)]
-    for (x0, y0), (x1, y1) in pairwise(route):
-        middle = (y0 + y1) / 2
-        points += [(x0, middle), (x1, middle), (x1, y1)]
-        codes += [int(Path.CURVE4)] * 3
-    return points, codes
+    True for curves all of whose edges go from one device to another.
+    """
+    crosses: dict[tuple[Point, ...], bool] = {}
+    for edge in view.edges:
+        route = list(layout.route[edge.src, edge.dst])
+        route[0] = route[0][0], route[0][1] + 0.27
+        route[-1] = route[-1][0], route[-1][1] - 0.27
+        between = view.nodes[edge.src].row[0] != view.nodes[edge.dst].row[0]
+        for (x0, y0), (x1, y1) in pairwise(route):
+            middle = (y0 + y1) / 2
+            points = (x0, y0), (x0, middle), (x1, middle), (x1, y1)
+            crosses[points] = crosses.get(points, True) and between
+    return crosses
 
 
 def _legend(figure: Figure, view: OperatorView, theme: Theme) -> None:

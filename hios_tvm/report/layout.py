@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 __all__ = ["Layout", "layered_layout"]
 
 _SWEEPS = 6
+_BEND = 0.2  # width of an edge that passes boxes by
 Point = tuple[float, float]
 
 
@@ -40,23 +41,26 @@ def layered_layout(nodes: Sequence[str], edges: Iterable[tuple[str, str]]) -> La
     layers: list[list[str]] = [[] for _ in range(1 + max(depth.values(), default=0))]
     for name in nodes:
         layers[depth[name]].append(name)
-    links: list[tuple[str, str]] = []  # between neighbouring layers
+    links: dict[tuple[str, str], None] = {}  # between neighbouring layers
     chains: dict[tuple[str, str], list[str]] = {}
+    bends: dict[str, None] = {}
     for src, dst in edges:
         chain = [src]
         for layer in range(depth[src] + 1, depth[dst]):
-            bend = f"{src}\0{dst}\0{layer}"
-            layers[layer].append(bend)
+            bend = f"{src}\0{layer}"  # edges of one producer go together as far as they can
+            if bend not in bends:
+                layers[layer].append(bend)
+                bends[bend] = None
             chain.append(bend)
         chain.append(dst)
         chains[src, dst] = chain
-        links += pairwise(chain)
+        links |= dict.fromkeys(pairwise(chain))
     above: dict[str, list[str]] = {name: [] for layer in layers for name in layer}
     below: dict[str, list[str]] = {name: [] for layer in layers for name in layer}
     for src, dst in links:
         below[src].append(dst)
         above[dst].append(src)
-    x = _columns(layers, above, below)
+    x = _columns(layers, above, below, bends)
     y = {name: i for i, layer in enumerate(layers) for name in layer}
     left = min(x.values(), default=0.0)
     return Layout(
@@ -87,42 +91,69 @@ def _depths(nodes: Sequence[str], edges: Sequence[tuple[str, str]]) -> dict[str,
 
 
 def _columns(
-    layers: list[list[str]], above: Mapping[str, list[str]], below: Mapping[str, list[str]]
+    layers: list[list[str]],
+    above: Mapping[str, list[str]],
+    below: Mapping[str, list[str]],
+    bends: Mapping[str, None],
 ) -> dict[str, float]:
     """Order the layers in place, and return the x of everything in them."""
+    chain = _chains(layers, above, below)
+    boxes = {id(members) for name, members in chain.items() if name not in bends}
+    # What hangs together in a column is as wide as its widest part, and so stays straight.
+    width = {name: 1.0 if id(members) in boxes else _BEND for name, members in chain.items()}
+    ends = {name: above[members[0]] + below[members[-1]] for name, members in chain.items()}
     x = {name: float(i) for layer in layers for i, name in enumerate(layer)}
+
+    def settle(layer: list[str], wanted: Mapping[str, float]) -> None:
+        places = _spread([wanted[name] for name in layer], [width[name] for name in layer])
+        x.update(zip(layer, places, strict=True))
+
     for sweep in range(_SWEEPS):
         down = sweep % 2 == 0
         neighbours = above if down else below
         for layer in layers if down else reversed(layers):
             wanted = {name: _mean([x[n] for n in neighbours[name]], x[name]) for name in layer}
             layer.sort(key=lambda name: wanted[name])
-            x.update(zip(layer, _spread([wanted[name] for name in layer]), strict=True))
-    for layer in [*layers, *reversed(layers)]:
-        wanted = {name: _mean([x[n] for n in above[name] + below[name]], x[name]) for name in layer}
-        x.update(zip(layer, _spread([wanted[name] for name in layer]), strict=True))
+            settle(layer, wanted)
+    for layer in [*layers, *reversed(layers)] * 2:
+        settle(layer, {name: _mean([x[n] for n in ends[name]], x[name]) for name in layer})
     return x
+
+
+def _chains(
+    layers: list[list[str]], above: Mapping[str, list[str]], below: Mapping[str, list[str]]
+) -> dict[str, list[str]]:
+    """Return for everything the column that it belongs to, where no edge joins or leaves."""
+    chain: dict[str, list[str]] = {}
+    for layer in layers:
+        for name in layer:
+            follows = len(above[name]) == 1 and len(below[above[name][0]]) == 1
+            chain[name] = chain[above[name][0]] if follows else []
+            chain[name].append(name)
+    return chain
 
 
 def _mean(values: Sequence[float], otherwise: float) -> float:
     return sum(values) / len(values) if values else otherwise
 
 
-def _spread(wanted: Sequence[float]) -> list[float]:
-    """Return places at least 1 apart, in this order, with the least squared distance from `wanted`.
+def _spread(wanted: Sequence[float], widths: Sequence[float]) -> list[float]:
+    """Return places in this order where nothing overlaps, as near to `wanted` as can be.
 
-    Pool adjacent violators: what would overlap becomes one block around its mean.
+    Least squares by pooling adjacent violators: what would overlap becomes one block around its
+    mean.
 
-    >>> _spread([0.0, 0.0, 5.0])
+    >>> _spread([0.0, 0.0, 5.0], [1.0, 1.0, 1.0])
     [-0.5, 0.5, 5.0]
     """
-    blocks: list[tuple[float, int]] = []  # mean of `wanted` less the index, number of members
-    for i, value in enumerate(wanted):
-        mean, count = value - i, 1
+    offsets = [0.0, *accumulate((a + b) / 2 for a, b in pairwise(widths))]
+    blocks: list[tuple[float, int]] = []  # mean of `wanted` less the offset, number of members
+    for value, offset in zip(wanted, offsets, strict=True):
+        mean, count = value - offset, 1
         while blocks and blocks[-1][0] > mean:
             other, members = blocks.pop()
             mean = (mean * count + other * members) / (count + members)
             count += members
         blocks.append((mean, count))
     starts = [mean for mean, count in blocks for _ in range(count)]
-    return [start + i for i, start in enumerate(starts)]
+    return [start + offset for start, offset in zip(starts, offsets, strict=True)]

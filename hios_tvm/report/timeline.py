@@ -214,4 +214,4 @@ def short_label(operator: str) -> str:
     words = re.sub(r"(?<=[a-z])\d+(?=_|$)", "", operator.removeprefix("fused_")).split("_")
     kept = [word for i, word in enumerate(words) if word and (i == 0 or word != words[i - 1])]
     text = " ".join(kept)
-    return text if len(text) <= 24 else f"{text[:23]}…"
+    return text if len(text) <= 20 else f"{text[:19]}…"
