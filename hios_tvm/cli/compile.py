@@ -119,6 +119,7 @@ def command(
     from hios_tvm.frontends import load_model
     from hios_tvm.frontends.shapes import parse_shape
     from hios_tvm.measure.cache import default_cache_dir
+    from hios_tvm.measure.remote import RpcAddress
     from hios_tvm.report.explain import compilation_data, device_reports, why_idle
     from hios_tvm.schedule import Schedule
 
@@ -134,6 +135,7 @@ def command(
         scheduler_options=scheduler_options,
         schedule=Schedule.from_json(_text(placement)) if placement else None,
         costs=read_costs(costs) if costs else None,
+        rpc=RpcAddress.parse(rpc, rpc_key) if rpc else None,
         cache_dir=None if no_cache else cost_cache or default_cache_dir(),
         dump_dir=dump_ir,
         database=database,

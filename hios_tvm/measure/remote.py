@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import socket
 import struct
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -42,6 +41,7 @@ SOURCE = "measured over RPC"
 CONNECT_S = 10.0
 SESSION_S = 600  # a session that lasts longer is ended by the server
 
+_FILE = "hios_kernels.so"
 _COPY = "hios_copy"
 _COPY_BYTES = tuple(1 << k for k in range(10, 25, 2))
 _REPEATS = 5
@@ -134,11 +134,8 @@ class _Remote:
     """The kernels on the other machine; equal calls are measured once."""
 
     def __init__(self, session: rpc.RPCSession, library: bytes) -> None:
-        with tempfile.TemporaryDirectory(prefix="hios-") as folder:
-            path = Path(folder, "hios_kernels.so")
-            path.write_bytes(library)
-            session.upload(str(path))
-        self._module = session.load_module("hios_kernels.so")
+        session.upload(bytearray(library), _FILE)
+        self._module = session.load_module(_FILE)
         self._device = session.cpu(0)
         self._set_threads = session.get_function("runtime.config_threadpool")
 
