@@ -22,13 +22,14 @@ from hios_tvm.cli.options import print_table, scheduler_options, stdout
 from hios_tvm.cli.progress import progress_bar
 from hios_tvm.costs.plain_graph import plain_graph_data
 from hios_tvm.experiments.adversarial import AnnealingOptions, Finding, find_worst
-from hios_tvm.experiments.comparison import check_options, choose_schedulers
+from hios_tvm.experiments.comparison import check_options, choose_schedulers, options_for
 from hios_tvm.experiments.parallel import run_parallel
 from hios_tvm.schedulers import SCHEDULERS
 
 RESULTS = Path(__file__).parent / "results"
 NEVER_WORSE = "auto"
 ROUNDING = 1e-9
+MOVES = 200  # of a local search, unless --option moves=... says otherwise: the graphs are tiny
 SIZES = ("devices", "operators", "edges")
 
 
@@ -90,6 +91,8 @@ def main(
     folder: Path,
 ) -> None:
     targets, others = choose_schedulers(schedulers), choose_schedulers(rivals)
+    if any(options_for(name, {"moves": MOVES}) for name in (*targets, *others)):
+        options.setdefault("moves", MOVES)
     check_options({*targets, *others}, options)
     annealing = AnnealingOptions(steps=steps, cooling=cooling, hottest=1.0, coldest=0.01)
     searches = [

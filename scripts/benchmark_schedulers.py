@@ -2,7 +2,7 @@
 
 Each command prints its tables and writes JSON to scripts/results. Schedulers are those of the
 registry; `--schedulers` and `--option` choose and set them. Seconds are those of one process on a
-quiet machine only with `--jobs 1`.
+quiet machine only with `--jobs 1`. An interrupt ends with the tables of what was done.
 
     python scripts/benchmark_schedulers.py random --seeds 10
     python scripts/benchmark_schedulers.py optimum --jobs 2
@@ -281,8 +281,15 @@ def _numbers(text: str) -> list[int]:
 
 
 def _run(trials: list[Trial], jobs: int) -> list[Outcome]:
+    outcomes: list[Outcome] = []
     with progress_bar() as progress:
-        outcomes = run_trials(trials, jobs=jobs, progress=progress)
+        progress("schedule", 0, len(trials))
+        try:
+            for outcome in run_trials(trials, jobs=jobs):
+                outcomes.append(outcome)
+                progress("schedule", len(outcomes), len(trials))
+        except KeyboardInterrupt:
+            stderr().print(f"interrupted: the tables show {len(outcomes)} of {len(trials)} runs")
     refused = {each.name: each.error for each in outcomes if each.error}
     for name, error in refused.items():
         count = sum(bool(each.error) for each in outcomes if each.name == name)

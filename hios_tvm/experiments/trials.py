@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -47,19 +47,9 @@ class Outcome:
     error: str = ""
 
 
-def run_trials(
-    trials: Sequence[Trial],
-    *,
-    jobs: int = 1,
-    progress: Callable[[str, int, int], None] = lambda phase, done, total: None,
-) -> list[Outcome]:
-    """Run all trials over `jobs` processes; the outcomes come in any order."""
-    outcomes = []
-    progress("schedule", 0, len(trials))
-    for outcome in run_parallel(_run, trials, jobs=jobs):
-        outcomes.append(outcome)
-        progress("schedule", len(outcomes), len(trials))
-    return outcomes
+def run_trials(trials: Sequence[Trial], *, jobs: int = 1) -> Iterator[Outcome]:
+    """Run all trials over `jobs` processes; the outcomes come when they are ready."""
+    return run_parallel(_run, trials, jobs=jobs)
 
 
 def with_inter_only(schedulers: Iterable[str]) -> list[str]:

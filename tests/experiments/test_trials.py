@@ -19,7 +19,7 @@ def small(devices: int, seed: int) -> Instance:
 def test_trials_are_what_the_schedulers_make() -> None:
     names = with_inter_only(["sequential", "hios-lp"])
     trials = [Trial(name, small, (2, seed)) for name in names for seed in range(3)]
-    outcomes = run_trials(trials)
+    outcomes = list(run_trials(trials))
     assert [(each.name, each.key) for each in outcomes] == [(t.name, t.key) for t in trials]
     for each in outcomes:
         instance = small(*each.key)
