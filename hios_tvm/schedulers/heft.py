@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
+from bisect import bisect_left
 from dataclasses import dataclass
 
 from hios_tvm.costs.table import CostTable
@@ -16,7 +16,7 @@ from hios_tvm.schedulers.window import WindowOptions, group_in_window
 __all__ = ["EarliestFinishOptions", "heft"]
 
 Interval = tuple[float, float]
-"""Start and end of an operator on a device."""
+"""Start and end of a time without a gap on a device."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,8 +38,7 @@ def heft(
 
     Notes
     -----
-    O(D (V G + E)) for V operators, E edges, D devices and G gaps that are looked at for one
-    operator, those that begin before its inputs are there left out.
+    O(D (V G + E)) for V operators, E edges, D devices and G gaps after an operator's inputs.
 
     References
     ----------
@@ -70,7 +69,7 @@ def earliest_finish_order(problem: Problem) -> list[PlacedStage]:
         assert best is not None  # costs were checked: some device runs every operator
         end_ms[v], start_ms, stage = best
         place[v] = stage.device
-        insort(busy[stage.device], (start_ms, end_ms[v]))
+        _occupy(busy[stage.device], start_ms, end_ms[v])
         starts.append((start_ms, rank, stage))
     # By start, and by rank where operators without duration start together: both topological.
     return [stage for _, _, stage in sorted(starts, key=lambda entry: entry[:2])]
@@ -78,10 +77,22 @@ def earliest_finish_order(problem: Problem) -> list[PlacedStage]:
 
 def _first_gap(busy: list[Interval], ready_ms: float, duration_ms: float) -> float:
     """Return the first time at or after `ready_ms` with nothing to do for `duration_ms`."""
-    position = max(0, bisect_left(busy, (ready_ms, ready_ms)) - 1)
     now_ms = ready_ms
-    for start_ms, end_ms in busy[position:]:
+    for i in range(max(0, bisect_left(busy, (ready_ms, ready_ms)) - 1), len(busy)):
+        start_ms, end_ms = busy[i]
         if now_ms + duration_ms <= start_ms:
-            return now_ms
+            break
         now_ms = max(now_ms, end_ms)
     return now_ms
+
+
+def _occupy(busy: list[Interval], start_ms: float, end_ms: float) -> None:
+    """Add an interval, and join it with its neighbours where there is no gap between them."""
+    i = bisect_left(busy, (start_ms, end_ms))
+    if i < len(busy) and busy[i][0] <= end_ms:
+        end_ms = max(end_ms, busy.pop(i)[1])
+    if i and busy[i - 1][1] >= start_ms:
+        start_ms = busy[i - 1][0]
+        end_ms = max(end_ms, busy.pop(i - 1)[1])
+        i -= 1
+    busy.insert(i, (start_ms, end_ms))

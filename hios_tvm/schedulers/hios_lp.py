@@ -33,7 +33,7 @@ class LongestPathOptions(WindowOptions):
     """
 
     passes: int = 2
-    block: int = 400
+    block: int = 250
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -59,10 +59,12 @@ def _extended(problem: Problem, records: list[Clock], v: int, device: int) -> Cl
     stage = problem.single(v, device)
 
     def start_ms(record: Clock) -> float:
-        arrivals = (record.end_ms[u] + times[record.device[u]] for u, times in stage.inputs)
-        return max([record.free_ms[device], *arrivals])
+        now_ms = record.free_ms[device]
+        for u, transfer_ms in stage.inputs:
+            now_ms = max(now_ms, record.end_ms[u] + transfer_ms[record.device[u]])
+        return now_ms
 
     source = min(records, key=lambda record: (start_ms(record), record.sum_ms))
-    record = Clock(source.free_ms[:], source.end_ms[:], source.device[:], source.sum_ms)
+    record = source.copy()
     advance(record, [stage])
     return record

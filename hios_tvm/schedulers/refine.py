@@ -14,10 +14,8 @@ from hios_tvm.errors import UsageError
 from hios_tvm.graph import OperatorGraph
 from hios_tvm.schedule import Schedule
 from hios_tvm.schedulers.bounds import lower_bound_ms
-from hios_tvm.schedulers.heft import EarliestFinishOptions, heft
-from hios_tvm.schedulers.hios_lp import LongestPathOptions, hios_lp
-from hios_tvm.schedulers.hios_mr import MappingRecordingOptions, hios_mr
 from hios_tvm.schedulers.list_schedule import Clock, Timed, order_of
+from hios_tvm.schedulers.portfolio import portfolio
 from hios_tvm.schedulers.problem import PlacedStage, Problem
 from hios_tvm.simulate import evaluate
 
@@ -67,19 +65,14 @@ class RefineOptions:
 def refine(
     graph: OperatorGraph, costs: CostTable, platform: Platform, options: RefineOptions
 ) -> Schedule:
-    """Improve the best schedule of hios-lp, hios-mr and HEFT by simulated annealing.
+    """Improve the best schedule of all cheap schedulers by simulated annealing.
 
     Raises
     ------
-    CostError
-        If an operator can run on no device.
+    InfeasibleError
+        If no scheduler finds a schedule.
     """
-    starts = [
-        hios_lp(graph, costs, platform, LongestPathOptions()),
-        hios_mr(graph, costs, platform, MappingRecordingOptions()),
-        heft(graph, costs, platform, EarliestFinishOptions()),
-    ]
-    start = min(starts, key=lambda made: evaluate(graph, costs, platform, made).makespan_ms)
+    start = portfolio(graph, costs, platform)[0][1]
     return replace(refined(graph, costs, platform, start, options), scheduler="refine")
 
 

@@ -11,6 +11,7 @@ from hios_tvm.devices import Platform
 from hios_tvm.errors import UsageError
 from hios_tvm.graph import OperatorGraph
 from hios_tvm.schedule import Schedule
+from hios_tvm.schedulers.auto import auto
 from hios_tvm.schedulers.bounds import lower_bound_ms
 from hios_tvm.schedulers.heft import EarliestFinishOptions, heft
 from hios_tvm.schedulers.hios_lp import LongestPathOptions, hios_lp
@@ -36,6 +37,7 @@ SCHEDULERS: dict[str, Entry] = {
     "hios-mr": Entry(hios_mr, MappingRecordingOptions),
     "heft": Entry(heft, EarliestFinishOptions),
     "refine": Entry(refine, RefineOptions),
+    "auto": Entry(auto, RefineOptions),
 }
 
 

@@ -7,10 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hios_tvm.errors import UsageError
-from hios_tvm.schedulers.list_schedule import Clock, Timed, merged
+from hios_tvm.schedulers.list_schedule import Clock, Timed, advance, merged
 from hios_tvm.schedulers.problem import PlacedStage, Problem
 
 __all__ = ["WindowOptions", "group_in_window"]
+
+
+BLOCK = 250
+"""Stages that are judged together: longer lists are cut, so that time grows no faster than they."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +68,19 @@ def group_in_window(
     streams = [min(limit, device.streams) for device in problem.platform.devices]
     if options.inter_only or max(streams) < 2:
         return list(stages)
+    clock = start.copy()
+    grouped: list[PlacedStage] = []
+    for first in range(0, len(stages), BLOCK):
+        block = _group_block(problem, clock, stages[first : first + BLOCK], streams)
+        advance(clock, block)
+        grouped += block
+    return grouped
+
+
+def _group_block(
+    problem: Problem, start: Clock, stages: Sequence[PlacedStage], streams: Sequence[int]
+) -> list[PlacedStage]:
+    """Group `stages`, judged by when they end."""
     ungrouped: list[deque[PlacedStage]] = [deque() for _ in problem.devices]
     for stage in stages:
         ungrouped[stage.device].append(stage)

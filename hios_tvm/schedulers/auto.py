@@ -1,0 +1,49 @@
+"""The best of all schedulers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from hios_tvm.costs.table import CostTable
+from hios_tvm.devices import Platform
+from hios_tvm.graph import OperatorGraph
+from hios_tvm.schedule import Schedule
+from hios_tvm.schedulers.portfolio import portfolio
+from hios_tvm.schedulers.refine import RefineOptions, refined
+from hios_tvm.simulate import evaluate
+
+__all__ = ["auto", "candidates"]
+
+
+def auto(
+    graph: OperatorGraph, costs: CostTable, platform: Platform, options: RefineOptions
+) -> Schedule:
+    """Return the schedule with the smallest predicted makespan that any scheduler finds.
+
+    Where it can, the compiler measures the best few `candidates` too.
+
+    Raises
+    ------
+    InfeasibleError
+        If no scheduler finds a schedule.
+    """
+    return replace(candidates(graph, costs, platform, options)[0], scheduler="auto")
+
+
+def candidates(
+    graph: OperatorGraph, costs: CostTable, platform: Platform, options: RefineOptions
+) -> list[Schedule]:
+    """Return different schedules with their makespans, the smallest first.
+
+    Each is named after its scheduler, the refined one ``refine``. Of equal makespans the simpler
+    scheduler's comes first.
+    """
+    made = portfolio(graph, costs, platform)
+    schedule = refined(graph, costs, platform, made[0][1], options)
+    makespan_ms = evaluate(graph, costs, platform, schedule).makespan_ms
+    made.append((makespan_ms, replace(schedule, scheduler="refine")))
+    different: list[Schedule] = []
+    for makespan_ms, schedule in sorted(made, key=lambda entry: entry[0]):
+        if all(schedule.devices != other.devices for other in different):
+            different.append(replace(schedule, makespan_ms=makespan_ms))
+    return different

@@ -1,0 +1,52 @@
+"""The schedulers that take no time to speak of: where `refine` and `auto` start."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from hios_tvm.costs.table import CostTable
+from hios_tvm.devices import Platform
+from hios_tvm.errors import InfeasibleError
+from hios_tvm.graph import OperatorGraph
+from hios_tvm.schedule import Schedule
+from hios_tvm.schedulers.heft import EarliestFinishOptions, heft
+from hios_tvm.schedulers.hios_lp import LongestPathOptions, hios_lp
+from hios_tvm.schedulers.hios_mr import MappingRecordingOptions, hios_mr
+from hios_tvm.schedulers.sequential import SequentialOptions, sequential
+from hios_tvm.simulate import evaluate
+
+__all__ = ["portfolio"]
+
+CHEAP: tuple[Callable[[OperatorGraph, CostTable, Platform], Schedule], ...] = (
+    partial(sequential, options=SequentialOptions()),
+    partial(hios_lp, options=LongestPathOptions()),
+    partial(hios_mr, options=MappingRecordingOptions()),
+    partial(heft, options=EarliestFinishOptions()),
+)
+
+
+def portfolio(
+    graph: OperatorGraph, costs: CostTable, platform: Platform
+) -> list[tuple[float, Schedule]]:
+    """Return the schedules of all cheap schedulers with their makespans, the smallest first.
+
+    Of equal makespans the simpler scheduler's comes first. One that finds no schedule is left out.
+
+    Raises
+    ------
+    InfeasibleError
+        If none finds one.
+    """
+    made: list[tuple[float, Schedule]] = []
+    failures: list[InfeasibleError] = []
+    for scheduler in CHEAP:
+        try:
+            schedule = scheduler(graph, costs, platform)
+        except InfeasibleError as error:
+            failures.append(error)
+            continue
+        made.append((evaluate(graph, costs, platform, schedule).makespan_ms, schedule))
+    if not made:
+        raise failures[0]
+    return sorted(made, key=lambda entry: entry[0])
