@@ -1,9 +1,9 @@
 """Search for graphs on which a scheduler is far worse than the best of the others.
 
 Simulated annealing over graphs of up to 12 operators (PISA, arXiv 2403.07120), from several seeds
-and on several numbers of devices. Prints the worst ratios, and writes them with their graphs, each of
-which `hios-tvm schedule` reads. What `auto` predicts must never be above the best of the others: if
-it is, the exit code is 1.
+and on several numbers of devices. Prints the worst ratios, and writes them with their graphs, which
+`hios-tvm schedule` reads. What `auto` predicts must never be above the best of the others: if it
+is, the exit code is 1.
 
     python scripts/adversarial_graphs.py --seeds 10 --jobs 2
 """
