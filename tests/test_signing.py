@@ -239,8 +239,8 @@ def test_the_commands(unsigned: Path, tmp_path: Path) -> None:
     assert call("sign", "--new-key", key)[0] == 2
     assert call("sign", unsigned)[0] == 2
     assert call("sign", unsigned, "--new-key", tmp_path / "x.pem")[0] == 2
-    for command in ("run", "benchmark", "inspect"):
-        code, output = call(command, unsigned, "--verify-key", public)
+    for words in (["run"], ["benchmark"], ["inspect"], ["plot"], ["report"], ["compare", unsigned]):
+        code, output = call(*words, unsigned, "--verify-key", public)
         assert code == 1
         assert f"error: {unsigned}: it is not signed" in output
     assert call("sign", unsigned, "--key", key)[0] == 0

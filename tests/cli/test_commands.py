@@ -164,10 +164,12 @@ def test_inspect_shows_what_the_compile_decided(artifact: Path, folder: Path) ->
     assert "format 1" in succeed("inspect", artifact, "--version-only")
 
 
-def test_compare_lists_every_contestant(artifact: Path, model: Path) -> None:
-    data = json.loads(
-        succeed("compare", model, artifact, "--iterations", 5, "--warmup", 1, "--json")
-    )
+def test_compare_lists_every_contestant(artifact: Path, model: Path, tmp_path: Path) -> None:
+    key, signed = tmp_path / "build.pem", tmp_path / "signed.hios"
+    succeed("sign", "--new-key", key)
+    succeed("sign", artifact, "--key", key, "-o", signed)
+    words = ["--iterations", 5, "--warmup", 1, "--verify-key", tmp_path / "build.pub.pem"]
+    data = json.loads(succeed("compare", model, signed, *words, "--json"))
     names = {contestant["name"] for contestant in data["contestants"]}
     assert names == {"tvm-default", "same-kernels", "onnxruntime", "artifact"}
     ours = next(c for c in data["contestants"] if c["name"] == "artifact")
