@@ -99,6 +99,8 @@ class Timed:
         """
         clock = self._clock(first)
         free_ms, end_ms, place = clock.free_ms, clock.end_ms, clock.device
+        if max(free_ms) > limit_ms:
+            return False
         for device, ms, operators, inputs, _ in tail:  # as in `advance`
             now = free_ms[device]
             for u, transfer_ms in inputs:

@@ -16,6 +16,14 @@ from hios_tvm.schedule import DeviceSchedule, Schedule, Stage
 from hios_tvm.schedulers import SCHEDULERS, make_schedule
 from hios_tvm.simulate import evaluate
 
+OPTIONS: dict[str, dict[str, object]] = {"refine": {"moves": 100}, "auto": {"moves": 100}}
+"""So that searches take no time on tiny graphs."""
+
+
+def make(name: str, case: Case, **options: object) -> Schedule:
+    options = {**OPTIONS.get(name, {}), **options}
+    return make_schedule(name, case.graph, case.costs, case.platform, **options)
+
 
 def check(case: Case, schedule: Schedule) -> float:
     """The oracle of all tests: evaluates, or names the broken rule. Returns the makespan."""
@@ -27,13 +35,12 @@ def check(case: Case, schedule: Schedule) -> float:
 
 
 @pytest.mark.parametrize("name", sorted(SCHEDULERS))
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=80)
 @given(case=cases())
 def test_schedules_are_valid(name: str, case: Case) -> None:
-    schedule = make_schedule(name, case.graph, case.costs, case.platform)
+    schedule = make(name, case)
     check(case, schedule)
-    again = make_schedule(name, case.graph, case.costs, case.platform)
-    assert again == schedule
+    assert make(name, case) == schedule
 
 
 def optimum_ms(case: Case) -> float:
@@ -70,7 +77,7 @@ def optimum_ms(case: Case) -> float:
 def test_no_schedule_of_single_operators_beats_the_optimum(name: str, case: Case) -> None:
     one_stream = tuple(replace(device, streams=1) for device in case.platform.devices)
     case = replace(case, platform=replace(case.platform, devices=one_stream))
-    schedule = make_schedule(name, case.graph, case.costs, case.platform)
+    schedule = make(name, case)
     optimum = optimum_ms(case)
     assert check(case, schedule) >= optimum - 1e-9
     assert schedule.lower_bound_ms <= optimum + 1e-9
@@ -168,3 +175,49 @@ def test_wrong_names_and_options_are_refused(
     case = make_case({"a": 1.0}, [])
     with pytest.raises(UsageError, match=message):
         make_schedule(name, case.graph, case.costs, case.platform, **options)
+
+
+@pytest.mark.parametrize("name", sorted(SCHEDULERS))
+def test_a_graph_without_operators_has_an_empty_schedule(name: str) -> None:
+    schedule = make(name, make_case({}, []))
+    assert schedule.makespan_ms == 0.0
+    assert not schedule.placement
+
+
+@settings(deadline=None, max_examples=40)
+@given(case=cases())
+def test_auto_is_never_predicted_slower_than_any_other(case: Case) -> None:
+    best = make("auto", case)
+    assert best.makespan_ms is not None
+    for name in SCHEDULERS:
+        try:
+            assert best.makespan_ms <= check(case, make(name, case)) + 1e-9, name
+        except InfeasibleError:
+            continue
+
+
+def test_refine_finds_what_lists_cannot() -> None:
+    """HEFT and HIOS send the first two operators apart, though transfers cost more than they do."""
+    edges = [("a", "c"), ("b", "c"), ("c", "d")]
+    case = make_case({"a": 2.0, "b": 2.0, "c": 1.0, "d": 1.0}, edges, transfer_ms=1.5)
+    schedule = make("refine", case, moves=300)
+    assert check(case, schedule) == 5.5  # b beside a, and its result copied: 2 + 1.5 + 1 + 1
+
+
+def test_refine_is_the_same_for_a_seed_and_stops_in_time() -> None:
+    names = [f"v{i}" for i in range(12)]
+    edges = list(itertools.pairwise(names[::2]))
+    case = make_case({name: 1.0 + i % 5 for i, name in enumerate(names)}, edges, transfer_ms=0.3)
+    assert make("refine", case, seed=3) == make("refine", case, seed=3)
+    unrefined = min(check(case, make(name, case)) for name in ("hios-lp", "hios-mr", "heft"))
+    assert check(case, make("refine", case, time_limit_s=0.0)) <= unrefined
+
+
+def test_heft_uses_gaps() -> None:
+    """`small` comes last by rank, and runs while the second device waits for a's copy."""
+    edges = [("a", "far"), ("a", "near"), ("far", "z"), ("near", "z")]
+    latency_ms = {"a": 1.0, "far": 4.0, "near": 3.0, "z": 1.0, "small": 1.0}
+    case = make_case(latency_ms, edges, transfer_ms=0.5)
+    schedule = make("heft", case, inter_only=True)
+    assert check(case, schedule) == 6.0
+    assert schedule.devices[1].operators == ("small", "near")
