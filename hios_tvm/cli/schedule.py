@@ -25,6 +25,21 @@ if TYPE_CHECKING:
     from hios_tvm.experiments.comparison import Contestant
 
 
+def _list(context: click.Context, _parameter: click.Parameter, wanted: bool) -> None:
+    if not wanted or context.resilient_parsing:
+        return
+    from dataclasses import fields
+
+    from hios_tvm.schedulers import SCHEDULERS
+
+    rows = [
+        [name, ", ".join(f"{field.name}={field.default}" for field in fields(entry.options))]
+        for name, entry in SCHEDULERS.items()
+    ]
+    print_table("Schedulers", ["name", "options and their defaults"], rows)
+    context.exit()
+
+
 @click.command("schedule")
 @click.argument("graph", type=EXISTING_FILE)
 @click.option("-o", "--output", type=NEW_FILE, help="Write the (best) schedule as JSON.")
@@ -48,6 +63,14 @@ if TYPE_CHECKING:
     help="Scheduler, comma-separated ones to compare, or all.",
 )
 @scheduler_options
+@click.option(
+    "--list",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_list,
+    help="List the schedulers with their options, and exit.",
+)
 @click.option("--no-progress", is_flag=True, help="Draw no progress bar.")
 @json_option
 def command(

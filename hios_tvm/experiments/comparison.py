@@ -120,7 +120,7 @@ def options_for(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
 def parse_option(text: str) -> tuple[str, Any]:
     """Split ``NAME=VALUE``; dashes of the name are underscores, the value is JSON or a word.
 
-    The type of the value must be that of the option's default, of some scheduler that has it.
+    The value must be of the type that the option has.
 
     >>> parse_option("max-streams=3")
     ('max_streams', 3)
@@ -133,19 +133,19 @@ def parse_option(text: str) -> tuple[str, Any]:
         value = json.loads(word)
     except json.JSONDecodeError:
         value = word
-    defaults = {
-        field.name: field.default
+    types = {
+        field.name: str(field.type)
         for entry in SCHEDULERS.values()
         for field in fields(entry.options)
     }
-    if name not in defaults:
-        known = ", ".join(sorted(defaults))
+    if name not in types:
+        known = ", ".join(sorted(types))
         raise UsageError(f"no scheduler has an option {name!r}; there are {known}")
-    default = defaults[name]
-    if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
+    accepted = types[name].replace("None", "NoneType").split(" | ")
+    if "float" in accepted and type(value) is int:
         value = float(value)
-    if default is not None and type(value) is not type(default):
-        raise UsageError(f"option {name} is like {json.dumps(default)}, got {word!r}")
+    if type(value).__name__ not in accepted:
+        raise UsageError(f"option {name} is of type {types[name]}, got {word!r}")
     return name, value
 
 

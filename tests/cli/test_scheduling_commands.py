@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +51,15 @@ def graph(tmp_path: Path) -> Path:
     path = tmp_path / "graph.json"
     path.write_text(json.dumps(data))
     return path
+
+
+def test_help_and_list_name_what_there_is() -> None:
+    assert "num_devices" in succeed("schedule", "--help")
+    assert "transfer-ratio" in succeed("simulate", "--help")
+    listed = succeed("schedule", "--list")
+    for name, entry in SCHEDULERS.items():
+        assert name in listed
+        assert all(field.name in listed for field in fields(entry.options))
 
 
 def test_schedule_compares_all_schedulers(graph: Path) -> None:

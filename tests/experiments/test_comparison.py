@@ -84,11 +84,14 @@ def test_schedulers_are_chosen_by_name_or_all() -> None:
             choose_schedulers(wrong)
 
 
-def test_options_are_read_by_the_type_of_their_default() -> None:
+def test_options_are_read_by_their_type() -> None:
     assert parse_option("window=4") == ("window", 4)
     assert parse_option("max-streams=3") == ("max_streams", 3)
     assert parse_option("inter_only=true") == ("inter_only", True)
-    for wrong in ("window", "=3", "window=", "window=two", "window=2.5", "window=true", "windw=2"):
+    assert parse_option("time_limit_s=2") == ("time_limit_s", 2.0)
+    assert type(parse_option("time_limit_s=2")[1]) is float
+    for wrong in ("window", "=3", "window=", "window=two", "window=2.5", "window=true", "windw=2",
+                  "window=null", "inter_only=1", "moves=many", "moves=0.5"):  # fmt: skip
         with pytest.raises(UsageError, match=r"window|option"):
             parse_option(wrong)
 
