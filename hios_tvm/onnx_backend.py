@@ -23,7 +23,14 @@ from onnx.backend.base import Backend, BackendRep, namedtupledict
 from hios_tvm.compiler import CompileOptions, compile_network, lower_network
 from hios_tvm.costs.table import CostTable, Measurement
 from hios_tvm.devices import Platform
-from hios_tvm.errors import DynamicShapeError, InputError, ModelError, UsageError
+from hios_tvm.errors import (
+    CompileError,
+    DynamicShapeError,
+    HiosError,
+    InputError,
+    ModelError,
+    UsageError,
+)
 from hios_tvm.frontends.onnx import from_onnx
 from hios_tvm.frontends.onnx.inputs import model_inputs
 from hios_tvm.graph import OperatorGraph
@@ -109,14 +116,14 @@ class HiosBackendRep(BackendRep):
     def _run_specialized(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Compile for the shapes, the small inputs or, if they do not do, all inputs of a run."""
         small = [name for name, array in feeds.items() if _is_setting(array)]
-        error: ModelError | None = None
+        error: HiosError | None = None
         for fixed in ([], small, list(feeds)):
             left = {name: array for name, array in feeds.items() if name not in fixed}
             try:
                 model = _with_constants(self._model, {name: feeds[name] for name in fixed})
                 shapes = {name: array.shape for name, array in left.items()}
                 session = _compile(model, self._options, shapes)
-            except ModelError as reason:
+            except (ModelError, CompileError) as reason:
                 error = error or reason
                 continue
             with session:

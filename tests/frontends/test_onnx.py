@@ -257,6 +257,23 @@ OPERATORS = {
     "1-norm": [node("LpNormalization", "x", "y", p=1, axis=0)],
     "2-norm": [node("LpNormalization", "x", "y")],
     "norm of zero": [node("Mul", "x zero", "z"), node("LpNormalization", "z", "y")],
+    "hyperbolic": [node("Sinh", "x", "s"), node("Cosh", "x", "c"), node("Mul", "s c", "y")],
+    "hyperbolic near zero": [
+        node("Constant", "", "tiny", value_float=1e-3),
+        node("Mul", "x tiny", "t"),
+        node("Sinh", "t", "y"),
+    ],
+    "copies along axes": [
+        node("Constant", "", "repeats", value_ints=[3, 2]),
+        node("Tile", "x repeats", "y"),
+    ],
+    "a sequence, from behind": [
+        node("Constant", "", "last", value_int=-1),
+        node("SequenceConstruct", "x x", "two"),
+        node("Neg", "x", "n"),
+        node("SequenceInsert", "two n last", "three_tensors"),
+        node("ConcatFromSequence", "three_tensors", "y", axis=0),
+    ],
     "statistics of a layer norm": [node("LayerNormalization", "x three", "y m d")],
 }
 
@@ -280,7 +297,7 @@ def test_operators_that_tvm_lacks_or_converts_wrongly(case: str) -> None:
     "wrong",
     [
         node("BatchNormalization", "x s s s s", "y m v", training_mode=1),
-        node("ConvTranspose", "x w", "y", output_shape=[9, 9]),
+        node("Resize", "x", "y", antialias=1),
         node("RoiAlign", "x s s", "y", mode="max"),
         node("Cast", "x", "y", to=TensorProto.FLOAT8E4M3FN),
     ],
@@ -289,6 +306,30 @@ def test_operators_that_tvm_lacks_or_converts_wrongly(case: str) -> None:
 def test_what_would_give_wrong_results_is_unsupported(wrong: onnx.NodeProto) -> None:
     model = make_model([wrong], {"x": (1, 3, 8, 8)}, ["y"], {"s": noise(3), "w": noise(3, 3, 3, 3)})
     with pytest.raises(UnsupportedOperatorError, match=wrong.attribute[0].name):
+        from_onnx(model)
+
+
+@pytest.mark.parametrize("auto_pad", ["NOTSET", "SAME_UPPER", "SAME_LOWER"])
+@pytest.mark.parametrize("output_shape", [[11, 14], [12, 14]])
+def test_transposed_convolution_of_a_given_size(auto_pad: str, output_shape: list[int]) -> None:
+    attributes = {"output_shape": output_shape, "auto_pad": auto_pad, "strides": [2, 3]}
+    nodes = [node("ConvTranspose", "x w", "y", **attributes)]
+    model = make_model(nodes, {"x": (1, 3, 6, 5)}, ["y"], {"w": noise(3, 2, 3, 4)})
+    assert_same_outputs(from_onnx(model), model, {"x": noise(1, 3, 6, 5)})
+
+
+def test_mish_keeps_its_digits() -> None:
+    model = make_model([node("Mish", "x", "y")], {"x": (41,)}, ["y"], opset=18)
+    x = np.linspace(-20, 20, 41, dtype=np.float32)
+    expected = x.astype(np.float64) * np.tanh(np.log1p(np.exp(x.astype(np.float64))))
+    np.testing.assert_allclose(run_module(from_onnx(model), x)[0], expected, rtol=1e-5)
+
+
+def test_outputs_that_are_no_tensors_are_refused() -> None:
+    model = make_model([node("SequenceConstruct", "x x", "y")], {"x": (2,)}, ["y"])
+    element = helper.make_tensor_type_proto(TensorProto.FLOAT, (2,))
+    model.graph.output[0].type.CopyFrom(helper.make_sequence_type_proto(element))
+    with pytest.raises(ModelError, match="output 'y' is no tensor"):
         from_onnx(model)
 
 

@@ -79,12 +79,39 @@ def lp_normalization(
     return (relax.op.divide(x, relax.op.where(relax.op.equal(norm, zero), one, norm)),)
 
 
+def mish(inputs: Sequence[Any], attributes: Mapping[str, Any]) -> tuple[relax.Expr, ...]:
+    """x * tanh(log(1 + e^x)), without the logarithm, where TVM loses digits."""
+    (x,) = inputs
+    number = partial(relax.const, dtype=x.ty.dtype.dtype)
+    # Above, the result is x in this precision, and nothing below may overflow.
+    most = 5.0 if x.ty.dtype.dtype == "float16" else 20.0
+    power = relax.op.exp(relax.op.minimum(x, number(most)))
+    top = relax.op.multiply(power, relax.op.add(power, number(2.0)))
+    ratio = relax.op.divide(top, relax.op.add(top, number(2.0)))
+    return (relax.op.multiply(x, ratio),)
+
+
 def p_relu(inputs: Sequence[Any], attributes: Mapping[str, Any]) -> tuple[relax.Expr, ...]:
     """TVM's own operator fails to compile for most shapes of the slope."""
     x, slope = inputs
     zero = relax.const(0, x.ty.dtype.dtype)
     positive = relax.op.maximum(x, zero)
     return (relax.op.add(positive, relax.op.multiply(slope, relax.op.minimum(x, zero))),)
+
+
+def sequence_insert(inputs: Sequence[Any], attributes: Mapping[str, Any]) -> tuple[relax.Expr, ...]:
+    """TVM counts negative positions from behind the last tensor."""
+    sequence, tensor, position = (*inputs, None)[:3]
+    tensors = list(sequence)
+    index = len(tensors)
+    if position is not None:
+        if not isinstance(position, tvm.ir.GenericConst):
+            raise ValueError("its position depends on data")
+        index = int(position.value.numpy())
+    if not -len(tensors) <= index <= len(tensors):
+        raise ValueError(f"position {index} is not in a sequence of {len(tensors)} tensors")
+    index += len(tensors) if index < 0 else 0
+    return (relax.Tuple([*tensors[:index], tensor, *tensors[index:]]),)
 
 
 def tile(inputs: Sequence[Any], attributes: Mapping[str, Any]) -> tuple[relax.Expr, ...]:
@@ -105,7 +132,9 @@ CONVERTERS: dict[str, Converter] = {
     "Dropout": dropout,
     "IsInf": is_inf,
     "LpNormalization": lp_normalization,
+    "Mish": mish,
     "PRelu": p_relu,
+    "SequenceInsert": sequence_insert,
     "Sinh": sinh,
     "Tile": tile,
 }

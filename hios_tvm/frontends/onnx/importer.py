@@ -26,6 +26,7 @@ from hios_tvm.errors import DynamicShapeError, HiosError, ModelError, Unsupporte
 from hios_tvm.frontends.onnx.converters import CONVERTERS
 from hios_tvm.frontends.onnx.inputs import ELEMENT_TYPES, model_inputs
 from hios_tvm.frontends.onnx.operators import ONNX_DOMAINS
+from hios_tvm.frontends.onnx.transposed import with_explicit_pads
 
 __all__ = ["OnnxImporter"]
 
@@ -129,6 +130,9 @@ class OnnxImporter:
 
     def _convert(self, node: NodeProto) -> None:
         """Emit a node's operators, by a converter of our own or of TVM."""
+        if node.op_type == "ConvTranspose":
+            shapes = [_sizes(self._nodes[name]) for name in node.input[:2]]
+            node = with_explicit_pads(node, *shapes)
         if node.op_type not in CONVERTERS:
             self._converter._construct_nodes(SimpleNamespace(node=[node]))
             return
@@ -222,6 +226,10 @@ class OnnxImporter:
         except Exception as error:
             reason = (node and _broken_rule(node, self._opset)) or _readable(error)
             raise ModelError(f"{self._label}: cannot import {place}: {reason}") from error
+
+
+def _sizes(value: relax.Expr) -> list[int]:
+    return [int(size) for size in value.ty.shape.values]
 
 
 def _broken_rule(node: NodeProto, opset: int) -> str:

@@ -40,7 +40,6 @@ OPERATORS = (
 CONVERTED_WRONGLY: dict[str, Callable[[NodeProto], bool]] = {
     "BatchNormalization": lambda node: _attribute(node, "training_mode", 0) != 0,
     "Cast": lambda node: _attribute(node, "to", None) not in ELEMENT_TYPES,
-    "ConvTranspose": lambda node: _attribute(node, "output_shape", None) is not None,
     "LayerNormalization": lambda node: len(node.output) > 1,
     "Resize": lambda node: _attribute(node, "antialias", 0) != 0,
     "RoiAlign": lambda node: _attribute(node, "mode", b"avg") != b"avg",
