@@ -37,7 +37,8 @@ __all__ = ["Emulation", "emulate", "instance_of"]
 KERNEL, COPY = "hios_emulated_kernel", "hios_emulated_copy"  # in emulation.cc
 
 MEAN_KERNEL_MS = 8.0
-"""To this mean kernels are stretched: a sleep ends some 0.1 ms late on a virtual machine."""
+"""To this mean kernels are stretched, so that the few microseconds that the executor and a sleep
+add to each do not count."""
 
 
 @dataclass(frozen=True)

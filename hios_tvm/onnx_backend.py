@@ -115,12 +115,13 @@ class HiosBackendRep(BackendRep):
 
     def _run_specialized(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Compile for the shapes, the small inputs or, if they do not do, all inputs of a run."""
+        given = _with_tensors(self._model, feeds)
         small = [name for name, array in feeds.items() if _is_setting(array)]
         error: HiosError | None = None
         for fixed in ([], small, list(feeds)):
             left = {name: array for name, array in feeds.items() if name not in fixed}
             try:
-                model = _with_constants(self._model, {name: feeds[name] for name in fixed})
+                model = _with_constants(given, {name: feeds[name] for name in fixed})
                 shapes = {name: array.shape for name, array in left.items()}
                 session = _compile(model, self._options, shapes)
             except (ModelError, CompileError) as reason:
@@ -265,12 +266,25 @@ def _is_setting(array: Array) -> bool:
 
 
 def _has_settings(model: onnx.ModelProto) -> bool:
+    """Return whether the values of a run may make a model static: settings, and optionals."""
+    if any(value.type.HasField("optional_type") for value in model_inputs(model.graph)):
+        return True
     kinds = [value.type.tensor_type for value in model_inputs(model.graph)]
     floats = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16)
     return any(
         kind.HasField("shape") and len(kind.shape.dim) <= (0 if kind.elem_type in floats else 1)
         for kind in kinds
     )
+
+
+def _with_tensors(model: onnx.ModelProto, values: Mapping[str, Array]) -> onnx.ModelProto:
+    """Return `model` with the optional inputs that are given as tensors."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    for value in copy.graph.input:
+        if value.type.HasField("optional_type") and value.name in values:
+            value.CopyFrom(_value_info(value.name, values[value.name]))
+    return copy
 
 
 def _with_constants(model: onnx.ModelProto, values: Mapping[str, Array]) -> onnx.ModelProto:
