@@ -256,14 +256,10 @@ def _costs(
         options.costs.check(network.graph, platform)
         return options.costs, platform
     if options.rpc is not None:
+        lowered = (network.mod, network.graph, network.target)
+        kernels = _kernel_dir(options)
         return remote_costs(
-            network.mod,
-            network.graph,
-            network.target,
-            options.devices,
-            options.rpc,
-            kernel_dir=_kernel_dir(options),
-            progress=progress,
+            *lowered, options.devices, options.rpc, kernel_dir=kernels, progress=progress
         )
     cache = None if options.cache_dir is None else CostCache(options.cache_dir)
     platform = cpu_platform(options.devices, network.target, cache=cache, progress=progress)
