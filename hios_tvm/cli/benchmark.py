@@ -171,7 +171,8 @@ def _emulate(
     stdout().print(
         f"{result.devices} emulated devices, independent of each other: predicted "
         f"{milliseconds(result.predicted_ms)}, measured "
-        f"{milliseconds(result.latency.median_ms)} ({result.ratio - 1:+.1%}; "
+        f"{milliseconds(result.latency.median_ms)} ({result.ratio - 1:+.1%}; fastest "
+        f"{result.latency.min_ms / result.predicted_ms - 1:+.1%}; "
         f"{result.latency.runs} runs, times stretched by {result.scale:.4g})",
         soft_wrap=True,
     )
