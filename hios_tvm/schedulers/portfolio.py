@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 from hios_tvm.costs.table import CostTable
@@ -10,16 +11,26 @@ from hios_tvm.devices import Platform
 from hios_tvm.errors import InfeasibleError
 from hios_tvm.graph import OperatorGraph
 from hios_tvm.schedule import Schedule
+from hios_tvm.schedulers.greedy import GreedyOptions, greedy
 from hios_tvm.schedulers.heft import EarliestFinishOptions, heft
 from hios_tvm.schedulers.hios_lp import LongestPathOptions, hios_lp
 from hios_tvm.schedulers.hios_mr import MappingRecordingOptions, hios_mr
+from hios_tvm.schedulers.ios import IOSOptions, ios
 from hios_tvm.schedulers.sequential import SequentialOptions, sequential
 from hios_tvm.simulate import evaluate
 
 __all__ = ["portfolio"]
 
+
+def _ios(graph: OperatorGraph, costs: CostTable, platform: Platform) -> Schedule:
+    """IOS with stage times from the model: it would have thousands of stages measured."""
+    return ios(graph, replace(costs, measure_stage=None), platform, IOSOptions())
+
+
 CHEAP: tuple[Callable[[OperatorGraph, CostTable, Platform], Schedule], ...] = (
     partial(sequential, options=SequentialOptions()),
+    partial(greedy, options=GreedyOptions()),
+    _ios,
     partial(hios_lp, options=LongestPathOptions()),
     partial(hios_mr, options=MappingRecordingOptions()),
     partial(heft, options=EarliestFinishOptions()),

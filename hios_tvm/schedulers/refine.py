@@ -51,7 +51,7 @@ class RefineOptions:
     """
 
     moves: int | None = None
-    time_limit_s: float = 30.0
+    time_limit_s: float = 10.0
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -13,9 +13,12 @@ from hios_tvm.graph import OperatorGraph
 from hios_tvm.schedule import Schedule
 from hios_tvm.schedulers.auto import auto
 from hios_tvm.schedulers.bounds import lower_bound_ms
+from hios_tvm.schedulers.greedy import GreedyOptions, greedy
 from hios_tvm.schedulers.heft import EarliestFinishOptions, heft
 from hios_tvm.schedulers.hios_lp import LongestPathOptions, hios_lp
 from hios_tvm.schedulers.hios_mr import MappingRecordingOptions, hios_mr
+from hios_tvm.schedulers.ios import IOSOptions, ios
+from hios_tvm.schedulers.optimal import OptimalOptions, optimal
 from hios_tvm.schedulers.refine import RefineOptions, refine
 from hios_tvm.schedulers.sequential import SequentialOptions, sequential
 from hios_tvm.simulate import evaluate
@@ -33,10 +36,13 @@ class Entry:
 
 SCHEDULERS: dict[str, Entry] = {
     "sequential": Entry(sequential, SequentialOptions),
+    "greedy": Entry(greedy, GreedyOptions),
+    "ios": Entry(ios, IOSOptions),
     "hios-lp": Entry(hios_lp, LongestPathOptions),
     "hios-mr": Entry(hios_mr, MappingRecordingOptions),
     "heft": Entry(heft, EarliestFinishOptions),
     "refine": Entry(refine, RefineOptions),
+    "optimal": Entry(optimal, OptimalOptions),
     "auto": Entry(auto, RefineOptions),
 }
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 from cases import Case, cases, make_case
 from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from hios_tvm.costs.table import CostTable, Measurement
 from hios_tvm.devices import Device, Platform
@@ -36,8 +37,9 @@ def check(case: Case, schedule: Schedule) -> float:
 
 @pytest.mark.parametrize("name", sorted(SCHEDULERS))
 @settings(deadline=None, max_examples=80)
-@given(case=cases())
-def test_schedules_are_valid(name: str, case: Case) -> None:
+@given(data=st.data())
+def test_schedules_are_valid(name: str, data: st.DataObject) -> None:
+    case = data.draw(cases(max_operators=5 if name == "optimal" else 12))
     schedule = make(name, case)
     check(case, schedule)
     assert make(name, case) == schedule
@@ -189,7 +191,7 @@ def test_a_graph_without_operators_has_an_empty_schedule(name: str) -> None:
 def test_auto_is_never_predicted_slower_than_any_other(case: Case) -> None:
     best = make("auto", case)
     assert best.makespan_ms is not None
-    for name in SCHEDULERS:
+    for name in SCHEDULERS.keys() - {"optimal"}:
         try:
             assert best.makespan_ms <= check(case, make(name, case)) + 1e-9, name
         except InfeasibleError:

@@ -1,0 +1,53 @@
+"""IOS's greedy baseline: every stage takes all that is ready."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hios_tvm.costs.table import CostTable
+from hios_tvm.devices import Platform
+from hios_tvm.graph import OperatorGraph
+from hios_tvm.schedule import Schedule
+from hios_tvm.schedulers.one_device import best_device
+from hios_tvm.schedulers.problem import PlacedStage, Problem
+
+__all__ = ["GreedyOptions", "greedy"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class GreedyOptions:
+    """There is nothing to choose."""
+
+
+def greedy(
+    graph: OperatorGraph, costs: CostTable, platform: Platform, options: GreedyOptions
+) -> Schedule:
+    """Run all operators on one device, as many of those that are ready at once as it has streams.
+
+    Raises
+    ------
+    InfeasibleError
+        If no device can run every operator.
+
+    References
+    ----------
+    .. [1] Ding et al., "IOS: Inter-Operator Scheduler for CNN Acceleration", MLSys 2021, section 6.
+    """
+    problem = Problem.of(graph, costs, platform)
+    return problem.schedule("greedy", best_device(problem, _stages))
+
+
+def _stages(problem: Problem, device: int) -> list[PlacedStage]:
+    waits_for = [len(problem.predecessors[v]) for v in problem.operators]
+    ready = [v for v in problem.operators if not waits_for[v]]
+    streams = max(1, problem.platform.devices[device].streams)
+    stages: list[PlacedStage] = []
+    while ready:
+        members, ready = ready[:streams], ready[streams:]
+        stages.append(problem.stage(tuple((v,) for v in members), device))
+        for v in members:
+            for w, _ in problem.successors[v]:
+                waits_for[w] -= 1
+                if not waits_for[w]:
+                    ready.append(w)
+    return stages

@@ -1,0 +1,33 @@
+"""What schedulers for one device share: trying each kind of device that can run everything."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from hios_tvm.errors import InfeasibleError
+from hios_tvm.schedulers.problem import PlacedStage, Problem
+
+__all__ = ["best_device"]
+
+
+def best_device(
+    problem: Problem, stages_on: Callable[[Problem, int], list[PlacedStage]]
+) -> list[PlacedStage]:
+    """Return the stages that take the least time, on the first device of each kind.
+
+    Raises
+    ------
+    InfeasibleError
+        If no device can run every operator.
+    """
+    kinds: dict[tuple[str, int], int] = {}
+    for d, device in enumerate(problem.platform.devices):
+        if all(d in problem.runs_on(v) for v in problem.operators):
+            kinds.setdefault((device.model, device.streams), d)
+    if not kinds:
+        raise InfeasibleError(
+            "no device can run every operator; use a scheduler that places operators, such as "
+            "hios-lp"
+        )
+    made = [stages_on(problem, d) for d in kinds.values()]
+    return min(made, key=lambda stages: sum(stage.ms for stage in stages))

@@ -1,0 +1,167 @@
+"""`optimal` and `ios` against exhaustive search, and the others against `optimal`."""
+
+from __future__ import annotations
+
+import itertools
+import random
+import statistics
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+from cases import Case, cases, make_case
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hios_tvm.devices import Platform
+from hios_tvm.errors import InfeasibleError, ScheduleError, UsageError
+from hios_tvm.schedule import DeviceSchedule, Schedule, Stage
+from hios_tvm.schedulers import SCHEDULERS, make_schedule
+from hios_tvm.simulate import evaluate
+
+
+def independent(case: Case) -> Case:
+    return replace(case, platform=replace(case.platform, independence=1.0))
+
+
+def make(name: str, case: Case, **options: object) -> Schedule:
+    return make_schedule(name, case.graph, case.costs, case.platform, **options)
+
+
+def makespan_ms(case: Case, schedule: Schedule) -> float:
+    return evaluate(case.graph, case.costs, case.platform, schedule).makespan_ms
+
+
+def set_partitions(items: tuple[str, ...]) -> Iterator[list[tuple[str, ...]]]:
+    if not items:
+        yield []
+        return
+    for rest in set_partitions(items[1:]):
+        yield [(items[0],), *rest]
+        for i, part in enumerate(rest):
+            yield [*rest[:i], (items[0], *part), *rest[i + 1 :]]
+
+
+def all_orders(names: tuple[str, ...]) -> Iterator[tuple[Stage, ...]]:
+    """Every sequence of stages of `names`, valid or not, with groups in the given order."""
+    for groups in set_partitions(names):
+        for stages in set_partitions(tuple(map(str, range(len(groups))))):
+            made = [Stage(tuple(groups[int(i)] for i in stage)) for stage in stages]
+            yield from itertools.permutations(made)
+
+
+def exhaustive_ms(case: Case, devices: tuple[str, ...]) -> float:
+    """Try every schedule on `devices`; the evaluator refuses those that are none."""
+    names = tuple(op.name for op in case.graph.operators)  # topological
+    best = float("inf")
+    for places in itertools.product(devices, repeat=len(names)):
+        of_device = {
+            d: tuple(n for n, p in zip(names, places, strict=True) if p == d) for d in devices
+        }
+        for orders in itertools.product(*(all_orders(of_device[d]) for d in devices)):
+            stages = tuple(map(DeviceSchedule, devices, orders))
+            try:
+                best = min(best, makespan_ms(case, Schedule("exhaustive", stages)))
+            except ScheduleError:
+                continue
+    return best
+
+
+@settings(deadline=None, max_examples=40)
+@given(case=cases(max_operators=4, max_devices=2))
+def test_optimal_is_what_exhaustive_search_finds(case: Case) -> None:
+    case = independent(case)
+    devices = tuple(device.name for device in case.platform.devices)
+    assert makespan_ms(case, make("optimal", case)) == pytest.approx(exhaustive_ms(case, devices))
+
+
+@settings(deadline=None, max_examples=25)
+@given(case=cases(max_operators=5, max_devices=1))
+def test_ios_is_what_exhaustive_search_finds_on_one_device(case: Case) -> None:
+    case = independent(case)
+    schedule = make("ios", case, max_groups=8, max_group_size=8)
+    assert makespan_ms(case, schedule) == pytest.approx(exhaustive_ms(case, ("device0",)))
+
+
+@settings(deadline=None, max_examples=60)
+@given(case=cases(max_operators=8, max_devices=3))
+def test_nothing_is_better_than_optimal(case: Case) -> None:
+    case = independent(case)
+    try:
+        best = makespan_ms(case, make("optimal", case, time_limit_s=2.0))
+    except UsageError:  # many equal costs: too many equal schedules
+        return
+    for name in SCHEDULERS.keys() - {"optimal"}:
+        options = {"moves": 50} if name in ("refine", "auto") else {}
+        assert makespan_ms(case, make(name, case, **options)) >= best - 1e-9, name
+
+
+def test_refine_is_close_to_optimal() -> None:
+    rng = random.Random(1)
+    ratios = []
+    for _ in range(20):
+        names = [f"v{i}" for i in range(7)]
+        edges = [e for e in itertools.combinations(names, 2) if rng.random() < 0.3]
+        case = make_case(
+            {name: rng.uniform(0.1, 4.0) for name in names},
+            edges,
+            transfer_ms={edge: rng.uniform(0.1, 3.0) for edge in edges},
+            platform=Platform.uniform(3),
+            utilization={name: rng.uniform(0.4, 1.0) for name in names},
+        )
+        ratios.append(
+            makespan_ms(case, make("refine", case)) / makespan_ms(case, make("optimal", case))
+        )
+    assert min(ratios) >= 1.0 - 1e-9
+    assert statistics.mean(ratios) <= 1.02
+
+
+def test_large_graphs_and_long_searches_are_refused() -> None:
+    names = [f"v{i}" for i in range(11)]
+    case = make_case(dict.fromkeys(names, 1.0), [], platform=Platform.uniform(3))
+    with pytest.raises(UsageError, match=r"11 operators, more than the 10.*max_operators"):
+        make("optimal", case)
+    odd = make_case({name: 1.0 + 0.1 * i for i, name in enumerate(names)}, [])
+    with pytest.raises(UsageError, match=r"has not finished in 0\.01 s"):
+        make("optimal", odd, max_operators=11, time_limit_s=0.01)
+
+
+@settings(deadline=None, max_examples=60)
+@given(case=cases(max_operators=12), max_endings=st.integers(1, 100))
+def test_ios_cuts_wide_blocks(case: Case, max_endings: int) -> None:
+    schedule = make("ios", case, max_endings=max_endings)
+    assert makespan_ms(case, schedule) >= makespan_ms(case, make("ios", case)) - 1e-9
+
+
+def test_greedy_takes_all_that_is_ready() -> None:
+    r"""
+    a   b   c
+     \ /    |
+      d     e
+    """
+    edges = [("a", "d"), ("b", "d"), ("c", "e")]
+    case = make_case(dict.fromkeys("abcde", 1.0), edges, platform=Platform.uniform(1, streams=3))
+    (device,) = make("greedy", case).devices
+    assert [stage.groups for stage in device.stages] == [
+        (("a",), ("b",), ("c",)),
+        (("d",), ("e",)),
+    ]
+
+
+def test_one_device_must_be_able_to_run_everything() -> None:
+    case = make_case({"a": 1.0, "b": 1.0}, [])
+    costs = replace(
+        case.costs,
+        latency={
+            "x": {"a": case.costs.latency["device"]["a"]},
+            "y": {"b": case.costs.latency["device"]["b"]},
+        },
+    )
+    devices = tuple(
+        replace(d, model=model) for d, model in zip(case.platform.devices, "xy", strict=True)
+    )
+    apart = Case(case.graph, costs, Platform(devices))
+    for name in ("sequential", "greedy", "ios"):
+        with pytest.raises(InfeasibleError, match="no device can run every operator"):
+            make(name, apart)
+    assert makespan_ms(apart, make("optimal", apart)) == 1.0
