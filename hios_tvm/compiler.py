@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,6 +19,7 @@ from tvm.target import Target
 from hios_tvm import __version__
 from hios_tvm.artifact import write_artifact
 from hios_tvm.buffer_plan import plan_buffers
+from hios_tvm.contest import Trial, choose_entrants, run_contest
 from hios_tvm.costs.table import CostTable
 from hios_tvm.cpu_features import cpu_features
 from hios_tvm.devices import Platform
@@ -31,13 +32,9 @@ from hios_tvm.measure.cache import CostCache, default_cache_dir
 from hios_tvm.measure.collect import collect_costs
 from hios_tvm.measure.platform import cpu_platform
 from hios_tvm.measure.remote import RpcAddress, remote_costs
+from hios_tvm.network import Network, apply_pass, lower_network
 from hios_tvm.passes.annotate_schedule import AnnotateSchedule
-from hios_tvm.passes.apply_traces import apply_traces
-from hios_tvm.passes.canonicalize_operators import CanonicalizeOperators, collect_weights
-from hios_tvm.passes.extract_operator_graph import extract_operator_graph
 from hios_tvm.passes.partition_by_device import Partition, PartitionByDevice
-from hios_tvm.passes.pipeline import lower_to_kernels, schedule_kernels
-from hios_tvm.passes.targets import parse_target
 from hios_tvm.runtime.devices.cpu import parse_cores
 from hios_tvm.runtime.manifest import (
     DeviceSpec,
@@ -48,9 +45,10 @@ from hios_tvm.runtime.manifest import (
     TensorSpec,
 )
 from hios_tvm.schedule import Schedule
-from hios_tvm.schedulers import make_schedule, options_of
+from hios_tvm.schedulers import evaluated, make_schedule, options_of
+from hios_tvm.schedulers.auto import candidates
 from hios_tvm.simulate import Timeline, evaluate
-from hios_tvm.tuning.choose import TunedChoice, choose_tuned
+from hios_tvm.tuning.choose import TunedChoice
 
 __all__ = [
     "Compilation",
@@ -104,24 +102,8 @@ class CompileOptions:
 
 
 @dataclass(frozen=True)
-class Network:
-    """A lowered model: scheduled kernels, the operator graph, and the weights by name.
-
-    `kernels` is the module before the kernels got their loops; `tuned` says which of them got
-    those of a tuning database.
-    """
-
-    mod: IRModule
-    graph: OperatorGraph
-    weights: Mapping[str, np.ndarray]
-    target: Target
-    kernels: IRModule
-    tuned: TunedChoice = field(default_factory=TunedChoice)
-
-
-@dataclass(frozen=True)
 class Compilation:
-    """What was decided and made; `seconds` by phase."""
+    """What was decided and made; `seconds` by phase, `trials` where schedules were tried out."""
 
     graph: OperatorGraph
     costs: CostTable
@@ -132,6 +114,7 @@ class Compilation:
     annotated: IRModule
     seconds: Mapping[str, float]
     tuned: TunedChoice
+    trials: tuple[Trial, ...] = ()
 
 
 def compile_model(
@@ -188,20 +171,18 @@ def compile_network(
     seconds: dict[str, float] = {}
     with _phase("measure", seconds, progress):
         costs, platform = _costs(network, options, progress)
+    problem = _Problem(network, costs, platform, options)
     with _phase("schedule", seconds, progress):
-        schedule = options.schedule or make_schedule(
-            options.scheduler, network.graph, costs, platform, **options.scheduler_options
-        )
-        timeline = evaluate(network.graph, costs, platform, schedule)
+        schedule, trials = _schedule(problem, progress)
+    timeline = evaluate(network.graph, costs, platform, schedule)
     with _phase("partition", seconds, progress):
-        targets = {device.device: network.target for device in schedule}
-        annotated = _apply(AnnotateSchedule(schedule, targets), network.mod)
-        partition = PartitionByDevice()(annotated)
+        annotated, partition = _partition(network, schedule)
     with _phase("generate code", seconds, progress):
         libraries = _libraries(partition, network.target, options, progress)
     with _phase("write", seconds, progress):
-        manifest = _manifest(network, partition, schedule, timeline, costs, platform, options)
-        manifest = replace(manifest, compile_info={**manifest.compile_info, **info})
+        manifest = _manifest(problem, partition, schedule, timeline)
+        tried = {"trials": [trial.to_data() for trial in trials]} if trials else {}
+        manifest = replace(manifest, compile_info={**manifest.compile_info, **tried, **info})
         manifest = write_artifact(output, manifest, libraries, _used(network.weights, manifest))
     return Compilation(
         network.graph,
@@ -213,38 +194,50 @@ def compile_network(
         annotated,
         seconds,
         network.tuned,
+        tuple(trials),
     )
 
 
-def lower_network(
-    mod: IRModule,
-    target: str | Target,
-    *,
-    name: str = "model",
-    dump_dir: Path | None = None,
-    database: Path | None = None,
-    threads: Collection[int] = (),
-) -> Network:
-    """Lower a frontend's module to scheduled kernels and read the operator graph off it.
+@dataclass(frozen=True)
+class _Problem:
+    """What there is to schedule, and how."""
 
-    With a tuning `database`, kernels that were tuned for devices with these numbers of `threads`
-    replace the default ones where they are faster.
-    """
-    parsed = parse_target(target) if isinstance(target, str) else target
-    kernels = lower_to_kernels(mod, parsed, dump_dir=dump_dir)
-    lowered = schedule_kernels(kernels, parsed, dump_dir=dump_dir)
-    tuned = TunedChoice()
-    if database is not None:
-        tuned = choose_tuned(database, kernels, lowered, parsed, threads)
-        traces = {kernel: record.trace for kernel, record in tuned.kernels.items()}
-        lowered = apply_traces(lowered, kernels, traces)
-    canonical = _apply(CanonicalizeOperators(), lowered)
-    graph = extract_operator_graph(canonical, name)
-    return Network(canonical, graph, collect_weights(lowered), parsed, kernels, tuned)
+    network: Network
+    costs: CostTable
+    platform: Platform
+    options: CompileOptions
 
 
-def _apply(step: Any, mod: IRModule) -> IRModule:
-    return tvm.transform.Sequential([step])(mod)
+def _schedule(problem: _Problem, progress: Progress) -> tuple[Schedule, list[Trial]]:
+    """Run the scheduler; where it is `auto` and the devices are here, try the best few out."""
+    options, graph = problem.options, problem.network.graph
+    if options.schedule is not None:
+        return options.schedule, []
+    arguments = (graph, problem.costs, problem.platform)
+    measured_here = options.costs is None and options.rpc is None
+    if options.scheduler != "auto" or not measured_here:
+        return make_schedule(options.scheduler, *arguments, **options.scheduler_options), []
+    found = candidates(*arguments, options_of("auto", **options.scheduler_options))
+    entrants = choose_entrants(found)
+    if len(entrants) == 1:
+        return evaluated(entrants[0], *arguments), []
+
+    def write(schedule: Schedule, path: Path) -> None:
+        _, partition = _partition(problem.network, schedule)
+        libraries = _libraries(partition, problem.network.target, options, progress)
+        timeline = evaluate(*arguments, schedule)
+        manifest = _manifest(problem, partition, schedule, timeline)
+        write_artifact(path, manifest, libraries, _used(problem.network.weights, manifest))
+
+    trials = run_contest(entrants, write, lambda done, total: progress("try out", done, total))
+    best = min(range(len(trials)), key=lambda i: trials[i].latency.median_ms)
+    return evaluated(entrants[best], *arguments), trials
+
+
+def _partition(network: Network, schedule: Schedule) -> tuple[IRModule, Partition]:
+    targets = {device.device: network.target for device in schedule}
+    annotated = apply_pass(AnnotateSchedule(schedule, targets), network.mod)
+    return annotated, PartitionByDevice()(annotated)
 
 
 def _costs(
@@ -294,14 +287,9 @@ def _libraries(
 
 
 def _manifest(
-    network: Network,
-    partition: Partition,
-    schedule: Schedule,
-    timeline: Timeline,
-    costs: CostTable,
-    platform: Platform,
-    options: CompileOptions,
+    problem: _Problem, partition: Partition, schedule: Schedule, timeline: Timeline
 ) -> Manifest:
+    network, costs, platform = problem.network, problem.costs, problem.platform
     main = network.mod["main"]
     plan = plan_buffers(partition.programs, partition.buffers)
     features = cpu_features(network.target)
@@ -336,7 +324,7 @@ def _manifest(
         prediction=_prediction(schedule, timeline, costs, platform),
         compile_info={
             "hios_tvm": __version__,
-            "target": options.target,
+            "target": problem.options.target,
             "tuned_kernels": sorted(network.tuned.kernels),
             "machine": str(describe_machine()),
             "independence": platform.independence,

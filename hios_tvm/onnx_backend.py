@@ -20,7 +20,7 @@ import onnx
 from onnx import NodeProto, TensorProto, ValueInfoProto, helper
 from onnx.backend.base import Backend, BackendRep, namedtupledict
 
-from hios_tvm.compiler import CompileOptions, compile_network, lower_network
+from hios_tvm.compiler import CompileOptions, compile_network
 from hios_tvm.costs.table import CostTable, Measurement
 from hios_tvm.devices import Platform
 from hios_tvm.errors import (
@@ -35,6 +35,7 @@ from hios_tvm.frontends.onnx import from_onnx
 from hios_tvm.frontends.onnx.inputs import model_inputs
 from hios_tvm.graph import OperatorGraph
 from hios_tvm.measure.platform import cpu_platform
+from hios_tvm.network import lower_network
 from hios_tvm.runtime.devices.cpu import allowed_cores, cpu_device_name
 from hios_tvm.runtime.session import Session, load
 from hios_tvm.schedule import DeviceSchedule, Schedule, Stage

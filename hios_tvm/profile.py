@@ -12,10 +12,11 @@ from pathlib import Path
 
 from tvm.ir import IRModule
 
-from hios_tvm.compiler import CompileOptions, compile_network, lower_network
+from hios_tvm.compiler import CompileOptions, compile_network
 from hios_tvm.costs.table import CostTable, Measurement
 from hios_tvm.devices import Platform
 from hios_tvm.measure.platform import cpu_platform
+from hios_tvm.network import lower_network
 from hios_tvm.passes.canonicalize_operators import NUM_INPUT
 from hios_tvm.runtime.profile import GRAPH, WEIGHTS
 from hios_tvm.schedule import DeviceSchedule, Schedule, Stage

@@ -10,7 +10,6 @@ from pathlib import Path
 from tvm import tirx
 from tvm.ir import IRModule
 
-from hios_tvm.compiler import Network, lower_network
 from hios_tvm.costs.table import CostTable
 from hios_tvm.devices import Platform
 from hios_tvm.errors import UsageError
@@ -19,6 +18,7 @@ from hios_tvm.machine import describe_machine
 from hios_tvm.measure.cache import CostCache, default_cache_dir
 from hios_tvm.measure.collect import collect_costs, kernel_call
 from hios_tvm.measure.platform import cpu_platform
+from hios_tvm.network import Network, lower_network
 from hios_tvm.passes.schedule_kernels import has_root_block
 from hios_tvm.runtime.devices.cpu import parse_cores
 from hios_tvm.tuning.choose import subject_of

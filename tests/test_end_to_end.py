@@ -131,7 +131,7 @@ def test_annotated_module_on_the_stock_virtual_machine_equals_the_artifact(
 
 def _weights(model: onnx.ModelProto) -> dict[str, np.ndarray]:
     """Weights by the names that the compiler gives them."""
-    from hios_tvm.compiler import lower_network
+    from hios_tvm.network import lower_network
 
     return dict(lower_network(from_onnx(model), "host").weights)
 

@@ -44,7 +44,7 @@ from hios_tvm.cli.progress import progress_bar
     "Repeatable.",
 )
 @click.option("--params", type=EXISTING_FILE, help="Parameters of a Relay program.")
-@click.option("--scheduler", default="hios-lp", show_default=True, help="See schedule --help.")
+@click.option("--scheduler", default="hios-lp", show_default=True, help="Its name; hios-tvm schedule --list tells all. auto tries the best few out.")
 @click.option("--window", type=click.IntRange(1), help="Operators that hios-lp groups at most.")
 @click.option("--inter-only", is_flag=True, help="Leave the window out: no stream groups.")
 @click.option(
@@ -120,7 +120,7 @@ def command(
     from hios_tvm.frontends.shapes import parse_shape
     from hios_tvm.measure.cache import default_cache_dir
     from hios_tvm.measure.remote import RpcAddress
-    from hios_tvm.report.explain import compilation_data, device_reports, why_idle
+    from hios_tvm.report.explain import compilation_data, device_reports, why_chosen, why_idle
     from hios_tvm.schedule import Schedule
 
     scheduler_options = {"window": window} if window is not None else {}
@@ -167,7 +167,7 @@ def command(
             + ", ".join(f"{name} {value:.0f} s" for name, value in result.seconds.items())
             + ")"
         )
-        for line in why_idle(result):
+        for line in [*why_chosen(result), *why_idle(result)]:
             console.print(line)
     if verify:
         _verify(model, path, parsed_shapes)

@@ -110,6 +110,15 @@ def device_reports(result: Compilation) -> list[DeviceReport]:
     return manifest_reports(result.manifest)
 
 
+def why_chosen(result: Compilation) -> list[str]:
+    """Say which schedules `auto` tried out, and which one it kept."""
+    if not result.trials:
+        return []
+    kept = f"kept {result.schedule.scheduler}, the fastest of those that were tried out:"
+    ordered = sorted(result.trials, key=lambda trial: trial.latency.median_ms)
+    return [kept, *(f"  {trial}" for trial in ordered)]
+
+
 def why_idle(result: Compilation) -> list[str]:
     """Say for each device without operators why the scheduler gave it none."""
     idle = [report.device for report in device_reports(result) if report.operators == 0]
@@ -224,5 +233,6 @@ def compilation_data(result: Compilation, path: Path) -> dict[str, Any]:
         "independence": result.platform.independence,
         "devices": [asdict(report) for report in device_reports(result)],
         "seconds": dict(result.seconds),
+        "trials": [trial.to_data() for trial in result.trials],
         "notes": why_idle(result),
     }

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from hios_tvm.schedulers.registry import SCHEDULERS, make_schedule, options_of
+from hios_tvm.schedulers.registry import SCHEDULERS, evaluated, make_schedule, options_of
 
-__all__ = ["SCHEDULERS", "make_schedule", "options_of"]
+__all__ = ["SCHEDULERS", "evaluated", "make_schedule", "options_of"]

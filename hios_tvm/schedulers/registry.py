@@ -23,7 +23,7 @@ from hios_tvm.schedulers.refine import RefineOptions, refine
 from hios_tvm.schedulers.sequential import SequentialOptions, sequential
 from hios_tvm.simulate import evaluate
 
-__all__ = ["SCHEDULERS", "Entry", "make_schedule", "options_of"]
+__all__ = ["SCHEDULERS", "Entry", "evaluated", "make_schedule", "options_of"]
 
 
 @dataclass(frozen=True)
@@ -92,9 +92,15 @@ def make_schedule(
     parsed = options_of(name, **options)
     costs.check(graph, platform)
     schedule = SCHEDULERS[name].function(graph, costs, platform, parsed)
+    return evaluated(replace(schedule, options=asdict(parsed)), graph, costs, platform)
+
+
+def evaluated(
+    schedule: Schedule, graph: OperatorGraph, costs: CostTable, platform: Platform
+) -> Schedule:
+    """Return `schedule` with its predicted makespan and the lower bound."""
     return replace(
         schedule,
-        options=asdict(parsed),
         makespan_ms=evaluate(graph, costs, platform, schedule).makespan_ms,
         lower_bound_ms=lower_bound_ms(graph, costs, platform),
     )

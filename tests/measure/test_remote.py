@@ -19,11 +19,11 @@ from click.testing import CliRunner
 from onnx import TensorProto, helper
 
 from hios_tvm.cli import main
-from hios_tvm.compiler import Network, lower_network
 from hios_tvm.costs.instance import read_instance
 from hios_tvm.errors import DeviceError, UsageError
 from hios_tvm.frontends.onnx import from_onnx
 from hios_tvm.measure.remote import RpcAddress, remote_costs
+from hios_tvm.network import Network, lower_network
 
 Start = Callable[..., tuple[subprocess.Popen[bytes], int]]
 

@@ -15,12 +15,13 @@ from relay_programs import (
     run_module,
 )
 
-from hios_tvm.compiler import CompileOptions, compile_model, lower_network
+from hios_tvm.compiler import CompileOptions, compile_model
 from hios_tvm.costs.table import CostTable, Measurement
 from hios_tvm.devices import Platform
 from hios_tvm.frontends.relay import from_relay, from_relay_json, load_relay
 from hios_tvm.frontends.relay.parser import parse_program
 from hios_tvm.frontends.relay.syntax import Block
+from hios_tvm.network import lower_network
 from hios_tvm.runtime import load
 
 FOLDER = DATA / "models"

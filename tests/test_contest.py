@@ -1,0 +1,93 @@
+"""`auto` tries schedules out as real artifacts, and keeps the fastest."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hios_tvm import runtime
+from hios_tvm.compiler import Compilation, CompileOptions, compile_model
+from hios_tvm.contest import MOST_ENTRANTS, choose_entrants
+from hios_tvm.frontends.onnx import from_onnx
+from hios_tvm.report.explain import compilation_data, why_chosen
+from hios_tvm.schedule import DeviceSchedule, Schedule, Stage
+from hios_tvm.verify import onnxruntime_outputs, random_inputs
+from hios_tvm.zoo import build
+
+CORES = sorted(os.sched_getaffinity(0))
+needs_two_cores = pytest.mark.skipif(len(CORES) < 2, reason="needs two cores")
+
+
+def schedule(name: str, *operators: int, makespan_ms: float = 1.0) -> Schedule:
+    devices = tuple(
+        DeviceSchedule(f"cpu@{d}", tuple(Stage(((f"v{d}{i}",),)) for i in range(count)))
+        for d, count in enumerate(operators)
+    )
+    return Schedule(name, devices, makespan_ms=makespan_ms)
+
+
+def test_the_best_few_and_the_best_single_device_take_part() -> None:
+    wide = [schedule(f"wide{i}", 1, 1 + i) for i in range(5)]
+    alone = [schedule("alone", 3, 0), schedule("also alone", 0, 3)]
+    assert choose_entrants([*wide, *alone]) == [*wide[:MOST_ENTRANTS], alone[0]]
+    assert choose_entrants([alone[0], *wide]) == [alone[0], *wide[: MOST_ENTRANTS - 1]]
+    assert choose_entrants(wide[:1]) == wide[:1]
+
+
+@pytest.fixture(scope="module")
+def options(tmp_path_factory: pytest.TempPathFactory) -> CompileOptions:
+    return CompileOptions(
+        devices=tuple(f"cpu@{core}" for core in CORES[:2]),
+        scheduler="auto",
+        scheduler_options={"moves": 200},
+        cache_dir=tmp_path_factory.mktemp("cache"),
+    )
+
+
+@pytest.fixture(scope="module")
+def compiled(
+    options: CompileOptions, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Compilation, Path]:
+    path = tmp_path_factory.mktemp("contest") / "net.hios"
+    return compile_model(
+        from_onnx(build("squeezenet1_1", height=64, width=64)), path, options
+    ), path
+
+
+@needs_two_cores
+def test_the_fastest_is_kept(compiled: tuple[Compilation, Path]) -> None:
+    result, _ = compiled
+    fastest = min(result.trials, key=lambda trial: trial.latency.median_ms)
+    assert 2 <= len(result.trials) <= MOST_ENTRANTS + 1
+    assert result.schedule.scheduler == fastest.scheduler
+    assert result.schedule.makespan_ms == pytest.approx(fastest.predicted_ms)
+    assert any(len(trial.devices) == 1 for trial in result.trials)
+    assert compilation_data(result, Path("x"))["trials"] == result.manifest.compile_info["trials"]
+    lines = why_chosen(result)
+    assert f"kept {fastest.scheduler}" in lines[0]
+    assert len(lines) == 1 + len(result.trials)
+
+
+@needs_two_cores
+def test_what_was_kept_computes_the_model(compiled: tuple[Compilation, Path]) -> None:
+    model = build("squeezenet1_1", height=64, width=64)
+    with runtime.load(compiled[1]) as session:
+        inputs = random_inputs([(s.name, s.shape, s.dtype) for s in session.inputs], seed=1)
+        outputs = session.run(inputs)
+    for name, expected in onnxruntime_outputs(model, inputs).items():
+        np.testing.assert_allclose(outputs[name], expected, rtol=1e-4, atol=1e-4)
+
+
+@needs_two_cores
+def test_given_costs_are_believed(
+    compiled: tuple[Compilation, Path], options: CompileOptions, tmp_path: Path
+) -> None:
+    module = from_onnx(build("squeezenet1_1", height=64, width=64))
+    given = replace(options, costs=compiled[0].costs)
+    result = compile_model(module, tmp_path / "net.hios", given)
+    assert result.trials == ()
+    assert result.schedule.scheduler == "auto"
