@@ -75,6 +75,8 @@ class CompileOptions:
         CPU to generate code for: ``host``, ``portable``, or a name (`parse_target`).
     scheduler, scheduler_options
         Name in `hios_tvm.schedulers.SCHEDULERS`, and the options of that scheduler.
+    memory : mapping of str to int
+        Bytes that weights and activations may take, by device; no limit where absent.
     schedule : Schedule, optional
         A schedule made elsewhere, used instead of a scheduler.
     costs : CostTable, optional
@@ -93,6 +95,7 @@ class CompileOptions:
     target: str = "host"
     scheduler: str = "hios-lp"
     scheduler_options: Mapping[str, Any] = field(default_factory=dict)
+    memory: Mapping[str, int] = field(default_factory=dict)
     schedule: Schedule | None = None
     costs: CostTable | None = None
     rpc: RpcAddress | None = None
@@ -171,6 +174,7 @@ def compile_network(
     seconds: dict[str, float] = {}
     with _phase("measure", seconds, progress):
         costs, platform = _costs(network, options, progress)
+        platform = platform.with_memory(options.memory)
     problem = _Problem(network, costs, platform, options)
     with _phase("schedule", seconds, progress):
         schedule, trials = _schedule(problem, progress)

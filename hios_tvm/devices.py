@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
 
 from hios_tvm.errors import UsageError
 from hios_tvm.runtime.devices.cpu import allowed_cores, cpu_device_name
 
-__all__ = ["Device", "Link", "Platform", "default_devices", "parse_device_list"]
+__all__ = ["Device", "Link", "Platform", "default_devices", "parse_device_list", "parse_memory"]
 
 PLATFORM_VERSION = 1
 
@@ -90,6 +92,20 @@ class Platform:
         """Link from device `src` to device `dst`."""
         return self._link_of.get((src, dst), self.default_link)
 
+    def with_memory(self, limits: Mapping[str, int]) -> Platform:
+        """Return the platform with what weights and activations may take on some devices."""
+        unknown = sorted(limits.keys() - {device.name for device in self.devices})
+        if unknown:
+            names = ", ".join(device.name for device in self.devices)
+            raise UsageError(f"memory is limited for {unknown[0]!r}; the devices are {names}")
+        return replace(
+            self,
+            devices=tuple(
+                replace(device, memory_bytes=limits.get(device.name, device.memory_bytes))
+                for device in self.devices
+            ),
+        )
+
     def slowdown(self, busy: int) -> float:
         """How much longer a kernel takes while `busy` devices run at once (1.0 for one).
 
@@ -135,6 +151,25 @@ def parse_device_list(text: str) -> tuple[str, ...]:
     if not names:
         raise UsageError("no device is named; write for example --devices cpu@0,cpu@1")
     return names
+
+
+def parse_memory(text: str) -> tuple[str, int]:
+    """Read a limit as the user writes it: a device, and bytes with or without a unit.
+
+    >>> parse_memory("cpu@0=512MiB")
+    ('cpu@0', 536870912)
+    """
+    match = re.fullmatch(r"\s*(.+?)\s*=\s*([0-9.]+)\s*([KMGT]i?B|B)?\s*", text)
+    try:
+        if match is None:
+            raise ValueError
+        unit = match[3] or "B"
+        power = "BKMGT".index(unit[0])
+        return match[1], int(float(match[2]) * (1024 if "i" in unit else 1000) ** power)
+    except ValueError:
+        raise UsageError(
+            f"{text!r} is no memory limit; write for example cpu@0=512MiB or cpu@0=2GB"
+        ) from None
 
 
 def default_devices() -> tuple[str, ...]:

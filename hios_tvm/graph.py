@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -141,6 +141,30 @@ class OperatorGraph:
                 nbytes = sum(self.tensor[tensor].nbytes for tensor in tensors)
                 edges.append(Edge(src, operator.name, tuple(tensors), nbytes))
         return tuple(edges)
+
+    def weight_bytes(self, operators: Iterable[str]) -> int:
+        """Bytes of all weights that `operators` read, each counted once."""
+        constants = set(self.constants)
+        read = {
+            tensor
+            for name in operators
+            for tensor in self.operator[name].inputs
+            if tensor in constants
+        }
+        return sum(self.tensor[tensor].nbytes for tensor in read)
+
+    @cached_property
+    def activation_bytes(self) -> int:
+        """The most bytes that are alive at once while operators run in order, weights left out."""
+        last_use = {tensor: i for i, op in enumerate(self.operators) for tensor in op.inputs}
+        last_use.update(dict.fromkeys(self.outputs, len(self.operators)))
+        alive = set(self.inputs)
+        most = 0
+        for i, operator in enumerate(self.operators):
+            alive.update(operator.outputs)
+            most = max(most, sum(self.tensor[tensor].nbytes for tensor in alive))
+            alive = {tensor for tensor in alive if last_use.get(tensor, i) > i}
+        return most
 
     def to_networkx(self) -> nx.DiGraph:
         """Return a view for people and for networkx's algorithms: nodes are operator names."""

@@ -66,8 +66,8 @@ def check_schedule(graph: OperatorGraph, platform: Platform, schedule: Schedule)
     """Raise `ScheduleError` for the first rule that `schedule` breaks.
 
     Every operator is placed once, on a device of the platform; the stream groups of a stage are
-    independent, as many as the device has streams, and in topological order inside. Cycles through
-    the devices' orders show when time is simulated.
+    independent, as many as the device has streams, and in topological order inside; weights and
+    activations fit on each device. Cycles through the devices' orders show when time is simulated.
     """
     streams = {device.name: device.streams for device in platform.devices}
     seen: set[str] = set()
@@ -92,6 +92,22 @@ def check_schedule(graph: OperatorGraph, platform: Platform, schedule: Schedule)
     missing = graph.operator.keys() - seen
     if missing:
         raise ScheduleError(f"{len(missing)} operators are not scheduled, such as {min(missing)!r}")
+    _check_memory(graph, platform, schedule)
+
+
+def _check_memory(graph: OperatorGraph, platform: Platform, schedule: Schedule) -> None:
+    """Compare weights, and what one device would need for all activations, with each limit."""
+    limit = {device.name: device.memory_bytes for device in platform.devices}
+    for device in schedule:
+        most = limit[device.device]
+        if most is None or not device.stages:
+            continue
+        weights = graph.weight_bytes(device.operators)
+        if weights + graph.activation_bytes > most:
+            raise ScheduleError(
+                f"device {device.device!r} has {most} bytes of memory, its operators need "
+                f"{weights} for weights and {graph.activation_bytes} for activations"
+            )
 
 
 def _check_independent(graph: OperatorGraph, stage: Stage) -> None:

@@ -44,7 +44,19 @@ from hios_tvm.cli.progress import progress_bar
     "Repeatable.",
 )
 @click.option("--params", type=EXISTING_FILE, help="Parameters of a Relay program.")
-@click.option("--scheduler", default="hios-lp", show_default=True, help="Its name; hios-tvm schedule --list tells all. auto tries the best few out.")
+@click.option(
+    "--scheduler",
+    default="hios-lp",
+    show_default=True,
+    help="One that hios-tvm schedule --list names; auto tries the best few out.",
+)
+@click.option(
+    "--memory",
+    multiple=True,
+    metavar="DEVICE=SIZE",
+    help="What weights and activations may take on a device, for example cpu@0=512MiB. "
+    "Repeatable.  [default: no limit]",
+)
 @click.option("--window", type=click.IntRange(1), help="Operators that hios-lp groups at most.")
 @click.option("--inter-only", is_flag=True, help="Leave the window out: no stream groups.")
 @click.option(
@@ -90,6 +102,7 @@ def command(
     shapes: tuple[str, ...],
     params: Path | None,
     scheduler: str,
+    memory: tuple[str, ...],
     window: int | None,
     inter_only: bool,
     placement: Path | None,
@@ -114,7 +127,7 @@ def command(
     """
     from hios_tvm.compiler import CompileOptions, compile_model
     from hios_tvm.costs.instance import Instance, read_costs
-    from hios_tvm.devices import default_devices, parse_device_list
+    from hios_tvm.devices import default_devices, parse_device_list, parse_memory
     from hios_tvm.files import atomic_write
     from hios_tvm.frontends import load_model
     from hios_tvm.frontends.shapes import parse_shape
@@ -133,6 +146,7 @@ def command(
         target=target,
         scheduler=scheduler,
         scheduler_options=scheduler_options,
+        memory=dict(parse_memory(limit) for limit in memory),
         schedule=Schedule.from_json(_text(placement)) if placement else None,
         costs=read_costs(costs) if costs else None,
         rpc=RpcAddress.parse(rpc, rpc_key) if rpc else None,

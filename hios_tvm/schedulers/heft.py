@@ -10,6 +10,7 @@ from hios_tvm.devices import Platform
 from hios_tvm.graph import OperatorGraph
 from hios_tvm.schedule import Schedule
 from hios_tvm.schedulers.list_schedule import Clock
+from hios_tvm.schedulers.memory import Memory
 from hios_tvm.schedulers.problem import PlacedStage, Problem
 from hios_tvm.schedulers.window import WindowOptions, group_in_window
 
@@ -57,18 +58,23 @@ def earliest_finish_order(problem: Problem) -> list[PlacedStage]:
     busy: list[list[Interval]] = [[] for _ in problem.devices]
     end_ms = [0.0] * len(problem.operators)
     place = [0] * len(problem.operators)
+    memory = Memory(problem)
     starts: list[tuple[float, int, PlacedStage]] = []
     for rank, v in enumerate(problem.priority):
         best: tuple[float, float, PlacedStage] | None = None
         for device in problem.runs_on(v):
+            if not memory.fits(device, (v,)):
+                continue
             stage = problem.single(v, device)
             ready_ms = max((end_ms[u] + times[place[u]] for u, times in stage.inputs), default=0.0)
             start_ms = _first_gap(busy[device], ready_ms, stage.ms)
             if best is None or start_ms + stage.ms < best[0]:
                 best = start_ms + stage.ms, start_ms, stage
-        assert best is not None  # costs were checked: some device runs every operator
+        if best is None:
+            raise memory.full(v)
         end_ms[v], start_ms, stage = best
         place[v] = stage.device
+        memory.take(stage.device, (v,))
         _occupy(busy[stage.device], start_ms, end_ms[v])
         starts.append((start_ms, rank, stage))
     # By start, and by rank where operators without duration start together: both topological.

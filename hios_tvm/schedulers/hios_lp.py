@@ -12,6 +12,7 @@ from hios_tvm.errors import UsageError
 from hios_tvm.graph import OperatorGraph
 from hios_tvm.schedule import Schedule
 from hios_tvm.schedulers.list_schedule import Clock, Outcome, Timed, advance
+from hios_tvm.schedulers.memory import Memory
 from hios_tvm.schedulers.problem import PlacedStage, Problem
 from hios_tvm.schedulers.window import WindowOptions, group_in_window
 
@@ -71,10 +72,12 @@ def hios_lp(
     """
     problem = Problem.of(graph, costs, platform)
     clock = Clock.at_start(problem)
+    memory = Memory(problem)
     order: list[PlacedStage] = []
     for first in range(0, len(problem.operators), options.block):
         block = problem.priority[first : first + options.block]
-        stages = _map_paths(problem, clock, block, options.passes)
+        stages = _map_paths(problem, clock, memory, block, options.passes)
+        memory = memory.after(stages)
         stages = group_in_window(problem, clock, stages, options)
         advance(clock, stages)
         order += stages
@@ -82,31 +85,47 @@ def hios_lp(
 
 
 def _map_paths(
-    problem: Problem, start: Clock, block: Sequence[int], passes: int
+    problem: Problem, start: Clock, memory: Memory, block: Sequence[int], passes: int
 ) -> list[PlacedStage]:
     """Return the operators of `block` on their devices, in the same order."""
     position = {v: i for i, v in enumerate(block)}
     timed = Timed(start)
     mapped: list[int] = []  # positions of the stages in `timed`
-    paths = list(_longest_paths(problem, block))
-    for path in paths:
+    paths: list[list[int]] = []
+    todo = list(_longest_paths(problem, block))[::-1]
+    while todo:
+        path = todo.pop()
+        left = memory.after(timed.stages)
         first = bisect_left(mapped, position[path[0]])
-        mapped[first:] = sorted([*mapped[first:], *(position[v] for v in path)])
-        _map_path(problem, timed, first, [block[i] for i in mapped[first:]], path)
+        following = sorted([*mapped[first:], *(position[v] for v in path)])
+        if _map_path(problem, timed, left, first, [block[i] for i in following], path):
+            mapped[first:] = following
+            paths.append(path)
+        elif len(path) == 1:
+            raise left.full(path[0])
+        else:  # it has room nowhere as a whole
+            todo += [[v] for v in reversed(path)]
     for _ in range(passes):
         before = timed.outcome
         for path in paths:
             first = position[path[0]]
-            _map_path(problem, timed, first, block[first:], path)
+            left = memory.after(timed.stages)
+            left.release(timed.stages[first].device, path)
+            _map_path(problem, timed, left, first, block[first:], path)
         if timed.outcome >= before:
             break
     return timed.stages
 
 
 def _map_path(
-    problem: Problem, timed: Timed, first: int, operators: Sequence[int], path: Sequence[int]
-) -> None:
-    """Put `path` where all that is mapped ends first.
+    problem: Problem,
+    timed: Timed,
+    memory: Memory,
+    first: int,
+    operators: Sequence[int],
+    path: Sequence[int],
+) -> bool:
+    """Put `path` where all that is mapped ends first; return whether any device has room for it.
 
     `operators` are to be at position `first` of `timed` and after it; those of the path come from
     another device or from none. Of equal makespans the smallest sum of ends wins: with the
@@ -115,13 +134,17 @@ def _map_path(
     old = {stage.operators[0]: stage for stage in timed.stages[first:]}
     best: tuple[Outcome, list[PlacedStage]] | None = None
     for device in problem.runs_on(path[0]):
+        if not memory.fits(device, path):
+            continue
         new = {v: problem.single(v, device) for v in path}
         tail = [new[v] if v in new else old[v] for v in operators]
         outcome = timed.try_tail(first, tail)
         if best is None or outcome < best[0]:
             best = outcome, tail
-    if best is not None:
-        timed.replace(first, best[1])
+    if best is None:
+        return False
+    timed.replace(first, best[1])
+    return True
 
 
 def _longest_paths(problem: Problem, block: Sequence[int]) -> Iterator[list[int]]:

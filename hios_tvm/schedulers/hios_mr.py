@@ -9,10 +9,15 @@ from hios_tvm.devices import Platform
 from hios_tvm.graph import OperatorGraph
 from hios_tvm.schedule import Schedule
 from hios_tvm.schedulers.list_schedule import Clock, advance
+from hios_tvm.schedulers.memory import Memory
 from hios_tvm.schedulers.problem import Problem
 from hios_tvm.schedulers.window import WindowOptions, group_in_window
 
 __all__ = ["MappingRecordingOptions", "hios_mr"]
+
+
+Record = tuple[Clock, Memory]
+"""A mapping of the first operators: their times, and what they leave free."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,26 +50,33 @@ def hios_mr(
        DAG-Structured Deep Learning Models on Multiple GPUs", IEEE CLUSTER 2023, section IV.
     """
     problem = Problem.of(graph, costs, platform)
-    records = [Clock.at_start(problem)]
+    records = [(Clock.at_start(problem), Memory(problem))]
     for v in problem.priority:
-        records = [_extended(problem, records, v, device) for device in problem.runs_on(v)]
-    best = min(records, key=lambda record: (max(record.free_ms), record.sum_ms))
+        extended = (_extended(problem, records, v, device) for device in problem.runs_on(v))
+        following = [record for record in extended if record is not None]
+        if not following:
+            raise records[0][1].full(v)
+        records = following
+    best, _ = min(records, key=lambda record: (max(record[0].free_ms), record[0].sum_ms))
     stages = [problem.single(v, best.device[v]) for v in problem.priority]
     start = Clock.at_start(problem)
     return problem.schedule("hios-mr", group_in_window(problem, start, stages, options))
 
 
-def _extended(problem: Problem, records: list[Clock], v: int, device: int) -> Clock:
-    """Return the record in which `v` ends first on `device`, with `v` there."""
+def _extended(problem: Problem, records: list[Record], v: int, device: int) -> Record | None:
+    """Return the record in which `v` ends first on `device`, with `v` there, if it has room."""
     stage = problem.single(v, device)
 
-    def start_ms(record: Clock) -> float:
-        now_ms = record.free_ms[device]
+    def start_ms(clock: Clock) -> float:
+        now_ms = clock.free_ms[device]
         for u, transfer_ms in stage.inputs:
-            now_ms = max(now_ms, record.end_ms[u] + transfer_ms[record.device[u]])
+            now_ms = max(now_ms, clock.end_ms[u] + transfer_ms[clock.device[u]])
         return now_ms
 
-    source = min(records, key=lambda record: (start_ms(record), record.sum_ms))
-    record = source.copy()
-    advance(record, [stage])
-    return record
+    with_room = [record for record in records if record[1].fits(device, (v,))]
+    if not with_room:
+        return None
+    clock, memory = min(with_room, key=lambda record: (start_ms(record[0]), record[0].sum_ms))
+    clock = clock.copy()
+    advance(clock, [stage])
+    return clock, memory.after([stage])

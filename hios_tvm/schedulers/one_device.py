@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from hios_tvm.errors import InfeasibleError
+from hios_tvm.schedulers.memory import Memory
 from hios_tvm.schedulers.problem import PlacedStage, Problem
 
 __all__ = ["best_device"]
@@ -21,13 +22,16 @@ def best_device(
         If no device can run every operator.
     """
     kinds: dict[tuple[str, int], int] = {}
+    memory = Memory(problem)
     for d, device in enumerate(problem.platform.devices):
+        if not memory.fits(d, problem.operators):
+            continue
         if all(d in problem.runs_on(v) for v in problem.operators):
             kinds.setdefault((device.model, device.streams), d)
     if not kinds:
         raise InfeasibleError(
-            "no device can run every operator; use a scheduler that places operators, such as "
-            "hios-lp"
+            "no device can run every operator and hold all weights; use a scheduler that places "
+            "operators, such as hios-lp"
         )
     made = [stages_on(problem, d) for d in kinds.values()]
     return min(made, key=lambda stages: sum(stage.ms for stage in stages))

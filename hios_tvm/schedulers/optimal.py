@@ -14,6 +14,7 @@ from hios_tvm.errors import UsageError
 from hios_tvm.graph import OperatorGraph
 from hios_tvm.schedule import Schedule
 from hios_tvm.schedulers.list_schedule import Clock, advance, order_of
+from hios_tvm.schedulers.memory import Memory
 from hios_tvm.schedulers.portfolio import portfolio
 from hios_tvm.schedulers.problem import Groups, PlacedStage, Problem
 from hios_tvm.schedulers.refine import RefineOptions, refined
@@ -92,6 +93,7 @@ class _Search:
         self.before = [sum(1 << u for u, _ in inputs) for inputs in problem.predecessors]
         self.least_ms, self.work_ms = _least_and_work_ms(problem)
         self.interchangeable = _interchangeable(problem)
+        self.memory = Memory(problem)
         self.seen: set[tuple[object, ...]] = set()
 
     def extend(self, clock: Clock, stages: list[PlacedStage], done: int, now_ms: float) -> None:
@@ -124,6 +126,9 @@ class _Search:
     def _next_stages(self, clock: Clock, done: int) -> Iterator[PlacedStage]:
         """Yield stages of one operator, and of several groups, on each device."""
         devices = self._devices(clock, done)
+        left = self.memory.copy()
+        for v in (v for v in self.problem.operators if done >> v & 1):
+            left.take(clock.device[v], (v,))
         streams = max(self.problem.platform.devices[d].streams for d in devices)
         for members in self._closed_sets(done):
             parts = self._parts(members)
@@ -133,6 +138,8 @@ class _Search:
                 ways = (groups for groups in _partitions(parts) if 2 <= len(groups) <= streams)
             for groups in ways:
                 for d in devices:
+                    if not left.fits(d, members):
+                        continue
                     if len(groups) <= max(1, self.problem.platform.devices[d].streams):
                         stage = self.problem.stage(groups, d)
                         if stage.ms < math.inf:

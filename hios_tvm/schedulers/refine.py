@@ -15,6 +15,7 @@ from hios_tvm.graph import OperatorGraph
 from hios_tvm.schedule import Schedule
 from hios_tvm.schedulers.bounds import lower_bound_ms
 from hios_tvm.schedulers.list_schedule import Clock, Timed, order_of
+from hios_tvm.schedulers.memory import Memory
 from hios_tvm.schedulers.portfolio import portfolio
 from hios_tvm.schedulers.problem import PlacedStage, Problem
 from hios_tvm.simulate import evaluate
@@ -116,6 +117,7 @@ class _Search:
         self.stages = self.timed.stages
         self.position = [0] * len(problem.operators)
         self.critical: list[int] = []  # positions on a critical path; empty when not known
+        self.memory = Memory(problem)
         self._replace(0, stages)
 
     def run(self) -> list[PlacedStage]:
@@ -160,7 +162,7 @@ class _Search:
             placed = self._beside(left, group, source.device)
         else:
             placed = self._placed(group, self.stages[j])
-        if not placed or any(stage.ms == math.inf for stage in placed):
+        if any(stage.ms == math.inf for stage in placed) or not self._has_room(group, placed):
             return None
         if i == j:
             return i, [*placed, *self.stages[i + 1 :]]
@@ -183,6 +185,11 @@ class _Search:
             device = self.random.choice(self.problem.devices)
         moved = self.problem.stage((group,), device)
         return [moved, *stages] if self.random.random() < 0.5 else [*stages, moved]
+
+    def _has_room(self, group: tuple[int, ...], placed: Sequence[PlacedStage]) -> bool:
+        """Whether the weights of `group` fit where `placed` puts it."""
+        device = placed[0].device
+        return device == self.timed.device[group[0]] or self.left.fits(device, group)
 
     def _source(self) -> int:
         """Return the position of a stage, mostly a critical one."""
@@ -220,6 +227,7 @@ class _Search:
 
     def _replace(self, first: int, tail: Sequence[PlacedStage]) -> None:
         """Put `tail` in the place of everything from position `first` on."""
+        self.left = self.memory.after([*self.stages[:first], *tail])
         self.timed.replace(first, tail)
         for i in range(first, len(self.stages)):
             for v in self.stages[i].operators:

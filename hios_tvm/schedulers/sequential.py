@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 from hios_tvm.costs.table import CostTable
 from hios_tvm.devices import Platform
-from hios_tvm.errors import InfeasibleError
 from hios_tvm.graph import OperatorGraph
-from hios_tvm.schedule import DeviceSchedule, Schedule, Stage
+from hios_tvm.schedule import Schedule
+from hios_tvm.schedulers.one_device import best_device
+from hios_tvm.schedulers.problem import PlacedStage, Problem
 
 __all__ = ["SequentialOptions", "sequential"]
 
@@ -28,22 +29,9 @@ def sequential(
     InfeasibleError
         If no device can run every operator.
     """
-    total_ms = {
-        device.name: sum(costs.latency_ms(op.name, device.model) for op in graph.operators)
-        for device in platform.devices
-        if all(costs.runs_on(op.name, device.model) for op in graph.operators)
-    }
-    if not total_ms:
-        raise InfeasibleError(
-            "no device can run every operator; use a scheduler that places operators, such as "
-            "hios-lp"
-        )
-    chosen = min(total_ms, key=total_ms.__getitem__)
-    stages = tuple(Stage(((op.name,),)) for op in graph.operators)
-    return Schedule(
-        "sequential",
-        tuple(
-            DeviceSchedule(device.name, stages if device.name == chosen else ())
-            for device in platform.devices
-        ),
-    )
+    problem = Problem.of(graph, costs, platform)
+    return problem.schedule("sequential", best_device(problem, _stages))
+
+
+def _stages(problem: Problem, device: int) -> list[PlacedStage]:
+    return [problem.single(v, device) for v in problem.operators]

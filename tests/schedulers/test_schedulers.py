@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from hios_tvm.costs.table import CostTable, Measurement
 from hios_tvm.devices import Device, Platform
-from hios_tvm.errors import CostError, InfeasibleError, UsageError
+from hios_tvm.errors import CostError, InfeasibleError, ScheduleError, UsageError
+from hios_tvm.graph import Tensor
 from hios_tvm.schedule import DeviceSchedule, Schedule, Stage
 from hios_tvm.schedulers import SCHEDULERS, make_schedule
 from hios_tvm.simulate import evaluate
@@ -223,3 +224,58 @@ def test_heft_uses_gaps() -> None:
     schedule = make("heft", case, inter_only=True)
     assert check(case, schedule) == 6.0
     assert schedule.devices[1].operators == ("small", "near")
+
+
+def with_weights(case: Case, nbytes: int, memory_bytes: int) -> Case:
+    """Give every operator a weight of its own, and every device a limit."""
+    graph = case.graph
+    weights = tuple(Tensor(f"w{op.name}", (nbytes,), "int8") for op in graph.operators)
+    operators = tuple(
+        replace(op, inputs=(*op.inputs, weight.name))
+        for op, weight in zip(graph.operators, weights, strict=True)
+    )
+    graph = replace(
+        graph,
+        operators=operators,
+        tensors=(*graph.tensors, *weights),
+        constants=tuple(weight.name for weight in weights),
+    )
+    devices = tuple(replace(d, memory_bytes=memory_bytes) for d in case.platform.devices)
+    return replace(case, graph=graph, platform=replace(case.platform, devices=devices))
+
+
+@pytest.mark.parametrize("name", sorted(SCHEDULERS))
+@settings(deadline=None, max_examples=40)
+@given(data=st.data())
+def test_memory_limits_hold(name: str, data: st.DataObject) -> None:
+    """Room for most operators on each device, so that one device is at times too small."""
+    case = data.draw(cases(max_operators=5 if name == "optimal" else 12))
+    count = len(case.graph.operators)
+    room = data.draw(st.integers((count + 1) // 2, count))
+    case = with_weights(case, 1000, 1000 * room + case.graph.activation_bytes)
+    try:
+        schedule = make(name, case)
+    except InfeasibleError:
+        assert room < count
+        return
+    check(case, schedule)
+    assert all(len(device.operators) <= room for device in schedule)
+
+
+def test_devices_that_are_too_small_are_named() -> None:
+    case = with_weights(make_case({"a": 1.0, "b": 1.0}, []), 1000, 1500)
+    for name in ("hios-lp", "hios-mr", "heft", "refine", "auto", "optimal"):
+        assert len(set(make(name, case).placement.values())) == 2
+    with pytest.raises(InfeasibleError, match="hold all weights"):
+        make("sequential", case)
+    by_hand = Schedule(
+        "by hand", (DeviceSchedule("device0", (Stage((("a",),)), Stage((("b",),)))),)
+    )
+    with pytest.raises(
+        ScheduleError, match=r"'device0' has 1500 bytes of memory.* 2000 for weights"
+    ):
+        check(case, by_hand)
+    smaller = with_weights(make_case({"a": 1.0, "b": 1.0}, []), 1000, 900)
+    for name in ("hios-lp", "hios-mr", "heft"):
+        with pytest.raises(InfeasibleError, match="memory left for its 1000 bytes"):
+            make(name, smaller)

@@ -1,0 +1,35 @@
+"""Memory limits as a user writes them."""
+
+from __future__ import annotations
+
+import pytest
+
+from hios_tvm.devices import Platform, parse_memory
+from hios_tvm.errors import UsageError
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "nbytes"),
+    [
+        ("cpu@0=512MiB", "cpu@0", 512 * 2**20),
+        ("cpu@0-3 = 1.5GB", "cpu@0-3", 1_500_000_000),
+        ("cuda:0=1TiB", "cuda:0", 2**40),
+        ("cpu@0=1000", "cpu@0", 1000),
+        ("cpu@0=7KB", "cpu@0", 7000),
+    ],
+)
+def test_limits_are_read(text: str, name: str, nbytes: int) -> None:
+    assert parse_memory(text) == (name, nbytes)
+
+
+@pytest.mark.parametrize("text", ["", "cpu@0", "cpu@0=", "cpu@0=x", "cpu@0=1.2.3MB", "=5", "a=-1"])
+def test_what_is_no_limit_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="is no memory limit; write for example"):
+        parse_memory(text)
+
+
+def test_limits_are_for_devices_that_exist() -> None:
+    platform = Platform.uniform(2).with_memory({"device1": 5})
+    assert [device.memory_bytes for device in platform.devices] == [None, 5]
+    with pytest.raises(UsageError, match="limited for 'device2'; the devices are device0, device1"):
+        platform.with_memory({"device2": 5})
