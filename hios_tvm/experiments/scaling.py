@@ -85,7 +85,8 @@ def moves_per_second(
 ) -> float | None:
     """Moves that a local search evaluates in a second of processor time.
 
-    The schedule that it starts from does not count. None where the scheduler has no option
+    The schedule that it starts from does not count. The graph must be so large that the search does
+    not meet the lower bound, where it ends. None where the scheduler has no option
     ``moves``.
     """
     known = {field.name for field in fields(SCHEDULERS[scheduler].options)}

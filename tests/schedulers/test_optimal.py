@@ -78,7 +78,9 @@ def test_optimal_is_what_exhaustive_search_finds(case: Case) -> None:
 @settings(deadline=None, max_examples=25)
 @given(case=cases(max_operators=5, max_devices=1))
 def test_ios_is_what_exhaustive_search_finds_on_one_device(case: Case) -> None:
-    case = independent(case)
+    """With a stream for each operator: IOS never puts independent operators into one group."""
+    (device,) = case.platform.devices
+    case = replace(case, platform=Platform((replace(device, streams=5),)))
     schedule = make("ios", case, max_groups=8, max_group_size=8)
     assert makespan_ms(case, schedule) == pytest.approx(exhaustive_ms(case, ("device0",)))
 
