@@ -33,7 +33,7 @@ class IOSOptions:
 
     max_groups: int = 8
     max_group_size: int = 3
-    max_endings: int = 10_000
+    max_endings: int = 5_000
 
     def __post_init__(self) -> None:
         if min(self.max_groups, self.max_group_size, self.max_endings) < 1:

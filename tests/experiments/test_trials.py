@@ -75,7 +75,7 @@ def test_graphs_of_any_size_keep_their_proportions() -> None:
 
 @pytest.mark.skipif("refine" not in SCHEDULERS, reason="the registry has no refine")
 def test_moves_are_timed_where_there_are_moves() -> None:
-    rate = moves_per_second("refine", moves=3000)
+    rate = moves_per_second("refine", moves=20_000)
     assert rate is not None
     assert rate > 0.0
     assert moves_per_second("hios-lp") is None
