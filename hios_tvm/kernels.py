@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import tempfile
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from tvm.target import Target
 from hios_tvm.errors import CompileError
 from hios_tvm.files import atomic_write
 
-__all__ = ["compile_kernels", "kernel_key"]
+__all__ = ["code_target", "compile_kernels", "kernel_key"]
 
 Progress = Callable[[int, int], None]
 
@@ -86,6 +87,7 @@ def compile_kernels(
 def _object_file(
     name: str, kernel: tvm.tirx.PrimFunc, target: Target, cache_dir: Path | None
 ) -> bytes:
+    target = code_target(kernel, target)
     if cache_dir is None:
         return _compile(name, kernel, target)
     path = cache_dir / f"{kernel_key(kernel, target)}-{_file_name(name)}.o"
@@ -98,6 +100,60 @@ def _object_file(
     with atomic_write(path) as file:
         file.write(code)
     return code
+
+
+def code_target(kernel: tvm.tirx.PrimFunc, target: Target) -> Target:
+    """Return the target to generate code for: without LLVM's loop vectorizer where it is wrong.
+
+    LLVM 20 (in TVM 0.27) takes ``i % 4`` in a loop of 16 for ``i``, and reads beyond the tensor,
+    where it vectorizes such a loop: it does for AVX-512. Level 1 leaves loops as they are; vectors
+    that the schedule asks for stay.
+    """
+    if target.kind.name != "llvm" or not _wraps_around(kernel):
+        return target
+    return Target({**json.loads(str(target)), "opt-level": 1})
+
+
+def _wraps_around(kernel: tvm.tirx.PrimFunc) -> bool:
+    """Whether a serial loop's variable is taken modulo a power of two below its extent.
+
+    LLVM vectorizes no loop that has vectors already.
+    """
+    extents: dict[tvm.tirx.Var, int] = {}
+    found: list[bool] = []
+
+    def enter(loop: tvm.tirx.For) -> tvm.tirx.For:
+        if loop.kind == tvm.tirx.ForKind.SERIAL and not _has_vectors(loop.body):
+            extents[loop.loop_var] = int(getattr(loop.extent, "value", 2**31))
+        return loop
+
+    def check(modulo: tvm.tirx.Expr) -> tvm.tirx.Expr:
+        divisor = int(getattr(modulo.b, "value", 0))
+        if divisor > 1 and divisor & (divisor - 1) == 0:
+            variables = tvm.tirx.analysis.undefined_vars(tvm.tirx.Evaluate(modulo.a), [])
+            found.extend(extents.get(variable, 0) > divisor for variable in variables)
+        return modulo
+
+    tvm_ffi.structural_map(kernel.body, [(tvm.tirx.For, enter)])
+    tvm_ffi.structural_map(
+        kernel.body, [(kind, check) for kind in (tvm.tirx.FloorMod, tvm.tirx.Mod)]
+    )
+    return any(found)
+
+
+def _has_vectors(body: tvm.tirx.Stmt) -> bool:
+    found: list[bool] = []
+
+    def enter(loop: tvm.tirx.For) -> tvm.tirx.For:
+        found.append(loop.kind == tvm.tirx.ForKind.VECTORIZED)
+        return loop
+
+    def meet(ramp: tvm.tirx.Ramp) -> tvm.tirx.Ramp:
+        found.append(True)
+        return ramp
+
+    tvm_ffi.structural_map(body, [(tvm.tirx.For, enter), (tvm.tirx.Ramp, meet)])
+    return any(found)
 
 
 def _file_name(name: str) -> str:

@@ -114,19 +114,6 @@ def sequence_insert(inputs: Sequence[Any], attributes: Mapping[str, Any]) -> tup
     return (relax.Tuple([*tensors[:index], tensor, *tensors[index:]]),)
 
 
-def tile(inputs: Sequence[Any], attributes: Mapping[str, Any]) -> tuple[relax.Expr, ...]:
-    """Copies of a tensor along each axis; LLVM gets TVM's index arithmetic wrong for AVX-512."""
-    x, repeats = inputs
-    if not isinstance(repeats, tvm.ir.GenericConst):
-        raise ValueError("its repeats depend on data; only static shapes can be compiled")
-    for axis, count in enumerate(repeats.value.numpy().tolist()):
-        if count != 1:
-            indices = np.tile(np.arange(int(x.ty.shape.values[axis]), dtype=np.int64), count)
-            taken = relax.op.take(x, relax.const(tvm.runtime.tensor(indices)), axis)
-            x = relax.BlockBuilder.current().normalize(taken)
-    return (x,)
-
-
 CONVERTERS: dict[str, Converter] = {
     "Cosh": cosh,
     "Dropout": dropout,
@@ -136,7 +123,6 @@ CONVERTERS: dict[str, Converter] = {
     "PRelu": p_relu,
     "SequenceInsert": sequence_insert,
     "Sinh": sinh,
-    "Tile": tile,
 }
 
 
