@@ -18,7 +18,7 @@ __all__ = ["Edge", "Operator", "OperatorGraph", "Tensor", "dtype_bytes"]
 
 GRAPH_VERSION = 1
 
-_EXTRA_DTYPE_BITS = {"bool": 8, "bfloat16": 16}
+_EXTRA_DTYPE_BITS = {"bool": 8, "bfloat16": 16, "float8_e8m0fnu": 8}
 
 
 def dtype_bytes(dtype: str) -> int:

@@ -26,7 +26,7 @@ class ElementType:
         return 8 * self.nbytes
 
 
-_INT, _UINT, _FLOAT, _BFLOAT, _BOOL = 0, 1, 2, 4, 6
+_INT, _UINT, _FLOAT, _BFLOAT, _BOOL, _FLOAT8_E8M0 = 0, 1, 2, 4, 6, 14
 
 DTYPES = {
     dtype.name: dtype
@@ -44,6 +44,7 @@ DTYPES = {
         ElementType("float32", _FLOAT, 4, "F32"),
         ElementType("float64", _FLOAT, 8, "F64"),
         ElementType("bfloat16", _BFLOAT, 2, "BF16"),
+        ElementType("float8_e8m0fnu", _FLOAT8_E8M0, 1, "F8_E8M0"),
     )
 }
 
@@ -60,7 +61,7 @@ def element_type(name: str) -> ElementType:
 
 
 def numpy_dtype(name: str) -> np.dtype[Any]:
-    """Return NumPy's dtype for `name`; bfloat16 needs the package ml_dtypes."""
-    if name == "bfloat16":
+    """Return NumPy's dtype for `name`; bfloat16 and float8 need the package ml_dtypes."""
+    if name in ("bfloat16", "float8_e8m0fnu"):
         import ml_dtypes  # noqa: F401  (registers the name with NumPy)
     return np.dtype(element_type(name).name)

@@ -21,6 +21,9 @@ ELEMENT_TYPES = frozenset(
 )
 """What TVM computes with; it takes smaller numbers too, with wrong results."""
 
+INPUT_TYPES = ELEMENT_TYPES | {TensorProto.FLOAT8E8M0}
+"""What inputs may hold: powers of two are right to read, and not to write."""
+
 
 def model_inputs(graph: GraphProto) -> list[ValueInfoProto]:
     """The inputs that a caller gives; models of IR version 3 list their weights as well."""
@@ -110,7 +113,7 @@ def _tensor_type(value: ValueInfoProto, label: str) -> TypeProto.Tensor:
     if not value.type.HasField("tensor_type"):
         raise ModelError(f"{label}: input {value.name!r} is no tensor; only tensors can be inputs")
     element = value.type.tensor_type.elem_type
-    if element not in ELEMENT_TYPES:
+    if element not in INPUT_TYPES:
         known = element in TensorProto.DataType.values()
         name = TensorProto.DataType.Name(element) if known else element
         raise ModelError(f"{label}: input {value.name!r} holds {name}, which cannot be compiled")
