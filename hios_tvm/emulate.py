@@ -1,13 +1,16 @@
 """Devices that this machine does not have: the real executor runs real programs on emulated ones.
 
 Each kernel is replaced by a sleep of its cost, each copy by one that begins when its source is
-ready, as a copy engine makes it. Devices do not disturb each other. What is left to compare with
+ready, as a copy engine makes it. Devices do not disturb each other, and the streams of a device
+begin each stage together. What is left to compare with
 the evaluator is the order of everything, and what the executor itself costs.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from graphlib import TopologicalSorter
@@ -24,7 +27,15 @@ from hios_tvm.library import build_emulation_library
 from hios_tvm.passes.targets import host_target
 from hios_tvm.runtime.devices.cpu import allowed_cores
 from hios_tvm.runtime.executor import Executor, Task
-from hios_tvm.runtime.instructions import Call, Copy, Instruction, Program, reads_and_writes
+from hios_tvm.runtime.instructions import (
+    Call,
+    Copy,
+    Instruction,
+    Program,
+    Signal,
+    Wait,
+    reads_and_writes,
+)
 from hios_tvm.runtime.manifest import ALIGNMENT, Manifest
 from hios_tvm.runtime.memory import Arena, TensorTable
 from hios_tvm.runtime.native import load_library
@@ -100,7 +111,7 @@ def emulate(
         raise UsageError("there is nothing to emulate: no operator costs anything")
     scale = scale or max(1.0, MEAN_KERNEL_MS * len(kernel_ms) / total_ms)
     emulated = _Emulated(instance, schedule, kernel_ms, scale)
-    executor = emulated.executor(programs)
+    executor = emulated.executor(_in_step(schedule, programs))
     try:
         for _ in range(warmup):
             executor.run()
@@ -167,11 +178,60 @@ def _kernel_ms(instance: Instance, schedule: Schedule) -> dict[str, float]:
         kind = model[device.device]
         for stage in device.stages:
             alone = [sum(instance.costs.latency_ms(o, kind) for o in g) for g in stage.groups]
-            longest = max(alone)
-            stretch = instance.costs.stage_ms(stage.groups, kind) / longest if longest else 1.0
-            for operator in stage.operators:
-                times[operator] = stretch * instance.costs.latency_ms(operator, kind)
+            stage_ms = instance.costs.stage_ms(stage.groups, kind)
+            for group, group_ms in zip(stage.groups, alone, strict=True):
+                stretch = stage_ms / group_ms if group_ms else 1.0
+                for operator in group:
+                    times[operator] = stretch * instance.costs.latency_ms(operator, kind)
     return times
+
+
+def _in_step(schedule: Schedule, programs: Sequence[Program]) -> list[Program]:
+    """Let the streams of a device begin each stage together, as the evaluator has it.
+
+    The programs as they are let a stream go on as soon as its own inputs are there.
+    """
+    stage_of = {
+        operator: i
+        for device in schedule
+        for i, stage in enumerate(device.stages)
+        for operator in stage.operators
+    }
+    ends = {device.device: len(device.stages) for device in schedule}
+    given = [s.event for p in programs for s in p.instructions if isinstance(s, Signal)]
+    numbers = itertools.count(1 + max(given, default=0))
+    ready: dict[tuple[str, int, int], int] = defaultdict(lambda: next(numbers))
+    working = [
+        (program.device, program.stream)
+        for program in programs
+        if any(isinstance(step, Call) for step in program.instructions)
+    ]
+    result = []
+    for program in programs:
+        device, stream = program.device, program.stream
+        others = [s for d, s in working if d == device and s != stream]
+        stages = [stage_of[s.operator] for s in program.instructions if isinstance(s, Call)]
+        if not stages:
+            result.append(program)
+            continue
+        following = iter([*stages[1:], ends[device]])
+        # A stream says that it is ready for a stage without work for it after what it did before.
+        steps: list[Instruction] = [Signal(ready[device, stream, i]) for i in range(stages[0])]
+        last = -1
+        for step in program.instructions:
+            if not isinstance(step, Call):
+                steps.append(step)
+                continue
+            stage = stage_of[step.operator]
+            if stage != last:
+                steps.append(Signal(ready[device, stream, stage]))
+                steps += [Wait(ready[device, other, stage]) for other in others]
+                last = stage
+            steps.append(step)
+            skipped = range(stage + 1, next(following))
+            steps += [Signal(ready[device, stream, i]) for i in skipped]
+        result.append(Program(device, stream, tuple(steps)))
+    return result
 
 
 def _run(executor: Executor, tasks: int) -> float:

@@ -30,12 +30,14 @@ NOISE = 2.0
 """How much later than predicted the fastest of several runs may end, with other work around."""
 
 
-@pytest.mark.parametrize("devices", [4, 8])
-def test_random_graph_takes_its_makespan(devices: int) -> None:
+@pytest.mark.parametrize(("devices", "grouped"), [(4, True), (8, False)])
+def test_random_graph_takes_its_makespan(devices: int, grouped: bool) -> None:
     options = LayeredGraphOptions(operators=40, edges=80, layers=5, devices=devices)
     instance = layered_graph(options, seed=devices)
     graph, costs, platform = instance.graph, instance.costs, instance.platform
-    schedule = make_schedule("hios-lp", graph, costs, platform, inter_only=True)
+    schedule = make_schedule("hios-lp", graph, costs, platform)
+    stages = [stage for device in schedule for stage in device.stages]
+    assert any(len(stage.groups) > 1 for stage in stages) == grouped
     result = emulate(instance, schedule, programs_of(graph, schedule), iterations=4)
     work_ms = sum(time.ms for times in costs.latency.values() for time in times.values())
     assert work_ms > 2 * result.predicted_ms
