@@ -50,6 +50,22 @@ _UNROLLED_FMAS = 512
 """Where channels are unrolled, so are kernel columns, while a tile's code stays below this."""
 
 
+_FEW_TASKS = 16
+"""Below this many tasks, an odd number leaves one of two threads idle for long."""
+
+
+def _even_chunk(total: int, most: int, blocks: int) -> int:
+    """Return how many of `total` tiles or rows, at most `most`, make a chunk.
+
+    Threads share the chunks times the `blocks` of channels, so chunks are about equal, and an even
+    number of tasks where there are few.
+    """
+    chunks = max(1, -(-total // max(1, most)))
+    if chunks * blocks % 2 and chunks * blocks < _FEW_TASKS and chunks < total:
+        chunks += 1
+    return max(1, -(-total // chunks))
+
+
 class Convolution:
     """Write out kernels that a legalization annotated with `CONVOLUTION`."""
 
@@ -84,9 +100,9 @@ class _Nest:
         pixels = shape.batch * shape.out_size[0] * shape.out_size[1]
         tiles, rest = divmod(pixels, shape.pixels)
         tile_bytes = shape.pixels * shape.in_channels * 4
-        per_chunk = max(1, min(tiles, _CACHE_BYTES // tile_bytes))
-        chunks = max(1, -(-tiles // per_chunk))
         blocks = shape.groups * shape.group_blocks
+        per_chunk = _even_chunk(tiles, _CACHE_BYTES // tile_bytes, blocks)
+        chunks = max(1, -(-tiles // per_chunk))
 
         def chunk_of_block(index: Index) -> Stmt:
             chunk, block = index // blocks, index % blocks
@@ -117,9 +133,9 @@ class _Nest:
         shape = self.shape
         height = shape.out_size[0]
         row_bytes = shape.in_size[1] * shape.in_channels * 4 * shape.strides[0]
-        per_chunk = max(1, min(height, _CACHE_BYTES // row_bytes))
-        chunks = -(-height // per_chunk)
         blocks = shape.groups * shape.group_blocks
+        per_chunk = _even_chunk(height, _CACHE_BYTES // row_bytes, blocks)
+        chunks = -(-height // per_chunk)
 
         def chunk_of_block(index: Index) -> Stmt:
             chunk, block = index // blocks, index % blocks
