@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from hios_tvm.costs.table import CostTable
+from hios_tvm.devices import Platform
 from hios_tvm.errors import CompileError
 from hios_tvm.files import atomic_write
 from hios_tvm.runtime.archive import (
@@ -23,10 +25,18 @@ from hios_tvm.runtime.archive import (
     local_header,
 )
 from hios_tvm.runtime.dtypes import element_type
-from hios_tvm.runtime.manifest import ALIGNMENT, Manifest
+from hios_tvm.runtime.manifest import (
+    ALIGNMENT,
+    Manifest,
+    PredictedOperator,
+    PredictedTransfer,
+    Prediction,
+)
 from hios_tvm.runtime.verify import verify_manifest
+from hios_tvm.schedule import Schedule
+from hios_tvm.simulate import Timeline
 
-__all__ = ["write_artifact"]
+__all__ = ["predicted", "write_artifact"]
 
 Chunks = Sequence[bytes | memoryview]
 
@@ -133,3 +143,26 @@ def _sha256(chunks: Chunks) -> str:
     for chunk in chunks:
         digest.update(chunk)
     return digest.hexdigest()
+
+
+def predicted(
+    schedule: Schedule, timeline: Timeline, costs: CostTable, platform: Platform
+) -> Prediction:
+    """Return the timeline as the artifact keeps it, in the order of the operators' starts."""
+    model = {device.name: device.model for device in platform.devices}
+    names = sorted(schedule.placement, key=lambda name: timeline.start_ms[name])
+    return Prediction(
+        operators=tuple(
+            PredictedOperator(
+                name,
+                costs.latency_ms(name, model[schedule.placement[name]]),
+                timeline.start_ms[name],
+                timeline.end_ms[name],
+            )
+            for name in names
+        ),
+        transfers=tuple(
+            PredictedTransfer(span.src, span.dst, span.start_ms, span.end_ms)
+            for span in timeline.transfers
+        ),
+    )

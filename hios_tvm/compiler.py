@@ -17,12 +17,13 @@ from tvm.ir import IRModule
 from tvm.target import Target
 
 from hios_tvm import __version__
-from hios_tvm.artifact import write_artifact
+from hios_tvm.artifact import predicted, write_artifact
 from hios_tvm.buffer_plan import plan_buffers
 from hios_tvm.contest import Trial, choose_entrants, run_contest
 from hios_tvm.costs.table import CostTable
 from hios_tvm.cpu_features import cpu_features
 from hios_tvm.devices import Platform
+from hios_tvm.errors import ScheduleError
 from hios_tvm.files import check_writable
 from hios_tvm.graph import OperatorGraph
 from hios_tvm.kernels import compile_kernels
@@ -39,9 +40,6 @@ from hios_tvm.runtime.devices.cpu import parse_cores
 from hios_tvm.runtime.manifest import (
     DeviceSpec,
     Manifest,
-    PredictedOperator,
-    PredictedTransfer,
-    Prediction,
     TensorSpec,
 )
 from hios_tvm.schedule import Schedule
@@ -185,6 +183,7 @@ def compile_network(
         libraries = _libraries(partition, network.target, options, progress)
     with _phase("write", seconds, progress):
         manifest = _manifest(problem, partition, schedule, timeline)
+        _check_memory(problem, schedule, manifest)
         tried = {"trials": [trial.to_data() for trial in trials]} if trials else {}
         manifest = replace(manifest, compile_info={**manifest.compile_info, **tried, **info})
         manifest = write_artifact(output, manifest, libraries, _used(network.weights, manifest))
@@ -236,6 +235,20 @@ def _schedule(problem: _Problem, progress: Progress) -> tuple[Schedule, list[Tri
     trials = run_contest(entrants, write, lambda done, total: progress("try out", done, total))
     best = min(range(len(trials)), key=lambda i: trials[i].latency.median_ms)
     return evaluated(entrants[best], *arguments), trials
+
+
+def _check_memory(problem: _Problem, schedule: Schedule, manifest: Manifest) -> None:
+    """Compare what is planned with each limit; schedulers could only estimate activations."""
+    limit = {device.name: device.memory_bytes for device in problem.platform.devices}
+    arena = {device.name: device.arena_bytes for device in manifest.devices}
+    for device in schedule:
+        most = limit[device.device]
+        weights = problem.network.graph.weight_bytes(device.operators)
+        if most is not None and weights + arena[device.device] > most:
+            raise ScheduleError(
+                f"device {device.device!r} has {most} bytes of memory, its operators need "
+                f"{weights} for weights and {arena[device.device]} for activations"
+            )
 
 
 def _partition(network: Network, schedule: Schedule) -> tuple[IRModule, Partition]:
@@ -325,7 +338,7 @@ def _manifest(
         buffers=plan.buffers,
         schedule=json.loads(schedule.to_json()),
         predicted_makespan_ms=timeline.makespan_ms,
-        prediction=_prediction(schedule, timeline, costs, platform),
+        prediction=predicted(schedule, timeline, costs, platform),
         compile_info={
             "hios_tvm": __version__,
             "target": problem.options.target,
@@ -334,29 +347,6 @@ def _manifest(
             "independence": platform.independence,
             "device_work_ms": _work_ms(schedule, costs, platform),
         },
-    )
-
-
-def _prediction(
-    schedule: Schedule, timeline: Timeline, costs: CostTable, platform: Platform
-) -> Prediction:
-    """Return the timeline as the artifact keeps it, in the order of the operators' starts."""
-    model = {device.name: device.model for device in platform.devices}
-    names = sorted(schedule.placement, key=lambda name: timeline.start_ms[name])
-    return Prediction(
-        operators=tuple(
-            PredictedOperator(
-                name,
-                costs.latency_ms(name, model[schedule.placement[name]]),
-                timeline.start_ms[name],
-                timeline.end_ms[name],
-            )
-            for name in names
-        ),
-        transfers=tuple(
-            PredictedTransfer(span.src, span.dst, span.start_ms, span.end_ms)
-            for span in timeline.transfers
-        ),
     )
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
 from hios_tvm.costs.table import ALPHA, CostTable
@@ -48,11 +46,11 @@ def lower_bound_ms(graph: OperatorGraph, costs: CostTable, platform: Platform) -
     work = np.array([fastest[n] for n in names]) * (ALPHA + (1.0 - ALPHA) * utilization)
     # n devices that slow each other down do as much together as n / slowdown(n) alone.
     speed = max(n / platform.slowdown(n) for n in range(1, len(platform.devices) + 1))
-    saved_ms = _saved_by_joint_stages(costs, fastest)
+    saved_ms, saved_on_path_ms = _saved_by_joint_stages(costs, fastest)
     interval_ms = _interval_bound(
         np.array([head[n] for n in names]), np.array([tail[n] for n in names]), work, speed
     )
-    return max(path_ms, interval_ms - saved_ms / speed)
+    return max(0.0, path_ms - saved_on_path_ms, interval_ms - saved_ms / speed)
 
 
 def _heads_and_tails(
@@ -88,12 +86,12 @@ def _interval_bound(head: np.ndarray, tail: np.ndarray, work: np.ndarray, speed:
     return best
 
 
-def _saved_by_joint_stages(costs: CostTable, fastest: dict[str, float]) -> float:
-    """Return how much less time all measured stages take than their operators alone."""
-    saved_ms = 0.0
+def _saved_by_joint_stages(costs: CostTable, fastest: dict[str, float]) -> tuple[float, float]:
+    """Return how much less time all measured stages take than their operators, and than a path."""
+    saved_ms = saved_on_path_ms = 0.0
     for joint in costs.joint.values():
         for groups, measurement in joint.items():
-            alone_ms = sum(fastest.get(name, math.inf) for group in groups for name in group)
-            if measurement.ms < alone_ms < math.inf:
-                saved_ms += alone_ms - measurement.ms
-    return saved_ms
+            alone_ms = [sum(fastest.get(name, 0.0) for name in group) for group in groups]
+            saved_ms += max(0.0, sum(alone_ms) - measurement.ms)
+            saved_on_path_ms += max(0.0, max(alone_ms) - measurement.ms)
+    return saved_ms, saved_on_path_ms

@@ -142,16 +142,22 @@ class _Block:
             left &= ~ending
         return stages[::-1]
 
-    def _solve(self, state: int) -> float:
-        """Return the least time for the set `state`, which holds all its predecessors."""
-        if state not in self.best:
-            best_ms, best = float("inf"), 0
-            for ending in self._endings(state, 0, 0):
-                ms = self._solve(state & ~ending) + self._stage(ending).ms
-                if ms < best_ms:
-                    best_ms, best = ms, ending
-            self.best[state] = best_ms, best
-        return self.best[state][0]
+    def _solve(self, everything: int) -> None:
+        """Find the least time, and the last stage, of every state on the way to `everything`."""
+        endings: dict[int, list[int]] = {}
+        todo = [everything]
+        while todo:
+            state = todo[-1]
+            if state not in self.best and state not in endings:
+                endings[state] = list(self._endings(state, 0, 0))
+                todo += [state & ~ending for ending in endings[state]]
+                continue
+            todo.pop()
+            if state not in self.best:
+                self.best[state] = min(
+                    (self.best[state & ~ending][0] + self._stage(ending).ms, ending)
+                    for ending in endings.pop(state)
+                )
 
     def _endings(self, state: int, chosen: int, refused: int) -> Iterator[int]:
         """Yield every set that may be the last stage of `state`: each holds its successors."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from hios_tvm.costs.table import ALPHA, CostTable
 from hios_tvm.devices import Platform
-from hios_tvm.errors import UsageError
+from hios_tvm.errors import InfeasibleError, UsageError
 from hios_tvm.graph import OperatorGraph
 from hios_tvm.schedule import Schedule
 from hios_tvm.schedulers.list_schedule import Clock, advance, order_of
@@ -67,11 +67,18 @@ def optimal(
         )
     modelled = replace(costs, measure_stage=None)
     independent = replace(platform, independence=1.0)
-    start = portfolio(graph, modelled, independent)[0][1]
-    start = refined(graph, modelled, independent, start, RefineOptions())
     problem = Problem.of(graph, modelled, independent)
-    search = _Search(problem, order_of(problem, start), options.time_limit_s)
+    search = _Search(problem, options.time_limit_s)
+    failure = None
+    try:
+        start = portfolio(graph, modelled, independent)[0][1]
+        start = refined(graph, modelled, independent, start, RefineOptions())
+        search.start_from(order_of(problem, start))
+    except InfeasibleError as error:  # memory is so tight that only the search finds a way
+        failure = error
     search.extend(Clock.at_start(problem), [], 0, 0.0)
+    if failure is not None and search.best_ms == math.inf:
+        raise failure
     return problem.schedule("optimal", search.best)
 
 
@@ -81,12 +88,10 @@ class _Search:
     Every schedule is such a list, once: so the start of a stage bounds what comes after it.
     """
 
-    def __init__(self, problem: Problem, start: Sequence[PlacedStage], time_limit_s: float) -> None:
+    def __init__(self, problem: Problem, time_limit_s: float) -> None:
         self.problem = problem
-        self.best = list(start)
-        clock = Clock.at_start(problem)
-        advance(clock, start)
-        self.best_ms = max(clock.free_ms)
+        self.best: list[PlacedStage] = []
+        self.best_ms = math.inf
         self.deadline = time.monotonic() + time_limit_s
         self.time_limit_s = time_limit_s
         self.all = (1 << len(problem.operators)) - 1
@@ -95,6 +100,12 @@ class _Search:
         self.interchangeable = _interchangeable(problem)
         self.memory = Memory(problem)
         self.seen: set[tuple[object, ...]] = set()
+
+    def start_from(self, stages: Sequence[PlacedStage]) -> None:
+        """Look for schedules that are better than `stages`."""
+        clock = Clock.at_start(self.problem)
+        advance(clock, stages)
+        self.best, self.best_ms = list(stages), max(clock.free_ms)
 
     def extend(self, clock: Clock, stages: list[PlacedStage], done: int, now_ms: float) -> None:
         """Try everything that can follow `stages`, the last of which started at `now_ms`."""
@@ -248,8 +259,9 @@ def _least_and_work_ms(problem: Problem) -> tuple[list[float], list[float]]:
     index = {op.name: v for v, op in enumerate(problem.graph.operators)}
     for stages in problem.costs.joint.values():  # measured, so the model bounds nothing
         for groups, measurement in stages.items():
+            longest = max(map(len, groups))
             for v in (index[name] for group in groups for name in group if name in index):
-                least[v] = min(least[v], measurement.ms)
+                least[v] = min(least[v], measurement.ms / longest)  # it may lie in a chain
                 work[v] = 0.0
     return least, work
 

@@ -15,7 +15,7 @@ from hios_tvm.devices import Device, Platform
 from hios_tvm.errors import CostError, InfeasibleError, ScheduleError, UsageError
 from hios_tvm.graph import Tensor
 from hios_tvm.schedule import DeviceSchedule, Schedule, Stage
-from hios_tvm.schedulers import SCHEDULERS, make_schedule
+from hios_tvm.schedulers import SCHEDULERS, evaluated, make_schedule
 from hios_tvm.simulate import evaluate
 
 OPTIONS: dict[str, dict[str, object]] = {"refine": {"moves": 100}, "auto": {"moves": 100}}
@@ -279,3 +279,50 @@ def test_devices_that_are_too_small_are_named() -> None:
     for name in ("hios-lp", "hios-mr", "heft"):
         with pytest.raises(InfeasibleError, match="memory left for its 1000 bytes"):
             make(name, smaller)
+
+
+def test_a_weight_that_two_operators_read_counts_once() -> None:
+    case = with_weights(make_case({"a": 1.0, "b": 1.0}, [("a", "b")], transfer_ms=9.0), 1000, 1500)
+    shared = tuple(replace(op, inputs=(*op.inputs[:-1], "wa")) for op in case.graph.operators)
+    case = replace(case, graph=replace(case.graph, operators=shared))
+    for name in SCHEDULERS:
+        assert check(case, make(name, case)) == 2.0, name
+
+
+def test_optimal_finds_a_way_where_no_heuristic_has_room() -> None:
+    """Two devices of 6 bytes, which only 3 + 3 and 2 + 2 + 2 fill."""
+    sizes = {"a": 2, "b": 3, "c": 2, "d": 3, "e": 2}
+    case = with_weights(make_case(dict.fromkeys(sizes, 1.0), []), 1, 0)
+    tensors = tuple(
+        replace(tensor, shape=(sizes[tensor.name[1:]],)) if tensor.dtype == "int8" else tensor
+        for tensor in case.graph.tensors
+    )
+    graph = replace(case.graph, tensors=tensors)
+    room = 6 + graph.activation_bytes
+    case = replace(
+        case,
+        graph=graph,
+        platform=case.platform.with_memory({device.name: room for device in case.platform.devices}),
+    )
+    schedule = make("optimal", case)
+    check(case, schedule)
+    assert {len(device.operators) for device in schedule} == {2, 3}
+
+
+def test_bounds_hold_where_stages_were_measured() -> None:
+    """A stage of a chain that takes less time than its operators do alone."""
+    case = make_case({"a": 1.0, "b": 1.0, "c": 1.0}, [("a", "b")], platform=Platform.uniform(1))
+    stage = (("a", "b"), ("c",))
+    case = replace(case, costs=replace(case.costs, joint={"device": {stage: Measurement(1.7)}}))
+    by_hand = Schedule("by hand", (DeviceSchedule("device0", (Stage(stage),)),))
+    bounded = evaluated(by_hand, case.graph, case.costs, case.platform)
+    assert check(case, bounded) == 1.7
+    assert check(case, make("optimal", case)) == 1.7
+
+
+def test_ios_takes_long_chains() -> None:
+    names = [f"v{i}" for i in range(2400)]
+    edges = [*itertools.pairwise(names[:1200]), *itertools.pairwise(names[1200:])]
+    case = make_case(dict.fromkeys(names, 1.0), edges, platform=Platform.uniform(1))
+    schedule = make("ios", case, max_group_size=1)
+    assert len(schedule.placement) == 2400
