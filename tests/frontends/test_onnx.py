@@ -274,6 +274,25 @@ OPERATORS = {
         node("SequenceInsert", "two n last", "three_tensors"),
         node("ConcatFromSequence", "three_tensors", "y", axis=0),
     ],
+    "parts of one row": [
+        node("SplitToSequence", "x", "parts", axis=1, keepdims=0),
+        node("Constant", "", "last", value_int=-1),
+        node("SequenceAt", "parts last", "y"),
+    ],
+    "parts of one size": [
+        node("Constant", "", "size", value_int=2),
+        node("SplitToSequence", "x size", "parts", axis=1),
+        node("ConcatFromSequence", "parts", "c", axis=1),
+        node("Constant", "", "second", value_int=1),
+        node("SequenceAt", "parts second", "last"),
+        node("Concat", "c last", "y", axis=1),
+    ],
+    "parts of given sizes": [
+        node("Constant", "", "sizes", value_ints=[1, 2]),
+        node("SplitToSequence", "x sizes", "parts", axis=1),
+        node("Constant", "", "first", value_int=0),
+        node("SequenceAt", "parts first", "y"),
+    ],
     "statistics of a layer norm": [node("LayerNormalization", "x three", "y m d")],
 }
 

@@ -114,6 +114,30 @@ def sequence_insert(inputs: Sequence[Any], attributes: Mapping[str, Any]) -> tup
     return (relax.Tuple([*tensors[:index], tensor, *tensors[index:]]),)
 
 
+def split_to_sequence(
+    inputs: Sequence[Any], attributes: Mapping[str, Any]
+) -> tuple[relax.Expr, ...]:
+    """The parts of a tensor along an axis; TVM's converter knows no ``keepdims=0``."""
+    x, sizes = inputs[0], inputs[1] if len(inputs) > 1 else None
+    axis, keep = int(attributes.get("axis", 0)), int(attributes.get("keepdims", 1))
+    extent = int(x.ty.shape.values[axis])
+    if sizes is None:
+        starts = list(range(1, extent))
+    elif not isinstance(sizes, tvm.ir.GenericConst):
+        raise ValueError("its sizes depend on data; only static shapes can be compiled")
+    else:
+        given = sizes.value.numpy()
+        starts = (
+            np.cumsum(given)[:-1].tolist() if given.ndim else list(range(int(given), extent, given))
+        )
+    block = relax.BlockBuilder.current()
+    parts = block.normalize(relax.op.split(x, starts, axis)) if starts else relax.Tuple([x])
+    tensors = [block.normalize(relax.TupleGetItem(parts, i)) for i in range(len(starts) + 1)]
+    if sizes is None and not keep:
+        tensors = [block.normalize(relax.op.squeeze(tensor, axis)) for tensor in tensors]
+    return (relax.Tuple(tensors),)
+
+
 CONVERTERS: dict[str, Converter] = {
     "Cosh": cosh,
     "Dropout": dropout,
@@ -123,6 +147,7 @@ CONVERTERS: dict[str, Converter] = {
     "PRelu": p_relu,
     "SequenceInsert": sequence_insert,
     "Sinh": sinh,
+    "SplitToSequence": split_to_sequence,
 }
 
 

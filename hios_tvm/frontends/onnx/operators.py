@@ -44,7 +44,6 @@ CONVERTED_WRONGLY: dict[str, Callable[[NodeProto], bool]] = {
     "Resize": lambda node: _attribute(node, "antialias", 0) != 0,
     "RoiAlign": lambda node: _attribute(node, "mode", b"avg") != b"avg",
     "SpaceToDepth": lambda node: _attribute(node, "mode", b"DCR") != b"DCR",
-    "SplitToSequence": lambda node: _attribute(node, "keepdims", 1) != 1,
 }
 """Nodes for which TVM's converter silently gives other results than the standard says."""
 
