@@ -36,7 +36,6 @@ def test_the_seed_decides_what_is_found() -> None:
     assert first.instance != other.instance
 
 
-@pytest.mark.skipif("auto" not in SCHEDULERS, reason="the registry has no auto")
 def test_auto_predicts_no_more_than_the_best_of_the_others() -> None:
     rivals = [name for name in ("sequential", "hios-lp", "hios-mr", "heft") if name in SCHEDULERS]
     for seed in range(2):

@@ -8,7 +8,7 @@ from hios_tvm.costs.instance import Instance
 from hios_tvm.experiments.random_graphs import LayeredGraphOptions, layered_graph
 from hios_tvm.experiments.scaling import effort, growth_exponent, moves_per_second, sized_graph
 from hios_tvm.experiments.trials import Outcome, Trial, mean_of, run_trials, with_inter_only
-from hios_tvm.schedulers import SCHEDULERS, make_schedule
+from hios_tvm.schedulers import make_schedule
 
 
 def small(devices: int, seed: int) -> Instance:
@@ -73,7 +73,6 @@ def test_graphs_of_any_size_keep_their_proportions() -> None:
         assert (len(graph.operators), len(graph.edges)) == (operators, 2 * operators)
 
 
-@pytest.mark.skipif("refine" not in SCHEDULERS, reason="the registry has no refine")
 def test_moves_are_timed_where_there_are_moves() -> None:
     rate = moves_per_second("refine", moves=20_000)
     assert rate is not None
