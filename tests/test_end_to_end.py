@@ -218,7 +218,7 @@ def test_a_target_that_this_machine_cannot_run_needs_given_costs(tmp_path: Path)
 
 
 @pytest.mark.parametrize("seconds", [0.5, 2.0, 4.0])
-def test_interrupted_compile_leaves_nothing_that_loads(seconds: float, tmp_path: Path) -> None:
+def test_an_interrupted_compile_leaves_no_half_artifact(seconds: float, tmp_path: Path) -> None:
     model = tmp_path / "model.onnx"
     model.write_bytes(build("squeezenet1_1", height=64, width=64).SerializeToString())
     output = tmp_path / "model.hios"
@@ -231,11 +231,8 @@ def test_interrupted_compile_leaves_nothing_that_loads(seconds: float, tmp_path:
     time.sleep(seconds)
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=60)
-    if process.returncode == 0:  # it was faster than the interrupt
+    if output.exists():  # the interrupt came after the last step: then the artifact is whole
         runtime.load(output).close()
-        return
-    assert process.returncode != 0
-    for path in tmp_path.glob("*.hios"):
-        with pytest.raises(ArtifactError):
-            runtime.load(path)
-    assert not output.exists()
+    else:
+        assert process.returncode != 0
+    assert {path.name for path in tmp_path.iterdir()} <= {"model.onnx", "model.hios", "cache"}
