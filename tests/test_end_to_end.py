@@ -20,7 +20,7 @@ from hios_tvm import runtime
 from hios_tvm.compiler import Compilation, CompileOptions, compile_model
 from hios_tvm.costs.table import CostTable, Measurement
 from hios_tvm.devices import Link, Platform
-from hios_tvm.errors import ArtifactError, CostError
+from hios_tvm.errors import CostError
 from hios_tvm.frontends.onnx import from_onnx
 from hios_tvm.passes.extract_operator_graph import bindings, is_call_tir
 from hios_tvm.passes.targets import host_target
