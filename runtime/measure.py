@@ -269,7 +269,8 @@ def measure_independence(
 
     # In turn, and the fastest of each: other processes can only make a round longer.
     rounds = [(round_ns(devices[:1]), round_ns(devices)) for _ in range(5)]
-    alone_ns, together_ns = (min(times) for times in zip(*rounds, strict=True))
+    alone_ns = min(alone for alone, _ in rounds)
+    together_ns = min(together for _, together in rounds)
     return min(1.0, alone_ns / together_ns)
 
 
