@@ -16,9 +16,11 @@ __all__ = [
     "MOST_UNROLLED_INPUTS",
     "OUT_ELEMENTWISE_FUSABLE",
     "WINDOW",
+    "WINOGRAD",
     "ConvolutionShape",
     "Window",
     "WindowShape",
+    "WinogradShape",
 ]
 
 CONVOLUTION = "hios.convolution"
@@ -26,6 +28,9 @@ CONVOLUTION = "hios.convolution"
 
 WINDOW = "hios.window"
 """Annotation of a block that is a depthwise convolution or a pooling."""
+
+WINOGRAD = "hios.winograd"
+"""Annotation of the last block of a convolution by Winograd's method."""
 
 OUT_ELEMENTWISE_FUSABLE = 4
 """TVM's fusion pattern of kernels that take an epilogue, but no producers."""
@@ -166,3 +171,37 @@ class WindowShape(Window):
         """Multiply-adds or comparisons of the whole kernel."""
         outputs = self.batch * math.prod(self.out_size) * self.channels
         return outputs * math.prod(self.kernel)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WinogradShape(Window):
+    """A 3x3 convolution of step 1 by tiles of `tile` x `tile` outputs.
+
+    Transformed weights are ``(blocks, points, input channels, channels of a block)``, where the
+    points are the ``(tile + 2)^2`` products of a tile. The register tile has `pixels` tiles.
+    """
+
+    in_channels: int
+    out_channels: int
+    tile: int
+
+    @property
+    def points(self) -> int:
+        """Products of a tile, for each pair of channels."""
+        return (self.tile + 2) ** 2
+
+    @property
+    def tiles(self) -> tuple[int, int]:
+        """Tiles of an image: (rows, columns)."""
+        return -(-self.out_size[0] // self.tile), -(-self.out_size[1] // self.tile)
+
+    @property
+    def blocks(self) -> int:
+        """Blocks of output channels."""
+        return -(-self.out_channels // self.block)
+
+    @property
+    def work(self) -> int:
+        """Multiply-adds of the products."""
+        tiles = self.batch * math.prod(self.tiles)
+        return tiles * self.points * self.in_channels * self.out_channels

@@ -24,7 +24,7 @@ from hios_tvm.passes.kernel_shapes import (
 from hios_tvm.passes.schedule_rules.register_tile import RegisterTile, choose_tile
 from hios_tvm.passes.targets import vector_lanes, vector_registers
 
-__all__ = ["legalize_conv2d", "legalize_matmul", "pack_weights"]
+__all__ = ["conv2d_shape", "legalize_conv2d", "legalize_matmul", "pack_weights"]
 
 
 def legalize_conv2d(
@@ -32,7 +32,7 @@ def legalize_conv2d(
 ) -> relax.Expr | None:
     """Return a convolution with constant weights on packed weights, or None for any other."""
     data, weight = call.args
-    shape = _conv2d_shape(call, target)
+    shape = conv2d_shape(call, target)
     array = constant_value(weight)
     if shape is None or array is None:
         return None
@@ -101,7 +101,8 @@ def pack_weights(weights: np.ndarray, *, groups: int, block: int) -> np.ndarray:
     return np.ascontiguousarray(packed.transpose(0, 3, 4, 2, 1))
 
 
-def _conv2d_shape(call: Call, target: tvm.target.Target) -> ConvolutionShape | None:
+def conv2d_shape(call: Call, target: tvm.target.Target) -> ConvolutionShape | None:
+    """Return what `call` computes, and its register tile; None if it is not channels-last."""
     attrs = call.attrs
     data, weight = call.args
     layouts = (str(attrs.data_layout), str(attrs.out_layout), str(attrs.kernel_layout))

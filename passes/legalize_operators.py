@@ -11,13 +11,14 @@ from tvm.ir import Call
 from hios_tvm.passes.dataflow import operator_name
 from hios_tvm.passes.legalize_convolution import legalize_conv2d, legalize_matmul
 from hios_tvm.passes.legalize_window import legalize_depthwise, legalize_pool
+from hios_tvm.passes.legalize_winograd import legalize_winograd
 
 __all__ = ["legalizations"]
 
 _LEGALIZERS = {
     "relax.matmul": (legalize_matmul,),
     "relax.nn.avg_pool2d": (legalize_pool,),
-    "relax.nn.conv2d": (legalize_depthwise, legalize_conv2d),
+    "relax.nn.conv2d": (legalize_depthwise, legalize_winograd, legalize_conv2d),
     "relax.nn.max_pool2d": (legalize_pool,),
 }
 

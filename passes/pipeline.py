@@ -16,11 +16,12 @@ from hios_tvm.passes.fold_constants import FoldConstants
 from hios_tvm.passes.legalize_operators import legalizations
 from hios_tvm.passes.merge_equal_kernels import MergeEqualKernels
 from hios_tvm.passes.raise_pads import RaisePads
-from hios_tvm.passes.schedule_kernels import ScheduleKernels
+from hios_tvm.passes.schedule_kernels import ScheduleKernels, ScheduleRule
 from hios_tvm.passes.schedule_rules.convolution import Convolution
 from hios_tvm.passes.schedule_rules.fallback import Fallback
 from hios_tvm.passes.schedule_rules.injective import Injective
 from hios_tvm.passes.schedule_rules.window import SlidingWindow
+from hios_tvm.passes.schedule_rules.winograd import Winograd
 from hios_tvm.passes.simplify_inference import SimplifyInference
 from hios_tvm.passes.targets import vector_lanes
 
@@ -89,10 +90,17 @@ def schedule_kernels(
 ) -> IRModule:
     """Give each kernel of `mod`, from `lower_to_kernels`, its loops by the rules: phase 4."""
     lanes = vector_lanes(target)
+    rules: list[ScheduleRule] = [
+        Convolution(),
+        Winograd(),
+        SlidingWindow(),
+        Injective(lanes),
+        Fallback(lanes),
+    ]
     phases = tvm.transform.Sequential(
         [
             # Phase 4. Schedule the kernels
-            ScheduleKernels([Convolution(), SlidingWindow(), Injective(lanes), Fallback(lanes)]),
+            ScheduleKernels(rules),
             # TVMScript folds constants when it reads a kernel; these read back as they are
             tirx.transform.StmtSimplify(),
             DumpIR("phase4-scheduled", dump_dir),

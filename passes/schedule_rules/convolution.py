@@ -34,6 +34,7 @@ from hios_tvm.passes.schedule_rules.epilogue import (
 )
 from hios_tvm.passes.schedule_rules.loop_nest import (
     Index,
+    even_chunk,
     loop,
     parallel_loop,
     rebuilt,
@@ -48,22 +49,6 @@ _CACHE_BYTES = 256 * 1024
 
 _UNROLLED_FMAS = 512
 """Where channels are unrolled, so are kernel columns, while a tile's code stays below this."""
-
-
-_FEW_TASKS = 16
-"""Below this many tasks, an odd number leaves one of two threads idle for long."""
-
-
-def _even_chunk(total: int, most: int, blocks: int) -> int:
-    """Return how many of `total` tiles or rows, at most `most`, make a chunk.
-
-    Threads share the chunks times the `blocks` of channels, so chunks are about equal, and an even
-    number of tasks where there are few.
-    """
-    chunks = max(1, -(-total // max(1, most)))
-    if chunks * blocks % 2 and chunks * blocks < _FEW_TASKS and chunks < total:
-        chunks += 1
-    return max(1, -(-total // chunks))
 
 
 class Convolution:
@@ -101,7 +86,7 @@ class _Nest:
         tiles, rest = divmod(pixels, shape.pixels)
         tile_bytes = shape.pixels * shape.in_channels * 4
         blocks = shape.groups * shape.group_blocks
-        per_chunk = _even_chunk(tiles, _CACHE_BYTES // tile_bytes, blocks)
+        per_chunk = even_chunk(tiles, _CACHE_BYTES // tile_bytes, blocks)
         chunks = max(1, -(-tiles // per_chunk))
 
         def chunk_of_block(index: Index) -> Stmt:
@@ -134,7 +119,7 @@ class _Nest:
         height = shape.out_size[0]
         row_bytes = shape.in_size[1] * shape.in_channels * 4 * shape.strides[0]
         blocks = shape.groups * shape.group_blocks
-        per_chunk = _even_chunk(height, _CACHE_BYTES // row_bytes, blocks)
+        per_chunk = even_chunk(height, _CACHE_BYTES // row_bytes, blocks)
         chunks = -(-height // per_chunk)
 
         def chunk_of_block(index: Index) -> Stmt:

@@ -17,6 +17,7 @@ __all__ = [
     "Index",
     "as_index",
     "coefficients_of",
+    "even_chunk",
     "loop",
     "parallel_loop",
     "rebuilt",
@@ -30,6 +31,9 @@ INDEX_DTYPE = "int64"
 """The type of Relax shapes, and so of the indices in kernels; TVM narrows it where it can."""
 
 _PARALLEL_WORK = 32768
+
+_FEW_TASKS = 16
+"""Below this many tasks, an odd number leaves one of two threads idle for long."""
 
 
 def as_index(value: Index) -> tirx.Expr:
@@ -51,6 +55,18 @@ def coefficients_of(
     if len(linear) != len(axes) + 1 or not all(isinstance(c, tirx.IntImm) for c in linear):
         return None
     return [int(coefficient) for coefficient in linear]
+
+
+def even_chunk(total: int, most: int, blocks: int) -> int:
+    """Return how many of `total` tiles or rows, at most `most`, make a chunk.
+
+    Threads share the chunks times the `blocks` of channels, so chunks are about equal, and an even
+    number of tasks where there are few.
+    """
+    chunks = max(1, -(-total // max(1, most)))
+    if chunks * blocks % 2 and chunks * blocks < _FEW_TASKS and chunks < total:
+        chunks += 1
+    return max(1, -(-total // chunks))
 
 
 def rebuilt(func: tirx.PrimFunc, body: Stmt) -> tirx.PrimFunc:

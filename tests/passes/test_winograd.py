@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tvm
+import tvm_ffi
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from lowered_models import assert_lowers_right, kernels, lowered, model_of, random
+from onnx import ModelProto, helper
+
+from hios_tvm.frontends.onnx import from_onnx
+from hios_tvm.passes.kernel_shapes import WINOGRAD, WinogradShape
+from hios_tvm.passes.legalize_winograd import transform_weights
+from hios_tvm.passes.pipeline import lower_to_kernels
+from hios_tvm.passes.targets import host_target, parse_target
+from hios_tvm.passes.winograd_matrices import WINOGRAD_MATRICES
+
+TOLERANCE = 5e-5  # of the largest output: transforms round more often than direct sums
+
+
+def convolution(
+    data: tuple[int, int, int, int],
+    outputs: int,
+    pads: tuple[int, int, int, int] = (1, 1, 1, 1),
+    *,
+    residual: bool = False,
+) -> ModelProto:
+    nodes = [helper.make_node("Conv", ["x", "w", "b"], ["c"], pads=pads)]
+    inputs = {"x": data}
+    if residual:
+        height, width = data[2] + pads[0] + pads[2] - 2, data[3] + pads[1] + pads[3] - 2
+        inputs["r"] = (data[0], outputs, height, width)
+        nodes.append(helper.make_node("Add", ["c", "r"], ["a"]))
+    nodes.append(helper.make_node("Relu", ["a" if residual else "c"], ["y"]))
+    weights = {"w": random(outputs, data[1], 3, 3, seed=7), "b": random(outputs, seed=8)}
+    return model_of(nodes, inputs, weights)
+
+
+def chosen_shape(model: ModelProto) -> WinogradShape | None:
+    """What the last block of the only convolution says, or None if it is direct."""
+    mod = lower_to_kernels(from_onnx(model), host_target())
+    found = []
+
+    def visit(block: tvm.s_tir.SBlock) -> tvm.s_tir.SBlock:
+        annotations = dict(block.annotations)
+        if WINOGRAD in annotations:
+            found.append(WinogradShape.from_annotation(annotations[WINOGRAD]))
+        return block
+
+    for function in mod.functions.values():
+        if isinstance(function, tvm.tirx.PrimFunc):
+            tvm_ffi.structural_map(function.body, [(tvm.s_tir.SBlock, visit)])
+    return found[0] if found else None
+
+
+@pytest.mark.parametrize("tile", WINOGRAD_MATRICES)
+def test_matrices_compute_a_filter(tile: int) -> None:
+    matrices = WINOGRAD_MATRICES[tile]
+    data, window = random(tile + 2).astype("float64"), random(3, seed=1).astype("float64")
+    inputs, filters, outputs = map(np.array, (matrices.inputs, matrices.filters, matrices.outputs))
+    expected = np.correlate(data, window, "valid")
+    np.testing.assert_allclose(outputs @ ((filters @ window) * (inputs @ data)), expected)
+
+
+@pytest.mark.parametrize("tile", WINOGRAD_MATRICES)
+def test_halves_make_the_matrices(tile: int) -> None:
+    matrices = WINOGRAD_MATRICES[tile]
+    pairs = np.eye(tile + 2)
+    for i in range(1, tile + 1, 2):
+        pairs[i : i + 2, i : i + 2] = [[1, 1], [1, -1]]
+    np.testing.assert_array_equal(pairs @ np.array(matrices.half_inputs), matrices.inputs)
+    np.testing.assert_array_equal(np.array(matrices.half_outputs) @ pairs, matrices.outputs)
+
+
+def test_transformed_weights_are_padded_to_blocks() -> None:
+    weights = random(5, 3, 3, 3)
+    packed = transform_weights(weights, tile=2, block=4)
+    assert packed.shape == (2, 16, 3, 4)
+    assert not packed[1, :, :, 1:].any()
+    matrix = np.array(WINOGRAD_MATRICES[2].filters)
+    expected = matrix @ weights[4, 2] @ matrix.T
+    np.testing.assert_allclose(packed[1, :, 2, 0].reshape(4, 4), expected, rtol=1e-6)
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(
+    st.integers(1, 2),
+    st.integers(1, 3),
+    st.integers(9, 40),
+    st.integers(9, 40),
+    st.integers(1, 70),
+    st.tuples(*[st.integers(0, 2)] * 4),
+    st.booleans(),
+)
+def test_any_image(
+    batch: int,
+    vectors: int,
+    height: int,
+    width: int,
+    outputs: int,
+    pads: tuple[int, int, int, int],
+    residual: bool,
+) -> None:
+    model = convolution((batch, 16 * vectors, height, width), outputs, pads, residual=residual)
+    assert_lowers_right(model, tolerance=TOLERANCE)
+
+
+@pytest.mark.parametrize(
+    ("data", "outputs"),
+    [
+        ((1, 64, 56, 56), 64),  # many chunks
+        ((1, 128, 28, 28), 40),  # a rest of tiles, and of channels
+        ((1, 256, 14, 14), 48),  # few chunks: threads share the channels
+        ((2, 48, 33, 35), 33),
+    ],
+)
+def test_sizes_of_networks(data: tuple[int, int, int, int], outputs: int) -> None:
+    model = convolution(data, outputs)
+    assert [name for name in kernels(lowered(model)) if "winograd" in name]
+    assert_lowers_right(model, tolerance=TOLERANCE)
+
+
+def test_narrower_vectors() -> None:
+    model, target = convolution((1, 24, 21, 18), 20), parse_target("portable")
+    assert [name for name in kernels(lowered(model, target)) if "winograd" in name]
+    assert_lowers_right(model, target=target, tolerance=TOLERANCE)
+
+
+def test_bias_residual_and_activation_are_one_kernel() -> None:
+    model = convolution((1, 32, 20, 20), 32, residual=True)
+    assert len([name for name in kernels(lowered(model)) if "conv2d" in name]) == 1
+
+
+def test_weights_that_no_longer_fit_decide_against_it() -> None:
+    """36 products take four times the weights of 9: too many to read for four tiles."""
+    few = chosen_shape(convolution((1, 512, 7, 7), 512))
+    many = chosen_shape(convolution((1, 64, 56, 56), 64))
+    assert many is not None and many.tile == 4
+    assert few is None or few.tile == 2
+
+
+@pytest.mark.parametrize("attributes", [{"strides": [2, 2]}, {"dilations": [2, 2]}, {"group": 2}])
+def test_other_convolutions_stay_direct(attributes: dict[str, object]) -> None:
+    node = helper.make_node("Conv", ["x", "w"], ["y"], pads=[1, 1, 1, 1], **attributes)
+    weight = random(32, 32 // int(attributes.get("group", 1)), 3, 3)
+    names = kernels(lowered(model_of([node], {"x": (1, 32, 30, 30)}, {"w": weight})))
+    assert not [name for name in names if "winograd" in name]
