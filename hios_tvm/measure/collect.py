@@ -20,7 +20,7 @@ from hios_tvm.kernels import compile_kernels, kernel_key
 from hios_tvm.library import link_library
 from hios_tvm.machine import device_fingerprint
 from hios_tvm.measure.cache import CostCache
-from hios_tvm.runtime.devices.cpu import available_features, parse_cores, share_cores
+from hios_tvm.runtime.devices.cpu import available_features, parse_cores
 from hios_tvm.runtime.measure import (
     KernelArg,
     KernelCall,
@@ -142,12 +142,11 @@ class _Laboratory:
         """Time of stream groups that run together on a device of `model`."""
         words = [[self._key_of[self.graph.operator[name].kernel] for name in g] for g in groups]
         digest = hashlib.sha256(repr(sorted(words)).encode()).hexdigest()[:32]
-        key = f"stage {digest} {model}"
+        key = f"stage with its hand-over {digest} {model}"
         if self.cache is not None and (known := self.cache.get([key])):
             return known[key]
-        streams = share_cores(self.models[model], len(groups))
         calls = [[self._call(name) for name in group] for group in groups]
-        timing = measure_joint(self._linked(), list(zip(streams, calls, strict=True)))
+        timing = measure_joint(self._linked(), self.models[model], calls)
         measured = _measurement(timing)
         if self.cache is not None:
             self.cache.put({key: measured})
