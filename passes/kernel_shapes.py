@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
+from hios_tvm.passes.winograd_matrices import TILE
+
 __all__ = [
     "CONVOLUTION",
     "MOST_UNROLLED_INPUTS",
@@ -175,25 +177,24 @@ class WindowShape(Window):
 
 @dataclass(frozen=True, kw_only=True)
 class WinogradShape(Window):
-    """A 3x3 convolution of step 1 by tiles of `tile` x `tile` outputs.
+    """A 3x3 convolution of step 1 by Winograd's tiles.
 
-    Transformed weights are ``(blocks, points, input channels, channels of a block)``, where the
-    points are the ``(tile + 2)^2`` products of a tile. The register tile has `pixels` tiles.
+    Transformed weights are ``(blocks, points, input channels, channels of a block)``. The register
+    tile has `pixels` tiles of the image.
     """
 
     in_channels: int
     out_channels: int
-    tile: int
 
     @property
     def points(self) -> int:
         """Products of a tile, for each pair of channels."""
-        return (self.tile + 2) ** 2
+        return (TILE + 2) ** 2
 
     @property
     def tiles(self) -> tuple[int, int]:
         """Tiles of an image: (rows, columns)."""
-        return -(-self.out_size[0] // self.tile), -(-self.out_size[1] // self.tile)
+        return -(-self.out_size[0] // TILE), -(-self.out_size[1] // TILE)
 
     @property
     def blocks(self) -> int:

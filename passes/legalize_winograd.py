@@ -23,13 +23,13 @@ from hios_tvm.passes.kernel_shapes import (
 from hios_tvm.passes.legalize_convolution import conv2d_shape
 from hios_tvm.passes.schedule_rules.register_tile import choose_tile
 from hios_tvm.passes.targets import vector_registers
-from hios_tvm.passes.winograd_matrices import WINOGRAD_MATRICES, Matrix
+from hios_tvm.passes.winograd_matrices import MATRICES, TILE, Matrix
 
 __all__ = ["legalize_winograd", "transform_weights"]
 
 _PRODUCT_CYCLES = 0.55  # of a vector of products in a register tile
 _TRANSFORM_CYCLES = 5.0  # of a vector that a transform reads and writes
-_BYTES_PER_CYCLE = 8.0  # of weights, which come from memory
+_BYTES_PER_CYCLE = 6.0  # of weights, which come from memory that several cores share
 
 
 def legalize_winograd(
@@ -47,20 +47,20 @@ def legalize_winograd(
     return builder.call_te(
         lambda x, w: _convolution(x, w, shape),
         data,
-        relax.const(transform_weights(array, tile=shape.tile, block=shape.block)),
+        relax.const(transform_weights(array, block=shape.block)),
         primfunc_name_hint="conv2d_winograd",
         primfunc_attrs={"op_pattern": OUT_ELEMENTWISE_FUSABLE},
     )
 
 
-def transform_weights(weights: np.ndarray, *, tile: int, block: int) -> np.ndarray:
+def transform_weights(weights: np.ndarray, *, block: int) -> np.ndarray:
     """Transform ``(outputs, inputs, 3, 3)`` as `WinogradShape` describes.
 
-    >>> transform_weights(np.ones((40, 3, 3, 3), "float32"), tile=4, block=32).shape
+    >>> transform_weights(np.ones((40, 3, 3, 3), "float32"), block=32).shape
     (2, 36, 3, 32)
     """
     outputs, inputs, _, _ = weights.shape
-    matrix = np.array(WINOGRAD_MATRICES[tile].filters)
+    matrix = np.array(MATRICES.filters)
     points = np.einsum("ia,jb,ocab->ijco", matrix, matrix, weights.astype("float64"))
     blocks = -(-outputs // block)
     padded = np.zeros((len(matrix) ** 2, inputs, blocks * block), weights.dtype)
@@ -70,32 +70,11 @@ def transform_weights(weights: np.ndarray, *, tile: int, block: int) -> np.ndarr
 
 
 def _winograd_shape(direct: ConvolutionShape, target: tvm.target.Target) -> WinogradShape | None:
-    """Return the tiles of fewest estimated cycles; None if the direct way takes fewer."""
+    """Return the shape of the same convolution; None if the direct way takes fewer cycles."""
     plain = (direct.kernel, direct.strides, direct.dilation) == ((3, 3), (1, 1), (1, 1))
     if not plain or direct.groups > 1 or direct.in_channels % direct.lanes:
         return None
-    channels = direct.in_channels * direct.out_channels
-    least = _cycles(direct.work / direct.lanes, 0.0, 4 * 9 * channels)
-    best = None
-    for tile in WINOGRAD_MATRICES:
-        shape = _shape_of_tile(direct, tile, target)
-        vectors = (shape.in_channels + shape.out_channels) / shape.lanes
-        transforms = shape.batch * math.prod(shape.tiles) * shape.points * vectors
-        cycles = _cycles(shape.work / shape.lanes, transforms, 4 * shape.points * channels)
-        if cycles < least:
-            best, least = shape, cycles
-    return best
-
-
-def _cycles(products: float, transformed: float, weight_bytes: int) -> float:
-    """Estimate a kernel's cycles from its vectors of products and of transformed elements."""
-    arithmetic = products * _PRODUCT_CYCLES + transformed * _TRANSFORM_CYCLES
-    memory = weight_bytes / _BYTES_PER_CYCLE
-    return max(arithmetic, memory) + min(arithmetic, memory) / 2
-
-
-def _shape_of_tile(direct: ConvolutionShape, size: int, target: tvm.target.Target) -> WinogradShape:
-    tiles = direct.batch * -(-direct.out_size[0] // size) * -(-direct.out_size[1] // size)
+    tiles = direct.batch * math.prod(-(-size // TILE) for size in direct.out_size)
     tile = choose_tile(
         tiles,
         direct.out_channels,
@@ -103,7 +82,7 @@ def _shape_of_tile(direct: ConvolutionShape, size: int, target: tvm.target.Targe
         lanes=direct.lanes,
         registers=vector_registers(target),
     )
-    return WinogradShape(
+    shape = WinogradShape(
         batch=direct.batch,
         in_size=direct.in_size,
         out_size=direct.out_size,
@@ -116,14 +95,25 @@ def _shape_of_tile(direct: ConvolutionShape, size: int, target: tvm.target.Targe
         lanes=tile.lanes,
         in_channels=direct.in_channels,
         out_channels=direct.out_channels,
-        tile=size,
     )
+    channels = direct.in_channels * direct.out_channels
+    vectors = (direct.in_channels + direct.out_channels) / direct.lanes
+    cycles = _cycles(
+        shape.work / direct.lanes, tiles * shape.points * vectors, 4 * shape.points * channels
+    )
+    return shape if cycles < _cycles(direct.work / direct.lanes, 0.0, 4 * 9 * channels) else None
+
+
+def _cycles(products: float, transformed: float, weight_bytes: int) -> float:
+    """Estimate a kernel's cycles from its vectors of products and of transformed elements."""
+    arithmetic = products * _PRODUCT_CYCLES + transformed * _TRANSFORM_CYCLES
+    memory = weight_bytes / _BYTES_PER_CYCLE
+    return max(arithmetic, memory) + min(arithmetic, memory) / 2
 
 
 def _convolution(data: te.Tensor, weight: te.Tensor, shape: WinogradShape) -> te.Tensor:
     """Define the convolution; the rule for `WINOGRAD` says how it is computed."""
-    tile, width, (rows, columns) = shape.tile, shape.tile + 2, shape.tiles
-    matrices = WINOGRAD_MATRICES[tile]
+    tile, width, (rows, columns) = TILE, TILE + 2, shape.tiles
     before = shape.padding
     after = [
         count * tile + 2 - size - first
@@ -141,7 +131,7 @@ def _convolution(data: te.Tensor, weight: te.Tensor, shape: WinogradShape) -> te
             t % columns * tile + column,
             channel,
         ]
-        factors = _element(matrices.inputs, i, row) * _element(matrices.inputs, j, column)
+        factors = _element(MATRICES.inputs, i, row) * _element(MATRICES.inputs, j, column)
         return te.sum(factors * value, axis=[row, column])
 
     inputs = te.compute((width, width, tiles, shape.in_channels), transformed, "winograd_input")
@@ -159,8 +149,8 @@ def _convolution(data: te.Tensor, weight: te.Tensor, shape: WinogradShape) -> te
 
     def result(n: tirx.Var, y: tirx.Var, x: tirx.Var, output: tirx.Var) -> tirx.Expr:
         place = (n * rows + y // tile) * columns + x // tile
-        factors = _element(matrices.outputs, y % tile, point_row)
-        factors = factors * _element(matrices.outputs, x % tile, point_column)
+        factors = _element(MATRICES.outputs, y % tile, point_row)
+        factors = factors * _element(MATRICES.outputs, x % tile, point_column)
         product = products[point_row, point_column, place, output]
         return te.sum(factors * product, axis=[point_row, point_column])
 

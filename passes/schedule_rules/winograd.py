@@ -38,7 +38,7 @@ from hios_tvm.passes.schedule_rules.loop_nest import (
     sequence,
     vector_loops,
 )
-from hios_tvm.passes.winograd_matrices import WINOGRAD_MATRICES, Matrix
+from hios_tvm.passes.winograd_matrices import MATRICES, TILE, Matrix
 
 __all__ = ["Winograd"]
 
@@ -182,15 +182,15 @@ class _Nest:
         row = tile // columns
         if self.shape.batch > 1:
             row = row % rows
-        return image, row * self.shape.tile, tile % columns * self.shape.tile
+        return image, row * TILE, tile % columns * TILE
 
     def _input(self, inputs: tirx.Var, tile: Index, place: Index) -> Stmt:
         """Transform the pixels of a tile, for all channels."""
         shape = self.shape
-        width, lanes = shape.tile + 2, shape.lanes
+        width, lanes = TILE + 2, shape.lanes
         image, row, column = self._corner(tile)
         row, column = row - shape.padding[0], column - shape.padding[1]
-        matrix = WINOGRAD_MATRICES[shape.tile].half_inputs
+        matrix = MATRICES.half_inputs
         zero = Broadcast(tirx.const(0.0, "float32"), lanes)
 
         def transformed(values: Sequence[tirx.Expr]) -> list[tirx.Expr]:
@@ -323,8 +323,8 @@ class _Nest:
         count: int,
     ) -> Stmt:
         shape = self.shape
-        width, lanes, size = shape.tile + 2, shape.lanes, shape.tile
-        matrix = WINOGRAD_MATRICES[size].half_outputs
+        width, lanes, size = TILE + 2, shape.lanes, TILE
+        matrix = MATRICES.half_outputs
         image, row, column = self._corner(tile)
 
         def transformed(values: Sequence[tirx.Expr]) -> list[tirx.Expr]:

@@ -2,19 +2,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import tvm
-import tvm_ffi
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lowered_models import assert_lowers_right, kernels, lowered, model_of, random
 from onnx import ModelProto, helper
 
-from hios_tvm.frontends.onnx import from_onnx
-from hios_tvm.passes.kernel_shapes import WINOGRAD, WinogradShape
 from hios_tvm.passes.legalize_winograd import transform_weights
-from hios_tvm.passes.pipeline import lower_to_kernels
-from hios_tvm.passes.targets import host_target, parse_target
-from hios_tvm.passes.winograd_matrices import WINOGRAD_MATRICES
+from hios_tvm.passes.targets import parse_target
+from hios_tvm.passes.winograd_matrices import MATRICES, TILE
 
 TOLERANCE = 5e-5  # of the largest output: transforms round more often than direct sums
 
@@ -37,50 +32,30 @@ def convolution(
     return model_of(nodes, inputs, weights)
 
 
-def chosen_shape(model: ModelProto) -> WinogradShape | None:
-    """What the last block of the only convolution says, or None if it is direct."""
-    mod = lower_to_kernels(from_onnx(model), host_target())
-    found = []
-
-    def visit(block: tvm.s_tir.SBlock) -> tvm.s_tir.SBlock:
-        annotations = dict(block.annotations)
-        if WINOGRAD in annotations:
-            found.append(WinogradShape.from_annotation(annotations[WINOGRAD]))
-        return block
-
-    for function in mod.functions.values():
-        if isinstance(function, tvm.tirx.PrimFunc):
-            tvm_ffi.structural_map(function.body, [(tvm.s_tir.SBlock, visit)])
-    return found[0] if found else None
-
-
-@pytest.mark.parametrize("tile", WINOGRAD_MATRICES)
-def test_matrices_compute_a_filter(tile: int) -> None:
-    matrices = WINOGRAD_MATRICES[tile]
-    data, window = random(tile + 2).astype("float64"), random(3, seed=1).astype("float64")
+def test_matrices_compute_a_filter() -> None:
+    matrices = MATRICES
+    data, window = random(TILE + 2).astype("float64"), random(3, seed=1).astype("float64")
     inputs, filters, outputs = map(np.array, (matrices.inputs, matrices.filters, matrices.outputs))
     expected = np.correlate(data, window, "valid")
     np.testing.assert_allclose(outputs @ ((filters @ window) * (inputs @ data)), expected)
 
 
-@pytest.mark.parametrize("tile", WINOGRAD_MATRICES)
-def test_halves_make_the_matrices(tile: int) -> None:
-    matrices = WINOGRAD_MATRICES[tile]
-    pairs = np.eye(tile + 2)
-    for i in range(1, tile + 1, 2):
+def test_halves_make_the_matrices() -> None:
+    pairs = np.eye(TILE + 2)
+    for i in range(1, TILE + 1, 2):
         pairs[i : i + 2, i : i + 2] = [[1, 1], [1, -1]]
-    np.testing.assert_array_equal(pairs @ np.array(matrices.half_inputs), matrices.inputs)
-    np.testing.assert_array_equal(np.array(matrices.half_outputs) @ pairs, matrices.outputs)
+    np.testing.assert_array_equal(pairs @ np.array(MATRICES.half_inputs), MATRICES.inputs)
+    np.testing.assert_array_equal(np.array(MATRICES.half_outputs) @ pairs, MATRICES.outputs)
 
 
 def test_transformed_weights_are_padded_to_blocks() -> None:
     weights = random(5, 3, 3, 3)
-    packed = transform_weights(weights, tile=2, block=4)
-    assert packed.shape == (2, 16, 3, 4)
+    packed = transform_weights(weights, block=4)
+    assert packed.shape == (2, 36, 3, 4)
     assert not packed[1, :, :, 1:].any()
-    matrix = np.array(WINOGRAD_MATRICES[2].filters)
+    matrix = np.array(MATRICES.filters)
     expected = matrix @ weights[4, 2] @ matrix.T
-    np.testing.assert_allclose(packed[1, :, 2, 0].reshape(4, 4), expected, rtol=1e-6)
+    np.testing.assert_allclose(packed[1, :, 2, 0].reshape(6, 6), expected, rtol=1e-5)
 
 
 @settings(max_examples=25, deadline=None, derandomize=True)
@@ -132,12 +107,11 @@ def test_bias_residual_and_activation_are_one_kernel() -> None:
     assert len([name for name in kernels(lowered(model)) if "conv2d" in name]) == 1
 
 
-def test_weights_that_no_longer_fit_decide_against_it() -> None:
-    """36 products take four times the weights of 9: too many to read for four tiles."""
-    few = chosen_shape(convolution((1, 512, 7, 7), 512))
-    many = chosen_shape(convolution((1, 64, 56, 56), 64))
-    assert many is not None and many.tile == 4
-    assert few is None or few.tile == 2
+def test_weights_of_few_tiles_decide_against_it() -> None:
+    """Transformed weights are four times as many: too many to read for four tiles."""
+    few, many = convolution((1, 512, 7, 7), 512), convolution((1, 64, 56, 56), 64)
+    assert not [name for name in kernels(lowered(few)) if "winograd" in name]
+    assert [name for name in kernels(lowered(many)) if "winograd" in name]
 
 
 @pytest.mark.parametrize("attributes", [{"strides": [2, 2]}, {"dilations": [2, 2]}, {"group": 2}])
