@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import tvm
 from tvm import relax, te, tirx, topi
@@ -9,6 +11,7 @@ from tvm.ir import Call
 
 from hios_tvm.passes.dataflow import constant_value, operator_name
 from hios_tvm.passes.kernel_shapes import OUT_ELEMENTWISE_FUSABLE, WINDOW, WindowShape
+from hios_tvm.passes.legalize_extremum import MAXIMUM
 from hios_tvm.passes.targets import vector_lanes, vector_registers
 
 __all__ = ["legalize_depthwise", "legalize_pool"]
@@ -99,11 +102,11 @@ def _window_shape(
 def _reduce_window(data: te.Tensor, weight: te.Tensor | None, shape: WindowShape) -> te.Tensor:
     before, after = shape.padding, shape.padding_after
     if any((*before, *after)):
-        fill = tirx.min_value("float32") if shape.operation == "max" else 0.0
+        fill = -math.inf if shape.operation == "max" else 0.0
         data = topi.nn.pad(data, [0, *before, 0], [0, *after, 0], fill, name="pad")
     kernel_row = te.reduce_axis((0, shape.kernel[0]), "kernel_row")
     kernel_column = te.reduce_axis((0, shape.kernel[1]), "kernel_column")
-    reduce = te.max if shape.operation == "max" else te.sum
+    reduce = MAXIMUM if shape.operation == "max" else te.sum
 
     def element(n: tirx.Var, row: tirx.Var, column: tirx.Var, channel: tirx.Var) -> tirx.Expr:
         value = data[

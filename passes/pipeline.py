@@ -23,6 +23,7 @@ from hios_tvm.passes.schedule_rules.injective import Injective
 from hios_tvm.passes.schedule_rules.window import SlidingWindow
 from hios_tvm.passes.schedule_rules.winograd import Winograd
 from hios_tvm.passes.simplify_inference import SimplifyInference
+from hios_tvm.passes.single_precision import SinglePrecision
 from hios_tvm.passes.targets import vector_lanes
 
 __all__ = ["lower", "lower_to_kernels", "schedule_kernels"]
@@ -66,6 +67,7 @@ def lower_to_kernels(
             RaisePads(),
             SimplifyInference(),
             FoldBatchNorm(),
+            SinglePrecision(),
             DumpIR("phase1-simplified", dump_dir),
             # Phase 2. Lay images out channels-last
             ChannelsLast(),

@@ -15,6 +15,7 @@ Padding is skipped, as in `hios_tvm.passes.schedule_rules.convolution`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
@@ -129,7 +130,7 @@ class _Nest:
         )
         start = tirx.const(0.0, "float32")
         if shape.operation == "max":
-            start = tirx.min_value("float32")
+            start = tirx.const(-math.inf, "float32")
         statements: list[Stmt] = [AllocBuffer(sums)]
         for pixel in range(tile.pixels):
             for offset, lanes in _vectors(channels, shape.lanes):

@@ -344,6 +344,45 @@ def test_mish_keeps_its_digits() -> None:
     np.testing.assert_allclose(run_module(from_onnx(model), x)[0], expected, rtol=1e-5)
 
 
+def test_softplus_keeps_its_digits() -> None:
+    model = make_model([node("Softplus", "x", "y")], {"x": [2001]}, ["y"])
+    data = np.linspace(-20, 20, 2001, dtype=np.float32)
+    (result,) = run_module(from_onnx(model), data)
+    np.testing.assert_allclose(result, np.log1p(np.exp(data.astype(np.float64))), rtol=2e-5)
+
+
+@pytest.mark.parametrize("direction", ["LEFT", "RIGHT"])
+@pytest.mark.parametrize("dtype", ["int8", "int32", "uint8", "uint32"])
+def test_shifts_by_too_much_leave_only_the_sign(direction: str, dtype: str) -> None:
+    element = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+    shift = node("BitShift", "x p", "y", direction=direction)
+    model = make_model([shift], {"x": [6], "p": [6]}, ["y"], element=element)
+    bits = np.iinfo(dtype).bits
+    signed = dtype.startswith("int")
+    data = np.array([5, -8, 4, -1, 3, -7] if signed else [5, 8, 4, 1, 3, 7], dtype)
+    places = np.array([1, 2, bits, bits + 1, -1 if signed else 100, 100], dtype)
+    (result,) = run_module(from_onnx(model), data, places)
+    wide, inside = data.astype(np.int64), (places >= 0) & (places.astype(np.int64) < bits)
+    within = np.where(inside, places, 0).astype(np.int64)
+    if direction == "LEFT":
+        expected = np.where(inside, wide << within, 0)
+    else:
+        expected = np.where(inside, wide >> within, wide >> 63)
+    np.testing.assert_array_equal(result, expected.astype(dtype))
+
+
+def test_remainders_of_infinities() -> None:
+    model = make_model([node("Mod", "x d", "y", fmod=0)], {"x": [10], "d": [10]}, ["y"], opset=13)
+    infinity = np.inf
+    data = np.array([-3, 3, -1, 1, 0, infinity, 1, 5, -5, np.nan], np.float32)
+    divisors = np.array(
+        [infinity, infinity, -infinity, -infinity, infinity, 2, 0, 3, 3, infinity], np.float32
+    )
+    (result,) = run_module(from_onnx(model), data, divisors)
+    with np.errstate(invalid="ignore"):
+        np.testing.assert_array_equal(result, np.mod(data, divisors))
+
+
 def test_outputs_that_are_no_tensors_are_refused() -> None:
     model = make_model([node("SequenceConstruct", "x x", "y")], {"x": (2,)}, ["y"])
     element = helper.make_tensor_type_proto(TensorProto.FLOAT, (2,))

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import tvm
 from tvm import relax
+from tvm.relax.frontend.onnx import onnx_frontend
 
 __all__ = ["CONVERTERS", "Converter"]
 
@@ -91,6 +92,54 @@ def mish(inputs: Sequence[Any], attributes: Mapping[str, Any]) -> tuple[relax.Ex
     return (relax.op.multiply(x, ratio),)
 
 
+def bit_shift(inputs: Sequence[Any], attributes: Mapping[str, Any]) -> tuple[relax.Expr, ...]:
+    """Shifts by a negative number, or by all bits and more, shift every bit out."""
+    x, places = inputs
+    dtype = str(x.ty.dtype.dtype)
+    bits = np.iinfo(dtype).bits
+    number = partial(relax.const, dtype=dtype)
+    is_right = attributes["direction"] == b"RIGHT"
+    all_but_sign = number(bits - 1 if is_right else 0)
+    inside = relax.op.less(places, number(bits))
+    if dtype.startswith("int"):
+        inside = relax.op.logical_and(inside, relax.op.greater_equal(places, number(0)))
+    shift = relax.op.right_shift if is_right else relax.op.left_shift
+    shifted = shift(x, relax.op.where(inside, places, all_but_sign))
+    if is_right and dtype.startswith("int"):
+        return (shifted,)  # what is left of it is the sign
+    return (relax.op.where(inside, shifted, number(0)),)
+
+
+def mod(inputs: Sequence[Any], attributes: Mapping[str, Any]) -> tuple[relax.Expr, ...]:
+    """The remainder of floats has the divisor's sign: TVM's is not a number for infinite ones."""
+    x, divisor = inputs
+    is_float = isinstance(x.ty, relax.TensorType) and str(x.ty.dtype.dtype).startswith("float")
+    if attributes.get("fmod", 0) or not is_float:
+        block = relax.BlockBuilder.current()
+        return (onnx_frontend.Mod._impl_v10(block, inputs, attributes, {}),)
+    zero = relax.const(0, x.ty.dtype.dtype)
+    differ = relax.op.logical_xor(relax.op.less(x, zero), relax.op.less(divisor, zero))
+    same_sign = relax.op.logical_or(relax.op.equal(x, zero), relax.op.logical_not(differ))
+    by_infinity = relax.op.logical_and(relax.op.isinf(divisor), relax.op.isfinite(x))
+    remainder = relax.op.where(same_sign, x, divisor)
+    return (relax.op.where(by_infinity, remainder, relax.op.floor_mod(x, divisor)),)
+
+
+def softplus(inputs: Sequence[Any], attributes: Mapping[str, Any]) -> tuple[relax.Expr, ...]:
+    """log(1 + e^x), where TVM's converter loses the digits of a small e^x."""
+    (x,) = inputs
+    number = partial(relax.const, dtype=x.ty.dtype.dtype)
+    power = relax.op.exp(relax.op.negative(relax.op.abs(x)))
+    logarithm = relax.op.log(relax.op.add(power, number(1)))
+    series = number(0)  # p - p^2/2 + p^3/3 - ...
+    for i in range(9, 0, -1):
+        term = relax.op.multiply(power, series)
+        series = relax.op.subtract(number(1 / i), term)
+    is_small = relax.op.less(power, number(0.01))
+    logarithm = relax.op.where(is_small, relax.op.multiply(power, series), logarithm)
+    return (relax.op.add(relax.op.maximum(x, number(0)), logarithm),)
+
+
 def p_relu(inputs: Sequence[Any], attributes: Mapping[str, Any]) -> tuple[relax.Expr, ...]:
     """TVM's own operator fails to compile for most shapes of the slope."""
     x, slope = inputs
@@ -139,14 +188,17 @@ def split_to_sequence(
 
 
 CONVERTERS: dict[str, Converter] = {
+    "BitShift": bit_shift,
     "Cosh": cosh,
     "Dropout": dropout,
     "IsInf": is_inf,
     "LpNormalization": lp_normalization,
     "Mish": mish,
+    "Mod": mod,
     "PRelu": p_relu,
     "SequenceInsert": sequence_insert,
     "Sinh": sinh,
+    "Softplus": softplus,
     "SplitToSequence": split_to_sequence,
 }
 

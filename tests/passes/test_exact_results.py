@@ -1,0 +1,104 @@
+"""Results at the edges of what numbers can be: infinities, no elements, half precision."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tvm
+from lowered_models import lowered, model_of, random, run_lowered
+from onnx import ModelProto, TensorProto, helper
+from tvm import relax
+from tvm.script import ir as I
+from tvm.script import relax as R
+
+from hios_tvm.passes.single_precision import SinglePrecision
+
+INFINITY = np.float32(np.inf)
+
+
+def half_model(node: object, **inputs: tuple[int, ...]) -> ModelProto:
+    model = model_of([node], inputs)
+    for value in model.graph.input:
+        value.type.tensor_type.elem_type = TensorProto.FLOAT16
+    return model
+
+
+@pytest.mark.parametrize(
+    ("operator", "of_nothing"), [("ReduceMax", -INFINITY), ("ReduceMin", INFINITY)]
+)
+@pytest.mark.parametrize("axis", [1, 2])
+def test_extrema_begin_at_infinity(operator: str, of_nothing: np.float32, axis: int) -> None:
+    node = helper.make_node(operator, ["x"], ["y"], axes=[axis], keepdims=1)
+    data = random(2, 3, 5)
+    data[0] = of_nothing
+    (result,) = run_lowered(model_of([node], {"x": data.shape}), {"x": data})
+    expected = (np.max if operator == "ReduceMax" else np.min)(data, axis=axis, keepdims=True)
+    np.testing.assert_array_equal(result, expected)
+
+
+@pytest.mark.parametrize("keep", [0, 1])
+def test_extrema_of_everything(keep: int) -> None:
+    node = helper.make_node("ReduceMax", ["x"], ["y"], keepdims=keep)
+    data = random(3, 4)
+    (result,) = run_lowered(model_of([node], {"x": data.shape}), {"x": data})
+    np.testing.assert_array_equal(result, np.max(data, keepdims=bool(keep)))
+
+
+def test_windows_of_minus_infinity_stay_infinite() -> None:
+    node = helper.make_node("MaxPool", ["x"], ["y"], kernel_shape=[3, 3], pads=[1, 1, 1, 1])
+    data = np.full((1, 20, 6, 7), -INFINITY)
+    (result,) = run_lowered(model_of([node], {"x": data.shape}), {"x": data})
+    np.testing.assert_array_equal(result, data)
+
+
+@pytest.mark.parametrize(
+    "node",
+    [
+        helper.make_node("MatMul", ["x", "w"], ["y"]),
+        helper.make_node("Conv", ["x", "w"], ["y"]),
+    ],
+    ids=lambda node: node.op_type,
+)
+def test_half_precision_is_summed_in_single_precision(node: object) -> None:
+    """A thousand ones and a small rest: in half precision the sum would stop growing at 2048."""
+    is_product = node.op_type == "MatMul"
+    shapes = ((2, 4096), (4096, 3)) if is_product else ((1, 4096, 2, 1), (3, 4096, 1, 1))
+    data, weight = (np.full(shape, 0.9990234, "float16") for shape in shapes)
+    model = half_model(node, x=shapes[0], w=shapes[1])
+    (result,) = run_lowered(model, {"x": data, "w": weight})
+    assert result.dtype == np.float16
+    exact = 4096 * float(data.flat[0]) * float(weight.flat[0])
+    np.testing.assert_allclose(result.astype("float64"), exact, rtol=5e-4)
+
+
+def test_operands_are_converted_once_and_results_back() -> None:
+    @I.ir_module
+    class Before:
+        @R.function
+        def main(x: R.Tensor((2, 3), "float16")) -> R.Tensor((2, 3), "float16"):
+            with R.dataflow():
+                y = R.exp(x)
+                z = R.nn.softmax(y)
+                R.output(z)
+            return z
+
+    @I.ir_module
+    class Expected:
+        @R.function
+        def main(x: R.Tensor((2, 3), "float16")) -> R.Tensor((2, 3), "float16"):
+            with R.dataflow():
+                y = R.exp(x)
+                a = R.astype(y, "float32")
+                b = R.nn.softmax(a)
+                z = R.astype(b, "float16")
+                R.output(z)
+            return z
+
+    passes = [SinglePrecision(), relax.transform.CanonicalizeBindings()]
+    actual = tvm.transform.Sequential(passes)(Before)
+    tvm.ir.assert_structural_equal(actual, Expected)
+
+
+def test_single_precision_stays_as_it_is() -> None:
+    mod = lowered(model_of([helper.make_node("Softmax", ["x"], ["y"])], {"x": (2, 3)}))
+    assert "astype" not in str(mod["main"])
