@@ -67,12 +67,109 @@ def exhaustive_ms(case: Case, devices: tuple[str, ...]) -> float:
     return best
 
 
-@settings(deadline=None, max_examples=40)
+State = tuple[frozenset[str], tuple[float, ...], frozenset[tuple[str, int, float]]]
+"""Operators done, when each device is free, and where and when what others still need was made."""
+
+
+def layered_ms(case: Case, most_groups: int) -> float:
+    """Append stages of up to `most_groups` groups in every way, and keep all states: no bounds.
+
+    What can still happen depends on the state alone, so each is kept once.
+    """
+    names = [op.name for op in case.graph.operators]
+    edges = [(edge.src, edge.dst) for edge in case.graph.edges]
+    before = {name: frozenset(a for a, b in edges if b == name) for name in names}
+    platform = case.platform
+    transfer_ms = {
+        (edge.src, edge.dst, a, b): case.costs.transfer_ms(
+            edge, platform, platform.devices[a].name, platform.devices[b].name
+        )
+        for edge in case.graph.edges
+        for a in range(len(platform.devices))
+        for b in range(len(platform.devices))
+    }
+    start: State = (frozenset(), (0.0,) * len(platform.devices), frozenset())
+    layers: list[set[State]] = [{start}, *(set() for _ in names)]
+    for layer in layers[:-1]:
+        for done, free_ms, made in layer:
+            ended = {name: (device, end_ms) for name, device, end_ms in made}
+            left = [name for name in names if name not in done]
+            for stage in stages_of(left, done, before, edges, most_groups):
+                members = frozenset(itertools.chain(*stage))
+                for d, device in enumerate(platform.devices):
+                    if len(stage) > device.streams:
+                        continue
+                    arrivals = [
+                        ended[a][1] + transfer_ms[a, b, ended[a][0], d]
+                        for a, b in edges
+                        if b in members and a in done
+                    ]
+                    begin_ms = max([free_ms[d], *arrivals])
+                    end_ms = begin_ms + case.costs.stage_ms(stage, device.model)
+                    now_done = done | members
+                    kept = {
+                        (name, where, when)
+                        for name, where, when in made
+                        if any(a == name and b not in now_done for a, b in edges)
+                    } | {
+                        (name, d, end_ms)
+                        for name in members
+                        if any(a == name and b not in now_done for a, b in edges)
+                    }
+                    free = (*free_ms[:d], end_ms, *free_ms[d + 1 :])
+                    layers[len(now_done)].add((now_done, free, frozenset(kept)))
+    return min(max(free_ms) for _, free_ms, _ in layers[-1])
+
+
+def stages_of(
+    left: list[str],
+    done: frozenset[str],
+    before: dict[str, frozenset[str]],
+    edges: list[tuple[str, str]],
+    most_groups: int,
+) -> Iterator[tuple[tuple[str, ...], ...]]:
+    """Stages that may come next: one operator, or several independent groups."""
+    yield from (((name,),) for name in left if before[name] <= done)
+    if most_groups < 2:
+        return
+    for size in range(2, len(left) + 1):
+        for members in itertools.combinations(left, size):  # in topological order
+            if all(before[name] <= done | set(members) for name in members):
+                for groups in set_partitions(members):
+                    where = {name: i for i, group in enumerate(groups) for name in group}
+                    crossed = any(
+                        a in where and b in where and where[a] != where[b] for a, b in edges
+                    )
+                    if 2 <= len(groups) <= most_groups and not crossed:
+                        yield tuple(groups)
+
+
+def with_streams(case: Case, streams: int) -> Case:
+    devices = tuple(replace(device, streams=streams) for device in case.platform.devices)
+    return independent(replace(case, platform=replace(case.platform, devices=devices)))
+
+
+@settings(deadline=None, max_examples=30, derandomize=True)
 @given(case=cases(max_operators=4, max_devices=2))
-def test_optimal_is_what_exhaustive_search_finds(case: Case) -> None:
+def test_both_exhaustive_searches_find_the_same(case: Case) -> None:
     case = independent(case)
     devices = tuple(device.name for device in case.platform.devices)
-    assert makespan_ms(case, make("optimal", case)) == pytest.approx(exhaustive_ms(case, devices))
+    most = max(device.streams for device in case.platform.devices)
+    assert layered_ms(case, most) == pytest.approx(exhaustive_ms(case, devices))
+
+
+@settings(deadline=None, max_examples=80, derandomize=True)
+@given(case=cases(max_operators=8, max_devices=3))
+def test_optimal_is_what_exhaustive_search_finds(case: Case) -> None:
+    case = with_streams(case, 1)
+    assert makespan_ms(case, make("optimal", case)) == pytest.approx(layered_ms(case, 1))
+
+
+@settings(deadline=None, max_examples=40, derandomize=True)
+@given(case=cases(max_operators=5, max_devices=3))
+def test_optimal_stages_are_what_exhaustive_search_finds(case: Case) -> None:
+    case = with_streams(case, 2)
+    assert makespan_ms(case, make("optimal", case)) == pytest.approx(layered_ms(case, 2))
 
 
 @settings(deadline=None, max_examples=25)
@@ -98,22 +195,31 @@ def test_nothing_is_better_than_optimal(case: Case) -> None:
         assert makespan_ms(case, make(name, case, **options)) >= best - 1e-9, name
 
 
-def test_refine_is_close_to_optimal() -> None:
-    rng = random.Random(1)
+def random_case(rng: random.Random, operators: int, streams: int) -> Case:
+    names = [f"v{i}" for i in range(operators)]
+    edges = [e for e in itertools.combinations(names, 2) if rng.random() < 0.3]
+    return make_case(
+        {name: rng.uniform(0.1, 4.0) for name in names},
+        edges,
+        transfer_ms={edge: rng.uniform(0.1, 3.0) for edge in edges},
+        platform=Platform.uniform(3, streams=streams),
+        utilization={name: rng.uniform(0.4, 1.0) for name in names},
+    )
+
+
+@pytest.mark.parametrize(("operators", "streams", "graphs"), [(8, 1, 4), (6, 2, 8)])
+def test_all_schedulers_against_exhaustive_search(
+    operators: int, streams: int, graphs: int
+) -> None:
+    rng = random.Random(operators)
     ratios = []
-    for _ in range(20):
-        names = [f"v{i}" for i in range(7)]
-        edges = [e for e in itertools.combinations(names, 2) if rng.random() < 0.3]
-        case = make_case(
-            {name: rng.uniform(0.1, 4.0) for name in names},
-            edges,
-            transfer_ms={edge: rng.uniform(0.1, 3.0) for edge in edges},
-            platform=Platform.uniform(3),
-            utilization={name: rng.uniform(0.4, 1.0) for name in names},
-        )
-        ratios.append(
-            makespan_ms(case, make("refine", case)) / makespan_ms(case, make("optimal", case))
-        )
+    for _ in range(graphs):
+        case = random_case(rng, operators, streams)
+        best_ms = layered_ms(case, streams)
+        assert makespan_ms(case, make("optimal", case)) == pytest.approx(best_ms)
+        ratios.append(makespan_ms(case, make("refine", case)) / best_ms)
+        for name in SCHEDULERS.keys() - {"optimal", "refine"}:
+            assert makespan_ms(case, make(name, case)) >= best_ms * (1.0 - 1e-9), name
     assert min(ratios) >= 1.0 - 1e-9
     assert statistics.mean(ratios) <= 1.02
 
