@@ -23,7 +23,7 @@ from hios_tvm.contest import Trial, choose_entrants, run_contest
 from hios_tvm.costs.table import CostTable
 from hios_tvm.cpu_features import cpu_features
 from hios_tvm.devices import Platform
-from hios_tvm.errors import ScheduleError
+from hios_tvm.errors import ScheduleError, UsageError
 from hios_tvm.files import check_writable
 from hios_tvm.graph import OperatorGraph
 from hios_tvm.kernels import compile_kernels
@@ -83,6 +83,9 @@ class CompileOptions:
         Where to measure instead: a TVM RPC server or tracker.
     cache_dir : Path, optional
         Folder of measured costs and compiled kernels; None keeps nothing.
+    merge_convolutions : bool
+        Also try the network with one convolution in place of several with one input, and keep
+        what is faster by prediction. It takes measured costs of both.
     dump_dir : Path, optional
         Where to write the module after each phase, as TVMScript.
     database : Path, optional
@@ -98,13 +101,24 @@ class CompileOptions:
     costs: CostTable | None = None
     rpc: RpcAddress | None = None
     cache_dir: Path | None = field(default_factory=default_cache_dir)
+    merge_convolutions: bool = False
     dump_dir: Path | None = None
     database: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.merge_convolutions and (self.costs is not None or self.schedule is not None):
+            raise UsageError(
+                "merging convolutions takes costs of both networks, measured now: give neither "
+                "costs nor a schedule"
+            )
 
 
 @dataclass(frozen=True)
 class Compilation:
-    """What was decided and made; `seconds` by phase, `trials` where schedules were tried out."""
+    """What was decided and made; `seconds` by phase, `trials` where schedules were tried out.
+
+    `notes` says in sentences what an option brought.
+    """
 
     graph: OperatorGraph
     costs: CostTable
@@ -116,6 +130,7 @@ class Compilation:
     seconds: Mapping[str, float]
     tuned: TunedChoice
     trials: tuple[Trial, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def compile_model(
@@ -138,17 +153,66 @@ def compile_model(
     check_writable(output)  # like the options, before work is spent
     options_of(options.scheduler, **options.scheduler_options)
     seconds: dict[str, float] = {}
+    notes: list[str] = []
     with _phase("lower", seconds, progress):
-        network = lower_network(
-            mod,
-            options.target,
-            name=name,
-            dump_dir=options.dump_dir,
-            database=options.database,
-            threads=[len(parse_cores(device)) for device in options.devices],
-        )
+        network = _lower(mod, name, options)
+    if options.merge_convolutions:
+        with _phase("merge convolutions", seconds, progress):
+            network = _merged_if_faster(mod, network, options, notes, progress)
     compilation = compile_network(network, output, options, progress=progress)
-    return replace(compilation, seconds={**seconds, **compilation.seconds})
+    return replace(
+        compilation,
+        seconds={**seconds, **compilation.seconds},
+        notes=(*notes, *compilation.notes),
+    )
+
+
+def _lower(
+    mod: IRModule, name: str, options: CompileOptions, *, merge_convolutions: bool = False
+) -> Network:
+    return lower_network(
+        mod,
+        options.target,
+        name=name,
+        merge_convolutions=merge_convolutions,
+        dump_dir=options.dump_dir,
+        database=options.database,
+        threads=[len(parse_cores(device)) for device in options.devices],
+    )
+
+
+def _merged_if_faster(
+    mod: IRModule,
+    network: Network,
+    options: CompileOptions,
+    notes: list[str],
+    progress: Progress,
+) -> Network:
+    """Return the network with merged convolutions, or `network` where that is faster."""
+    merged = _lower(mod, network.graph.name, options, merge_convolutions=True)
+    counts = [
+        sum("conv2d" in op.kernel for op in candidate.graph.operators)
+        for candidate in (network, merged)
+    ]
+    if counts[0] == counts[1]:
+        notes.append("no two convolutions of the network can be merged")
+        return network
+    apart_ms, merged_ms = (
+        _predicted_ms(candidate, options, progress) for candidate in (network, merged)
+    )
+    is_faster = merged_ms < apart_ms
+    notes.append(
+        f"{counts[0]} convolutions merged into {counts[1]} should take {merged_ms:.3f} ms, apart "
+        f"{apart_ms:.3f} ms: {'merged' if is_faster else 'left apart'}"
+    )
+    return merged if is_faster else network
+
+
+def _predicted_ms(network: Network, options: CompileOptions, progress: Progress) -> float:
+    costs, platform = _costs(network, options, progress)
+    arguments = (network.graph, costs, platform.with_memory(options.memory))
+    schedule = make_schedule(options.scheduler, *arguments, **options.scheduler_options)
+    return evaluate(*arguments, schedule).makespan_ms
 
 
 def compile_network(
@@ -198,6 +262,7 @@ def compile_network(
         seconds,
         network.tuned,
         tuple(trials),
+        network.tuned.notes,
     )
 
 

@@ -44,6 +44,7 @@ def lower_network(
     target: str | Target,
     *,
     name: str = "model",
+    merge_convolutions: bool = False,
     dump_dir: Path | None = None,
     database: Path | None = None,
     threads: Collection[int] = (),
@@ -51,10 +52,13 @@ def lower_network(
     """Lower a frontend's module to scheduled kernels and read the operator graph off it.
 
     With a tuning `database`, kernels that were tuned for devices with these numbers of `threads`
-    replace the default ones where they are faster.
+    replace the default ones where they are faster. `merge_convolutions` makes one of several
+    convolutions with one input.
     """
     parsed = parse_target(target) if isinstance(target, str) else target
-    kernels = lower_to_kernels(mod, parsed, dump_dir=dump_dir)
+    kernels = lower_to_kernels(
+        mod, parsed, merge_convolutions=merge_convolutions, dump_dir=dump_dir
+    )
     lowered = schedule_kernels(kernels, parsed, dump_dir=dump_dir)
     tuned = TunedChoice()
     if database is not None:

@@ -14,6 +14,7 @@ from hios_tvm.passes.dump_ir import DumpIR
 from hios_tvm.passes.fold_batch_norm import FoldBatchNorm
 from hios_tvm.passes.fold_constants import FoldConstants
 from hios_tvm.passes.legalize_operators import legalizations
+from hios_tvm.passes.merge_convolutions import MergeConvolutions
 from hios_tvm.passes.merge_equal_kernels import MergeEqualKernels
 from hios_tvm.passes.raise_pads import RaisePads
 from hios_tvm.passes.schedule_kernels import ScheduleKernels, ScheduleRule
@@ -58,9 +59,16 @@ def lower(mod: IRModule, target: tvm.target.Target, *, dump_dir: Path | None = N
 
 
 def lower_to_kernels(
-    mod: IRModule, target: tvm.target.Target, *, dump_dir: Path | None = None
+    mod: IRModule,
+    target: tvm.target.Target,
+    *,
+    merge_convolutions: bool = False,
+    dump_dir: Path | None = None,
 ) -> IRModule:
-    """Return what `lower` does before kernels get their loops: phases 1 to 3."""
+    """Return what `lower` does before kernels get their loops: phases 1 to 3.
+
+    `merge_convolutions` makes one of several convolutions with one input.
+    """
     phases = tvm.transform.Sequential(
         [
             # Phase 1. Operators only, and none that matter in training only
@@ -68,6 +76,7 @@ def lower_to_kernels(
             SimplifyInference(),
             FoldBatchNorm(),
             SinglePrecision(),
+            *([MergeConvolutions()] if merge_convolutions else []),
             DumpIR("phase1-simplified", dump_dir),
             # Phase 2. Lay images out channels-last
             ChannelsLast(),

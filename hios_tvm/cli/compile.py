@@ -72,6 +72,12 @@ from hios_tvm.cli.progress import progress_bar
 @click.option("--rpc-key", default="", help="Key of the RPC server.")
 @click.option("--save-costs", type=NEW_FILE, help="Write graph and costs as JSON.")
 @click.option(
+    "--merge-convolutions",
+    is_flag=True,
+    help="Also try one convolution in place of several with one input; the faster by prediction "
+    "stays.",
+)
+@click.option(
     "--database",
     type=click.Path(file_okay=False, path_type=Path),
     help="Folder of the tune command: use its kernels where they beat the default ones.",
@@ -111,6 +117,7 @@ def command(
     rpc: str | None,
     rpc_key: str,
     save_costs: Path | None,
+    merge_convolutions: bool,
     database: Path | None,
     cost_cache: Path | None,
     no_cache: bool,
@@ -152,6 +159,7 @@ def command(
         rpc=RpcAddress.parse(rpc, rpc_key) if rpc else None,
         cache_dir=None if no_cache else cost_cache or default_cache_dir(),
         dump_dir=dump_ir,
+        merge_convolutions=merge_convolutions,
         database=database,
     )
     path = output or model.with_suffix(".hios")
@@ -160,7 +168,7 @@ def command(
         module = load_model(model, shapes=parsed_shapes, params=params)
         progress("import", 1, 1)
         result = compile_model(module, path, options, name=model.stem, progress=progress)
-    for note in result.tuned.notes:
+    for note in result.notes:
         stderr().print(note, soft_wrap=True)
     if save_costs is not None:
         Instance(result.graph, result.costs, result.platform).save(save_costs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,6 +16,8 @@ from hios_tvm.schedulers.one_device import best_device
 from hios_tvm.schedulers.problem import PlacedStage, Problem
 
 __all__ = ["IOSOptions", "ios"]
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,8 +60,9 @@ def ios(
 
     Notes
     -----
-    Exact but for the pruning by the options, and for blocks that are cut. Stages in which two
-    convolutions are merged into one are not tried: a kernel for each pair would have to be built.
+    Exact but for the pruning by the options, and for blocks that are cut, which is logged. Merging
+    convolutions, the other way to run a stage in the publication, is a pass over the network:
+    `hios_tvm.passes.merge_convolutions`.
 
     References
     ----------
@@ -82,6 +86,12 @@ def _stages(problem: Problem, device: int, options: IOSOptions) -> list[PlacedSt
         try:
             stages += _Block(problem, device, block, options).stages()
         except _TooManyEndings:
+            _LOG.info(
+                "ios: a block of %d operators has more than max_endings = %d last stages; it is "
+                "cut into two, and the schedule may not be the best",
+                len(block),
+                options.max_endings,
+            )
             middle = len(block) // 2
             todo += [block[middle:], block[:middle]]
     return stages

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import random
 import statistics
 from collections.abc import Iterator
@@ -239,6 +240,15 @@ def test_large_graphs_and_long_searches_are_refused() -> None:
 def test_ios_cuts_wide_blocks(case: Case, max_endings: int) -> None:
     schedule = make("ios", case, max_endings=max_endings)
     assert makespan_ms(case, schedule) >= makespan_ms(case, make("ios", case)) - 1e-9
+
+
+def test_ios_logs_that_a_block_was_cut(caplog: pytest.LogCaptureFixture) -> None:
+    case = make_case(dict.fromkeys("abcdef", 1.0), [], platform=Platform.uniform(1, streams=3))
+    with caplog.at_level(logging.INFO, "hios_tvm"):
+        make("ios", case)
+        assert not caplog.messages
+        make("ios", case, max_endings=5)
+    assert "a block of 6 operators has more than max_endings = 5" in caplog.messages[0]
 
 
 def test_greedy_takes_all_that_is_ready() -> None:
