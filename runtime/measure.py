@@ -30,6 +30,7 @@ from hios_tvm.runtime.memory import Arena, TensorTable
 from hios_tvm.runtime.native import Library, load_library
 
 __all__ = [
+    "COLD_BYTES",
     "KernelArg",
     "KernelCall",
     "Timing",
@@ -43,6 +44,9 @@ __all__ = [
 ]
 
 _MAX_CALLS = 200
+COLD_BYTES = 128 << 20
+"""Of memory for weights in measurements: several times the last cache."""
+
 _SWEEPS = 2  # over all kernels: what disturbs one seldom lasts until the next
 _MIN_CALLS = 5
 _ROUND_TRIPS = 200
@@ -55,7 +59,7 @@ def measure_kernels(
     cores: Cores,
     *,
     budget_ms: float = 30.0,
-    cold_bytes: int = 128 << 20,
+    cold_bytes: int = COLD_BYTES,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Timing]:
     """Time each kernel alone on `cores`.
@@ -72,7 +76,7 @@ def measure_kernels(
         How long to run each kernel, within 5 to 200 calls, in two parts with all other kernels
         between them: the faster one counts, since another process may have disturbed one.
     cold_bytes : int
-        Weights lie at changing places of a region of this size: several times the last cache.
+        Weights lie at changing places of a region of this size.
     progress : function, optional
         Called with the calls done and the calls in all.
 
@@ -100,13 +104,13 @@ def measure_joint(
     groups: Sequence[Sequence[KernelCall]],
     *,
     rounds: int = 15,
-    cold_bytes: int = 128 << 20,
+    cold: ColdMemory | None = None,
 ) -> Timing:
     """Time stream groups that run at the same time on a device with `cores`.
 
     As in an artifact, stream 0 has all cores, and hands over to the streams of the groups, which
     have equal shares of them. Before each round it runs all kernels itself: the other streams are
-    asleep by then, and weights always come from other places.
+    asleep by then, and weights always come from other places, of `cold` memory if it is given.
 
     Returns
     -------
@@ -114,7 +118,7 @@ def measure_joint(
         From the start of the stage on stream 0 until all groups have ended, seen from there.
     """
     loaded = load_library(library)
-    bench = Bench(ColdMemory(cold_bytes))
+    bench = Bench(cold or ColdMemory(COLD_BYTES))
     calls = [call for group in groups for call in group]
     main: list[Instruction] = []
     streams: list[list[Instruction]] = [[] for _ in groups]

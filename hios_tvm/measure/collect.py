@@ -20,8 +20,10 @@ from hios_tvm.kernels import compile_kernels, kernel_key
 from hios_tvm.library import link_library
 from hios_tvm.machine import device_fingerprint
 from hios_tvm.measure.cache import CostCache
+from hios_tvm.runtime.bench import ColdMemory
 from hios_tvm.runtime.devices.cpu import available_features, parse_cores
 from hios_tvm.runtime.measure import (
+    COLD_BYTES,
     KernelArg,
     KernelCall,
     Timing,
@@ -100,6 +102,7 @@ class _Laboratory:
     kernel_dir: Path | None
     progress: Progress
     _library: bytes | None = field(default=None, init=False)
+    _cold: ColdMemory = field(default_factory=lambda: ColdMemory(COLD_BYTES), init=False)
 
     def __post_init__(self) -> None:
         fingerprint = device_fingerprint()
@@ -146,7 +149,7 @@ class _Laboratory:
         if self.cache is not None and (known := self.cache.get([key])):
             return known[key]
         calls = [[self._call(name) for name in group] for group in groups]
-        timing = measure_joint(self._linked(), self.models[model], calls)
+        timing = measure_joint(self._linked(), self.models[model], calls, cold=self._cold)
         measured = _measurement(timing)
         if self.cache is not None:
             self.cache.put({key: measured})
