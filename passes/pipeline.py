@@ -21,11 +21,13 @@ from hios_tvm.passes.schedule_kernels import ScheduleKernels, ScheduleRule
 from hios_tvm.passes.schedule_rules.convolution import Convolution
 from hios_tvm.passes.schedule_rules.fallback import Fallback
 from hios_tvm.passes.schedule_rules.injective import Injective
+from hios_tvm.passes.schedule_rules.rows import Rows
 from hios_tvm.passes.schedule_rules.window import SlidingWindow
 from hios_tvm.passes.schedule_rules.winograd import Winograd
 from hios_tvm.passes.simplify_inference import SimplifyInference
 from hios_tvm.passes.single_precision import SinglePrecision
 from hios_tvm.passes.targets import vector_lanes
+from hios_tvm.passes.vector_math import VectorMath
 
 __all__ = ["lower", "lower_to_kernels", "schedule_kernels"]
 
@@ -106,12 +108,14 @@ def schedule_kernels(
         Winograd(),
         SlidingWindow(),
         Injective(lanes),
+        Rows(lanes),
         Fallback(lanes),
     ]
     phases = tvm.transform.Sequential(
         [
             # Phase 4. Schedule the kernels
             ScheduleKernels(rules),
+            VectorMath(),
             # TVMScript folds constants when it reads a kernel; these read back as they are
             tirx.transform.StmtSimplify(),
             DumpIR("phase4-scheduled", dump_dir),

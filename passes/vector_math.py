@@ -1,0 +1,160 @@
+"""A pass that writes exponentials and their kin as arithmetic, which becomes vectors.
+
+LLVM calls the C library for every element of a vector otherwise. Polynomials were fitted to the
+functions in double precision; in single precision results are within a few units in the last place.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import tvm
+import tvm_ffi
+from tvm import tirx
+from tvm.ir import Call, IRModule
+from tvm.tirx import Expr, Select
+
+__all__ = ["VectorMath"]
+
+
+@tvm.transform.module_pass(opt_level=0, name="VectorMath")
+class VectorMath:
+    """Replace `exp`, `sigmoid`, `tanh` and `erf` of single precision in all kernels."""
+
+    def transform_module(self, mod: IRModule, _ctx: tvm.transform.PassContext) -> IRModule:
+        mod = mod.clone()
+        for var, func in list(mod.functions_items()):
+            if isinstance(func, tirx.PrimFunc):
+                mod[var] = func.with_body(tvm_ffi.structural_map(func.body, [(Call, _replaced)]))
+        return mod
+
+
+def _replaced(call: Call) -> Expr:
+    function = _FUNCTIONS.get(str(getattr(call.op, "name", "")))
+    if function is None or str(call.ty.dtype) != "float32":
+        return call
+    return _with_name(call.args[0], function)
+
+
+def _with_name(value: Expr, body: Callable[[Expr], Expr]) -> Expr:
+    """Compute `value` once, however often `body` reads it."""
+    name = tirx.Var("x", "float32")
+    return tirx.Let(name, value, body(name))
+
+
+def _exp(x: Expr) -> Expr:
+    """2^n e^r for the nearest n, and -ln 2 / 2 <= r <= ln 2 / 2; below 2e-38 it is zero."""
+    inside = tirx.max(tirx.min(x, _number(89.0)), _number(-87.6))
+
+    def scaled(n: Expr) -> Expr:
+        # In two steps, of which the first is exact: n has few digits, and the first of ln 2 too.
+        rest = inside - n * _number(_LN2_HIGH) - n * _number(_LN2_LOW)
+        bits = (tirx.Cast("int32", n) + tirx.const(126, "int32")) << tirx.const(23, "int32")
+        half_power = tirx.reinterpret("float32", bits)
+        return _with_name(rest, lambda r: _polynomial(_EXP, r)) * half_power * _number(2.0)
+
+    power = tirx.floor(inside * _number(1.0 / math.log(2.0)) + _number(0.5))
+    return Select(tirx.isnan(x), x, _with_name(power, scaled))
+
+
+def _sigmoid(x: Expr) -> Expr:
+    return _number(1.0) / (_number(1.0) + _exp_of(_number(0.0) - x))
+
+
+def _tanh(x: Expr) -> Expr:
+    def positive(a: Expr) -> Expr:
+        power = _exp_of(a * _number(-2.0))
+        large = _with_name(power, lambda t: (_number(1.0) - t) / (_number(1.0) + t))
+        return Select(a < _number(0.625), a * _polynomial(_TANH, a * a), large)
+
+    return _odd(x, positive)
+
+
+def _erf(x: Expr) -> Expr:
+    def positive(a: Expr) -> Expr:
+        far = _with_name(tirx.min(a, _number(4.0)), lambda b: _polynomial(_LOG_ERFC, b))
+        large = _number(1.0) - _exp_of(_number(0.0) - far)
+        result = Select(a < _number(1.0), a * _polynomial(_ERF, a * a), large)
+        return Select(tirx.isnan(a), a, result)
+
+    return _odd(x, positive)
+
+
+def _odd(x: Expr, positive: Callable[[Expr], Expr]) -> Expr:
+    """Extend a function of positive numbers to an odd one."""
+    is_negative = x < _number(0.0)
+    size = Select(is_negative, _number(0.0) - x, x)
+    return _with_name(
+        _with_name(size, positive), lambda y: Select(is_negative, _number(0.0) - y, y)
+    )
+
+
+def _exp_of(value: Expr) -> Expr:
+    return _with_name(value, _exp)
+
+
+def _polynomial(coefficients: Sequence[float], x: Expr) -> Expr:
+    """Return the sum of ``coefficients[i] * x^i``."""
+    total: Expr = _number(coefficients[-1])
+    for coefficient in reversed(coefficients[:-1]):
+        total = total * x + _number(coefficient)
+    return total
+
+
+def _number(value: float) -> Expr:
+    return tirx.const(value, "float32")
+
+
+_LN2_HIGH = 0.693359375  # nine bits
+_LN2_LOW = math.log(2.0) - _LN2_HIGH
+
+_EXP = (
+    1.0,
+    1.0,
+    0.49999991059303284,
+    0.16666419804096222,
+    0.04166822507977486,
+    0.008374815806746483,
+    0.0013836842263117433,
+)
+"""e^x for |x| <= ln 2 / 2."""
+
+_TANH = (
+    1.0,
+    -0.3333326280117035,
+    0.13331185281276703,
+    -0.0537252314388752,
+    0.02060314640402794,
+    -0.005672421772032976,
+)
+"""tanh(x) / x by x^2, for 0 <= x <= 0.625."""
+
+_ERF = (
+    1.1283791065216064,
+    -0.3761262595653534,
+    0.11283600330352783,
+    -0.026854444295167923,
+    0.005189535208046436,
+    -0.0008020841050893068,
+    0.00007889119297033176,
+)
+"""erf(x) / x by x^2, for 0 <= x <= 1."""
+
+_LOG_ERFC = (
+    0.00017748723621480167,
+    1.1277495622634888,
+    0.6370596885681152,
+    0.10403741896152496,
+    -0.022277116775512695,
+    0.0030556158162653446,
+    -0.00019718262774404138,
+)
+"""-log(1 - erf(x)) for 0.9 <= x <= 4."""
+
+_FUNCTIONS: dict[str, Callable[[Expr], Expr]] = {
+    "tirx.erf": _erf,
+    "tirx.exp": _exp,
+    "tirx.sigmoid": _sigmoid,
+    "tirx.tanh": _tanh,
+}

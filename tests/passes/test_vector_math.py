@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from lowered_models import Array, lowered, model_of, run_lowered
+from onnx import helper
+
+from hios_tvm.passes.targets import parse_target
+
+FUNCTIONS: dict[str, Callable[[Array], Array]] = {
+    "Exp": np.exp,
+    "Sigmoid": lambda x: 1.0 / (1.0 + np.exp(-x)),
+    "Tanh": np.tanh,
+    "Erf": np.vectorize(math.erf),
+}
+SMALLEST = 2e-38  # below, results may be zero
+
+
+def numbers() -> Array:
+    magnitudes = np.concatenate([np.logspace(-30, 2, 20_000), np.linspace(0, 100, 20_000)])
+    return np.concatenate([magnitudes, -magnitudes]).astype(np.float32)
+
+
+def run(operator: str, data: Array, target: str = "host") -> Array:
+    model = model_of([helper.make_node(operator, ["x"], ["y"])], {"x": data.shape})
+    (result,) = run_lowered(model, {"x": data}, parse_target(target))
+    return result
+
+
+@pytest.mark.parametrize("target", ["host", "portable"])
+@pytest.mark.parametrize("operator", FUNCTIONS)
+def test_results_are_within_a_few_units_in_the_last_place(operator: str, target: str) -> None:
+    data = numbers()
+    with np.errstate(over="ignore"):
+        exact = FUNCTIONS[operator](data.astype(np.float64)).astype(np.float32)
+        result = run(operator, data, target)
+        finite = np.isfinite(exact) & (np.abs(exact) > SMALLEST)
+    np.testing.assert_array_max_ulp(result[finite], exact[finite], maxulp=6)
+    assert np.all(np.abs(result[np.abs(exact) <= SMALLEST]) <= SMALLEST)
+    np.testing.assert_array_equal(result[np.isinf(exact)], exact[np.isinf(exact)])
+
+
+@pytest.mark.parametrize("operator", FUNCTIONS)
+def test_infinities_and_what_is_no_number(operator: str) -> None:
+    data = np.array([np.inf, -np.inf, np.nan, 0.0], np.float32)
+    expected = {"Exp": [np.inf, 0, np.nan, 1], "Sigmoid": [1, 0, np.nan, 0.5]}
+    odd = [1, -1, np.nan, 0]
+    np.testing.assert_array_equal(run(operator, data), expected.get(operator, odd))
+
+
+def test_functions_of_functions() -> None:
+    nodes = [
+        helper.make_node("Exp", ["x"], ["a"]),
+        helper.make_node("Tanh", ["a"], ["b"]),
+        helper.make_node("Exp", ["b"], ["y"]),
+    ]
+    data = np.linspace(-3, 3, 100, dtype=np.float32)
+    model = model_of(nodes, {"x": data.shape})
+    (result,) = run_lowered(model, {"x": data})
+    np.testing.assert_allclose(result, np.exp(np.tanh(np.exp(data))), rtol=1e-6)
+
+
+@pytest.mark.parametrize("operator", FUNCTIONS)
+def test_kernels_call_no_library(operator: str) -> None:
+    mod = lowered(model_of([helper.make_node(operator, ["x"], ["y"])], {"x": (64,)}))
+    text = str(mod)
+    assert not [name for name in ("T.exp(", "T.sigmoid(", "T.tanh(", "T.erf(") if name in text]
+
+
+def test_double_precision_stays() -> None:
+    model = model_of([helper.make_node("Exp", ["x"], ["y"])], {"x": (64,)})
+    model.graph.input[0].type.tensor_type.elem_type = 11
+    data = np.linspace(-5, 5, 64)
+    (result,) = run_lowered(model, {"x": data})
+    np.testing.assert_allclose(result, np.exp(data), rtol=1e-13)
