@@ -17,9 +17,11 @@ __all__ = [
     "CONVOLUTION",
     "MOST_UNROLLED_INPUTS",
     "OUT_ELEMENTWISE_FUSABLE",
+    "PRODUCT",
     "WINDOW",
     "WINOGRAD",
     "ConvolutionShape",
+    "ProductShape",
     "Window",
     "WindowShape",
     "WinogradShape",
@@ -34,17 +36,45 @@ WINDOW = "hios.window"
 WINOGRAD = "hios.winograd"
 """Annotation of the last block of a convolution by Winograd's method."""
 
+PRODUCT = "hios.product"
+"""Annotation of a block that is a product of matrices which are computed."""
+
 OUT_ELEMENTWISE_FUSABLE = 4
 """TVM's fusion pattern of kernels that take an epilogue, but no producers."""
 
 MOST_UNROLLED_INPUTS = 4
 """Kernels of images with up to so many channels, such as RGB, have no loop over them."""
 
-ShapeT = TypeVar("ShapeT", bound="Window")
+ShapeT = TypeVar("ShapeT", bound="_Annotation")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Window:
+class _Annotation:
+    """Integers, words, and tuples of integers, which TVM can attach to a block."""
+
+    def to_annotation(self) -> dict[str, Any]:
+        """Return the shape as TVM can attach it to a block."""
+        return {
+            key: list(value) if isinstance(value, tuple) else value
+            for key, value in asdict(self).items()
+        }
+
+    @classmethod
+    def from_annotation(cls: type[ShapeT], annotation: Mapping[str, Any]) -> ShapeT:
+        """Read what `to_annotation` made."""
+        fields: dict[str, Any] = {}
+        for key, value in annotation.items():
+            if isinstance(value, int):
+                fields[str(key)] = int(value)
+            elif isinstance(value, str):
+                fields[str(key)] = str(value)
+            else:
+                fields[str(key)] = tuple(int(item) for item in value)
+        return cls(**fields)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Window(_Annotation):
     """A window that slides over channels-last images; pairs are (height, width).
 
     Attributes
@@ -87,26 +117,6 @@ class Window:
             )
         ]
         return max(0, last[0] - self.in_size[0] + 1), max(0, last[1] - self.in_size[1] + 1)
-
-    def to_annotation(self) -> dict[str, Any]:
-        """Return the shape as TVM can attach it to a block."""
-        return {
-            key: list(value) if isinstance(value, tuple) else value
-            for key, value in asdict(self).items()
-        }
-
-    @classmethod
-    def from_annotation(cls: type[ShapeT], annotation: Mapping[str, Any]) -> ShapeT:
-        """Read what `to_annotation` made."""
-        fields: dict[str, Any] = {}
-        for key, value in annotation.items():
-            if isinstance(value, int):
-                fields[str(key)] = int(value)
-            elif isinstance(value, str):
-                fields[str(key)] = str(value)
-            else:
-                fields[str(key)] = tuple(int(item) for item in value)
-        return cls(**fields)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,3 +216,29 @@ class WinogradShape(Window):
         """Multiply-adds of the products."""
         tiles = self.batch * math.prod(self.tiles)
         return tiles * self.points * self.in_channels * self.out_channels
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProductShape(_Annotation):
+    """Products of ``(rows, inner)`` and ``(inner, columns)`` matrices, one for each of `batch`.
+
+    The register tile is `pixels` rows times `vectors` of `lanes` columns.
+    """
+
+    batch: tuple[int, ...]
+    rows: int
+    inner: int
+    columns: int
+    pixels: int
+    vectors: int
+    lanes: int
+
+    @property
+    def block(self) -> int:
+        """Columns of a register tile."""
+        return self.vectors * self.lanes
+
+    @property
+    def work(self) -> int:
+        """Multiply-adds of the whole kernel."""
+        return math.prod(self.batch) * self.rows * self.inner * self.columns

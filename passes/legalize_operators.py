@@ -11,13 +11,14 @@ from tvm.ir import Call
 from hios_tvm.passes.dataflow import operator_name
 from hios_tvm.passes.legalize_convolution import legalize_conv2d, legalize_matmul
 from hios_tvm.passes.legalize_extremum import legalize_extremum
+from hios_tvm.passes.legalize_product import legalize_product
 from hios_tvm.passes.legalize_window import legalize_depthwise, legalize_pool
 from hios_tvm.passes.legalize_winograd import legalize_winograd
 
 __all__ = ["legalizations"]
 
 _LEGALIZERS = {
-    "relax.matmul": (legalize_matmul,),
+    "relax.matmul": (legalize_matmul, legalize_product),
     "relax.max": (legalize_extremum,),
     "relax.min": (legalize_extremum,),
     "relax.nn.avg_pool2d": (legalize_pool,),

@@ -21,6 +21,7 @@ from hios_tvm.passes.schedule_kernels import ScheduleKernels, ScheduleRule
 from hios_tvm.passes.schedule_rules.convolution import Convolution
 from hios_tvm.passes.schedule_rules.fallback import Fallback
 from hios_tvm.passes.schedule_rules.injective import Injective
+from hios_tvm.passes.schedule_rules.product import Product
 from hios_tvm.passes.schedule_rules.rows import Rows
 from hios_tvm.passes.schedule_rules.window import SlidingWindow
 from hios_tvm.passes.schedule_rules.winograd import Winograd
@@ -106,6 +107,7 @@ def schedule_kernels(
     rules: list[ScheduleRule] = [
         Convolution(),
         Winograd(),
+        Product(),
         SlidingWindow(),
         Injective(lanes),
         Rows(lanes),

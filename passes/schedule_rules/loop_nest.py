@@ -10,18 +10,20 @@ from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 from tvm import s_tir, sym, tirx
-from tvm.tirx import For, ForKind, SeqStmt, Stmt
+from tvm.tirx import Broadcast, For, ForKind, Ramp, SeqStmt, Stmt
 
 __all__ = [
     "INDEX_DTYPE",
     "Index",
     "as_index",
+    "broadcast",
     "coefficients_of",
     "even_chunk",
     "loop",
     "parallel_loop",
     "rebuilt",
     "sequence",
+    "vector_index",
     "vector_loops",
 ]
 
@@ -100,6 +102,16 @@ def parallel_loop(name: str, extent: int, body: Callable[[Index], Stmt], *, work
     if extent == 1 or work < _PARALLEL_WORK:
         return loop(name, 0, extent, body)
     return _loop(name, 0, extent, ForKind.PARALLEL, body)
+
+
+def vector_index(start: Index, lanes: int) -> Index:
+    """Return the index of `lanes` neighbours; of one, it is no vector."""
+    return start if lanes == 1 else Ramp(start, 1, lanes)
+
+
+def broadcast(value: tirx.Expr, lanes: int) -> tirx.Expr:
+    """Return a vector of equal elements; of one, it is no vector."""
+    return value if lanes == 1 else Broadcast(value, lanes)
 
 
 def vector_loops(

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from tvm import s_tir, tirx
-from tvm.tirx import AllocBuffer, Broadcast, BufferLoad, BufferStore, Ramp, Stmt
+from tvm.tirx import AllocBuffer, BufferLoad, BufferStore, Stmt
 
 from hios_tvm.passes.kernel_shapes import WINDOW, WindowShape
 from hios_tvm.passes.schedule_rules.borders import Tile, kernel_rows, pixels_inside, tiles_of_row
@@ -32,10 +32,12 @@ from hios_tvm.passes.schedule_rules.epilogue import (
 )
 from hios_tvm.passes.schedule_rules.loop_nest import (
     Index,
+    broadcast,
     loop,
     parallel_loop,
     rebuilt,
     sequence,
+    vector_index,
     vector_loops,
 )
 
@@ -134,8 +136,8 @@ class _Nest:
         statements: list[Stmt] = [AllocBuffer(sums)]
         for pixel in range(tile.pixels):
             for offset, lanes in _vectors(channels, shape.lanes):
-                at = [_lanes(pixel * shape.block + offset, lanes)]
-                statements.append(BufferStore(sums, _broadcast(start, lanes), at))
+                at = [vector_index(pixel * shape.block + offset, lanes)]
+                statements.append(BufferStore(sums, broadcast(start, lanes), at))
         first, count = kernel_rows(shape, row)
 
         def kernel_row(index: Index) -> Stmt:
@@ -161,9 +163,9 @@ class _Nest:
         def column(index: Index, first: int = 0, end: int = tile.pixels) -> Stmt:
             steps = []
             for offset, lanes in _vectors(channels[1], shape.lanes):
-                at_channel = _lanes(channels[0] + offset, lanes)
+                at_channel = vector_index(channels[0] + offset, lanes)
                 for pixel in range(first, end):
-                    place = [_lanes(pixel * shape.block + offset, lanes)]
+                    place = [vector_index(pixel * shape.block + offset, lanes)]
                     x = (tile.start + pixel) * shape.strides[1] - shape.padding[1]
                     x += index * shape.dilation[1]
                     value = BufferLoad(self.image, [batch, input_row, x, at_channel])
@@ -203,11 +205,3 @@ def _vectors(channels: int, lanes: int) -> Iterator[tuple[int, int]]:
     """Yield offset and lanes of the vectors that cover `channels`, the last maybe shorter."""
     for offset in range(0, channels, lanes):
         yield offset, min(lanes, channels - offset)
-
-
-def _lanes(start: Index, lanes: int) -> Index:
-    return start if lanes == 1 else Ramp(start, 1, lanes)
-
-
-def _broadcast(value: tirx.Expr, lanes: int) -> tirx.Expr:
-    return value if lanes == 1 else Broadcast(value, lanes)
