@@ -16,6 +16,7 @@ from hios_tvm.passes.fold_constants import FoldConstants
 from hios_tvm.passes.legalize_operators import legalizations
 from hios_tvm.passes.merge_convolutions import MergeConvolutions
 from hios_tvm.passes.merge_equal_kernels import MergeEqualKernels
+from hios_tvm.passes.ordinary_convolutions import OrdinaryConvolutions
 from hios_tvm.passes.raise_pads import RaisePads
 from hios_tvm.passes.schedule_kernels import ScheduleKernels, ScheduleRule
 from hios_tvm.passes.schedule_rules.convolution import Convolution
@@ -79,6 +80,7 @@ def lower_to_kernels(
             SimplifyInference(),
             FoldBatchNorm(),
             SinglePrecision(),
+            OrdinaryConvolutions(),
             *([MergeConvolutions()] if merge_convolutions else []),
             DumpIR("phase1-simplified", dump_dir),
             # Phase 2. Lay images out channels-last
