@@ -93,6 +93,25 @@ inline bool Await(Event& event, uint32_t run, int64_t spin_ns, const Event* abor
   return reached;
 }
 
+// Waits until `event` is of another run than `seen`, and returns which.
+inline uint32_t AwaitChange(Event& event, uint32_t seen, int64_t spin_ns) {
+  uint32_t run = event.run.load(std::memory_order_seq_cst);
+  if (run == seen && spin_ns > 0) {
+    const int64_t end = Now() + spin_ns;
+    do {
+      for (int i = 0; i < kChecksPerClockRead && run == seen; ++i) {
+        Pause();
+        run = event.run.load(std::memory_order_seq_cst);
+      }
+    } while (run == seen && Now() < end);
+  }
+  if (run != seen) return run;
+  event.sleepers.fetch_add(1, std::memory_order_seq_cst);
+  while ((run = event.run.load(std::memory_order_seq_cst)) == seen) Sleep(event, seen, kForever);
+  event.sleepers.fetch_sub(1, std::memory_order_seq_cst);
+  return run;
+}
+
 }  // namespace hios
 
 #endif  // HIOS_TVM_RUNTIME_EVENTS_H_

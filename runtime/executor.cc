@@ -17,7 +17,7 @@ namespace {
 
 using Kernel = int (*)(void* self, const TVMFFIAny* args, int32_t num_args, TVMFFIAny* result);
 
-constexpr int32_t kAbiVersion = 2;
+constexpr int32_t kAbiVersion = 3;
 
 enum class Kind : uint32_t { kCall = 0, kCopy = 1, kSignal = 2, kWait = 3 };
 

@@ -204,7 +204,7 @@ class Executor:
         shared, ready = self._shared, threading.Barrier(1 + sum(len(t.cores) for t in self.tasks))
         for task, worker in zip(self.tasks, self._workers, strict=True):
             for member, core in enumerate(task.cores):
-                body: Callable[[], None] = partial(_help, task.library, worker.team, member)
+                body: Callable[[], None] = partial(_help, task.library, worker.team)
                 if member == 0:
                     body = partial(_work, shared, task, ctypes.addressof(worker))
                 self._threads.append(
@@ -301,8 +301,8 @@ def _work(shared: _Shared, task: Task, worker: int) -> None:
         shared.failures.append((task, native.failed - 1, raised_message()))
 
 
-def _help(library: Library, team: int, member: int) -> None:
-    library.dll.hios_help(team, member)
+def _help(library: Library, team: int) -> None:
+    library.dll.hios_help(team)
 
 
 def _shut_down(shared: _Shared, threads: list[threading.Thread]) -> None:

@@ -33,7 +33,7 @@ __all__ = [
     "raised_message",
 ]
 
-ABI_VERSION = 2
+ABI_VERSION = 3
 """Of the structs below; executor.cc has the same number."""
 
 KIND_CALL, KIND_COPY, KIND_SIGNAL, KIND_WAIT = range(4)
@@ -104,7 +104,7 @@ _FUNCTIONS = {
     "hios_stop": (None, (ctypes.c_void_p,)),
     "hios_team_bytes": (ctypes.c_uint64, ()),
     "hios_team_open": (None, (ctypes.c_void_p, ctypes.c_uint32, ctypes.c_int64)),
-    "hios_help": (None, (ctypes.c_void_p, ctypes.c_uint32)),
+    "hios_help": (None, (ctypes.c_void_p,)),
     "hios_team_stop": (None, (ctypes.c_void_p,)),
 }
 

@@ -8,11 +8,34 @@ namespace {
 
 thread_local Team* current_team = nullptr;  // of the worker that runs on this thread
 
-// Runs the tasks of member `member`; there may be more tasks than members.
-void RunTasks(Team* team, uint32_t member) {
-  for (int32_t task = static_cast<int32_t>(member); task < team->env.num_tasks;
-       task += static_cast<int32_t>(team->size)) {
+// More tasks than members: one that the system delays, or whose tasks are longer, does fewer.
+constexpr int32_t kTasksPerMember = 4;
+
+// A loop's tickets: its number above, the tasks that are left below.
+uint64_t Tickets(uint32_t launch, int32_t tasks) {
+  return uint64_t{launch} << 32 | static_cast<uint32_t>(tasks);
+}
+
+// Takes a task of loop `launch`: counted from its last one, 1 to all; 0 when none is left.
+int32_t Take(Team* team, uint32_t launch) {
+  uint64_t tickets = team->tickets.load(std::memory_order_seq_cst);
+  while (tickets >> 32 == launch && static_cast<uint32_t>(tickets) != 0) {
+    if (team->tickets.compare_exchange_weak(tickets, tickets - 1)) {
+      return static_cast<int32_t>(static_cast<uint32_t>(tickets));
+    }
+  }
+  return 0;
+}
+
+// Runs tasks of loop `launch` until none is left. The loop cannot end, nor the next one begin,
+// while somebody holds a task: what describes the loop is read only then.
+void RunTasks(Team* team, uint32_t launch) {
+  while (const int32_t left = Take(team, launch)) {
+    const int32_t task = team->env.num_tasks - left;
     if (team->body(task, &team->env, team->closure) != 0) team->failed.run.fetch_add(1);
+    if (team->unfinished.run.fetch_sub(1, std::memory_order_seq_cst) == 1) {
+      Signal(team->finished, launch);
+    }
   }
 }
 
@@ -33,15 +56,13 @@ HIOS_EXPORT void hios_team_open(Team* team, uint32_t size, int64_t spin_ns) {
   team->spin_ns = spin_ns;
 }
 
-// Takes part in all loops of a team: the body of a helper thread. Members count from 1.
-HIOS_EXPORT void hios_help(Team* team, uint32_t member) {
-  for (uint32_t launch = 1;; ++launch) {
-    Await(team->launch, launch, team->spin_ns);
+// Takes part in the loops of a team: the body of a helper thread. It misses those that end before
+// it looks.
+HIOS_EXPORT void hios_help(Team* team) {
+  for (uint32_t launch = 0;;) {
+    launch = AwaitChange(team->launch, launch, team->spin_ns);
     if (team->stop.load(std::memory_order_seq_cst) != 0) return;
-    RunTasks(team, member);
-    if (team->running.run.fetch_sub(1, std::memory_order_seq_cst) == 1) {
-      Signal(team->finished, launch);
-    }
+    RunTasks(team, launch);
   }
 }
 
@@ -60,12 +81,16 @@ HIOS_EXPORT int hios_parallel_launch(ParallelBody body, void* closure, int num_t
   team->body = body;
   team->closure = closure;
   team->env.barrier = team->barrier;
-  team->env.num_tasks = num_tasks == 0 ? static_cast<int32_t>(team->size) : num_tasks;
+  // A kernel that asks for a number of tasks may let them wait for each other.
+  const int32_t members = static_cast<int32_t>(team->size);
+  const int32_t tasks = num_tasks == 0 ? members * kTasksPerMember : num_tasks;
+  team->env.num_tasks = tasks;
   team->failed.run.store(0, std::memory_order_relaxed);
   for (uint32_t i = 0; i < team->size; ++i) team->barrier[16 * i].store(0);
-  team->running.run.store(team->size - 1, std::memory_order_seq_cst);
+  team->unfinished.run.store(static_cast<uint32_t>(tasks), std::memory_order_seq_cst);
+  team->tickets.store(Tickets(launch, tasks), std::memory_order_seq_cst);
   Signal(team->launch, launch);
-  RunTasks(team, 0);
+  RunTasks(team, launch);
   Await(team->finished, launch, team->spin_ns);
   current_team = team;
   return team->failed.run.load(std::memory_order_seq_cst) == 0 ? 0 : -1;

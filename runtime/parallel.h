@@ -19,10 +19,11 @@ using ParallelBody = int (*)(int task, ParallelEnv* env, void* closure);
 // The threads that share the parallel loops of one worker. Launches are numbered as runs are.
 struct Team {
   Event launch;           // the loop to execute
-  Event finished;         // the last loop that all helpers have left
-  Event running;          // `run` counts the helpers that are still in the loop
+  Event finished;         // the last loop whose tasks are all done
+  Event unfinished;       // `run` counts the tasks that are not done
   Event failed;           // `run` counts the tasks that failed
-  ParallelBody body;
+  alignas(64) std::atomic<uint64_t> tickets;  // the loop's number, and its tasks to take
+  alignas(64) ParallelBody body;
   void* closure;
   ParallelEnv env;
   int64_t spin_ns;
