@@ -20,7 +20,10 @@ __all__ = ["VectorMath"]
 
 @tvm.transform.module_pass(opt_level=0, name="VectorMath")
 class VectorMath:
-    """Replace `exp`, `sigmoid`, `tanh` and `erf` of single precision in all kernels."""
+    """Replace `exp`, `sigmoid`, `tanh` and `erf` of single precision in all kernels.
+
+    Of functions of functions, only the innermost are replaced.
+    """
 
     def transform_module(self, mod: IRModule, _ctx: tvm.transform.PassContext) -> IRModule:
         mod = mod.clone()
@@ -30,68 +33,110 @@ class VectorMath:
         return mod
 
 
+Then = Callable[[Expr], Expr]
+"""What is computed from a result. Names lie one in the other and never in a value of another name:
+TVM puts values into each other while it generates code, and each name must have one."""
+
+
 def _replaced(call: Call) -> Expr:
-    function = _FUNCTIONS.get(str(getattr(call.op, "name", "")))
-    if function is None or str(call.ty.dtype) != "float32":
+    function = _function(call)
+    if function is None or str(call.ty.dtype) != "float32" or _is_composed(call.args[0]):
         return call
-    return _with_name(call.args[0], function)
+    return _named(call.args[0], lambda x: function(x, lambda result: result))
 
 
-def _with_name(value: Expr, body: Callable[[Expr], Expr]) -> Expr:
-    """Compute `value` once, however often `body` reads it."""
+def _function(call: Call) -> Callable[[Expr, Then], Expr] | None:
+    return _FUNCTIONS.get(str(getattr(call.op, "name", "")))
+
+
+def _is_composed(argument: Expr) -> bool:
+    """Whether another of the functions is part of `argument`.
+
+    TVM 0.27 puts the values of names into each other while it generates code: a function of a
+    function of a function would take it minutes.
+    """
+    found = []
+
+    def meet_call(call: Call) -> Call:
+        found.append(_function(call) is not None)
+        return call
+
+    def meet_name(let: tirx.Let) -> tirx.Let:
+        found.append(True)
+        return let
+
+    tvm_ffi.structural_map(argument, [(Call, meet_call), (tirx.Let, meet_name)])
+    return any(found)
+
+
+def _named(value: Expr, then: Then) -> Expr:
+    """Compute `value` once, however often what follows reads it."""
     name = tirx.Var("x", "float32")
-    return tirx.Let(name, value, body(name))
+    return tirx.Let(name, value, then(name))
 
 
-def _exp(x: Expr) -> Expr:
+def _exp(x: Expr, then: Then) -> Expr:
     """2^n e^r for the nearest n, and -ln 2 / 2 <= r <= ln 2 / 2; below 2e-38 it is zero."""
-    inside = tirx.max(tirx.min(x, _number(89.0)), _number(-87.6))
 
-    def scaled(n: Expr) -> Expr:
+    def from_inside(inside: Expr) -> Expr:
+        power = tirx.floor(inside * _number(1.0 / math.log(2.0)) + _number(0.5))
+        return _named(power, lambda n: from_power(inside, n))
+
+    def from_power(inside: Expr, n: Expr) -> Expr:
         # In two steps, of which the first is exact: n has few digits, and the first of ln 2 too.
         rest = inside - n * _number(_LN2_HIGH) - n * _number(_LN2_LOW)
         bits = (tirx.Cast("int32", n) + tirx.const(126, "int32")) << tirx.const(23, "int32")
         half_power = tirx.reinterpret("float32", bits)
-        return _with_name(rest, lambda r: _polynomial(_EXP, r)) * half_power * _number(2.0)
+        return _named(rest, lambda r: from_rest(_polynomial(_EXP, r), half_power))
 
-    power = tirx.floor(inside * _number(1.0 / math.log(2.0)) + _number(0.5))
-    return Select(tirx.isnan(x), x, _with_name(power, scaled))
+    def from_rest(polynomial: Expr, half_power: Expr) -> Expr:
+        result = polynomial * half_power * _number(2.0)
+        return _named(Select(tirx.isnan(x), x, result), then)
 
-
-def _sigmoid(x: Expr) -> Expr:
-    return _number(1.0) / (_number(1.0) + _exp_of(_number(0.0) - x))
-
-
-def _tanh(x: Expr) -> Expr:
-    def positive(a: Expr) -> Expr:
-        power = _exp_of(a * _number(-2.0))
-        large = _with_name(power, lambda t: (_number(1.0) - t) / (_number(1.0) + t))
-        return Select(a < _number(0.625), a * _polynomial(_TANH, a * a), large)
-
-    return _odd(x, positive)
+    return _named(tirx.max(tirx.min(x, _number(89.0)), _number(-87.6)), from_inside)
 
 
-def _erf(x: Expr) -> Expr:
-    def positive(a: Expr) -> Expr:
-        far = _with_name(tirx.min(a, _number(4.0)), lambda b: _polynomial(_LOG_ERFC, b))
-        large = _number(1.0) - _exp_of(_number(0.0) - far)
-        result = Select(a < _number(1.0), a * _polynomial(_ERF, a * a), large)
-        return Select(tirx.isnan(a), a, result)
-
-    return _odd(x, positive)
+def _sigmoid(x: Expr, then: Then) -> Expr:
+    one = _number(1.0)
+    return _named(_number(0.0) - x, lambda y: _exp(y, lambda power: then(one / (one + power))))
 
 
-def _odd(x: Expr, positive: Callable[[Expr], Expr]) -> Expr:
+def _tanh(x: Expr, then: Then) -> Expr:
+    def positive(a: Expr, then: Then) -> Expr:
+        def from_power(t: Expr) -> Expr:
+            large = (_number(1.0) - t) / (_number(1.0) + t)
+            return then(Select(a < _number(0.625), a * _polynomial(_TANH, a * a), large))
+
+        return _named(a * _number(-2.0), lambda y: _exp(y, from_power))
+
+    return _odd(x, positive, then)
+
+
+def _erf(x: Expr, then: Then) -> Expr:
+    def positive(a: Expr, then: Then) -> Expr:
+        def from_power(t: Expr) -> Expr:
+            large = _number(1.0) - t
+            result = Select(a < _number(1.0), a * _polynomial(_ERF, a * a), large)
+            return then(Select(tirx.isnan(a), a, result))
+
+        def from_limited(b: Expr) -> Expr:
+            far = _number(0.0) - _polynomial(_LOG_ERFC, b)
+            return _named(far, lambda y: _exp(y, from_power))
+
+        return _named(tirx.min(a, _number(4.0)), from_limited)
+
+    return _odd(x, positive, then)
+
+
+def _odd(x: Expr, positive: Callable[[Expr, Then], Expr], then: Then) -> Expr:
     """Extend a function of positive numbers to an odd one."""
     is_negative = x < _number(0.0)
+
+    def signed(result: Expr) -> Expr:
+        return _named(result, lambda y: then(Select(is_negative, _number(0.0) - y, y)))
+
     size = Select(is_negative, _number(0.0) - x, x)
-    return _with_name(
-        _with_name(size, positive), lambda y: Select(is_negative, _number(0.0) - y, y)
-    )
-
-
-def _exp_of(value: Expr) -> Expr:
-    return _with_name(value, _exp)
+    return _named(size, lambda a: positive(a, signed))
 
 
 def _polynomial(coefficients: Sequence[float], x: Expr) -> Expr:
@@ -152,7 +197,7 @@ _LOG_ERFC = (
 )
 """-log(1 - erf(x)) for 0.9 <= x <= 4."""
 
-_FUNCTIONS: dict[str, Callable[[Expr], Expr]] = {
+_FUNCTIONS: dict[str, Callable[[Expr, Then], Expr]] = {
     "tirx.erf": _erf,
     "tirx.exp": _exp,
     "tirx.sigmoid": _sigmoid,
