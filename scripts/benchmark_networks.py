@@ -34,7 +34,7 @@ LARGEST_ERROR = 1e-4
 @click.command(help=__doc__)
 @click.option("--devices", help="As in hios-tvm compile.  [default: all cores as one device]")
 @click.option("--scheduler", default="hios-lp", show_default=True)
-@click.option("--networks", help="Comma-separated names.  [default: all six]")
+@click.option("--networks", help="Comma-separated names, or none.  [default: all six]")
 @click.option("--light", is_flag=True, help="Also the light_*.onnx networks of the onnx package.")
 @click.option("--rivals", default="tvm-default,same-kernels,onnxruntime", show_default=True)
 @click.option("--iterations", default=50, show_default=True)
@@ -51,7 +51,7 @@ def main(
     json_file: Path | None,
 ) -> None:
     names = tuple(default_devices() if devices is None else parse_device_list(devices))
-    chosen = list(NETWORKS) if networks is None else networks.split(",")
+    chosen = list(NETWORKS) if networks is None else list(filter(None, networks.split(",")))
     results: dict[str, dict[str, Any]] = {}
     rows = []
     with tempfile.TemporaryDirectory() as folder:
