@@ -8,6 +8,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -46,6 +47,7 @@ def write_artifact(
     manifest: Manifest,
     libraries: Mapping[str, bytes],
     params: Mapping[str, np.ndarray[Any, Any]],
+    device_code: Mapping[str, bytes] = MappingProxyType({}),
 ) -> Manifest:
     """Write an artifact: the whole file appears at `path`, or nothing does.
 
@@ -54,11 +56,14 @@ def write_artifact(
     path : Path
         Where to write; an artifact that is there is replaced at the end.
     manifest : Manifest
-        Everything but the devices' `library` and `entries`, which are filled in here.
+        Everything but `entries` and the devices' `library` and `device_code`, which are filled in
+        here.
     libraries
         Kernel library of each device that has work, by the device's name.
     params
-        Weights by the name of their buffer.
+        Weights by name.
+    device_code
+        Code of each GPU that has work, by the device's name.
 
     Returns
     -------
@@ -75,18 +80,17 @@ def write_artifact(
         If nothing can be written at `path`.
     """
     contents: dict[str, Chunks] = {}
-    named: dict[bytes, str] = {}
-    for library in libraries.values():
-        named.setdefault(library, f"kernels{len(named)}.so")
-    for library, name in named.items():
-        contents[name] = [library]
+    library_of = _name_contents(libraries, "so", contents)
+    code_of = _name_contents(device_code, "cubin", contents)
     if params:
         contents[PARAMS] = _safetensors(params)
-    library_of = {device: named[library] for device, library in libraries.items()}
     manifest = replace(
         manifest,
         devices=tuple(
-            replace(device, library=library_of.get(device.name)) for device in manifest.devices
+            replace(
+                device, library=library_of.get(device.name), device_code=code_of.get(device.name)
+            )
+            for device in manifest.devices
         ),
         entries={name: _sha256(chunks) for name, chunks in contents.items()},
     )
@@ -102,6 +106,17 @@ def write_artifact(
             file.writelines(chunks)
         file.write(central_directory(entries))
     return manifest
+
+
+def _name_contents(
+    files: Mapping[str, bytes], suffix: str, contents: dict[str, Chunks]
+) -> dict[str, str]:
+    """Add each file to `contents` once; return the name of each device's entry."""
+    named: dict[bytes, str] = {}
+    for content in files.values():
+        named.setdefault(content, f"kernels{len(named)}.{suffix}")
+    contents |= {name: [content] for content, name in named.items()}
+    return {device: named[content] for device, content in files.items()}
 
 
 def _entry(name: str, chunks: Chunks, before: Sequence[Entry]) -> Entry:

@@ -31,8 +31,8 @@ REFERENCE = "onnxruntime"
 ARTIFACT = "artifact"
 _FEWEST_RUNS = 5  # of a rival that is too slow for all iterations
 _SLOW_MS = 100.0  # from here on, caches that a rival has cleared do not show in a run
-# Between rivals: an idle pool spins for tens of milliseconds before it sleeps, and would take a core
-# from the next rival (SqueezeNet in ONNX Runtime: 8.0 ms after 20 ms of pause, 2.6 ms after 300).
+# Between rivals: an idle pool spins for tens of milliseconds before it sleeps, and would take a
+# core from the next one (SqueezeNet in ONNX Runtime: 8.0 ms after 20 ms of pause, 2.6 after 300).
 _PAUSE_SECONDS = 0.3
 
 

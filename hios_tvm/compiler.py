@@ -20,23 +20,30 @@ from hios_tvm import __version__
 from hios_tvm.artifact import predicted, write_artifact
 from hios_tvm.buffer_plan import plan_buffers
 from hios_tvm.contest import Trial, choose_entrants, run_contest
+from hios_tvm.costs.links import LINKS
 from hios_tvm.costs.table import CostTable
 from hios_tvm.cpu_features import cpu_features
-from hios_tvm.devices import Platform
+from hios_tvm.cuda_kernels import CudaCode, build_device_code, generate_cuda
+from hios_tvm.devices import Device, Platform
 from hios_tvm.errors import ScheduleError, UsageError
 from hios_tvm.files import check_writable
+from hios_tvm.gpu_models import gpu_model
 from hios_tvm.graph import OperatorGraph
 from hios_tvm.kernels import compile_kernels
 from hios_tvm.library import link_library
 from hios_tvm.machine import describe_machine
 from hios_tvm.measure.cache import CostCache, default_cache_dir
 from hios_tvm.measure.collect import collect_costs
+from hios_tvm.measure.estimate import estimate_gpu
 from hios_tvm.measure.platform import cpu_platform
 from hios_tvm.measure.remote import RpcAddress, remote_costs
 from hios_tvm.network import Network, apply_pass, lower_network
 from hios_tvm.passes.annotate_schedule import AnnotateSchedule
 from hios_tvm.passes.partition_by_device import Partition, PartitionByDevice
+from hios_tvm.passes.targets import arch_of, gpu_device_model, parse_targets
 from hios_tvm.runtime.devices.cpu import parse_cores
+from hios_tvm.runtime.devices.names import check_device, device_kind
+from hios_tvm.runtime.launches import GpuKernel
 from hios_tvm.runtime.manifest import (
     DeviceSpec,
     Manifest,
@@ -57,6 +64,8 @@ __all__ = [
     "lower_network",
 ]
 
+_GPU_STREAMS = 4  # stream groups of a stage on one GPU at most
+
 Progress = Callable[[str, int, int], None]
 """Called with a phase's name, the steps done and the steps in all."""
 
@@ -70,7 +79,8 @@ class CompileOptions:
     devices : tuple of str
         Devices to compile for, such as ``("cpu@0", "cpu@1")``.
     target : str
-        CPU to generate code for: ``host``, ``portable``, or a name (`parse_target`).
+        What to generate code for: ``host``, ``portable`` or the name of a CPU, ``sm_90`` or another
+        architecture of GPUs, or both with a comma between them (`parse_targets`).
     scheduler, scheduler_options
         Name in `hios_tvm.schedulers.SCHEDULERS`, and the options of that scheduler.
     memory : mapping of str to int
@@ -78,7 +88,10 @@ class CompileOptions:
     schedule : Schedule, optional
         A schedule made elsewhere, used instead of a scheduler.
     costs : CostTable, optional
-        Times to schedule with; without it they are measured on this machine.
+        Times to schedule with; without it they are measured on this machine, and estimated for
+        GPUs.
+    link : str
+        What connects GPUs where `costs` do not say: a name in `LINKS`.
     rpc : RpcAddress, optional
         Where to measure instead: a TVM RPC server or tracker.
     cache_dir : Path, optional
@@ -99,6 +112,7 @@ class CompileOptions:
     memory: Mapping[str, int] = field(default_factory=dict)
     schedule: Schedule | None = None
     costs: CostTable | None = None
+    link: str = "pcie4"
     rpc: RpcAddress | None = None
     cache_dir: Path | None = field(default_factory=default_cache_dir)
     merge_convolutions: bool = False
@@ -170,15 +184,21 @@ def compile_model(
 def _lower(
     mod: IRModule, name: str, options: CompileOptions, *, merge_convolutions: bool = False
 ) -> Network:
+    target, gpu = parse_targets(options.target, options.devices)
     return lower_network(
         mod,
-        options.target,
+        target,
         name=name,
+        gpu=gpu,
         merge_convolutions=merge_convolutions,
         dump_dir=options.dump_dir,
         database=options.database,
-        threads=[len(parse_cores(device)) for device in options.devices],
+        threads=[len(parse_cores(device)) for device in _cpus(options)],
     )
+
+
+def _cpus(options: CompileOptions) -> tuple[str, ...]:
+    return tuple(device for device in options.devices if device_kind(device) == "cpu")
 
 
 def _merged_if_faster(
@@ -242,15 +262,19 @@ def compile_network(
         schedule, trials = _schedule(problem, progress)
     timeline = evaluate(network.graph, costs, platform, schedule)
     with _phase("partition", seconds, progress):
-        annotated, partition = _partition(network, schedule)
+        cuda = _cuda(network, schedule)
+        annotated, partition = _partition(network, schedule, cuda.kernels)
     with _phase("generate code", seconds, progress):
         libraries = _libraries(partition, network.target, options, progress)
+        device_code = _device_code(partition, network, cuda, options)
     with _phase("write", seconds, progress):
         manifest = _manifest(problem, partition, schedule, timeline)
+        manifest = replace(manifest, gpu_kernels=cuda.kernels)
         _check_memory(problem, schedule, manifest)
         tried = {"trials": [trial.to_data() for trial in trials]} if trials else {}
         manifest = replace(manifest, compile_info={**manifest.compile_info, **tried, **info})
-        manifest = write_artifact(output, manifest, libraries, _used(network.weights, manifest))
+        weights = _used(network.weights, manifest)
+        manifest = write_artifact(output, manifest, libraries, weights, device_code)
     return Compilation(
         network.graph,
         costs,
@@ -262,7 +286,16 @@ def compile_network(
         seconds,
         network.tuned,
         tuple(trials),
-        network.tuned.notes,
+        (*network.tuned.notes, *_estimates(costs)),
+    )
+
+
+def _estimates(costs: CostTable) -> tuple[str, ...]:
+    """Say which devices were scheduled with estimates."""
+    return tuple(
+        f"the costs of {model} are estimates, not measured"
+        for model, times in costs.latency.items()
+        if any(measurement.source == "estimated" for measurement in times.values())
     )
 
 
@@ -282,7 +315,7 @@ def _schedule(problem: _Problem, progress: Progress) -> tuple[Schedule, list[Tri
     if options.schedule is not None:
         return options.schedule, []
     arguments = (graph, problem.costs, problem.platform)
-    measured_here = options.costs is None and options.rpc is None
+    measured_here = options.costs is None and options.rpc is None and not problem.network.gpu_target
     if options.scheduler != "auto" or not measured_here:
         return make_schedule(options.scheduler, *arguments, **options.scheduler_options), []
     found = candidates(*arguments, options_of("auto", **options.scheduler_options))
@@ -316,10 +349,46 @@ def _check_memory(problem: _Problem, schedule: Schedule, manifest: Manifest) -> 
             )
 
 
-def _partition(network: Network, schedule: Schedule) -> tuple[IRModule, Partition]:
-    targets = {device.device: network.target for device in schedule}
+def _partition(
+    network: Network,
+    schedule: Schedule,
+    gpu_kernels: Mapping[str, GpuKernel] = MappingProxyType({}),
+) -> tuple[IRModule, Partition]:
+    targets = {device.device: _target(network, device.device) for device in schedule}
     annotated = apply_pass(AnnotateSchedule(schedule, targets), network.mod)
-    return annotated, PartitionByDevice()(annotated)
+    return annotated, PartitionByDevice(gpu_kernels)(annotated)
+
+
+def _target(network: Network, device: str) -> Target:
+    """Return what code for `device` is generated for."""
+    on_gpu = network.gpu_target is not None and device_kind(device) == "cuda"
+    return network.gpu_target if on_gpu else network.target
+
+
+def _cuda(network: Network, schedule: Schedule) -> CudaCode:
+    """Return the code of all kernels that run on GPUs."""
+    if network.gpu_mod is None or network.gpu_target is None:
+        return CudaCode("", {})
+    operator = network.graph.operator
+    names = {
+        operator[name].kernel
+        for device in schedule
+        if device_kind(device.device) == "cuda"
+        for name in device.operators
+    }
+    kernels = IRModule({name: network.gpu_mod[name] for name in sorted(names)})
+    return generate_cuda(kernels, network.gpu_target)
+
+
+def _device_code(
+    partition: Partition, network: Network, cuda: CudaCode, options: CompileOptions
+) -> dict[str, bytes]:
+    """Compile the code of the GPUs that have a program: one for all of them."""
+    gpus = {p.device for p in partition.programs if device_kind(p.device) == "cuda"}
+    if not gpus or network.gpu_target is None:
+        return {}
+    code = build_device_code(cuda.source, network.gpu_target, cache_dir=_kernel_dir(options))
+    return dict.fromkeys(sorted(gpus), code)
 
 
 def _costs(
@@ -327,27 +396,67 @@ def _costs(
 ) -> tuple[CostTable, Platform]:
     """Return the given costs, or measure them; and the platform that they belong to."""
     if options.costs is not None:
-        platform = cpu_platform(options.devices, network.target, measured=options.costs.platform)
+        measured = options.costs.platform or Platform.uniform(1)
+        platform = _platform(network, options, measured, None, progress)
         options.costs.check(network.graph, platform)
         return options.costs, platform
     if options.rpc is not None:
+        if network.gpu_target is not None:
+            raise UsageError("costs of GPUs are not measured over RPC: leave --rpc out")
         lowered = (network.mod, network.graph, network.target)
         kernels = _kernel_dir(options)
         return remote_costs(
             *lowered, options.devices, options.rpc, kernel_dir=kernels, progress=progress
         )
     cache = None if options.cache_dir is None else CostCache(options.cache_dir)
-    platform = cpu_platform(options.devices, network.target, cache=cache, progress=progress)
-    costs = collect_costs(
-        network.mod,
-        network.graph,
-        network.target,
-        platform,
-        cache=cache,
-        kernel_dir=_kernel_dir(options),
-        progress=progress,
-    )
+    platform = _platform(network, options, None, cache, progress)
+    costs = CostTable(latency={}, platform=platform)
+    cpus = tuple(device for device in platform.devices if device_kind(device.name) == "cpu")
+    if cpus:
+        costs = collect_costs(
+            network.mod,
+            network.graph,
+            network.target,
+            replace(platform, devices=cpus),
+            cache=cache,
+            kernel_dir=_kernel_dir(options),
+            progress=progress,
+        )
+    if network.gpu_target is not None:
+        gpu = gpu_model(arch_of(network.gpu_target))
+        times, utilization = estimate_gpu(network.kernels, network.graph, gpu)
+        latency = {**costs.latency, gpu_device_model(network.gpu_target): times}
+        costs = replace(costs, latency=latency, utilization=utilization, platform=platform)
     return costs, platform
+
+
+def _platform(
+    network: Network,
+    options: CompileOptions,
+    measured: Platform | None,
+    cache: CostCache | None,
+    progress: Progress,
+) -> Platform:
+    """Return the devices in the order that was asked for; links are measured ones, or `link`."""
+    cpus = _cpus(options)
+    platform = Platform(tuple(map(Device, options.devices)))
+    if cpus:
+        platform = cpu_platform(
+            cpus, network.target, measured=measured, cache=cache, progress=progress
+        )
+    if network.gpu_target is None:
+        return platform
+    cpu = {device.name: device for device in platform.devices if device.name in cpus}
+    model = gpu_device_model(network.gpu_target)
+    for name in options.devices:
+        check_device(name)
+    devices = tuple(
+        cpu.get(name) or Device(name, model=model, streams=_GPU_STREAMS) for name in options.devices
+    )
+    if options.link not in LINKS:
+        raise UsageError(f"link {options.link!r} is unknown: there are {', '.join(LINKS)}")
+    link = LINKS[options.link] if measured is None else measured.default_link
+    return replace(platform, devices=devices, default_link=link, independence=1.0)
 
 
 def _libraries(
@@ -358,6 +467,9 @@ def _libraries(
     busy = {program.device for program in partition.programs}
     for device, module in partition.modules.items():
         if device in busy:
+            if device_kind(device) == "cuda":
+                libraries[device] = link_library([], target)  # the executor alone
+                continue
             objects = compile_kernels(
                 module,
                 target,
@@ -391,10 +503,10 @@ def _manifest(
         devices=tuple(
             DeviceSpec(
                 name=device.name,
-                kind="cpu",
+                kind=device_kind(device.name),
                 library=None,
-                target=str(network.target),
-                cpu_features=features,
+                target=str(_target(network, device.name)),
+                cpu_features=features if device_kind(device.name) == "cpu" else (),
                 arena_bytes=plan.arena_bytes.get(device.name, 0),
             )
             for device in platform.devices
@@ -427,7 +539,8 @@ def _work_ms(schedule: Schedule, costs: CostTable, platform: Platform) -> dict[s
 
 
 def _used(weights: Mapping[str, np.ndarray], manifest: Manifest) -> dict[str, np.ndarray]:
-    return {name: weights[name] for name in weights if name in manifest.buffer}
+    used = {buffer.weight for buffer in manifest.buffers if buffer.space == "param"}
+    return {name: weights[name] for name in weights if name in used}
 
 
 def _kernel_dir(options: CompileOptions) -> Path | None:

@@ -28,7 +28,7 @@ class Network:
     """A lowered model: scheduled kernels, the operator graph, and the weights by name.
 
     `kernels` is the module before the kernels got their loops; `tuned` says which of them got
-    those of a tuning database.
+    those of a tuning database. `gpu_mod` has the same kernels with loops for `gpu_target`.
     """
 
     mod: IRModule
@@ -37,6 +37,8 @@ class Network:
     target: Target
     kernels: IRModule
     tuned: TunedChoice = field(default_factory=TunedChoice)
+    gpu_target: Target | None = None
+    gpu_mod: IRModule | None = None
 
 
 def lower_network(
@@ -44,6 +46,7 @@ def lower_network(
     target: str | Target,
     *,
     name: str = "model",
+    gpu: Target | None = None,
     merge_convolutions: bool = False,
     dump_dir: Path | None = None,
     database: Path | None = None,
@@ -53,11 +56,15 @@ def lower_network(
 
     With a tuning `database`, kernels that were tuned for devices with these numbers of `threads`
     replace the default ones where they are faster. `merge_convolutions` makes one of several
-    convolutions with one input.
+    convolutions with one input. With a CUDA target `gpu` the kernels get loops for GPUs too.
     """
     parsed = parse_target(target) if isinstance(target, str) else target
     kernels = lower_to_kernels(
-        mod, parsed, merge_convolutions=merge_convolutions, dump_dir=dump_dir
+        mod,
+        parsed,
+        merge_convolutions=merge_convolutions,
+        winograd=gpu is None,
+        dump_dir=dump_dir,
     )
     lowered = schedule_kernels(kernels, parsed, dump_dir=dump_dir)
     tuned = TunedChoice()
@@ -67,7 +74,9 @@ def lower_network(
         lowered = apply_traces(lowered, kernels, traces)
     canonical = apply_pass(CanonicalizeOperators(), lowered)
     graph = extract_operator_graph(canonical, name)
-    return Network(canonical, graph, collect_weights(lowered), parsed, kernels, tuned)
+    weights = collect_weights(lowered)
+    gpu_mod = None if gpu is None else schedule_kernels(kernels, gpu)
+    return Network(canonical, graph, weights, parsed, kernels, tuned, gpu, gpu_mod)
 
 
 def apply_pass(step: Any, mod: IRModule) -> IRModule:

@@ -167,7 +167,9 @@ def _convolution(data: te.Tensor, weight: te.Tensor, shape: ConvolutionShape) ->
     channel = te.reduce_axis((0, shape.group_inputs), "channel")
 
     def element(n: tirx.Var, row: tirx.Var, column: tirx.Var, output: tirx.Var) -> tirx.Expr:
-        group, place = output // shape.group_outputs, output % shape.group_outputs
+        group, place = 0, output
+        if shape.groups > 1:
+            group, place = output // shape.group_outputs, output % shape.group_outputs
         value = data[
             n,
             row * shape.strides[0] + kernel_row * shape.dilation[0],

@@ -28,15 +28,17 @@ _LEGALIZERS = {
 
 
 def legalizations(
-    target: tvm.target.Target,
+    target: tvm.target.Target, *, winograd: bool = True
 ) -> Mapping[str, Callable[[relax.BlockBuilder, Call], relax.Expr]]:
-    """Return legalizations for `target` by operator.
+    """Return legalizations for `target`, a CPU's, by operator.
 
-    What none of them takes goes to TVM's own.
+    What none of them takes goes to TVM's own; `winograd` allows Winograd's method.
     """
 
     def legalize(builder: relax.BlockBuilder, call: Call) -> relax.Expr:
         for legalizer in _LEGALIZERS[operator_name(call)]:
+            if legalizer is legalize_winograd and not winograd:
+                continue
             legalized = legalizer(builder, call, target)
             if legalized is not None:
                 return legalized

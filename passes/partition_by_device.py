@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Literal
 
+import networkx as nx
 import tvm
 from tvm import relax
 from tvm.ir import IRModule
@@ -14,7 +16,17 @@ from hios_tvm.graph import OperatorGraph
 from hios_tvm.passes.annotate_schedule import schedule_of
 from hios_tvm.passes.canonicalize_operators import NUM_INPUT
 from hios_tvm.passes.extract_operator_graph import bindings, is_call_tir, tensor_names
-from hios_tvm.runtime.instructions import Call, Copy, Instruction, Program, Signal, Wait
+from hios_tvm.runtime.devices.names import device_kind
+from hios_tvm.runtime.instructions import (
+    COPY_STREAM,
+    Call,
+    Copy,
+    Instruction,
+    Program,
+    Signal,
+    Wait,
+)
+from hios_tvm.runtime.launches import GpuKernel
 from hios_tvm.runtime.manifest import Buffer
 from hios_tvm.schedule import Schedule, Stage
 
@@ -28,7 +40,8 @@ class Partition:
     `modules` holds the kernels that a device calls, `programs` one list of instructions per
     (device, stream), `buffers` what the instructions read and write, without a place in memory
     yet, `outputs` the buffers that the model returns, in its order. A copy on another device is
-    a buffer of its own, called ``tensor@device``.
+    a buffer of its own, called ``tensor@device``, and so is an output that a GPU computes:
+    ``tensor@output``.
     """
 
     modules: Mapping[str, IRModule]
@@ -43,17 +56,27 @@ class PartitionByDevice:
     Streams: a stage of one stream group runs on stream 0, which has the whole device; the groups
     of a wider stage run on streams 1, 2, ... that share it. Where a device changes from one to
     the other, the new stage waits for the old one. Everything else waits for data only: an
-    operator for its inputs, a copy for its source. A copy is made by the device that reads it,
-    right before its first reader.
+    operator for its inputs, a copy for its source. A copy between CPUs is made by the device that
+    reads it, right before its first reader. GPUs make all copies from and to them, on a stream of
+    its own; they have copies of the inputs and weights that they read.
+
+    Parameters
+    ----------
+    gpu_kernels
+        How the kernels of GPUs are launched, by name; their scratch memory becomes buffers.
     """
+
+    def __init__(self, gpu_kernels: Mapping[str, GpuKernel] | None = None) -> None:
+        self.gpu_kernels = gpu_kernels or {}
 
     def __call__(self, mod: IRModule) -> Partition:
         schedule = schedule_of(mod)
-        reader = _ModuleReader(mod, schedule)
-        outputs = reader.names[mod["main"].body.body]
+        reader = _ModuleReader(mod, schedule, self.gpu_kernels)
+        outputs = reader.outputs(reader.names[mod["main"].body.body])
+        programs = _programs(_nodes(schedule, reader)) or (_idle(reader),)
         return Partition(
             modules={device.device: _kernels(mod, device.operators, reader) for device in schedule},
-            programs=_programs(_nodes(schedule, reader)) or (_idle(reader),),
+            programs=programs,
             buffers=tuple(_as_output(buffer, outputs) for buffer in reader.buffers.values()),
             outputs=outputs,
         )
@@ -62,20 +85,82 @@ class PartitionByDevice:
 def programs_of(graph: OperatorGraph, schedule: Schedule) -> tuple[Program, ...]:
     """Return the programs of `graph` under `schedule`: those of a `Partition`, without kernels."""
     reader = _GraphReader(graph, schedule)
+    reader.outputs(graph.outputs)
     return _programs(_nodes(schedule, reader)) or (_idle(reader),)
 
 
-class _ModuleReader:
+class _Reader:
+    """What instructions read and write.
+
+    Attributes
+    ----------
+    placement, devices
+        Of the schedule.
+    writes : operator -> buffers
+    writer : buffer -> operator
+    copy_of : buffer on another device -> the buffer that it copies
+    results : operator -> copies of its results that the model returns
+    """
+
+    def __init__(self, schedule: Schedule) -> None:
+        self.placement = schedule.placement
+        self.devices = [device.device for device in schedule]
+        self.writes: dict[str, tuple[str, ...]] = {}
+        self.writer: dict[str, str] = {}
+        self.copy_of: dict[str, str] = {}
+        self.results: dict[str, list[str]] = {}
+
+    def outputs(self, names: Iterable[str]) -> tuple[str, ...]:
+        """Return the buffers that the model returns for `names`; GPUs copy theirs there."""
+        return tuple(map(self._output, names))
+
+    def _output(self, name: str) -> str:
+        operator = self.writer.get(name)
+        if operator is None or device_kind(self.placement[operator]) == "cpu":
+            return name
+        result = f"{name}@output"
+        if result not in self.copy_of:
+            self.add_copy(result, name, None)
+            self.results.setdefault(operator, []).append(result)
+        return result
+
+    def local(self, name: str, device: str) -> str:
+        """Return the buffer of an input or a weight that `device` reads."""
+        if device_kind(device) == "cpu" or name in self.writer or name in self.copy_of:
+            return name
+        copy = f"{name}@{device}"
+        if copy not in self.copy_of:
+            self.add_copy(copy, name, device)
+        return copy
+
+    def add_copy(self, copy: str, name: str, device: str | None) -> None:
+        """Let buffer `copy` of `device` (None: what all CPUs read) hold what `name` holds."""
+        self.copy_of[copy] = name
+
+    def is_weight(self, name: str) -> bool:
+        """Whether buffer `name` holds a weight, which is there before a run."""
+        raise NotImplementedError
+
+    def reads(self, operator: str) -> tuple[str, ...]:
+        """Values that `operator` reads, in the order of its kernel's parameters."""
+        raise NotImplementedError
+
+    def kernel(self, operator: str) -> str:
+        """Name of the kernel that `operator` calls."""
+        raise NotImplementedError
+
+
+class _ModuleReader(_Reader):
     """Names and types of everything that `main` binds."""
 
-    def __init__(self, mod: IRModule, schedule: Schedule) -> None:
-        self.devices = [device.device for device in schedule]
+    def __init__(
+        self, mod: IRModule, schedule: Schedule, gpu_kernels: Mapping[str, GpuKernel]
+    ) -> None:
+        super().__init__(schedule)
         self.buffers: dict[str, Buffer] = {}
         self.names: dict[relax.Var, tuple[str, ...]] = {}  # buffers of a variable
         self.calls: dict[str, relax.Call] = {}  # by operator
-        self.writes: dict[str, tuple[str, ...]] = {}  # operator -> buffers
-        self.copy_of: dict[str, str] = {}  # remote copy -> the buffer that it copies
-        self.writer: dict[str, str] = {}  # buffer -> operator
+        self._gpu_kernels = gpu_kernels
         main = mod["main"]
         for i, param in enumerate(main.params):
             self._add(param, "input" if i < int(main.attrs[NUM_INPUT]) else "param")
@@ -83,12 +168,22 @@ class _ModuleReader:
             self._read(binding.var, binding.value)
 
     def reads(self, operator: str) -> tuple[str, ...]:
-        """Values that `operator` reads, in the order of its kernel's parameters."""
         fields = self.calls[operator].args[1].fields
-        return tuple(name for var in fields for name in self.names[var])
+        device = self.placement[operator]
+        return tuple(self.local(name, device) for var in fields for name in self.names[var])
+
+    def is_weight(self, name: str) -> bool:
+        return self.buffers[name].space == "param"
+
+    def add_copy(self, copy: str, name: str, device: str | None) -> None:
+        super().add_copy(copy, name, device)
+        original = self.buffers[name]
+        space: Literal["param", "arena", "output"] = "arena" if device is not None else "output"
+        if original.space == "param":
+            space = "param"
+        self.buffers[copy] = replace(original, name=copy, device=device, space=space)
 
     def kernel(self, operator: str) -> str:
-        """Name of the kernel that `operator` calls."""
         return str(self.calls[operator].args[0].name_hint)
 
     def _read(self, var: relax.Var, value: relax.Expr) -> None:
@@ -97,6 +192,7 @@ class _ModuleReader:
             self.calls[var.name] = value
             self.writes[var.name] = self.names[var]
             self.writer.update(dict.fromkeys(self.names[var], var.name))
+            self._add_scratch(var.name)
         elif isinstance(value, relax.Tuple):
             self.names[var] = tuple(name for item in value.fields for name in self.names[item])
         elif isinstance(value, relax.TupleGetItem):
@@ -109,14 +205,21 @@ class _ModuleReader:
     def _read_copy(self, var: relax.Var, source: relax.Var) -> None:
         (name,) = self.names[source]
         original = self.buffers[name]
-        if original.space != "arena":  # inputs and weights: CPUs read the same memory
+        if original.space != "arena":  # inputs and weights: see `local`
             self.names[var] = (name,)
             return
         device = self.devices[var.ty.vdevice.vdevice_id]
-        copy = replace(original, name=f"{name}@{device}", device=device)
-        self.names[var] = (copy.name,)
-        self.buffers[copy.name] = copy
-        self.copy_of[copy.name] = name
+        self.names[var] = (f"{name}@{device}",)
+        self.add_copy(f"{name}@{device}", name, device)
+
+    def _add_scratch(self, operator: str) -> None:
+        device = self.placement[operator]
+        if device_kind(device) == "cpu":
+            return
+        for i, nbytes in enumerate(self._gpu_kernels[self.kernel(operator)].scratch):
+            name = f"{operator}@scratch{i}"
+            self.buffers[name] = Buffer(name, device, "arena", (nbytes,), "uint8")
+            self.writes[operator] = (*self.writes[operator], name)
 
     def _add(self, var: relax.Var, space: Literal["input", "param", "arena"]) -> None:
         types = list(var.ty.fields) if isinstance(var.ty, tvm.ir.TupleType) else [var.ty]
@@ -127,31 +230,32 @@ class _ModuleReader:
             self.buffers[name] = Buffer(name, device, space, shape, str(ty.dtype))
 
 
-class _GraphReader:
+class _GraphReader(_Reader):
     """The same of an operator graph."""
 
     def __init__(self, graph: OperatorGraph, schedule: Schedule) -> None:
-        self.devices = [device.device for device in schedule]
+        super().__init__(schedule)
         self.writes = {operator.name: operator.outputs for operator in graph.operators}
         self.writer = dict(graph.producer)
-        self.copy_of: dict[str, str] = {}
         self._operator = graph.operator
-        self._placement = schedule.placement
+        self._constants = set(graph.constants)
 
     def reads(self, operator: str) -> tuple[str, ...]:
-        return tuple(self._local(name, operator) for name in self._operator[operator].inputs)
+        device = self.placement[operator]
+        return tuple(self._on_device(name, device) for name in self._operator[operator].inputs)
+
+    def is_weight(self, name: str) -> bool:
+        return name in self._constants
 
     def kernel(self, operator: str) -> str:
         return self._operator[operator].kernel
 
-    def _local(self, name: str, operator: str) -> str:
-        """Return the buffer of tensor `name` on the device of `operator`."""
-        device = self._placement[operator]
-        if name not in self.writer or self._placement[self.writer[name]] == device:
-            return name
-        copy = f"{name}@{device}"
-        self.copy_of[copy] = name
-        return copy
+    def _on_device(self, name: str, device: str) -> str:
+        """Return the buffer of tensor `name` on `device`."""
+        if name not in self.writer or self.placement[self.writer[name]] == device:
+            return self.local(name, device)
+        self.add_copy(f"{name}@{device}", name, device)
+        return f"{name}@{device}"
 
 
 def _as_output(buffer: Buffer, outputs: tuple[str, ...]) -> Buffer:
@@ -159,9 +263,6 @@ def _as_output(buffer: Buffer, outputs: tuple[str, ...]) -> Buffer:
     if buffer.name in outputs and buffer.space == "arena":
         return replace(buffer, device=None, space="output")
     return buffer
-
-
-_Reader = _ModuleReader | _GraphReader
 
 
 @dataclass(frozen=True)
@@ -176,7 +277,7 @@ class _Node:
 
 
 def _nodes(schedule: Schedule, reader: _Reader) -> list[_Node]:
-    """Return all calls and copies in the order of each stream."""
+    """Return all calls and copies in an order that all streams can keep."""
     nodes: list[_Node] = []
     for device in schedule:
         copied: set[str] = set()
@@ -188,8 +289,27 @@ def _nodes(schedule: Schedule, reader: _Reader) -> list[_Node]:
             for stream, group in zip(streams, stage.groups, strict=True):
                 for node in _group_nodes(group, device.device, stream, copied, reader, barrier):
                     nodes.append(node)
-                    last[stream] = node.name
-    return nodes
+                    if node.stream == stream:
+                        last[stream] = node.name
+    return _ordered(nodes)
+
+
+def _ordered(nodes: list[_Node]) -> list[_Node]:
+    """Sort the nodes where GPUs copy: what a device copies for others comes as they need it."""
+    if all(node.stream != COPY_STREAM for node in nodes):
+        return nodes
+    graph = nx.DiGraph()
+    position = {node.name: i for i, node in enumerate(nodes)}
+    streams: dict[tuple[str, int], list[str]] = {}
+    for node in nodes:
+        graph.add_node(node.name)
+        graph.add_edges_from((other, node.name) for other in node.after)
+        if node.stream != COPY_STREAM:
+            streams.setdefault((node.device, node.stream), []).append(node.name)
+    for names in streams.values():
+        graph.add_edges_from(pairwise(names))
+    order = nx.lexicographical_topological_sort(graph, key=position.__getitem__)
+    return [nodes[position[name]] for name in order]
 
 
 def _idle(reader: _Reader) -> Program:
@@ -209,26 +329,42 @@ def _group_nodes(
     reader: _Reader,
     barrier: tuple[str, ...],
 ) -> Iterator[_Node]:
-    """Yield the nodes of one stream group; the first one also waits for `barrier`."""
+    """Yield the nodes of one stream group; the first one on `stream` also waits for `barrier`."""
     for operator in group:
         reads = reader.reads(operator)
         for value in dict.fromkeys(reads):
-            if value in reader.copy_of and value not in copied:
-                copied.add(value)
-                source = reader.copy_of[value]
-                after = (reader.writer[source], *barrier)
-                yield _Node(value, device, stream, Copy(source, value), after)
-                barrier = ()
+            source = reader.copy_of.get(value)
+            if source is None or value in copied or reader.is_weight(source):
+                continue
+            copied.add(value)
+            after = (reader.writer[source],) if source in reader.writer else ()
+            place = _copier(reader, source, device, stream)
+            if place == (device, stream):
+                after, barrier = (*after, *barrier), ()
+            yield _Node(value, *place, Copy(source, value), after)
         producers = (
-            value if value in reader.copy_of else reader.writer[value]
+            value if value in copied else reader.writer[value]
             for value in reads
-            if value in reader.copy_of or value in reader.writer
+            if value in copied or value in reader.writer
         )
         kernel = reader.kernel(operator)
         writes = reader.writes[operator]
         call = Call(operator, kernel, (*reads, *writes), len(writes))
         yield _Node(operator, device, stream, call, (*dict.fromkeys(producers), *barrier))
         barrier = ()
+        for result in reader.results.get(operator, ()):
+            copy = Copy(reader.copy_of[result], result)
+            yield _Node(result, device, COPY_STREAM, copy, (operator,))
+
+
+def _copier(reader: _Reader, source: str, device: str, stream: int) -> tuple[str, int]:
+    """Return the device and stream that copy `source` to `device`: a GPU's, where there is one."""
+    if device_kind(device) == "cuda":
+        return device, COPY_STREAM
+    operator = reader.writer.get(source)
+    if operator is not None and device_kind(reader.placement[operator]) == "cuda":
+        return reader.placement[operator], COPY_STREAM
+    return device, stream
 
 
 def _programs(nodes: list[_Node]) -> tuple[Program, ...]:

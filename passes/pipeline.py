@@ -13,6 +13,7 @@ from hios_tvm.passes.channels_last import ChannelsLast
 from hios_tvm.passes.dump_ir import DumpIR
 from hios_tvm.passes.fold_batch_norm import FoldBatchNorm
 from hios_tvm.passes.fold_constants import FoldConstants
+from hios_tvm.passes.gpu_rules import gpu_rules
 from hios_tvm.passes.legalize_operators import legalizations
 from hios_tvm.passes.merge_convolutions import MergeConvolutions
 from hios_tvm.passes.merge_equal_kernels import MergeEqualKernels
@@ -67,11 +68,13 @@ def lower_to_kernels(
     target: tvm.target.Target,
     *,
     merge_convolutions: bool = False,
+    winograd: bool = True,
     dump_dir: Path | None = None,
 ) -> IRModule:
     """Return what `lower` does before kernels get their loops: phases 1 to 3.
 
-    `merge_convolutions` makes one of several convolutions with one input.
+    `target` is a CPU's. `merge_convolutions` makes one of several convolutions with one input;
+    `winograd` is for kernels that CPUs alone run.
     """
     phases = tvm.transform.Sequential(
         [
@@ -89,7 +92,7 @@ def lower_to_kernels(
             DumpIR("phase2-layout", dump_dir),
             # Phase 3. From operators to kernels
             relax.backend.DispatchSortScan(),
-            relax.transform.LegalizeOps(legalizations(target)),
+            relax.transform.LegalizeOps(legalizations(target, winograd=winograd)),
             FoldConstants(),
             relax.transform.AnnotateTIROpPattern(),
             relax.transform.FuseOps(),
@@ -104,7 +107,22 @@ def lower_to_kernels(
 def schedule_kernels(
     mod: IRModule, target: tvm.target.Target, *, dump_dir: Path | None = None
 ) -> IRModule:
-    """Give each kernel of `mod`, from `lower_to_kernels`, its loops by the rules: phase 4."""
+    """Give each kernel of `mod`, from `lower_to_kernels`, its loops by the rules: phase 4.
+
+    `target` is a CPU's or a CUDA one.
+    """
+    on_gpu = target.kind.name == "cuda"
+    phases = tvm.transform.Sequential(
+        [
+            # Phase 4. Schedule the kernels
+            *(_gpu_loops(target) if on_gpu else _cpu_loops(target)),
+            DumpIR("phase4-scheduled", dump_dir),
+        ]
+    )
+    return _run(phases, mod, target)
+
+
+def _cpu_loops(target: tvm.target.Target) -> list[tvm.transform.Pass]:
     lanes = vector_lanes(target)
     rules: list[ScheduleRule] = [
         Convolution(),
@@ -115,17 +133,12 @@ def schedule_kernels(
         Rows(lanes),
         Fallback(lanes),
     ]
-    phases = tvm.transform.Sequential(
-        [
-            # Phase 4. Schedule the kernels
-            ScheduleKernels(rules),
-            VectorMath(),
-            # TVMScript folds constants when it reads a kernel; these read back as they are
-            tirx.transform.StmtSimplify(),
-            DumpIR("phase4-scheduled", dump_dir),
-        ]
-    )
-    return _run(phases, mod, target)
+    # TVMScript folds constants when it reads a kernel; simplified ones read back as they are
+    return [ScheduleKernels(rules), VectorMath(), tirx.transform.StmtSimplify()]
+
+
+def _gpu_loops(target: tvm.target.Target) -> list[tvm.transform.Pass]:
+    return [ScheduleKernels(gpu_rules(target))]
 
 
 def _run(phases: tvm.transform.Pass, mod: IRModule, target: tvm.target.Target) -> IRModule:

@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
+
 import tvm
 from tvm.target import codegen
 
 from hios_tvm.cpu_features import missing_features
-from hios_tvm.errors import UsageError
+from hios_tvm.errors import DeviceError, UsageError
+from hios_tvm.gpu_models import gpu_model
 from hios_tvm.runtime.devices.cpu import available_features
+from hios_tvm.runtime.devices.cuda import load_driver
+from hios_tvm.runtime.devices.names import device_kind
 
-__all__ = ["PORTABLE_CPU", "host_target", "parse_target", "vector_lanes", "vector_registers"]
+__all__ = [
+    "PORTABLE_CPU",
+    "cuda_target",
+    "host_target",
+    "parse_target",
+    "parse_targets",
+    "vector_lanes",
+    "vector_registers",
+]
 
 PORTABLE_CPU = "x86-64-v3"
 """The oldest x86-64 that `portable` code runs on: AVX2 and FMA, any server since 2015."""
@@ -62,6 +76,80 @@ def parse_target(text: str) -> tvm.target.Target:
         f"target {text!r} is unknown: use 'host', 'portable', the name of an x86-64 or 64-bit Arm "
         "CPU as LLVM spells it ('znver4'), or a triple ('aarch64-linux-gnu')"
     )
+
+
+def cuda_target(arch: str, host: tvm.target.Target) -> tvm.target.Target:
+    """Return the target of GPUs of one architecture, whose host is a CPU.
+
+    Parameters
+    ----------
+    arch : str
+        Such as ``sm_80`` (A100) or ``sm_90`` (H100).
+
+    Raises
+    ------
+    UsageError
+        If that is no architecture of CUDA, or one before sm_70.
+    """
+    if re.fullmatch(r"sm_[1-9][0-9]{1,2}[af]?", arch) is None:
+        raise UsageError(f"{arch!r} is no architecture of a GPU: write for example sm_80 or sm_90")
+    gpu_model(arch)
+    limits = {"max_num_threads": 1024, "max_threads_per_block": 1024, "thread_warp_size": 32}
+    limits["max_shared_memory_per_block"] = 48 * 1024
+    return tvm.target.Target({"kind": "cuda", "arch": arch, **limits}, host=host)
+
+
+def arch_of(target: tvm.target.Target) -> str:
+    """Return the architecture of a CUDA target, such as ``sm_90``."""
+    return str(target.attrs["arch"])
+
+
+def gpu_device_model(target: tvm.target.Target) -> str:
+    """Return what GPUs that run a kernel equally fast have in common.
+
+    >>> gpu_device_model(cuda_target("sm_90", parse_target("portable")))
+    'cuda/sm_90'
+    """
+    return f"cuda/{arch_of(target)}"
+
+
+def parse_targets(
+    text: str, devices: Sequence[str]
+) -> tuple[tvm.target.Target, tvm.target.Target | None]:
+    """Read the target of CPUs, and that of GPUs where `devices` has one.
+
+    Parameters
+    ----------
+    text : str
+        A CPU as in `parse_target`, an architecture as in `cuda_target`, or both with a comma
+        between them: ``znver4,sm_90``. Without a CPU it is the host's, without an architecture
+        that of the first GPU of this machine.
+
+    Raises
+    ------
+    UsageError
+        If a name is unknown, or there is no GPU here and no architecture is named.
+    """
+    words = [word.strip() for word in text.split(",")]
+    archs = [word for word in words if word.startswith("sm_")]
+    cpus = [word for word in words if word not in archs]
+    if len(archs) > 1 or len(cpus) > 1:
+        raise UsageError(f"target {text!r} names two CPUs or two architectures")
+    cpu = parse_target(cpus[0] if cpus else "host")
+    if not any(device_kind(device) == "cuda" for device in devices):
+        if archs:
+            raise UsageError(f"target {text!r} is a GPU's, but the devices are {list(devices)}")
+        return cpu, None
+    return cpu, cuda_target(archs[0] if archs else _arch_here(), cpu)
+
+
+def _arch_here() -> str:
+    try:
+        return load_driver().arch(0)
+    except DeviceError as error:
+        raise UsageError(
+            f"name the architecture of the GPUs, for example --target sm_90 ({error})"
+        ) from error
 
 
 def vector_lanes(target: tvm.target.Target, dtype_bits: int = 32) -> int:

@@ -82,7 +82,10 @@ class Entry:
 
 @dataclass(frozen=True)
 class Artifact:
-    """A verified artifact: its manifest, the bytes of its libraries by entry, its weights."""
+    """A verified artifact: its manifest, its weights, and the bytes of its libraries by entry.
+
+    The code of GPUs is among the libraries.
+    """
 
     manifest: Manifest
     libraries: Mapping[str, bytes]
@@ -171,9 +174,10 @@ def open_artifact(
         expected = reader.expected_entries(manifest)
         _check_machine(reader, manifest)
         libraries = {
-            device.library: reader.content(device.library, manifest)
+            name: reader.content(name, manifest)
             for device in manifest.devices
-            if device.library is not None
+            for name in (device.library, device.device_code)
+            if name is not None
         }
         if expected - {MANIFEST, PARAMS} != libraries.keys():
             raise reader.error("it has an entry that no device uses")

@@ -1,6 +1,7 @@
-// Executes the programs of an artifact on CPU devices, one worker thread per stream.
+// Executes the programs of an artifact: one worker thread per stream of a CPU, one per GPU.
 //
-// This file is linked into the library of every device, next to its kernels. Python fills the
+// This file is linked into the library of every device, next to its kernels. A GPU's worker runs no
+// kernel itself; it feeds the GPU's streams (cuda.h), in one order for all of them. Python fills the
 // plain structs below once, when an artifact is loaded, and puts one thread into `hios_work` for
 // each program; a run then needs neither the interpreter nor its lock.
 //
@@ -10,6 +11,7 @@
 
 #include <cstring>
 
+#include "cuda.h"
 #include "parallel.h"
 
 namespace hios {
@@ -17,15 +19,27 @@ namespace {
 
 using Kernel = int (*)(void* self, const TVMFFIAny* args, int32_t num_args, TVMFFIAny* result);
 
-constexpr int32_t kAbiVersion = 3;
+constexpr int32_t kAbiVersion = 4;
 
-enum class Kind : uint32_t { kCall = 0, kCopy = 1, kSignal = 2, kWait = 3 };
+enum class Kind : uint32_t {
+  kCall = 0,
+  kCopy = 1,
+  kSignal = 2,
+  kWait = 3,
+  // What a GPU's worker puts into a stream, which is the target
+  kLaunch = 4,            // source: GpuLaunch
+  kEnqueueCopy = 5,       // source: GpuCopy
+  kRecord = 6,            // source: the driver's event
+  kAwaitRecorded = 7,     // source: the driver's event
+  kSignalFromStream = 8,  // source: HostSignal; number: which event
+  kSynchronize = 9,       // wait here until the stream is empty
+};
 
 struct Instruction {
   Kind kind;
   uint32_t number;        // call: how many arguments; signal and wait: which event
   void* target;           // call: the kernel; copy: the destination, a DLTensor
-  const void* source;     // call: the arguments, TVMFFIAny; copy: the source, a DLTensor
+  void* source;           // call: the arguments, TVMFFIAny; copy: the source, a DLTensor
   uint64_t bytes;         // copy
 };
 
@@ -33,10 +47,12 @@ struct Worker {
   const Instruction* program;
   int64_t* times;         // start of each instruction, then the end of the last; nanoseconds
   Team* team;             // none on one core
+  const CudaDriver* driver;  // of a GPU's worker
   int64_t spin_ns;        // how long to poll before sleeping
   uint32_t length;        // instructions in the program
   uint32_t run;           // the last run that this worker took part in
-  uint32_t failed;        // 1 + the instruction whose kernel failed; 0: none did
+  uint32_t failed;        // 1 + the instruction that failed; 0: none did
+  int32_t status;         // what the driver returned then; 0: a kernel of a CPU failed
 };
 
 struct Session {
@@ -55,7 +71,38 @@ void Abort(Session* session, uint32_t run) {
   for (uint32_t i = 0; i < session->num_events; ++i) WakeSleepers(session->events[i]);
 }
 
-// Executes the program; false when a kernel of this worker failed.
+// Tells the driver to do a GPU's instruction; returns what it returns.
+int Enqueue(Session* session, Worker* worker, const Instruction& step) {
+  const CudaDriver& driver = *worker->driver;
+  switch (step.kind) {
+    case Kind::kLaunch:
+      return Launch(driver, *static_cast<GpuLaunch*>(step.source), step.target);
+    case Kind::kEnqueueCopy:
+      return Copy(driver, *static_cast<GpuCopy*>(step.source), step.target);
+    case Kind::kRecord:
+      return driver.record(step.source, step.target);
+    case Kind::kAwaitRecorded:
+      return driver.wait_event(step.target, step.source, 0);
+    case Kind::kSignalFromStream: {
+      auto* signal = static_cast<HostSignal*>(step.source);
+      *signal = {&session->events[step.number], worker->run};
+      return driver.call_host(step.target, SignalFromStream, signal);
+    }
+    default:
+      return driver.synchronize(step.target);
+  }
+}
+
+// Lets a GPU end what it was told to do before its memory is used again: after a run that was given
+// up the streams are not empty.
+void Drain(Session* session, Worker* worker) {
+  for (uint32_t i = 0; i < worker->length && worker->driver != nullptr; ++i) {
+    const Instruction& step = worker->program[i];
+    if (step.kind == Kind::kSynchronize) Enqueue(session, worker, step);
+  }
+}
+
+// Executes the program; false when an instruction of this worker failed.
 bool Execute(Session* session, Worker* worker) {
   const uint32_t run = worker->run;
   int64_t* time = worker->times;
@@ -87,6 +134,13 @@ bool Execute(Session* session, Worker* worker) {
           return true;
         }
         break;
+      default:
+        worker->status = Enqueue(session, worker, step);
+        if (worker->status != 0) {
+          worker->failed = i + 1;
+          Abort(session, run);
+          return false;
+        }
     }
     *++time = Now();
   }
@@ -119,13 +173,16 @@ HIOS_EXPORT int32_t hios_work(Session* session, Worker* worker) {
   JoinTeam(worker->team);
   if (worker->failed != 0) {
     worker->failed = 0;
+    worker->status = 0;
     Leave(session, worker->run);
   }
   while (true) {
     Await(session->start, worker->run + 1, worker->spin_ns);
     if (session->stop.load(std::memory_order_seq_cst) != 0) return 0;
     ++worker->run;
-    if (!Execute(session, worker)) return 1;
+    const bool succeeded = Execute(session, worker);
+    if (Reached(session->aborted, worker->run)) Drain(session, worker);
+    if (!succeeded) return 1;
     Leave(session, worker->run);
   }
 }

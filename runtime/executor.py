@@ -7,10 +7,10 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -32,7 +32,7 @@ from hios_tvm.runtime.native import (
     raised_message,
 )
 
-__all__ = ["DEFAULT_SPIN_US", "Executor", "Task"]
+__all__ = ["DEFAULT_SPIN_US", "Executor", "Lowered", "Task", "Work"]
 
 DEFAULT_SPIN_US = 100.0
 """How long a worker polls for an event before it sleeps: longer than waking a sleeper takes."""
@@ -43,13 +43,99 @@ _GRACE_S = 5.0  # for the kernels that run when a run is given up
 
 
 @dataclass(frozen=True)
+class Lowered:
+    """Instructions as executor.cc reads them.
+
+    Attributes
+    ----------
+    program
+        The array of instructions.
+    operators
+        For each of them the operator that it belongs to, if any.
+    held
+        Memory that they point to.
+    driver : int or None
+        Address of the driver's functions, where the worker feeds a GPU.
+    """
+
+    program: ctypes.Array[NativeInstruction]
+    operators: Sequence[str | None]
+    held: list[Any]
+    driver: int | None = None
+
+
+class Work(Protocol):
+    """What one worker does.
+
+    `cores` are those that its threads stay on, the first one the worker's; none: anywhere.
+    `host_events` names the events that it signals or awaits, `label` is for messages.
+    """
+
+    @property
+    def label(self) -> str: ...
+    @property
+    def cores(self) -> tuple[int, ...]: ...
+    @property
+    def library(self) -> Library: ...
+    @property
+    def host_events(self) -> Iterable[Hashable]: ...
+
+    def lower(self, tensors: TensorTable, events: Mapping[Hashable, int]) -> Lowered:
+        """Return the instructions, with `events` as numbers."""
+        ...
+
+    def enter(self) -> None:
+        """Prepare the worker's thread."""
+        ...
+
+    def failure(self, status: int) -> str:
+        """Return what is wrong where an instruction has failed with `status`."""
+        ...
+
+
+@dataclass(frozen=True)
 class Task:
-    """What one worker executes, on which cores, with whose kernels; `label` is for messages."""
+    """What one worker executes, on which cores of a CPU, with whose kernels."""
 
     label: str
     cores: tuple[int, ...]
     instructions: Sequence[Instruction]
     library: Library
+
+    @property
+    def host_events(self) -> Iterable[Hashable]:
+        """Events that the instructions signal or await."""
+        return (step.event for step in self.instructions if isinstance(step, Signal | Wait))
+
+    def enter(self) -> None:
+        """Prepare the worker's thread: nothing to do on a CPU."""
+
+    def failure(self, status: int) -> str:
+        """Return the error that a kernel has just raised in this thread."""
+        return raised_message()
+
+    def lower(self, tensors: TensorTable, events: Mapping[Hashable, int]) -> Lowered:
+        """Return the instructions as executor.cc reads them, and their arguments."""
+        program = (NativeInstruction * max(1, len(self.instructions)))()
+        calls = [step for step in self.instructions if isinstance(step, Call)]
+        arguments = (FFIAny * max(1, sum(len(call.args) for call in calls)))()
+        used = 0
+        for step, native in zip(self.instructions, program, strict=False):
+            if isinstance(step, Call):
+                native.kind, native.number = KIND_CALL, len(step.args)
+                native.target = self.library.kernel(step.kernel)
+                native.source = ctypes.addressof(arguments) + used * ctypes.sizeof(FFIAny)
+                for name in step.args:
+                    arguments[used] = FFIAny(DLTENSOR_POINTER, 0, tensors.pointer(name))
+                    used += 1
+            elif isinstance(step, Copy):
+                native.kind, native.bytes = KIND_COPY, tensors.nbytes(step.dst)
+                native.target, native.source = tensors.pointer(step.dst), tensors.pointer(step.src)
+            else:
+                native.kind = KIND_SIGNAL if isinstance(step, Signal) else KIND_WAIT
+                native.number = events[step.event]
+        operators = [s.operator if isinstance(s, Call) else None for s in self.instructions]
+        return Lowered(program, operators, [arguments])
 
 
 @dataclass
@@ -60,7 +146,7 @@ class _Shared:
     memory: list[Any]
     session: int
     teams: list[tuple[Library, int]] = field(default_factory=list)
-    failures: list[tuple[Task, int, str]] = field(default_factory=list)
+    failures: list[tuple[int, int, str]] = field(default_factory=list)
     errors: list[Exception] = field(default_factory=list)
     held: object = None
 
@@ -92,28 +178,33 @@ class Executor:
 
     def __init__(
         self,
-        tasks: Sequence[Task],
+        tasks: Sequence[Work],
         tensors: TensorTable,
         *,
         memory: object = None,
         spin_us: float = DEFAULT_SPIN_US,
     ) -> None:
         library = tasks[0].library
-        signals = (i for task in tasks for i in task.instructions if isinstance(i, Signal | Wait))
-        events = {event: i for i, event in enumerate(dict.fromkeys(s.event for s in signals))}
+        signals = dict.fromkeys(event for task in tasks for event in task.host_events)
+        events = {event: i for i, event in enumerate(signals)}
         state, session = _aligned_zeros(library.dll.hios_session_bytes(len(events)))
         library.dll.hios_open(session, len(tasks), len(events))
         self.tasks = tuple(tasks)
-        self._times = [np.zeros(len(task.instructions) + 1, np.int64) for task in tasks]
+        lowered = [task.lower(tensors, events) for task in tasks]
+        self._operators = [program.operators for program in lowered]
+        self._times = [np.zeros(len(operators) + 1, np.int64) for operators in self._operators]
         self._shared = _Shared(library, [state, tensors, memory], session)
         self._closed = False
         self._stuck = False
         self._pid = os.getpid()
         self._workers = (NativeWorker * len(tasks))()
-        for task, worker, times in zip(tasks, self._workers, self._times, strict=True):
-            program, arguments = _lower(task, tensors, events)
-            self._shared.memory += [program, arguments, times, task.library, self._workers]
-            worker.program, worker.length = ctypes.addressof(program), len(task.instructions)
+        for task, native, worker, times in zip(
+            tasks, lowered, self._workers, self._times, strict=True
+        ):
+            self._shared.memory += [native, times, task.library, self._workers]
+            worker.program = ctypes.addressof(native.program)
+            worker.length = len(native.operators)
+            worker.driver = native.driver
             worker.times = address_of(times)
             worker.spin_ns = int(1000 * _spin_us(task, tasks, spin_us))
             worker.team = self._open_team(task, worker.spin_ns)
@@ -155,12 +246,12 @@ class Executor:
             raise
         self._shared.held = None
         if self._shared.failures:
-            task, index, message = self._shared.failures[0]
+            number, index, message = self._shared.failures[0]
             self._shared.failures.clear()
-            step = task.instructions[index]
-            operator = step.operator if isinstance(step, Call) else None
+            operator = self._operators[number][index]
+            what = "a copy or wait" if operator is None else f"operator {operator!r}"
             raise ExecutionError(
-                f"operator {operator!r} failed on {task.label}: {message}", operator=operator
+                f"{what} failed on {self.tasks[number].label}: {message}", operator=operator
             )
 
     def times(self, task: int) -> np.ndarray[Any, np.dtype[np.int64]]:
@@ -190,9 +281,9 @@ class Executor:
         self._closed = True
         self._shutdown()
 
-    def _open_team(self, task: Task, spin_ns: int) -> int | None:
+    def _open_team(self, task: Work, spin_ns: int) -> int | None:
         """Make the team for the parallel loops of `task`; none is needed on one core."""
-        if len(task.cores) == 1:
+        if len(task.cores) <= 1:
             return None
         memory, team = _aligned_zeros(task.library.dll.hios_team_bytes())
         task.library.dll.hios_team_open(team, len(task.cores), spin_ns)
@@ -201,17 +292,18 @@ class Executor:
         return team
 
     def _start_threads(self) -> None:
-        shared, ready = self._shared, threading.Barrier(1 + sum(len(t.cores) for t in self.tasks))
-        for task, worker in zip(self.tasks, self._workers, strict=True):
-            for member, core in enumerate(task.cores):
+        cores: list[tuple[int | None, ...]] = [task.cores or (None,) for task in self.tasks]
+        shared, ready = self._shared, threading.Barrier(1 + sum(map(len, cores)))
+        for number, (task, worker) in enumerate(zip(self.tasks, self._workers, strict=True)):
+            for member, core in enumerate(cores[number]):
                 body: Callable[[], None] = partial(_help, task.library, worker.team)
                 if member == 0:
-                    body = partial(_work, shared, task, ctypes.addressof(worker))
+                    body = partial(_work, shared, task, number, ctypes.addressof(worker))
                 self._threads.append(
                     threading.Thread(
                         target=_on_core,
-                        args=(core, shared, ready, body),
-                        name=f"hios {task.label} core {core}",
+                        args=(core, task.enter, shared, ready, body),
+                        name=f"hios {task.label}" + ("" if core is None else f" core {core}"),
                         daemon=True,  # a forgotten session must not keep the process alive
                     )
                 )
@@ -225,7 +317,7 @@ class Executor:
         if shared.errors:
             self.close()
             error = shared.errors[0]
-            raise DeviceError(f"a worker cannot be put on its cores: {error}") from error
+            raise DeviceError(f"a worker cannot be put on its device: {error}") from error
 
     def _join(self, deadline: float | None) -> None:
         dll, session = self._shared.library.dll, self._shared.session
@@ -252,41 +344,24 @@ class Executor:
                 return
 
 
-def _lower(task: Task, tensors: TensorTable, events: dict[int, int]) -> tuple[Any, Any]:
-    """Return the task's instructions as executor.cc reads them, and their arguments."""
-    program = (NativeInstruction * max(1, len(task.instructions)))()
-    calls = [step for step in task.instructions if isinstance(step, Call)]
-    arguments = (FFIAny * max(1, sum(len(call.args) for call in calls)))()
-    used = 0
-    for step, native in zip(task.instructions, program, strict=False):
-        if isinstance(step, Call):
-            native.kind, native.number = KIND_CALL, len(step.args)
-            native.target = task.library.kernel(step.kernel)
-            native.source = ctypes.addressof(arguments) + used * ctypes.sizeof(FFIAny)
-            for name in step.args:
-                arguments[used] = FFIAny(DLTENSOR_POINTER, 0, tensors.pointer(name))
-                used += 1
-        elif isinstance(step, Copy):
-            native.kind, native.bytes = KIND_COPY, tensors.nbytes(step.dst)
-            native.target, native.source = tensors.pointer(step.dst), tensors.pointer(step.src)
-        else:
-            native.kind = KIND_SIGNAL if isinstance(step, Signal) else KIND_WAIT
-            native.number = events[step.event]
-    return program, arguments
-
-
-def _spin_us(task: Task, tasks: Sequence[Task], spin_us: float) -> float:
+def _spin_us(task: Work, tasks: Sequence[Work], spin_us: float) -> float:
     others = {core for other in tasks if other is not task for core in other.cores}
     return min(spin_us, _SHARED_CORE_SPIN_US) if others & set(task.cores) else spin_us
 
 
 def _on_core(
-    core: int, shared: _Shared, ready: threading.Barrier, body: Callable[[], None]
+    core: int | None,
+    enter: Callable[[], None],
+    shared: _Shared,
+    ready: threading.Barrier,
+    body: Callable[[], None],
 ) -> None:
     """Run `body` on `core`, when all threads are ready."""
     try:
-        pin_thread(core)
-    except OSError as error:
+        if core is not None:
+            pin_thread(core)
+        enter()
+    except (DeviceError, OSError) as error:
         shared.errors.append(error)
     try:
         ready.wait()
@@ -295,10 +370,10 @@ def _on_core(
     body()
 
 
-def _work(shared: _Shared, task: Task, worker: int) -> None:
+def _work(shared: _Shared, task: Work, number: int, worker: int) -> None:
     native = NativeWorker.from_address(worker)
     while task.library.dll.hios_work(shared.session, worker):
-        shared.failures.append((task, native.failed - 1, raised_message()))
+        shared.failures.append((number, native.failed - 1, task.failure(native.status)))
 
 
 def _help(library: Library, team: int) -> None:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["Call", "Copy", "Instruction", "Program", "Signal", "Wait"]
+__all__ = ["COPY_STREAM", "Call", "Copy", "Instruction", "Program", "Signal", "Wait"]
+
+COPY_STREAM = 65
+"""The stream of a GPU on which its copies overlap with the kernels of the others."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +25,10 @@ class Call:
 
 @dataclass(frozen=True)
 class Copy:
-    """Copy buffer `src` to buffer `dst`; the device of `dst` executes it."""
+    """Copy buffer `src` to buffer `dst`.
+
+    The device of `dst` executes it; where only one of the two is on a GPU, that GPU.
+    """
 
     src: str
     dst: str
@@ -49,7 +55,8 @@ Instruction = Call | Copy | Signal | Wait
 class Program:
     """The instructions of one stream.
 
-    Stream 0 has all cores of its device; streams 1, 2, ... have an equal share each.
+    On a CPU, stream 0 has all cores of its device; streams 1, 2, ... have an equal share each. On
+    a GPU they are its streams, and `COPY_STREAM` has the copies.
     """
 
     device: str

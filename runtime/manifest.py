@@ -12,6 +12,7 @@ from typing import Any, Literal
 from hios_tvm.errors import ArtifactError
 from hios_tvm.runtime.dtypes import element_type
 from hios_tvm.runtime.instructions import Program
+from hios_tvm.runtime.launches import GpuKernel
 from hios_tvm.runtime.strict_json import decode, encode, parse
 
 __all__ = [
@@ -27,7 +28,7 @@ __all__ = [
     "TensorSpec",
 ]
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 REBUILD_COMMAND = "hios-tvm compile"
 ALIGNMENT = 64
 """Bytes; generated kernels load whole cache lines and vectors."""
@@ -54,7 +55,8 @@ class Buffer:
     Attributes
     ----------
     name : str
-        Unique in the artifact; of a ``param`` buffer also its name among the weights.
+        Unique in the artifact; of a ``param`` buffer also its name among the weights, with
+        ``@device`` behind it where it is a GPU's copy.
     device : str or None
         Whose memory it is; None for memory that all CPU devices read and write.
     space : {"input", "output", "param", "arena"}
@@ -74,21 +76,28 @@ class Buffer:
     def nbytes(self) -> int:
         return math.prod(self.shape) * element_type(self.dtype).nbytes
 
+    @property
+    def weight(self) -> str:
+        """Name of a ``param`` buffer among the weights."""
+        return self.name if self.device is None else self.name.removesuffix(f"@{self.device}")
+
 
 @dataclass(frozen=True)
 class DeviceSpec:
     """A device that the artifact was compiled for.
 
-    `library` is the entry with its kernels (None where it has no work), `target` TVM's target,
-    `cpu_features` the instruction sets that the code uses, in the words of /proc/cpuinfo.
+    `library` is the entry with the executor and, for a CPU, the kernels (None where it has no
+    work), `device_code` the entry with those of a GPU, `target` TVM's target, `cpu_features` the
+    instruction sets that the library uses, in the words of /proc/cpuinfo.
     """
 
     name: str
-    kind: Literal["cpu"]
+    kind: Literal["cpu", "cuda"]
     library: str | None
     target: str
     cpu_features: tuple[str, ...]
     arena_bytes: int
+    device_code: str | None = None
 
 
 @dataclass(frozen=True)
@@ -125,6 +134,7 @@ class Prediction:
 class Manifest:
     """What ``manifest.json`` holds.
 
+    `gpu_kernels` says how the kernels of GPUs are launched.
     `schedule` and `compile_info` are plain JSON objects for people and tools; the runtime never
     interprets them, nor `prediction`. `entries` maps each other entry of the archive but its
     signature to its SHA-256 (hex).
@@ -138,6 +148,7 @@ class Manifest:
     devices: tuple[DeviceSpec, ...]
     programs: tuple[Program, ...]
     buffers: tuple[Buffer, ...]
+    gpu_kernels: Mapping[str, GpuKernel] = field(default_factory=dict)
     schedule: Mapping[str, Any] = field(default_factory=dict)
     predicted_makespan_ms: float | None = None
     prediction: Prediction = Prediction()

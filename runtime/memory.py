@@ -84,6 +84,10 @@ class TensorTable:
         """Return the address of the DLTensor called `name`."""
         return self._base + self._index[name] * ctypes.sizeof(DLTensor)
 
+    def data_pointer(self, name: str) -> int:
+        """Return where the address of tensor `name` stands."""
+        return self.pointer(name) + DLTensor.data.offset
+
     def nbytes(self, name: str) -> int:
         """Return the bytes of tensor `name`."""
         return self._nbytes[name]

@@ -20,23 +20,35 @@ from hios_tvm.errors import ArtifactError
 __all__ = [
     "ABI_VERSION",
     "DLTENSOR_POINTER",
+    "KIND_AWAIT_RECORDED",
     "KIND_CALL",
     "KIND_COPY",
+    "KIND_ENQUEUE_COPY",
+    "KIND_LAUNCH",
+    "KIND_RECORD",
     "KIND_SIGNAL",
+    "KIND_SIGNAL_FROM_STREAM",
+    "KIND_SYNCHRONIZE",
     "KIND_WAIT",
     "DLTensor",
     "FFIAny",
     "Library",
+    "NativeDriver",
+    "NativeGpuCopy",
+    "NativeHostSignal",
     "NativeInstruction",
+    "NativeLaunch",
     "NativeWorker",
     "load_library",
     "raised_message",
 ]
 
-ABI_VERSION = 3
+ABI_VERSION = 4
 """Of the structs below; executor.cc has the same number."""
 
 KIND_CALL, KIND_COPY, KIND_SIGNAL, KIND_WAIT = range(4)
+KIND_LAUNCH, KIND_ENQUEUE_COPY, KIND_RECORD, KIND_AWAIT_RECORDED = range(4, 8)
+KIND_SIGNAL_FROM_STREAM, KIND_SYNCHRONIZE = range(8, 10)
 DLTENSOR_POINTER = 7  # kTVMFFIDLTensorPtr
 _SYMBOL_PREFIX = "__tvm_ffi_"
 
@@ -87,11 +99,60 @@ class NativeWorker(ctypes.Structure):
         ("program", ctypes.c_void_p),
         ("times", ctypes.c_void_p),
         ("team", ctypes.c_void_p),
+        ("driver", ctypes.c_void_p),
         ("spin_ns", ctypes.c_int64),
         ("length", ctypes.c_uint32),
         ("run", ctypes.c_uint32),
         ("failed", ctypes.c_uint32),
+        ("status", ctypes.c_int32),
     )
+
+
+class NativeDriver(ctypes.Structure):
+    """`CudaDriver` of cuda.h: addresses of the driver's functions."""
+
+    _fields_ = tuple(
+        (name, ctypes.c_void_p)
+        for name in (
+            "launch",
+            "copy",
+            "copy_peer",
+            "record",
+            "wait_event",
+            "call_host",
+            "synchronize",
+        )
+    )
+
+
+class NativeLaunch(ctypes.Structure):
+    """`GpuLaunch` of cuda.h."""
+
+    _fields_ = (
+        ("function", ctypes.c_void_p),
+        ("params", ctypes.c_void_p),
+        ("grid", ctypes.c_uint32 * 3),
+        ("block", ctypes.c_uint32 * 3),
+        ("shared_bytes", ctypes.c_uint32),
+    )
+
+
+class NativeGpuCopy(ctypes.Structure):
+    """`GpuCopy` of cuda.h."""
+
+    _fields_ = (
+        ("destination", ctypes.c_void_p),
+        ("source", ctypes.c_void_p),
+        ("destination_context", ctypes.c_void_p),
+        ("source_context", ctypes.c_void_p),
+        ("bytes", ctypes.c_uint64),
+    )
+
+
+class NativeHostSignal(ctypes.Structure):
+    """`HostSignal` of cuda.h; the executor fills it in."""
+
+    _fields_ = (("event", ctypes.c_void_p), ("run", ctypes.c_uint32))
 
 
 _FUNCTIONS = {

@@ -15,8 +15,11 @@ from hios_tvm.errors import ArtifactError, DeviceError, InputError
 from hios_tvm.runtime.archive import Artifact, open_artifact
 from hios_tvm.runtime.devices.claims import claim_cores
 from hios_tvm.runtime.devices.cpu import require_cores, share_cores
+from hios_tvm.runtime.devices.cuda import load_driver
+from hios_tvm.runtime.devices.names import device_kind
 from hios_tvm.runtime.dtypes import numpy_dtype
 from hios_tvm.runtime.executor import DEFAULT_SPIN_US, Executor, Task
+from hios_tvm.runtime.gpu_session import SessionGpus
 from hios_tvm.runtime.manifest import ALIGNMENT, DeviceSpec, Manifest, TensorSpec
 from hios_tvm.runtime.memory import Arena, TensorTable, address_of, aligned_empty
 from hios_tvm.runtime.native import load_library
@@ -93,14 +96,25 @@ class Session:
         self._tensors = TensorTable(
             {buffer.name: (buffer.shape, buffer.dtype) for buffer in self.manifest.buffers}
         )
-        self._arenas = {device.name: _make_arena(device) for device in self.manifest.devices}
+        self._arenas = {
+            device.name: _make_arena(device)
+            for device in self.manifest.devices
+            if device.kind == "cpu"
+        }
         self._place_buffers()
         self._staging: dict[str, Array] = {}
+        self._gpus: SessionGpus | None = None
         tasks = _tasks(artifact, self._device_names)
         self._claim = claim_cores((c for task in tasks for c in task.cores), exclusive=exclusive)
         weakref.finalize(self, self._claim.release)
+        gpu_tasks = []
+        if any(device.kind == "cuda" for device in self.manifest.devices):
+            self._gpus = SessionGpus(
+                artifact, self._device_names, self._tensors, self._arenas, load_driver()
+            )
+            gpu_tasks = self._gpus.tasks()
         self._executor = Executor(
-            tasks,
+            [*tasks, *gpu_tasks],
             self._tensors,
             memory=(self._arenas, self._weights),
             spin_us=spin_us,
@@ -184,6 +198,8 @@ class Session:
             return  # the threads are the parent's, and the lock may have been copied locked
         with self._lock:
             self._executor.close()
+            if self._gpus is not None:
+                self._gpus.close()
             self._claim.release()
 
     def __enter__(self) -> Session:
@@ -198,9 +214,14 @@ class Session:
         for spec in self.outputs:
             if spec.buffer not in outputs and self._space(spec) == "output":
                 outputs[spec.buffer] = aligned_empty(spec.shape, spec.dtype)
-                self._tensors.place(spec.buffer, address_of(outputs[spec.buffer]))
+                if self._pinned(spec) is None:
+                    self._tensors.place(spec.buffer, address_of(outputs[spec.buffer]))
         start = time.monotonic_ns()
         self._executor.run(timeout, held=(held, outputs))
+        for spec in self.outputs:
+            pinned = self._pinned(spec)
+            if pinned is not None and spec.buffer in outputs:
+                outputs[spec.buffer][...] = pinned
         self._span = (start, time.monotonic_ns())
         results: dict[str, Array] = {}
         for spec in self.outputs:
@@ -210,6 +231,10 @@ class Session:
 
     def _place_input(self, spec: TensorSpec, array: Array) -> Array:
         """Let kernels read `array`, or a copy that is aligned; return what must be kept."""
+        pinned = self._pinned(spec)
+        if pinned is not None:
+            pinned[...] = array
+            return pinned
         if not array.flags.c_contiguous or address_of(array) % ALIGNMENT:
             if spec.name not in self._staging:
                 self._staging[spec.name] = aligned_empty(spec.shape, spec.dtype)
@@ -232,11 +257,17 @@ class Session:
         array = self._weights.array(spec.buffer).view(numpy_dtype(spec.dtype))
         return array.reshape(spec.shape).copy()
 
+    def _pinned(self, spec: TensorSpec) -> Array | None:
+        """Return the memory through which GPUs read or write an input or output, if any does."""
+        return None if self._gpus is None else self._gpus.staging.get(spec.buffer)
+
     def _space(self, spec: TensorSpec) -> str:
         return self.manifest.buffer[spec.buffer].space
 
     def _place_buffers(self) -> None:
         for buffer in self.manifest.buffers:
+            if buffer.device is not None and buffer.device not in self._arenas:
+                continue  # on a GPU
             if buffer.space == "arena":
                 assert buffer.device is not None and buffer.offset is not None
                 address = self._arenas[buffer.device].address + buffer.offset
@@ -247,7 +278,9 @@ class Session:
 
     def _last_trace(self) -> RunTrace:
         spans = []
-        for i, program in enumerate(self.manifest.programs):
+        # The worker of a GPU only feeds its streams: it knows nothing of when they run
+        on_cpus = [p for p in self.manifest.programs if p.device in self._arenas]
+        for i, program in enumerate(on_cpus):
             spans += make_spans(program, self._executor.times(i))
         return RunTrace(tuple(spans), *self._span)
 
@@ -297,17 +330,25 @@ def _map_devices(
         if len(devices) != len(names):
             raise DeviceError(f"the artifact has the devices {known}; {len(devices)} were named")
         mapping = dict(zip(names, devices, strict=True))
+    for name, other in mapping.items():
+        if device_kind(name) != device_kind(other):
+            raise DeviceError(
+                f"{name} cannot be mapped to {other}, which is another kind of device"
+            )
     return mapping
 
 
 def _tasks(artifact: Artifact, device_names: Mapping[str, str]) -> list[Task]:
     manifest = artifact.manifest
-    libraries = {name: load_library(content) for name, content in artifact.libraries.items()}
+    entries = {device.library for device in manifest.devices if device.library is not None}
+    libraries = {name: load_library(artifact.libraries[name]) for name in entries}
     streams = {program.device: 0 for program in manifest.programs}
     for program in manifest.programs:
         streams[program.device] = max(streams[program.device], program.stream)
     tasks = []
     for program in manifest.programs:
+        if manifest.device[program.device].kind != "cpu":
+            continue
         name = device_names[program.device]
         cores = require_cores(name)
         if program.stream > 0:

@@ -6,12 +6,22 @@ not fix may happen at the same time, so buffers that share memory need it.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 from hios_tvm.errors import ArtifactError, DeviceError
-from hios_tvm.runtime.devices.cpu import parse_cores
-from hios_tvm.runtime.instructions import Call, Copy, Program, Signal, Wait, reads_and_writes
+from hios_tvm.runtime.devices.names import check_device, device_kind
+from hios_tvm.runtime.instructions import (
+    COPY_STREAM,
+    Call,
+    Copy,
+    Program,
+    Signal,
+    Wait,
+    reads_and_writes,
+)
+from hios_tvm.runtime.launches import GpuKernel
 from hios_tvm.runtime.manifest import (
     ALIGNMENT,
     Buffer,
@@ -24,6 +34,9 @@ from hios_tvm.runtime.manifest import (
 __all__ = ["HappensBefore", "verify_manifest"]
 
 MAX_STREAMS = 64
+MAX_THREADS = 1024  # of a block
+MAX_GRID = (2**31 - 1, 2**16 - 1, 2**16 - 1)
+MAX_SHARED_BYTES = 256 * 1024
 MAX_INSTRUCTIONS = 1 << 15  # the order of more would take too long to prove
 
 
@@ -131,6 +144,7 @@ def verify_manifest(
         On the first rule that is broken.
     """
     _check_devices(manifest)
+    _check_gpu_kernels(manifest.gpu_kernels)
     _check_buffers(manifest, weights)
     _check_interface(manifest)
     _check_programs(manifest)
@@ -152,22 +166,55 @@ def _check_devices(manifest: Manifest) -> None:
     _require(bool(manifest.devices), "the artifact has no device")
     for device in manifest.devices:
         try:
-            parse_cores(device.name)
+            check_device(device.name)
         except DeviceError as error:
             raise ArtifactError(str(error)) from error
+        kind = device_kind(device.name)
+        _require(device.kind == kind, f"device {device.name!r} is said to be {device.kind}")
+        _require(
+            kind == "cuda" or device.device_code is None,
+            f"device {device.name!r} has code for a GPU",
+        )
     streams = [(program.device, program.stream) for program in manifest.programs]
     _unique("program", (f"{device} stream {stream}" for device, stream in streams))
     for name, stream in streams:
         _require(name in manifest.device, f"a program is for the unknown device {name!r}")
-        _require(stream <= MAX_STREAMS, f"device {name!r} has a stream {stream}")
+        on_gpu = manifest.device[name].kind == "cuda"
         _require(
-            manifest.device[name].library is not None, f"device {name!r} has work but no library"
+            stream <= MAX_STREAMS or (on_gpu and stream == COPY_STREAM),
+            f"device {name!r} has a stream {stream}",
+        )
+        has_code = not on_gpu or manifest.device[name].device_code is not None
+        _require(
+            manifest.device[name].library is not None and has_code,
+            f"device {name!r} has work but no library",
         )
     _require(bool(streams), "the artifact has no program")
     count = sum(len(program.instructions) for program in manifest.programs)
     _require(
         count <= MAX_INSTRUCTIONS, f"it has {count} instructions, more than {MAX_INSTRUCTIONS}"
     )
+
+
+def _check_gpu_kernels(kernels: Mapping[str, GpuKernel]) -> None:
+    for name, kernel in kernels.items():
+        where = f"kernel {name!r} of a GPU"
+        _require(bool(kernel.launches), f"{where} launches nothing")
+        arguments = len(kernel.nbytes) + len(kernel.scratch)
+        for launch in kernel.launches:
+            _require(
+                len(launch.grid) == 3
+                and all(1 <= size <= most for size, most in zip(launch.grid, MAX_GRID, strict=True))
+                and len(launch.block) == 3
+                and all(size >= 1 for size in launch.block)
+                and math.prod(launch.block) <= MAX_THREADS
+                and launch.shared_bytes <= MAX_SHARED_BYTES,
+                f"{where} has a grid or block that no GPU runs",
+            )
+            _require(
+                all(number < arguments for number in launch.args),
+                f"{where} has an argument that it is not given",
+            )
 
 
 def _check_prediction(prediction: Prediction) -> None:
@@ -183,7 +230,7 @@ def _check_prediction(prediction: Prediction) -> None:
 def _check_buffers(manifest: Manifest, weights: Mapping[str, tuple[tuple[int, ...], str]]) -> None:
     _unique("buffer", (buffer.name for buffer in manifest.buffers))
     for buffer in manifest.buffers:
-        name, where = buffer.name, f"buffer {buffer.name!r}"
+        where = f"buffer {buffer.name!r}"
         if buffer.space == "arena":
             device = manifest.device.get(buffer.device or "")
             if device is None or buffer.offset is None:
@@ -195,11 +242,16 @@ def _check_buffers(manifest: Manifest, weights: Mapping[str, tuple[tuple[int, ..
             )
             _require(buffer.offset % ALIGNMENT == 0, f"{where} is not aligned")
         else:
-            _require(buffer.device is None, f"{where} must belong to no device")
+            gpu = manifest.device.get(buffer.device or "")
+            _require(
+                buffer.device is None
+                or (buffer.space == "param" and gpu is not None and gpu.kind == "cuda"),
+                f"{where} must belong to no device",
+            )
             _require(buffer.offset is None, f"{where} must have no offset")
         if buffer.space == "param":
             _require(
-                weights.get(name) == (buffer.shape, buffer.dtype),
+                weights.get(buffer.weight) == (buffer.shape, buffer.dtype),
                 f"{where} is no weight of that shape and dtype",
             )
 
@@ -227,6 +279,10 @@ def _check_interface(manifest: Manifest) -> None:
             buffer.space != "arena" or buffer.name not in returned,
             f"output buffer {buffer.name!r} lies in an arena",
         )
+        _require(
+            buffer.device is None or buffer.name not in returned,
+            f"output buffer {buffer.name!r} lies on a GPU",
+        )
 
 
 def _check_programs(manifest: Manifest) -> None:
@@ -247,17 +303,44 @@ def _check_programs(manifest: Manifest) -> None:
                     f"a program writes buffer {name!r}, which is an input or a weight",
                 )
             if isinstance(step, Copy):
-                src, dst = manifest.buffer[step.src], manifest.buffer[step.dst]
-                _require(
-                    (src.shape, src.dtype) == (dst.shape, dst.dtype),
-                    f"a copy from {src.name!r} to {dst.name!r}, which has another shape or dtype",
-                )
-                writes, reads = (step.dst,), ()
-            for name in (*reads, *writes):
-                _require(
-                    manifest.buffer[name].device in (None, program.device),
-                    f"a program of {program.device!r} uses buffer {name!r} of another device",
-                )
+                _check_copy(manifest, program, step)
+            elif isinstance(step, Call):
+                _check_call(manifest, program, step)
+
+
+def _check_copy(manifest: Manifest, program: Program, step: Copy) -> None:
+    """A copy has equal ends; a CPU copies to itself from CPUs, a GPU from or to itself."""
+    src, dst = manifest.buffer[step.src], manifest.buffer[step.dst]
+    _require(
+        (src.shape, src.dtype) == (dst.shape, dst.dtype),
+        f"a copy from {src.name!r} to {dst.name!r}, which has another shape or dtype",
+    )
+    if device_kind(program.device) == "cuda":
+        reaches = program.device in (src.device, dst.device)
+    else:
+        reaches = dst.device in (None, program.device) and device_kind(src.device or "") == "cpu"
+    where = f"a program of {program.device!r}"
+    _require(reaches, f"{where} uses buffer {dst.name!r} of another device")
+
+
+def _check_call(manifest: Manifest, program: Program, step: Call) -> None:
+    """A kernel finds its arguments in its device's memory; a GPU's have the expected sizes."""
+    on_gpu = device_kind(program.device) == "cuda"
+    allowed = (program.device,) if on_gpu else (None, program.device)
+    for name in step.args:
+        _require(
+            manifest.buffer[name].device in allowed,
+            f"a program of {program.device!r} uses buffer {name!r} of another device",
+        )
+    if on_gpu:
+        kernel = manifest.gpu_kernels.get(step.kernel)
+        if kernel is None:
+            raise ArtifactError(f"operator {step.operator!r} calls the unknown {step.kernel!r}")
+        _require(
+            tuple(manifest.buffer[name].nbytes for name in step.args)
+            == kernel.nbytes + kernel.scratch,
+            f"operator {step.operator!r} has arguments of other sizes than its kernel's",
+        )
 
 
 def _check_accesses(buffer: Buffer, order: HappensBefore) -> None:
@@ -277,7 +360,10 @@ def _check_sharing(manifest: Manifest, order: HappensBefore) -> None:
         arena = [
             (buffer.offset or 0, buffer)
             for buffer in manifest.buffers
-            if buffer.device == device.name and buffer.nbytes and order.is_used(buffer.name)
+            if buffer.device == device.name
+            and buffer.space == "arena"
+            and buffer.nbytes
+            and order.is_used(buffer.name)
         ]
         live: list[tuple[int, Buffer]] = []
         for offset, buffer in sorted(arena, key=lambda item: (item[0], item[1].name)):

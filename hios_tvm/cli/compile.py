@@ -18,6 +18,7 @@ from hios_tvm.cli.options import (
     stdout,
 )
 from hios_tvm.cli.progress import progress_bar
+from hios_tvm.costs.links import LINKS
 
 
 @click.command("compile")
@@ -25,15 +26,15 @@ from hios_tvm.cli.progress import progress_bar
 @click.option("-o", "--output", type=NEW_FILE, help="Artifact to write.  [default: MODEL.hios]")
 @click.option(
     "--devices",
-    help="Devices, for example cpu@0,cpu@1 (one core each) or cpu@0-3,cpu@4-7.  [default: all "
-    "cores as one device]",
+    help="Devices, for example cpu@0,cpu@1 (one core each), cpu@0-3,cpu@4-7, or cuda:0,cuda:1 "
+    "(GPUs).  [default: all cores as one device]",
 )
 @click.option(
     "--target",
     default="host",
     show_default=True,
-    help="CPU to generate code for: host, portable (any x86-64-v3), or a name such as znver4 or "
-    "neoverse-n1.",
+    help="What to generate code for. A CPU: host, portable (any x86-64-v3), or a name such as "
+    "znver4 or neoverse-n1. GPUs: sm_80, sm_90, ...  Both: znver4,sm_90.",
 )
 @click.option(
     "--shape",
@@ -71,6 +72,13 @@ from hios_tvm.cli.progress import progress_bar
 )
 @click.option("--rpc-key", default="", help="Key of the RPC server.")
 @click.option("--save-costs", type=NEW_FILE, help="Write graph and costs as JSON.")
+@click.option(
+    "--link",
+    type=click.Choice(list(LINKS)),
+    default="pcie4",
+    show_default=True,
+    help="What connects GPUs, where no --costs say.",
+)
 @click.option(
     "--merge-convolutions",
     is_flag=True,
@@ -117,6 +125,7 @@ def command(
     rpc: str | None,
     rpc_key: str,
     save_costs: Path | None,
+    link: str,
     merge_convolutions: bool,
     database: Path | None,
     cost_cache: Path | None,
@@ -159,6 +168,7 @@ def command(
         rpc=RpcAddress.parse(rpc, rpc_key) if rpc else None,
         cache_dir=None if no_cache else cost_cache or default_cache_dir(),
         dump_dir=dump_ir,
+        link=link,
         merge_convolutions=merge_convolutions,
         database=database,
     )

@@ -55,7 +55,7 @@ class CostTable:
     utilization : operator -> share of a device that it uses, in (0, 1]; 1 where absent
     measure_stage : function, optional
         ``(device model, groups) -> Measurement`` for stages that `joint` does not hold; each
-        is asked for once and kept. Without it the analytic model answers.
+        is asked for once and kept. Where it returns None, or is absent, the analytic model answers.
     platform : Platform, optional
         What the times were measured on.
     """
@@ -65,7 +65,7 @@ class CostTable:
     transfer: Mapping[tuple[str, str], Measurement] = field(default_factory=dict)
     utilization: Mapping[str, float] = field(default_factory=dict)
     platform: Platform | None = None
-    measure_stage: Callable[[str, StageKey], Measurement] | None = field(
+    measure_stage: Callable[[str, StageKey], Measurement | None] | None = field(
         default=None, compare=False, repr=False
     )
 
@@ -93,7 +93,9 @@ class CostTable:
             return sum(self.latency_ms(name, model) for name in key[0])
         known = self.joint.setdefault(model, {})
         if key not in known and self.measure_stage is not None:
-            known[key] = self.measure_stage(model, key)
+            measurement = self.measure_stage(model, key)
+            if measurement is not None:
+                known[key] = measurement
         if key in known:
             return known[key].ms
         return self._modelled_stage_ms(key, model)

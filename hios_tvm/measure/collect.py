@@ -141,8 +141,10 @@ class _Laboratory:
             known |= measured
         return {op.name: known[keys[op.kernel]] for op in self.graph.operators}
 
-    def stage(self, model: str, groups: StageKey) -> Measurement:
-        """Time of stream groups that run together on a device of `model`."""
+    def stage(self, model: str, groups: StageKey) -> Measurement | None:
+        """Time of stream groups together on a device of `model`; None where none is here."""
+        if model not in self.models:
+            return None
         words = [[self._key_of[self.graph.operator[name].kernel] for name in g] for g in groups]
         digest = hashlib.sha256(repr(sorted(words)).encode()).hexdigest()[:32]
         key = f"stage with its hand-over {digest} {model}"

@@ -95,7 +95,7 @@ def _small() -> dict[str, Any]:
 
 
 DEFECTS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
-    "another version": (lambda m: m.update(format_version=2), "version 2, this runtime reads"),
+    "another version": (lambda m: m.update(format_version=3), "version 3, this runtime reads"),
     "no version": (lambda m: m.pop("format_version"), "version None"),
     "unknown field": (lambda m: m.update(evil=1), "manifest has unknown field 'evil'"),
     "missing field": (lambda m: m.pop("buffers"), "manifest has no field 'buffers'"),

@@ -175,7 +175,7 @@ def test_devices_can_be_mapped(hand_made: HandMade, x: Array) -> None:
     [
         (["cpu@0"], "devices cpu@0, cpu@1; 1 were named"),
         ({"cpu@7": "cpu@0"}, "no device 'cpu@7': it has cpu@0, cpu@1"),
-        (["cpu@0", "cuda:0"], "'cuda:0' is no CPU device"),
+        (["cpu@0", "cuda:0"], "cpu@1 cannot be mapped to cuda:0"),
         (["cpu@0", "cpu@9999"], "needs core 9999"),
     ],
 )

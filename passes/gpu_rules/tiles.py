@@ -1,0 +1,76 @@
+"""Tiles of matrix products on a GPU, chosen by a model of its multiprocessors."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+__all__ = ["GemmTile", "choose_gemm_tile"]
+
+_ISSUE = 128.0
+"""Multiply-adds that a multiprocessor starts in a cycle, in single precision."""
+
+_LOAD_COST = 1.0
+"""Cycles of a load from shared memory over those of a multiply-add, for one value of a thread."""
+
+_HIDING_THREADS = 256
+"""Threads of a multiprocessor that hide the latency of multiply-adds and loads."""
+
+_STEP_CYCLES = 600.0
+"""Latency of fetching the next slice of both matrices into shared memory, in cycles."""
+
+
+@dataclass(frozen=True)
+class GemmTile:
+    """A block computes `rows` x `columns` results, each thread `thread_rows` x `thread_columns`.
+
+    `depth` is how much of the reduced axis lies in shared memory at a time.
+    """
+
+    rows: int
+    columns: int
+    thread_rows: int
+    thread_columns: int
+    depth: int = 16
+
+    @property
+    def threads(self) -> int:
+        """Threads of a block."""
+        return (self.rows // self.thread_rows) * (self.columns // self.thread_columns)
+
+
+_TILES = (
+    GemmTile(128, 128, 8, 8),
+    GemmTile(128, 64, 8, 4),
+    GemmTile(64, 64, 4, 4),
+    GemmTile(64, 32, 4, 4),
+    GemmTile(32, 64, 4, 4),
+    GemmTile(32, 32, 4, 2),
+    GemmTile(16, 64, 2, 4),
+    GemmTile(16, 32, 2, 2),
+)
+
+
+def choose_gemm_tile(rows: int, columns: int, depth: int, units: int) -> GemmTile:
+    """Return the tile that should be fastest for a product on `units` multiprocessors.
+
+    `rows` x `columns` results, each a sum of `depth` products.
+
+    >>> choose_gemm_tile(112 * 112, 64, 576, 132)
+    GemmTile(rows=64, columns=64, thread_rows=4, thread_columns=4, depth=16)
+    >>> choose_gemm_tile(1, 1000, 2048, 132).rows
+    16
+    """
+    return min(_TILES, key=lambda tile: _cycles(tile, rows, columns, depth, units))
+
+
+def _cycles(tile: GemmTile, rows: int, columns: int, depth: int, units: int) -> float:
+    """Model: each multiprocessor works off its blocks; what is in flight at once hides latency."""
+    blocks = math.ceil(rows / tile.rows) * math.ceil(columns / tile.columns)
+    per_unit = math.ceil(blocks / units)
+    products = tile.thread_rows * tile.thread_columns
+    loads = (tile.thread_rows + tile.thread_columns) * _LOAD_COST
+    hidden = min(1.0, per_unit * tile.threads / _HIDING_THREADS)
+    work = tile.rows * tile.columns * depth / _ISSUE * (products + loads) / products / hidden
+    latency = math.ceil(depth / tile.depth) * _STEP_CYCLES
+    return max(per_unit * work, latency) + latency * 0.25

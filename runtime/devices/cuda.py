@@ -1,0 +1,219 @@
+"""GPUs through NVIDIA's driver library, which comes with the driver; no CUDA toolkit is needed."""
+
+from __future__ import annotations
+
+import ctypes
+import weakref
+from functools import cache
+from typing import Any
+
+from hios_tvm.errors import ArtifactError, DeviceError
+from hios_tvm.runtime.native import NativeDriver
+
+__all__ = ["CudaDriver", "Gpu", "load_driver"]
+
+_POINTER, _SIZE, _INT, _UINT = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_uint
+_ADDRESS, _TEXT = ctypes.c_uint64, ctypes.c_char_p
+
+_FUNCTIONS: dict[str, tuple[Any, ...]] = {
+    "cuInit": (_UINT,),
+    "cuGetErrorString": (_INT, _POINTER),
+    "cuDeviceGet": (_POINTER, _INT),
+    "cuDeviceGetCount": (_POINTER,),
+    "cuDeviceGetAttribute": (_POINTER, _INT, _INT),
+    "cuDeviceCanAccessPeer": (_POINTER, _INT, _INT),
+    "cuDevicePrimaryCtxRetain": (_POINTER, _INT),
+    "cuDevicePrimaryCtxRelease_v2": (_INT,),
+    "cuCtxSetCurrent": (_POINTER,),
+    "cuCtxEnablePeerAccess": (_POINTER, _UINT),
+    "cuMemAlloc_v2": (_POINTER, _SIZE),
+    "cuMemFree_v2": (_ADDRESS,),
+    "cuMemcpyHtoD_v2": (_ADDRESS, _POINTER, _SIZE),
+    "cuMemHostRegister_v2": (_POINTER, _SIZE, _UINT),
+    "cuMemHostUnregister": (_POINTER,),
+    "cuModuleLoadData": (_POINTER, _POINTER),
+    "cuModuleUnload": (_POINTER,),
+    "cuModuleGetFunction": (_POINTER, _POINTER, _TEXT),
+    "cuFuncSetAttribute": (_POINTER, _INT, _INT),
+    "cuStreamCreate": (_POINTER, _UINT),
+    "cuStreamDestroy_v2": (_POINTER,),
+    "cuEventCreate": (_POINTER, _UINT),
+    "cuEventDestroy_v2": (_POINTER,),
+    # Those that executor.cc calls
+    "cuLaunchKernel": (_POINTER, *[_UINT] * 7, _POINTER, _POINTER, _POINTER),
+    "cuMemcpyAsync": (_ADDRESS, _ADDRESS, _SIZE, _POINTER),
+    "cuMemcpyPeerAsync": (_ADDRESS, _POINTER, _ADDRESS, _POINTER, _SIZE, _POINTER),
+    "cuEventRecord": (_POINTER, _POINTER),
+    "cuStreamWaitEvent": (_POINTER, _POINTER, _UINT),
+    "cuLaunchHostFunc": (_POINTER, _POINTER, _POINTER),
+    "cuStreamSynchronize": (_POINTER,),
+}
+_ENQUEUED = (
+    "cuLaunchKernel",
+    "cuMemcpyAsync",
+    "cuMemcpyPeerAsync",
+    "cuEventRecord",
+    "cuStreamWaitEvent",
+    "cuLaunchHostFunc",
+    "cuStreamSynchronize",
+)
+
+_MAJOR, _MINOR = 75, 76  # attributes of a device: its compute capability
+_DYNAMIC_SHARED_BYTES = 8  # attribute of a function
+_PORTABLE = 1  # pinned for all contexts
+_NON_BLOCKING = 1  # a stream that does not wait for the default one
+_NO_TIMING = 2  # an event that only orders
+_PEER_ALREADY_ENABLED = 704
+_LARGEST_STATIC_SHARED = 48 * 1024  # more must be asked for
+
+
+class CudaDriver:
+    """The driver's functions; `call` raises `DeviceError` with the driver's words."""
+
+    def __init__(self, dll: Any) -> None:
+        self._functions: dict[str, Any] = {}
+        for name, arguments in _FUNCTIONS.items():
+            function = getattr(dll, name)
+            function.argtypes, function.restype = arguments, _INT
+            self._functions[name] = function
+        addresses = [ctypes.cast(self._functions[name], _POINTER).value for name in _ENQUEUED]
+        self.native = NativeDriver(*addresses)
+        self.call("cuInit", 0)
+
+    def call(self, name: str, *arguments: Any) -> None:
+        """Call a function of the driver."""
+        status = self._functions[name](*arguments)
+        if status != 0:
+            raise DeviceError(f"the GPU's driver refused {name}: {self.error_text(status)}")
+
+    def get(self, kind: type[Any], name: str, *arguments: Any) -> Any:
+        """Call a function that writes its result where its first argument points to."""
+        result = kind()
+        self.call(name, ctypes.byref(result), *arguments)
+        return result.value
+
+    def error_text(self, status: int) -> str:
+        """Return what the driver says about a status."""
+        text = ctypes.c_char_p()
+        self._functions["cuGetErrorString"](status, ctypes.byref(text))
+        return f"{(text.value or b'unknown error').decode(errors='replace')} ({status})"
+
+    def gpu_count(self) -> int:
+        """Return how many GPUs this process may use."""
+        return int(self.get(_INT, "cuDeviceGetCount"))
+
+    def arch(self, index: int) -> str:
+        """Return the architecture of GPU `index`, such as ``sm_90``."""
+        device = self.get(_INT, "cuDeviceGet", index)
+        major, minor = (
+            self.get(_INT, "cuDeviceGetAttribute", attribute, device)
+            for attribute in (_MAJOR, _MINOR)
+        )
+        return f"sm_{major}{minor}"
+
+
+@cache
+def load_driver() -> CudaDriver:
+    """Return the driver of this machine; `DeviceError` where there is none."""
+    try:
+        dll = ctypes.CDLL("libcuda.so.1")
+    except OSError as error:
+        raise DeviceError(f"this machine has no NVIDIA driver: {error}") from error
+    return CudaDriver(dll)
+
+
+class Gpu:
+    """One GPU: its context, the code that it runs, and what was allocated for it.
+
+    Raises
+    ------
+    DeviceError
+        If there is no such GPU, or it lacks memory.
+    ArtifactError
+        If the code is not for it.
+    """
+
+    def __init__(self, driver: CudaDriver, index: int, code: bytes) -> None:
+        count = driver.gpu_count()
+        if index >= count:
+            raise DeviceError(f"there is no GPU cuda:{index}: this process may use {count}")
+        self.driver = driver
+        self.index = index
+        device = driver.get(_INT, "cuDeviceGet", index)
+        self.context: int = driver.get(_POINTER, "cuDevicePrimaryCtxRetain", device)
+        self._undo: list[tuple[str, int]] = []
+        self.close = weakref.finalize(self, _release, driver, self.context, device, self._undo)
+        self.make_current()
+        try:
+            self._module = self._new("cuModuleUnload", "cuModuleLoadData", code)
+        except DeviceError as error:
+            raise ArtifactError(
+                f"its code does not run on cuda:{index} ({driver.arch(index)}): {error}"
+            ) from error
+
+    def make_current(self) -> None:
+        """Let this thread talk to this GPU."""
+        self.driver.call("cuCtxSetCurrent", self.context)
+
+    def allocate(self, nbytes: int) -> int:
+        """Return the address of new memory on the GPU, aligned to 256 bytes."""
+        self.make_current()
+        return self._new("cuMemFree_v2", "cuMemAlloc_v2", max(nbytes, 1), kind=_ADDRESS)
+
+    def upload(self, address: int, source: int, nbytes: int) -> None:
+        """Copy bytes of the host to `address`, now."""
+        self.make_current()
+        self.driver.call("cuMemcpyHtoD_v2", address, source, nbytes)
+
+    def stream(self) -> int:
+        """Return a new stream."""
+        self.make_current()
+        return self._new("cuStreamDestroy_v2", "cuStreamCreate", _NON_BLOCKING)
+
+    def event(self) -> int:
+        """Return a new event."""
+        self.make_current()
+        return self._new("cuEventDestroy_v2", "cuEventCreate", _NO_TIMING)
+
+    def function(self, symbol: str, shared_bytes: int) -> int:
+        """Return a function of the code."""
+        self.make_current()
+        try:
+            function: int = self.driver.get(
+                _POINTER, "cuModuleGetFunction", self._module, symbol.encode()
+            )
+        except DeviceError as error:
+            raise ArtifactError(f"the code of a GPU has no kernel {symbol!r}") from error
+        if shared_bytes > _LARGEST_STATIC_SHARED:
+            self.driver.call("cuFuncSetAttribute", function, _DYNAMIC_SHARED_BYTES, shared_bytes)
+        return function
+
+    def pin(self, address: int, nbytes: int) -> None:
+        """Let GPUs copy from and to this memory of the host while kernels run."""
+        self.make_current()
+        self.driver.call("cuMemHostRegister_v2", address, nbytes, _PORTABLE)
+        self._undo.append(("cuMemHostUnregister", address))
+
+    def reach(self, other: Gpu) -> None:
+        """Let this GPU copy from and to `other` directly, where the machine can."""
+        able = self.driver.get(_INT, "cuDeviceCanAccessPeer", self.index, other.index)
+        if not able:
+            return  # the driver copies through the host
+        self.make_current()
+        try:
+            self.driver.call("cuCtxEnablePeerAccess", other.context, 0)
+        except DeviceError as error:
+            if f"({_PEER_ALREADY_ENABLED})" not in str(error):
+                raise
+
+    def _new(self, undo: str, name: str, *arguments: Any, kind: type[Any] = _POINTER) -> int:
+        made: int = self.driver.get(kind, name, *arguments)
+        self._undo.append((undo, made))
+        return made
+
+
+def _release(driver: CudaDriver, context: int, device: int, undo: list[tuple[str, int]]) -> None:
+    driver.call("cuCtxSetCurrent", context)
+    while undo:
+        driver.call(*undo.pop())
+    driver.call("cuDevicePrimaryCtxRelease_v2", device)

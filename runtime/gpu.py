@@ -1,0 +1,284 @@
+"""What a GPU's worker does: the programs of all its streams, put into the streams in one order.
+
+Ordering on the GPU is the driver's: a stream keeps its order, and events order streams, also those
+of two GPUs. Workers wait for each other only where the driver cannot: an event of another GPU must
+have been recorded before a stream can wait for it, and CPUs run kernels outside of any stream.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from hios_tvm.runtime.devices.cuda import Gpu
+from hios_tvm.runtime.devices.names import device_kind
+from hios_tvm.runtime.executor import Lowered
+from hios_tvm.runtime.instructions import Call, Copy, Instruction, Program, Signal, Wait
+from hios_tvm.runtime.launches import GpuKernel, Launch
+from hios_tvm.runtime.memory import TensorTable
+from hios_tvm.runtime.native import (
+    KIND_AWAIT_RECORDED,
+    KIND_ENQUEUE_COPY,
+    KIND_LAUNCH,
+    KIND_RECORD,
+    KIND_SIGNAL,
+    KIND_SIGNAL_FROM_STREAM,
+    KIND_SYNCHRONIZE,
+    KIND_WAIT,
+    Library,
+    NativeGpuCopy,
+    NativeHostSignal,
+    NativeInstruction,
+    NativeLaunch,
+)
+
+__all__ = ["Crossing", "GpuTask", "crossings", "issue_order"]
+
+
+@dataclass(frozen=True)
+class Crossing:
+    """An event: which device signals it, and which other devices wait for it."""
+
+    source: str
+    others: tuple[str, ...]
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether a stream signals it."""
+        return device_kind(self.source) == "cuda"
+
+    @property
+    def reaches_cpu(self) -> bool:
+        """Whether a CPU waits for it."""
+        return any(device_kind(device) == "cpu" for device in self.others)
+
+    @property
+    def reaches_gpu(self) -> bool:
+        """Whether another GPU waits for it."""
+        return any(device_kind(device) == "cuda" for device in self.others)
+
+
+def crossings(programs: Sequence[Program]) -> dict[int, Crossing]:
+    """Return what each event connects."""
+    source: dict[int, str] = {}
+    waiting: dict[int, list[str]] = {}
+    for program in programs:
+        for step in program.instructions:
+            if isinstance(step, Signal):
+                source[step.event] = program.device
+            elif isinstance(step, Wait):
+                waiting.setdefault(step.event, []).append(program.device)
+    return {
+        event: Crossing(
+            device, tuple(dict.fromkeys(d for d in waiting.get(event, ()) if d != device))
+        )
+        for event, device in source.items()
+    }
+
+
+def issue_order(programs: Sequence[Program]) -> list[tuple[int, int]]:
+    """Return all instructions as (program, place), each wait behind its signal.
+
+    Workers that keep this order never wait for each other in a circle. Programs take turns after
+    each kernel or copy, so that no stream starves while another one is fed.
+
+    >>> first = Program("cuda:0", 0, (Call("a", "k", ("x", "y")), Signal(0)))
+    >>> second = Program("cuda:0", 1, (Wait(0), Call("b", "k", ("y", "z"))))
+    >>> issue_order([second, first])
+    [(1, 0), (1, 1), (0, 0), (0, 1)]
+    """
+    order: list[tuple[int, int]] = []
+    position = [0] * len(programs)
+    signalled: set[int] = set()
+    remaining = sum(len(program.instructions) for program in programs)
+    while len(order) < remaining:
+        for p, program in enumerate(programs):
+            while position[p] < len(program.instructions):
+                step = program.instructions[position[p]]
+                if isinstance(step, Wait) and step.event not in signalled:
+                    break
+                if isinstance(step, Signal):
+                    signalled.add(step.event)
+                order.append((p, position[p]))
+                position[p] += 1
+                following = program.instructions[position[p] : position[p] + 1]
+                if isinstance(step, Call | Copy) and not isinstance(
+                    next(iter(following), None), Signal
+                ):
+                    break
+    return order
+
+
+@dataclass(frozen=True)
+class GpuTask:
+    """What the worker of one GPU puts into its streams.
+
+    Attributes
+    ----------
+    label : str
+        For messages.
+    gpu, gpus
+        The GPU, and all of the session by the artifact's names.
+    device : str
+        The artifact's name of the GPU.
+    programs, order
+        All programs of the artifact, and `issue_order` of them.
+    events : event -> the driver's event
+        Of all signals of GPUs; shared by the tasks of a session.
+    kernels
+        How the kernels are launched.
+    homes : buffer -> device
+        Whose memory each buffer is.
+    library : Library
+        Has the executor.
+    """
+
+    label: str
+    gpu: Gpu
+    gpus: Mapping[str, Gpu]
+    device: str
+    programs: Sequence[Program]
+    order: Sequence[tuple[int, int]]
+    events: Mapping[int, int]
+    kernels: Mapping[str, GpuKernel]
+    homes: Mapping[str, str | None]
+    library: Library
+    cores: tuple[int, ...] = ()
+    crossing: Mapping[int, Crossing] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "crossing", crossings(self.programs))
+
+    @property
+    def host_events(self) -> Iterable[Hashable]:
+        """Events that this worker signals to others, or waits for, outside of any stream."""
+        for _, step in self._steps():
+            if isinstance(step, Signal):
+                crossing = self.crossing[step.event]
+                yield from [step.event] * crossing.reaches_cpu
+                yield from [_recorded(step.event)] * crossing.reaches_gpu
+            elif isinstance(step, Wait):
+                crossing = self.crossing[step.event]
+                if crossing.source != self.device:
+                    yield _recorded(step.event) if crossing.on_gpu else step.event
+
+    def enter(self) -> None:
+        """Prepare the worker's thread."""
+        self.gpu.make_current()
+
+    def failure(self, status: int) -> str:
+        """Return what is wrong where the driver returned `status`."""
+        return self.gpu.driver.error_text(status)
+
+    def lower(self, tensors: TensorTable, events: Mapping[Hashable, int]) -> Lowered:
+        """Return the instructions as executor.cc reads them."""
+        writer = _Writer(self, tensors, events)
+        for program, step in self._steps():
+            writer.add(program.stream, step)
+        return writer.finish()
+
+    def _steps(self) -> Iterable[tuple[Program, Instruction]]:
+        for p, i in self.order:
+            if self.programs[p].device == self.device:
+                yield self.programs[p], self.programs[p].instructions[i]
+
+
+def _recorded(event: int) -> Hashable:
+    """Name of what tells other GPUs' workers that `event` can be waited for."""
+    return ("recorded", event)
+
+
+class _Writer:
+    """Writes the native instructions of one task."""
+
+    def __init__(self, task: GpuTask, tensors: TensorTable, events: Mapping[Hashable, int]) -> None:
+        self._task = task
+        self._tensors = tensors
+        self._events = events
+        self._streams: dict[int, int] = {}
+        self._steps: list[NativeInstruction] = []
+        self._operators: list[str | None] = []
+        self._held: list[Any] = [task]
+
+    def add(self, stream: int, step: Instruction) -> None:
+        """Write one instruction of the program of `stream`."""
+        if stream not in self._streams:
+            self._streams[stream] = self._task.gpu.stream()
+        handle = self._streams[stream]
+        if isinstance(step, Call):
+            for launch in self._task.kernels[step.kernel].launches:
+                native = self._keep(self._launch(launch, step))
+                self._write(KIND_LAUNCH, handle, native, operator=step.operator)
+        elif isinstance(step, Copy):
+            self._write(KIND_ENQUEUE_COPY, handle, self._keep(self._copy(step)))
+        elif isinstance(step, Signal):
+            self._signal(step.event, handle)
+        else:
+            self._wait(step.event, handle)
+
+    def finish(self) -> Lowered:
+        """Return all that was written; the streams must be empty at its end."""
+        for handle in self._streams.values():
+            self._write(KIND_SYNCHRONIZE, handle)
+        program = (NativeInstruction * len(self._steps))(*self._steps)
+        driver = self._task.gpu.driver.native
+        return Lowered(program, tuple(self._operators), self._held, ctypes.addressof(driver))
+
+    def _signal(self, event: int, handle: int) -> None:
+        crossing = self._task.crossing[event]
+        self._write(KIND_RECORD, handle, self._task.events[event])
+        if crossing.reaches_gpu:
+            self._write(KIND_SIGNAL, number=self._events[_recorded(event)])
+        if crossing.reaches_cpu:
+            signal = self._keep(NativeHostSignal())
+            self._write(KIND_SIGNAL_FROM_STREAM, handle, signal, number=self._events[event])
+
+    def _wait(self, event: int, handle: int) -> None:
+        crossing = self._task.crossing[event]
+        if not crossing.on_gpu:
+            self._write(KIND_WAIT, number=self._events[event])
+            return
+        if crossing.source != self._task.device:
+            self._write(KIND_WAIT, number=self._events[_recorded(event)])
+        self._write(KIND_AWAIT_RECORDED, handle, self._task.events[event])
+
+    def _launch(self, launch: Launch, call: Call) -> NativeLaunch:
+        addresses = [self._tensors.data_pointer(call.args[number]) for number in launch.args]
+        params = (ctypes.c_void_p * len(addresses))(*addresses)
+        self._held.append(params)
+        return NativeLaunch(
+            self._task.gpu.function(launch.symbol, launch.shared_bytes),
+            ctypes.addressof(params),
+            (ctypes.c_uint32 * 3)(*launch.grid),
+            (ctypes.c_uint32 * 3)(*launch.block),
+            launch.shared_bytes,
+        )
+
+    def _copy(self, step: Copy) -> NativeGpuCopy:
+        src, dst = (self._task.gpus.get(self._task.homes[n] or "") for n in (step.src, step.dst))
+        between = src is not None and dst is not None
+        return NativeGpuCopy(
+            self._tensors.pointer(step.dst),
+            self._tensors.pointer(step.src),
+            dst.context if between and dst is not None else None,
+            src.context if between and src is not None else None,
+            self._tensors.nbytes(step.dst),
+        )
+
+    def _keep(self, structure: ctypes.Structure) -> int:
+        self._held.append(structure)
+        return ctypes.addressof(structure)
+
+    def _write(
+        self,
+        kind: int,
+        target: int | None = None,
+        source: int | None = None,
+        *,
+        number: int = 0,
+        operator: str | None = None,
+    ) -> None:
+        self._steps.append(NativeInstruction(kind, number, target, source, 0))
+        self._operators.append(operator)

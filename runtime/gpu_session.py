@@ -1,0 +1,172 @@
+"""The GPUs of a session: their memory, what is pinned for their copies, and their tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from hios_tvm.errors import ArtifactError, DeviceError
+from hios_tvm.runtime.archive import Artifact
+from hios_tvm.runtime.devices.cuda import CudaDriver, Gpu
+from hios_tvm.runtime.devices.names import gpu_index
+from hios_tvm.runtime.dtypes import numpy_dtype
+from hios_tvm.runtime.gpu import GpuTask, issue_order
+from hios_tvm.runtime.instructions import Copy, Signal
+from hios_tvm.runtime.manifest import Manifest
+from hios_tvm.runtime.memory import Arena, TensorTable
+from hios_tvm.runtime.native import load_library
+
+__all__ = ["SessionGpus"]
+
+Array = np.ndarray[Any, Any]
+
+
+class SessionGpus:
+    """The GPUs that an artifact uses, ready to run.
+
+    Arenas and weights lie in their memory. Inputs that they read and outputs that they write pass
+    through pinned memory of the host, `staging` by buffer, so that copies overlap with kernels.
+
+    Parameters
+    ----------
+    artifact : Artifact
+        Verified.
+    names : artifact's device -> device
+    tensors : TensorTable
+        Gets the addresses of all buffers on GPUs, and of those in `staging`.
+    arenas : device -> Arena
+        Of the CPUs; what GPUs copy from or to is pinned.
+    driver : CudaDriver
+
+    Raises
+    ------
+    DeviceError
+        If a GPU is missing, or lacks memory.
+    ArtifactError
+        If the code does not run on a GPU.
+    """
+
+    def __init__(
+        self,
+        artifact: Artifact,
+        names: Mapping[str, str],
+        tensors: TensorTable,
+        arenas: Mapping[str, Arena],
+        driver: CudaDriver,
+    ) -> None:
+        self._artifact = artifact
+        self._names = names
+        self._gpus: dict[str, Gpu] = {}
+        self.staging: dict[str, Array] = {}
+        self._memory: list[Arena] = []
+        try:
+            for device in artifact.manifest.devices:
+                if device.kind == "cuda" and device.device_code is not None:
+                    code = artifact.libraries[device.device_code]
+                    self._gpus[device.name] = Gpu(driver, gpu_index(names[device.name]), code)
+            for gpu in self._gpus.values():
+                for other in self._gpus.values():
+                    if other.index != gpu.index:
+                        gpu.reach(other)
+            self._place(tensors)
+            self._pin(tensors, arenas)
+        except BaseException:
+            self.close()
+            raise
+
+    def tasks(self) -> list[GpuTask]:
+        """Return one task for each GPU that has work."""
+        manifest = self._artifact.manifest
+        order = issue_order(manifest.programs)
+        events = {
+            step.event: self._gpus[program.device].event()
+            for program in manifest.programs
+            if program.device in self._gpus
+            for step in program.instructions
+            if isinstance(step, Signal)
+        }
+        return [
+            GpuTask(
+                label=self._names[device],
+                gpu=gpu,
+                gpus=self._gpus,
+                device=device,
+                programs=manifest.programs,
+                order=order,
+                events=events,
+                kernels=manifest.gpu_kernels,
+                homes={buffer.name: buffer.device for buffer in manifest.buffers},
+                library=load_library(self._artifact.libraries[self._library(device)]),
+            )
+            for device, gpu in self._gpus.items()
+        ]
+
+    def close(self) -> None:
+        """Free everything on the GPUs; no task may run any more. Closing twice is fine."""
+        for gpu in self._gpus.values():
+            gpu.close()
+
+    def _library(self, device: str) -> str:
+        entry = self._artifact.manifest.device[device].library
+        if entry is None:
+            raise ArtifactError(f"device {device!r} has work but no library")
+        return entry
+
+    def _place(self, tensors: TensorTable) -> None:
+        """Allocate arenas and upload weights."""
+        manifest, weights = self._artifact.manifest, self._artifact.weights
+        arenas = {
+            name: self._allocate(name, manifest.device[name].arena_bytes) for name in self._gpus
+        }
+        for buffer in manifest.buffers:
+            if buffer.device not in self._gpus:
+                continue
+            if buffer.space == "arena":
+                tensors.place(buffer.name, arenas[buffer.device] + (buffer.offset or 0))
+            else:
+                assert weights is not None
+                address = self._allocate(buffer.device, buffer.nbytes)
+                source = weights.address(buffer.weight)
+                self._gpus[buffer.device].upload(address, source, buffer.nbytes)
+                tensors.place(buffer.name, address)
+
+    def _allocate(self, device: str, nbytes: int) -> int:
+        try:
+            return self._gpus[device].allocate(nbytes)
+        except DeviceError as error:
+            raise DeviceError(f"device {device!r} needs {nbytes} bytes: {error}") from error
+
+    def _pin(self, tensors: TensorTable, arenas: Mapping[str, Arena]) -> None:
+        """Pin what GPUs copy from and to: arenas of CPUs whole, and inputs and outputs."""
+        manifest = self._artifact.manifest
+        arenas_to_pin: set[str] = set()
+        for name in _copied_by_gpus(manifest, self._gpus):
+            buffer = manifest.buffer[name]
+            if buffer.device is not None and buffer.device in arenas:
+                arenas_to_pin.add(buffer.device)
+            elif buffer.space in ("input", "output"):
+                memory = Arena(buffer.nbytes)
+                self._memory.append(memory)
+                self._pin_memory(memory)
+                array = memory.bytes[: buffer.nbytes].view(numpy_dtype(buffer.dtype))
+                self.staging[name] = array.reshape(buffer.shape)
+                tensors.place(name, memory.address)
+        for device in sorted(arenas_to_pin):
+            self._pin_memory(arenas[device])
+
+    def _pin_memory(self, memory: Arena) -> None:
+        gpu = next(iter(self._gpus.values()))
+        gpu.pin(memory.address, memory.bytes.nbytes)
+
+
+def _copied_by_gpus(manifest: Manifest, gpus: Iterable[str]) -> Iterable[str]:
+    """Yield the ends of all copies that GPUs make."""
+    names: dict[str, None] = {}
+    for program in manifest.programs:
+        if program.device in set(gpus):
+            for step in program.instructions:
+                if isinstance(step, Copy):
+                    names |= {step.src: None, step.dst: None}
+    return names

@@ -1,0 +1,77 @@
+"""Generated CUDA kernels, executed on the CPU: see cuda_emulator.h."""
+
+from __future__ import annotations
+
+import ctypes
+import re
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from hios_tvm.cuda_kernels import CudaCode
+from hios_tvm.runtime.launches import GpuKernel
+
+_HEADER = Path(__file__).with_name("cuda_emulator.h")
+_KERNEL = re.compile(
+    r'extern "C" __global__ void __launch_bounds__\(\d+\) (\w+)\(([^)]*)\) \{', re.MULTILINE
+)
+
+
+class EmulatedCode:
+    """CUDA source as a library for this CPU, and the launches of its functions."""
+
+    def __init__(self, source: str) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            path, result = Path(folder, "kernels.cc"), Path(folder, "kernels.so")
+            path.write_text(_translated(source))
+            command = ["g++", "-std=c++17", "-O1", "-w", "-shared", "-fPIC", f"-I{_HEADER.parent}"]
+            done = subprocess.run(
+                [*command, "-o", str(result), str(path)],
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            assert done.returncode == 0, done.stderr[-3000:]
+            self.dll = ctypes.CDLL(str(result))
+        self.parameters = {
+            symbol: len(parameters.split(",")) for symbol, parameters in _KERNEL.findall(source)
+        }
+
+    def launch(
+        self, symbol: str, grid: Sequence[int], block: Sequence[int], params: int | ctypes.Array
+    ) -> None:
+        """Run a kernel as cuLaunchKernel does; `params` holds pointers to its arguments."""
+        three = ctypes.c_uint * 3
+        getattr(self.dll, f"launch_{symbol}")(three(*grid), three(*block), params)
+
+    def run(self, kernel: GpuKernel, arrays: Sequence[np.ndarray]) -> None:
+        """Run all launches of a kernel on its arguments, which are changed in place."""
+        scratch = [np.full(nbytes, 0xFF, np.uint8) for nbytes in kernel.scratch]
+        addresses = [array.ctypes.data for array in (*arrays, *scratch)]
+        for launch in kernel.launches:
+            values = [ctypes.c_void_p(addresses[number]) for number in launch.args]
+            params = (ctypes.c_void_p * len(values))(*(ctypes.addressof(v) for v in values))
+            self.launch(launch.symbol, launch.grid, launch.block, params)
+
+
+def run_kernel(code: CudaCode, name: str, arrays: Sequence[np.ndarray]) -> None:
+    """Run kernel `name` of `code` on `arrays`."""
+    EmulatedCode(code.source).run(code.kernels[name], arrays)
+
+
+def _translated(source: str) -> str:
+    """Return C++ for the emulator: TVM's head is left out, shared memory is static."""
+    body = source[source.index('extern "C" __global__') :]
+    body = re.sub(r"__shared__ (alignas\(\d+\))", r"\1 static", body)
+    wrappers = []
+    for symbol, parameters in _KERNEL.findall(body):
+        types = [parameter.rsplit("*", 1)[0] + "*" for parameter in parameters.split(",")]
+        arguments = ", ".join(f"*({kind}*)args[{i}]" for i, kind in enumerate(types))
+        wrappers.append(
+            f'extern "C" void launch_{symbol}(const unsigned* grid, const unsigned* block, '
+            f"void** args) {{ emulator::Launch(grid, block, [=] {{ {symbol}({arguments}); }}); }}"
+        )
+    return "\n".join([f'#include "{_HEADER.name}"', body, *wrappers])

@@ -1,0 +1,269 @@
+"""A stand-in for NVIDIA's driver library: streams, events and copies, in this process's memory.
+
+A thread executes what is in the streams, as the driver would: in the order of each stream, behind
+the events that it waits for, and otherwise at random. Kernels run in the emulator. Every operation
+also remembers which others must have ended before, so that a test can ask whether two that touch
+the same bytes are ordered in every legal interleaving, and not in this one only.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+import random
+import threading
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from emulator import EmulatedCode
+
+from hios_tvm.runtime.devices.cuda import _FUNCTIONS
+
+Span = tuple[int, int]
+
+
+@dataclass
+class Operation:
+    """What a stream executes; `before` is the bit set of operations that end earlier, always."""
+
+    number: int
+    kind: str
+    stream: int
+    action: Callable[[], None]
+    reads: list[Span] = field(default_factory=list)
+    writes: list[Span] = field(default_factory=list)
+    awaits: Operation | None = None
+    before: int = 0
+    done: bool = False
+
+
+class FakeDriver:
+    """Has the functions of libcuda as attributes, as `ctypes.CDLL` would."""
+
+    def __init__(self, gpus: int, seed: int = 0, fail: dict[str, int] | None = None) -> None:
+        self.gpus = gpus
+        self.log: list[Operation] = []
+        self.allocated: dict[int, np.ndarray] = {}
+        self.access: dict[str, list[tuple[int, bool]]] = {}
+        self.failures = dict(fail or {})
+        self.unordered_waits = 0
+        self._random = random.Random(seed)
+        self._handles = itertools.count(1000)
+        self._queues: dict[int, deque[Operation]] = {}
+        self._last: dict[int, Operation] = {}
+        self._recorded: dict[int, Operation] = {}
+        self._modules: dict[int, EmulatedCode] = {}
+        self._functions: dict[int, tuple[EmulatedCode, str]] = {}
+        self._condition = threading.Condition()
+        self._kept: list[Any] = []
+        for name, arguments in _FUNCTIONS.items():
+            method = getattr(self, f"_{name.removesuffix('_v2')}")
+            setattr(self, name, self._exported(name, method, arguments))
+        threading.Thread(target=self._execute, daemon=True).start()
+
+    def hazards(self) -> list[tuple[str, str]]:
+        """Pairs of operations on the same bytes, one of them a write, in no fixed order."""
+        found = []
+        for later in self.log:
+            for earlier in self.log[: later.number]:
+                if later.before >> earlier.number & 1:
+                    continue
+                touches = _overlap(earlier.writes, later.reads + later.writes)
+                if touches or _overlap(earlier.reads, later.writes):
+                    found.append((earlier.kind, later.kind))
+        return found
+
+    def forget(self) -> None:
+        """Forget what was executed: the next operations are those of another run."""
+        with self._condition:
+            assert not any(self._queues.values())
+            self.log.clear()
+            self._last.clear()
+            self._recorded.clear()
+
+    def _exported(self, name: str, method: Callable[..., int], arguments: tuple[Any, ...]) -> Any:
+        def call(*values: Any) -> int:
+            if self.failures.get(name):
+                self.failures[name] -= 1
+                if not self.failures[name]:
+                    return 719
+            return method(*values) or 0
+
+        function = ctypes.CFUNCTYPE(ctypes.c_int, *arguments)(call)
+        self._kept.append(function)
+        return function
+
+    def _enqueue(self, kind: str, stream: int, action: Callable[[], None], **kind_of: Any) -> None:
+        with self._condition:
+            operation = Operation(len(self.log), kind, stream, action, **kind_of)
+            for other in (self._last.get(stream), operation.awaits):
+                if other is not None:
+                    operation.before |= other.before | 1 << other.number
+            self._last[stream] = operation
+            self.log.append(operation)
+            self._queues[stream].append(operation)
+            self._condition.notify_all()
+
+    def _execute(self) -> None:
+        while True:
+            with self._condition:
+                heads = [queue[0] for queue in self._queues.values() if queue]
+                ready = [o for o in heads if o.awaits is None or o.awaits.done]
+                if not ready:
+                    self._condition.wait()
+                    continue
+                operation = self._random.choice(ready)
+            operation.action()
+            with self._condition:
+                operation.done = True
+                self._queues[operation.stream].popleft()
+                self._condition.notify_all()
+
+    def _handle(self, result: int, value: int | None = None) -> int:
+        handle = next(self._handles) if value is None else value
+        ctypes.c_uint64.from_address(result).value = handle
+        return handle
+
+    def _cuInit(self, flags: int) -> None:
+        pass
+
+    def _cuGetErrorString(self, status: int, result: int) -> None:
+        text = ctypes.c_char_p(b"a failure that was asked for")
+        self._kept.append(text)
+        ctypes.c_char_p.from_address(result).value = text.value
+
+    def _cuDeviceGet(self, result: int, index: int) -> None:
+        ctypes.c_int.from_address(result).value = index
+
+    def _cuDeviceGetCount(self, result: int) -> None:
+        ctypes.c_int.from_address(result).value = self.gpus
+
+    def _cuDeviceGetAttribute(self, result: int, attribute: int, device: int) -> None:
+        ctypes.c_int.from_address(result).value = {75: 8, 76: 0}[attribute]
+
+    def _cuDeviceCanAccessPeer(self, result: int, device: int, other: int) -> None:
+        ctypes.c_int.from_address(result).value = 1
+
+    def _cuDevicePrimaryCtxRetain(self, result: int, device: int) -> None:
+        self._handle(result, 1 + device)
+
+    def _cuDevicePrimaryCtxRelease(self, device: int) -> None:
+        pass
+
+    def _cuCtxSetCurrent(self, context: int) -> None:
+        pass
+
+    def _cuCtxEnablePeerAccess(self, context: int, flags: int) -> None:
+        pass
+
+    def _cuMemAlloc(self, result: int, nbytes: int) -> None:
+        memory = np.full(nbytes, 0xFF, np.uint8)  # NaN, where it is read before it is written
+        self.allocated[self._handle(result, memory.ctypes.data)] = memory
+
+    def _cuMemFree(self, address: int) -> None:
+        del self.allocated[address]
+
+    def _cuMemcpyHtoD(self, destination: int, source: int, nbytes: int) -> None:
+        ctypes.memmove(destination, source, nbytes)
+
+    def _cuMemHostRegister(self, address: int, nbytes: int, flags: int) -> None:
+        pass
+
+    def _cuMemHostUnregister(self, address: int) -> None:
+        pass
+
+    def _cuModuleLoadData(self, result: int, image: int) -> None:
+        source = ctypes.string_at(image).decode()
+        self._modules[self._handle(result)] = EmulatedCode(source)
+
+    def _cuModuleUnload(self, module: int) -> None:
+        del self._modules[module]
+
+    def _cuModuleGetFunction(self, result: int, module: int, name: bytes) -> int:
+        code = self._modules[module]
+        if not hasattr(code.dll, f"launch_{name.decode()}"):
+            return 500
+        self._functions[self._handle(result)] = (code, name.decode())
+        return 0
+
+    def _cuFuncSetAttribute(self, function: int, attribute: int, value: int) -> None:
+        pass
+
+    def _cuStreamCreate(self, result: int, flags: int) -> None:
+        with self._condition:
+            self._queues[self._handle(result)] = deque()
+
+    def _cuStreamDestroy(self, stream: int) -> None:
+        with self._condition:
+            assert not self._queues.pop(stream)
+
+    def _cuEventCreate(self, result: int, flags: int) -> None:
+        self._handle(result)
+
+    def _cuEventDestroy(self, event: int) -> None:
+        self._recorded.pop(event, None)
+
+    def _cuLaunchKernel(self, function: int, *rest: int) -> None:
+        *sizes, _shared, stream, params, _extra = rest
+        code, symbol = self._functions[function]
+        access = self.access.get(symbol, [])
+        count = code.parameters[symbol]
+        slots = (ctypes.c_void_p * count).from_address(params)
+        values = [ctypes.c_void_p.from_address(slot).value or 0 for slot in slots]  # copied now
+
+        def run() -> None:
+            kept = [ctypes.c_void_p(value) for value in values]
+            copied = (ctypes.c_void_p * count)(*map(ctypes.addressof, kept))
+            code.launch(symbol, sizes[:3], sizes[3:], copied)
+
+        spans = [
+            (value, value + nbytes) for value, (nbytes, _) in zip(values, access, strict=False)
+        ]
+        written = [writes for _, writes in access]
+        self._enqueue(
+            symbol,
+            stream,
+            run,
+            reads=[span for span, writes in zip(spans, written, strict=True) if not writes],
+            writes=[span for span, writes in zip(spans, written, strict=True) if writes],
+        )
+
+    def _cuMemcpyAsync(self, destination: int, source: int, nbytes: int, stream: int) -> None:
+        self._enqueue(
+            "copy",
+            stream,
+            lambda: ctypes.memmove(destination, source, nbytes),
+            reads=[(source, source + nbytes)],
+            writes=[(destination, destination + nbytes)],
+        )
+
+    def _cuMemcpyPeerAsync(
+        self, destination: int, to: int, source: int, origin: int, nbytes: int, stream: int
+    ) -> None:
+        assert to and origin and to != origin
+        self._cuMemcpyAsync(destination, source, nbytes, stream)
+
+    def _cuEventRecord(self, event: int, stream: int) -> None:
+        self._enqueue("record", stream, lambda: None)
+        self._recorded[event] = self._last[stream]
+
+    def _cuStreamWaitEvent(self, stream: int, event: int, flags: int) -> None:
+        recorded = self._recorded.get(event)
+        self.unordered_waits += recorded is None
+        self._enqueue("wait", stream, lambda: None, awaits=recorded)
+
+    def _cuLaunchHostFunc(self, stream: int, function: int, data: int) -> None:
+        callback = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(function)
+        self._enqueue("host", stream, lambda: callback(data))
+
+    def _cuStreamSynchronize(self, stream: int) -> None:
+        with self._condition:
+            while self._queues[stream]:
+                self._condition.wait()
+
+
+def _overlap(first: list[Span], second: list[Span]) -> bool:
+    return any(a < d and c < b for a, b in first for c, d in second)

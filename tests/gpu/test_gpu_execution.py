@@ -1,0 +1,211 @@
+"""Artifacts for GPUs, run by the real runtime on a stand-in for the driver."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from fake_driver import FakeDriver
+from lowered_models import random, run_onnx_runtime
+from onnx import helper
+
+import hios_tvm.compiler
+import hios_tvm.runtime.session
+from hios_tvm import runtime
+from hios_tvm.compiler import CompileOptions, compile_model
+from hios_tvm.errors import ArtifactError, DeviceError, ExecutionError
+from hios_tvm.frontends.onnx import from_onnx
+from hios_tvm.runtime.archive import read_manifest
+from hios_tvm.runtime.devices.cuda import CudaDriver
+from hios_tvm.runtime.instructions import COPY_STREAM, Call, Copy
+from hios_tvm.schedule import Schedule
+
+Start = Callable[..., FakeDriver]
+
+
+def branches(width: int = 4) -> onnx.ModelProto:
+    """A stem, `width` branches of two convolutions, and their sum and concatenation."""
+    nodes = [helper.make_node("Conv", ["x", "w"], ["stem"], pads=[1] * 4)]
+    for i in range(width):
+        nodes += [
+            helper.make_node("Conv", ["stem", f"w{i}"], [f"a{i}"], pads=[1] * 4),
+            helper.make_node("Relu", [f"a{i}"], [f"b{i}"]),
+            helper.make_node("MaxPool", [f"b{i}"], [f"c{i}"], kernel_shape=[3, 3], pads=[1] * 4),
+        ]
+    nodes.append(helper.make_node("Concat", [f"c{i}" for i in range(width)], ["y"], axis=1))
+    nodes.append(helper.make_node("Sigmoid", ["c0"], ["z"]))
+    weights = {f"w{i}": random(6, 5, 3, 3, seed=i) for i in range(width)}
+    weights["w"] = random(5, 3, 3, 3, seed=99)
+    kind = onnx.TensorProto.FLOAT
+    graph = helper.make_graph(
+        nodes,
+        "branches",
+        [helper.make_tensor_value_info("x", kind, (1, 3, 8, 7))],
+        [onnx.ValueInfoProto(name="y"), onnx.ValueInfoProto(name="z")],
+        [onnx.numpy_helper.from_array(value, name) for name, value in weights.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+MODEL = branches()
+
+
+def random_schedule(devices: tuple[str, ...], seed: int) -> Schedule:
+    """Place every operator at random, and group neighbours of one device into streams."""
+    from hios_tvm.costs.table import CostTable, Measurement
+    from hios_tvm.devices import Device, Link, Platform
+    from hios_tvm.network import lower_network
+    from hios_tvm.passes.targets import cuda_target, host_target
+    from hios_tvm.schedulers import make_schedule
+
+    host = host_target()
+    network = lower_network(from_onnx(MODEL), host, gpu=cuda_target("sm_80", host))
+    rng = np.random.default_rng(seed)
+    platform = Platform(
+        tuple(Device(name, model=name, streams=3 if "cuda" in name else 1) for name in devices),
+        default_link=Link(0.0001, 1000.0),
+    )
+    latency = {
+        name: {op.name: Measurement(float(rng.random())) for op in network.graph.operators}
+        for name in devices
+    }
+    utilization = {op.name: 0.1 for op in network.graph.operators}
+    costs = CostTable(latency=latency, utilization=utilization)
+    return make_schedule("hios-lp", network.graph, costs, platform)
+
+
+@pytest.fixture
+def start(monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
+    """Puts a stand-in where the runtime looks for the driver."""
+
+    def begin(gpus: int = 3, seed: int = 0, **fail: int) -> FakeDriver:
+        fake = FakeDriver(gpus, seed, fail)
+        driver = CudaDriver(fake)
+        monkeypatch.setattr(hios_tvm.runtime.session, "load_driver", lambda: driver)
+        return fake
+
+    # The stand-in executes CUDA's source
+    monkeypatch.setattr(
+        hios_tvm.compiler,
+        "build_device_code",
+        lambda source, target, cache_dir: source.encode() + b"\0",
+    )
+    yield begin
+
+
+def compiled(folder: Path, devices: tuple[str, ...], seed: int = 0) -> Path:
+    path = folder / "model.hios"
+    options = CompileOptions(
+        devices=devices, target="sm_80", schedule=random_schedule(devices, seed)
+    )
+    compile_model(from_onnx(MODEL), path, options)
+    return path
+
+
+def check(session: runtime.Session, seed: int) -> None:
+    x = random(1, 3, 8, 7, seed=seed)
+    outputs = session.run({"x": x})
+    for ours, theirs in zip(outputs.values(), run_onnx_runtime(MODEL, {"x": x}), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5 * np.abs(theirs).max())
+
+
+@pytest.mark.parametrize(
+    "devices",
+    [
+        ("cuda:0",),
+        ("cuda:0", "cuda:1"),
+        ("cuda:0", "cuda:1", "cuda:2"),
+        ("cpu@0", "cuda:0"),
+        ("cuda:0", "cpu@0", "cuda:1"),
+    ],
+    ids=",".join,
+)
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_results_are_right(
+    start: Start, tmp_path: Path, devices: tuple[str, ...], seed: int
+) -> None:
+    fake = start(seed=seed)
+    path = compiled(tmp_path, devices, seed)
+    with runtime.load(path) as session:
+        for run in range(4):
+            check(session, run)
+            assert fake.unordered_waits == 0
+            fake.forget()
+    assert not fake.allocated
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("devices", [("cuda:0", "cuda:1"), ("cuda:0", "cuda:1", "cuda:2")])
+def test_every_access_is_ordered(
+    start: Start, tmp_path: Path, devices: tuple[str, ...], seed: int
+) -> None:
+    """No two operations that touch the same bytes may change places, in any interleaving."""
+    fake = start(seed=seed)
+    path = compiled(tmp_path, devices, seed)
+    manifest = read_manifest(path)
+    for program in manifest.programs:
+        for step in program.instructions:
+            if isinstance(step, Call):
+                kernel = manifest.gpu_kernels[step.kernel]
+                sizes = kernel.nbytes + kernel.scratch
+                for launch in kernel.launches:
+                    reads = len(step.args) - step.outputs
+                    fake.access[launch.symbol] = [(sizes[n], n >= reads) for n in launch.args]
+    with runtime.load(path) as session:
+        check(session, 0)
+        kernels = sum(operation.kind in fake.access for operation in fake.log)
+        assert kernels >= len(manifest.prediction.operators)
+        assert fake.hazards() == []
+        # The check itself: without what waits add, accesses are not ordered
+        for operation in fake.log:
+            operation.before = 0
+        assert fake.hazards()
+
+
+def test_copies_have_a_stream_of_their_own(start: Start, tmp_path: Path) -> None:
+    start()
+    manifest = read_manifest(compiled(tmp_path, ("cuda:0", "cuda:1")))
+    for program in manifest.programs:
+        copies = any(isinstance(step, Copy) for step in program.instructions)
+        assert copies == (program.stream == COPY_STREAM)
+
+
+def test_devices_can_be_mapped_to_one_gpu(start: Start, tmp_path: Path) -> None:
+    start(gpus=1)
+    path = compiled(tmp_path, ("cuda:0", "cuda:1"))
+    with pytest.raises(DeviceError, match="no GPU cuda:1: this process may use 1"):
+        runtime.load(path)
+    with runtime.load(path, devices=("cuda:0", "cuda:0")) as session:
+        check(session, 0)
+
+
+@pytest.mark.parametrize("function", ["cuLaunchKernel", "cuMemcpyAsync", "cuStreamWaitEvent"])
+def test_a_driver_that_refuses_is_one_error_and_the_session_works_again(
+    start: Start, tmp_path: Path, function: str
+) -> None:
+    fake = start()
+    path = compiled(tmp_path, ("cuda:0", "cpu@0", "cuda:1"), seed=2)
+    with runtime.load(path) as session:
+        check(session, 0)
+        fake.failures[function] = 2  # the second call
+        with pytest.raises(ExecutionError, match="a failure that was asked for"):
+            session.run({"x": random(1, 3, 8, 7)})
+        check(session, 1)
+
+
+def test_memory_that_a_gpu_lacks_is_one_error(start: Start, tmp_path: Path) -> None:
+    fake = start(cuMemAlloc_v2=3)
+    path = compiled(tmp_path, ("cuda:0",))
+    with pytest.raises(DeviceError, match=r"device 'cuda:0' needs \d+ bytes"):
+        runtime.load(path)
+    assert not fake.allocated
+
+
+def test_code_for_another_architecture_is_one_error(start: Start, tmp_path: Path) -> None:
+    start(cuModuleLoadData=1)
+    path = compiled(tmp_path, ("cuda:0",))
+    with pytest.raises(ArtifactError, match=r"does not run on cuda:0 \(sm_80\)"):
+        runtime.load(path)

@@ -1,0 +1,125 @@
+"""Kernels for GPUs compute what ONNX Runtime does, in an emulator of CUDA's threads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pytest
+from emulator import EmulatedCode
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from lowered_models import Array, model_of, random, run_onnx_runtime
+from onnx import ModelProto, helper
+
+from hios_tvm.cuda_kernels import generate_cuda
+from hios_tvm.frontends.onnx import from_onnx
+from hios_tvm.network import apply_pass
+from hios_tvm.passes.canonicalize_operators import CanonicalizeOperators, collect_weights
+from hios_tvm.passes.extract_operator_graph import extract_operator_graph
+from hios_tvm.passes.pipeline import lower_to_kernels, schedule_kernels
+from hios_tvm.passes.targets import cuda_target, host_target
+
+TARGET = cuda_target("sm_80", host_target())
+
+
+def run_emulated(model: ModelProto, feeds: Mapping[str, Array]) -> list[Array]:
+    """Lower `model` for a GPU and run its kernels one after another."""
+    kernels = lower_to_kernels(from_onnx(model), host_target(), winograd=False)
+    lowered = schedule_kernels(kernels, TARGET)
+    mod = apply_pass(CanonicalizeOperators(), lowered)
+    graph = extract_operator_graph(mod, "model")
+    code = generate_cuda(mod, TARGET)
+    library = EmulatedCode(code.source)
+    tensors = dict(zip(graph.inputs, (np.array(feed) for feed in feeds.values()), strict=True))
+    tensors |= collect_weights(lowered)
+    for operator in graph.operators:
+        for name in operator.outputs:
+            tensors[name] = np.full(graph.tensor[name].shape, np.nan, graph.tensor[name].dtype)
+        arrays = [tensors[name] for name in (*operator.inputs, *operator.outputs)]
+        library.run(code.kernels[operator.kernel], arrays)
+    return [tensors[name] for name in graph.outputs]
+
+
+def assert_right(model: ModelProto, tolerance: float = 1e-5) -> None:
+    feeds = {
+        value.name: random(*(d.dim_value for d in value.type.tensor_type.shape.dim), seed=seed)
+        for seed, value in enumerate(model.graph.input)
+    }
+    expected = run_onnx_runtime(model, feeds)
+    actual = run_emulated(model, feeds)
+    for ours, theirs in zip(actual, expected, strict=True):
+        scale = max(1e-30, float(np.abs(theirs).max(initial=0)))
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=tolerance * scale)
+
+
+@settings(max_examples=12, deadline=None, derandomize=True)
+@given(
+    st.integers(1, 20),
+    st.sampled_from([1, 3, 8, 20]),
+    st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    st.integers(1, 2),
+    st.integers(0, 2),
+    st.tuples(st.integers(5, 11), st.integers(5, 11)),
+)
+def test_convolutions(
+    inputs: int,
+    outputs: int,
+    kernel: tuple[int, int],
+    stride: int,
+    pad: int,
+    size: tuple[int, int],
+) -> None:
+    nodes = [
+        helper.make_node("Conv", ["x", "w", "b"], ["c"], strides=[stride] * 2, pads=[pad] * 4),
+        helper.make_node("Relu", ["c"], ["y"]),
+    ]
+    weights = {"w": random(outputs, inputs, *kernel, seed=7), "b": random(outputs, seed=8)}
+    assert_right(model_of(nodes, {"x": (1, inputs, *size)}, weights))
+
+
+@pytest.mark.parametrize("groups", [2, 12])
+def test_groups(groups: int) -> None:
+    node = helper.make_node("Conv", ["x", "w"], ["y"], group=groups, pads=[1] * 4)
+    weights = {"w": random(24, 12 // groups, 3, 3, seed=7)}
+    assert_right(model_of([node], {"x": (2, 12, 9, 7)}, weights))
+
+
+@pytest.mark.parametrize(
+    ("operator", "attributes"),
+    [
+        ("MaxPool", {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1, 1, 0, 0]}),
+        ("AveragePool", {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1]}),
+        ("GlobalAveragePool", {}),
+        ("Softmax", {"axis": 1}),
+        ("Transpose", {"perm": [0, 2, 3, 1]}),
+        ("Sigmoid", {}),
+    ],
+)
+def test_other_operators(operator: str, attributes: dict[str, object]) -> None:
+    node = helper.make_node(operator, ["x"], ["y"], **attributes)
+    assert_right(model_of([node], {"x": (1, 40, 9, 7)}))
+
+
+def test_residual_and_concatenation() -> None:
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["c"], pads=[1] * 4),
+        helper.make_node("Add", ["c", "x"], ["a"]),
+        helper.make_node("Concat", ["a", "x"], ["y"], axis=1),
+    ]
+    assert_right(model_of(nodes, {"x": (1, 16, 6, 7)}, {"w": random(16, 16, 3, 3, seed=7)}))
+
+
+def test_dense_layers() -> None:
+    nodes = [
+        helper.make_node("Gemm", ["x", "w", "b"], ["h"]),
+        helper.make_node("Relu", ["h"], ["r"]),
+        helper.make_node("LayerNormalization", ["r", "s", "b"], ["y"]),
+    ]
+    weights = {"w": random(50, 33, seed=7), "b": random(33, seed=8), "s": random(33, seed=9)}
+    assert_right(model_of(nodes, {"x": (5, 50)}, weights))
+
+
+def test_products_of_activations() -> None:
+    node = helper.make_node("MatMul", ["a", "b"], ["y"])
+    assert_right(model_of([node], {"a": (3, 40, 17), "b": (3, 17, 21)}))
