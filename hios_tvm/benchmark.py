@@ -118,7 +118,7 @@ def _result(
     concurrency: int,
     percentiles: Sequence[float],
 ) -> BenchmarkResult:
-    devices = [device.name for device in sessions[0].manifest.devices]
+    devices = sessions[0].traced_devices
     traces = tuple(trace for worker in workers for trace in worker.traces)
     idle = dict.fromkeys(devices, 0.0)
     return BenchmarkResult(

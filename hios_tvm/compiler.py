@@ -21,7 +21,7 @@ from hios_tvm.artifact import predicted, write_artifact
 from hios_tvm.buffer_plan import plan_buffers
 from hios_tvm.contest import Trial, choose_entrants, run_contest
 from hios_tvm.costs.links import LINKS
-from hios_tvm.costs.table import CostTable
+from hios_tvm.costs.table import CostTable, Measurement, StageKey
 from hios_tvm.cpu_features import cpu_features
 from hios_tvm.cuda_kernels import CudaCode, build_device_code, generate_cuda
 from hios_tvm.devices import Device, Platform
@@ -35,14 +35,21 @@ from hios_tvm.machine import describe_machine
 from hios_tvm.measure.cache import CostCache, default_cache_dir
 from hios_tvm.measure.collect import collect_costs
 from hios_tvm.measure.estimate import estimate_gpu
+from hios_tvm.measure.gpu import GpuLaboratory, driver_for
 from hios_tvm.measure.platform import cpu_platform
 from hios_tvm.measure.remote import RpcAddress, remote_costs
 from hios_tvm.network import Network, apply_pass, lower_network
 from hios_tvm.passes.annotate_schedule import AnnotateSchedule
 from hios_tvm.passes.partition_by_device import Partition, PartitionByDevice
-from hios_tvm.passes.targets import arch_of, gpu_device_model, parse_targets
+from hios_tvm.passes.targets import arch_of, parse_targets
 from hios_tvm.runtime.devices.cpu import parse_cores
-from hios_tvm.runtime.devices.names import check_device, device_kind
+from hios_tvm.runtime.devices.names import (
+    GPU_STREAMS,
+    check_device,
+    device_kind,
+    gpu_model_name,
+    gpu_place,
+)
 from hios_tvm.runtime.launches import GpuKernel
 from hios_tvm.runtime.manifest import (
     DeviceSpec,
@@ -63,8 +70,6 @@ __all__ = [
     "compile_network",
     "lower_network",
 ]
-
-_GPU_STREAMS = 4  # stream groups of a stage on one GPU at most
 
 Progress = Callable[[str, int, int], None]
 """Called with a phase's name, the steps done and the steps in all."""
@@ -199,6 +204,10 @@ def _lower(
 
 def _cpus(options: CompileOptions) -> tuple[str, ...]:
     return tuple(device for device in options.devices if device_kind(device) == "cpu")
+
+
+def _gpus(options: CompileOptions) -> tuple[str, ...]:
+    return tuple(device for device in options.devices if device_kind(device) == "cuda")
 
 
 def _merged_if_faster(
@@ -422,12 +431,43 @@ def _costs(
             kernel_dir=_kernel_dir(options),
             progress=progress,
         )
-    if network.gpu_target is not None:
-        gpu = gpu_model(arch_of(network.gpu_target))
-        times, utilization = estimate_gpu(network.kernels, network.graph, gpu)
-        latency = {**costs.latency, gpu_device_model(network.gpu_target): times}
-        costs = replace(costs, latency=latency, utilization=utilization, platform=platform)
-    return costs, platform
+    if network.gpu_target is None:
+        return costs, platform
+    driver = driver_for(network.gpu_target)
+    for parts in sorted({gpu_place(name).parts for name in _gpus(options)}):
+        if driver is None:
+            costs = _with_estimates(costs, network, network.gpu_target, parts)
+            continue
+        laboratory = GpuLaboratory(network, driver, parts, _kernel_dir(options), progress)
+        link = laboratory.link()
+        if link is not None:
+            platform = replace(platform, default_link=link)
+        costs = _with_gpu_costs(costs, laboratory)
+    return replace(costs, platform=platform), platform
+
+
+def _with_estimates(costs: CostTable, network: Network, target: Target, parts: int) -> CostTable:
+    gpu = gpu_model(arch_of(target))
+    gpu = replace(gpu, multiprocessors=gpu.multiprocessors // parts)
+    times, utilization = estimate_gpu(network.kernels, network.graph, gpu)
+    latency = {**costs.latency, gpu_model_name(arch_of(target), parts): times}
+    return replace(costs, latency=latency, utilization=utilization)
+
+
+def _with_gpu_costs(costs: CostTable, laboratory: GpuLaboratory) -> CostTable:
+    known_stage = costs.measure_stage
+
+    def measure_stage(model: str, groups: StageKey) -> Measurement | None:
+        if model == laboratory.model:
+            return laboratory.stage(groups)
+        return None if known_stage is None else known_stage(model, groups)
+
+    return replace(
+        costs,
+        latency={**costs.latency, laboratory.model: laboratory.latencies()},
+        utilization=laboratory.utilization(),
+        measure_stage=measure_stage,
+    )
 
 
 def _platform(
@@ -447,12 +487,14 @@ def _platform(
     if network.gpu_target is None:
         return platform
     cpu = {device.name: device for device in platform.devices if device.name in cpus}
-    model = gpu_device_model(network.gpu_target)
     for name in options.devices:
         check_device(name)
-    devices = tuple(
-        cpu.get(name) or Device(name, model=model, streams=_GPU_STREAMS) for name in options.devices
-    )
+    arch = arch_of(network.gpu_target)
+    gpu = {
+        name: Device(name, gpu_model_name(arch, gpu_place(name).parts), GPU_STREAMS)
+        for name in _gpus(options)
+    }
+    devices = tuple((cpu | gpu)[name] for name in options.devices)
     if options.link not in LINKS:
         raise UsageError(f"link {options.link!r} is unknown: there are {', '.join(LINKS)}")
     link = LINKS[options.link] if measured is None else measured.default_link

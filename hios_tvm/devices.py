@@ -11,6 +11,7 @@ from typing import Any
 
 from hios_tvm.errors import UsageError
 from hios_tvm.runtime.devices.cpu import allowed_cores, cpu_device_name
+from hios_tvm.runtime.devices.names import split_devices
 
 __all__ = ["Device", "Link", "Platform", "default_devices", "parse_device_list", "parse_memory"]
 
@@ -142,12 +143,12 @@ class Platform:
 
 
 def parse_device_list(text: str) -> tuple[str, ...]:
-    """Split ``cpu@0-3,cpu@4-7`` into its device names.
+    """Split ``cpu@0-3,cpu@4-7`` into its device names; ``cuda:0/2`` are both halves of a GPU.
 
     >>> parse_device_list("cpu@0, cpu@1")
     ('cpu@0', 'cpu@1')
     """
-    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    names = split_devices(text)
     if not names:
         raise UsageError("no device is named; write for example --devices cpu@0,cpu@1")
     return names

@@ -15,15 +15,17 @@ from tvm.ir import IRModule
 from hios_tvm.compiler import CompileOptions, compile_network
 from hios_tvm.costs.table import CostTable, Measurement
 from hios_tvm.devices import Platform
-from hios_tvm.measure.platform import cpu_platform
 from hios_tvm.network import lower_network
 from hios_tvm.passes.canonicalize_operators import NUM_INPUT
+from hios_tvm.passes.targets import arch_of, parse_targets
+from hios_tvm.runtime.devices.cpu import device_model
+from hios_tvm.runtime.devices.names import gpu_model_name
 from hios_tvm.runtime.profile import GRAPH, WEIGHTS
 from hios_tvm.schedule import DeviceSchedule, Schedule, Stage
 
 __all__ = ["export_kernels"]
 
-_DEVICE = "cpu@0"  # the kernels run on any
+_CPU, _GPU = "cpu@0", "cuda:0"  # the kernels run on any
 
 
 def export_kernels(
@@ -43,7 +45,8 @@ def export_kernels(
     Parameters
     ----------
     target : str
-        CPU of the machine that will measure, and of the compile that will use the costs.
+        Of the machine that will measure, and of the compile that will use the costs; with an
+        architecture of GPUs (``sm_90``) the kernels are those of GPUs.
     cache_dir : Path, optional
         Folder of compiled kernels.
 
@@ -52,20 +55,23 @@ def export_kernels(
     UsageError, CompileError
         As `compile_model`.
     """
-    network = lower_network(mod, target, name=name)
+    on_gpu = any(word.strip().startswith("sm_") for word in target.split(","))
+    device = _GPU if on_gpu else _CPU
+    cpu, gpu = parse_targets(target, [device])
+    network = lower_network(mod, cpu, name=name, gpu=gpu)
     graph, main = network.graph, network.mod["main"]
     names = [*(str(given) for given in main.attrs["input_names"]), *graph.constants]
     open_main = main.with_attrs({NUM_INPUT: len(main.params), "input_names": names})
     functions = {gvar: f for gvar, f in network.mod.functions.items() if f != main}
     opened = IRModule({**functions, network.mod.get_global_var("main"): open_main})
     stages = tuple(Stage(((operator.name,),)) for operator in graph.operators)
-    platform = cpu_platform((_DEVICE,), network.target, measured=Platform.uniform(1))
+    model = device_model(_CPU) if gpu is None else gpu_model_name(arch_of(gpu))
     times = {operator.name: Measurement(1.0) for operator in graph.operators}
     options = CompileOptions(
-        devices=(_DEVICE,),
+        devices=(device,),
         target=target,
-        schedule=Schedule("sequential", (DeviceSchedule(_DEVICE, stages),)),
-        costs=CostTable({device.model: times for device in platform.devices}, platform=platform),
+        schedule=Schedule("sequential", (DeviceSchedule(device, stages),)),
+        costs=CostTable({model: times}, platform=Platform.uniform(1)),
         cache_dir=cache_dir,
     )
     compile_network(

@@ -104,15 +104,6 @@ def arch_of(target: tvm.target.Target) -> str:
     return str(target.attrs["arch"])
 
 
-def gpu_device_model(target: tvm.target.Target) -> str:
-    """Return what GPUs that run a kernel equally fast have in common.
-
-    >>> gpu_device_model(cuda_target("sm_90", parse_target("portable")))
-    'cuda/sm_90'
-    """
-    return f"cuda/{arch_of(target)}"
-
-
 def parse_targets(
     text: str, devices: Sequence[str]
 ) -> tuple[tvm.target.Target, tvm.target.Target | None]:

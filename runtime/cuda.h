@@ -23,6 +23,7 @@ struct CudaDriver {
   int (*record)(void* event, void* stream);
   int (*wait_event)(void* stream, void* event, unsigned flags);
   int (*call_host)(void* stream, void (*function)(void*), void* data);
+  int (*launch_graph)(void* graph, void* stream);
   int (*synchronize)(void* stream);
 };
 

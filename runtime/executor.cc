@@ -33,6 +33,7 @@ enum class Kind : uint32_t {
   kAwaitRecorded = 7,     // source: the driver's event
   kSignalFromStream = 8,  // source: HostSignal; number: which event
   kSynchronize = 9,       // wait here until the stream is empty
+  kLaunchGraph = 10,      // source: the driver's executable graph
 };
 
 struct Instruction {
@@ -88,6 +89,8 @@ int Enqueue(Session* session, Worker* worker, const Instruction& step) {
       *signal = {&session->events[step.number], worker->run};
       return driver.call_host(step.target, SignalFromStream, signal);
     }
+    case Kind::kLaunchGraph:
+      return driver.launch_graph(step.source, step.target);
     default:
       return driver.synchronize(step.target);
   }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -9,14 +10,15 @@ import numpy as np
 
 from hios_tvm.errors import ArtifactError, DeviceError
 from hios_tvm.runtime.archive import Artifact
-from hios_tvm.runtime.devices.cuda import CudaDriver, Gpu
-from hios_tvm.runtime.devices.names import gpu_index
+from hios_tvm.runtime.devices.cuda import CudaDriver, Gpu, split_gpu
+from hios_tvm.runtime.devices.names import GpuPlace, gpu_place
 from hios_tvm.runtime.dtypes import numpy_dtype
-from hios_tvm.runtime.gpu import GpuTask, issue_order
-from hios_tvm.runtime.instructions import Copy, Signal
+from hios_tvm.runtime.gpu import GpuTask, Mark, issue_order, marked
+from hios_tvm.runtime.instructions import Call, Copy, Signal
 from hios_tvm.runtime.manifest import Manifest
 from hios_tvm.runtime.memory import Arena, TensorTable
 from hios_tvm.runtime.native import load_library
+from hios_tvm.runtime.trace import Span, span_of
 
 __all__ = ["SessionGpus"]
 
@@ -58,14 +60,19 @@ class SessionGpus:
     ) -> None:
         self._artifact = artifact
         self._names = names
+        self._driver = driver
         self._gpus: dict[str, Gpu] = {}
+        self._shares: dict[tuple[int, int], list[ctypes.Structure]] = {}
         self.staging: dict[str, Array] = {}
         self._memory: list[Arena] = []
+        self._marks: dict[int, int] = {}
+        self._clocks: dict[str, int] = {}
         try:
             for device in artifact.manifest.devices:
                 if device.kind == "cuda" and device.device_code is not None:
                     code = artifact.libraries[device.device_code]
-                    self._gpus[device.name] = Gpu(driver, gpu_index(names[device.name]), code)
+                    place = gpu_place(names[device.name])
+                    self._gpus[device.name] = Gpu(driver, place.index, code, self._share(place))
             for gpu in self._gpus.values():
                 for other in self._gpus.values():
                     if other.index != gpu.index:
@@ -76,10 +83,19 @@ class SessionGpus:
             self.close()
             raise
 
-    def tasks(self) -> list[GpuTask]:
-        """Return one task for each GPU that has work."""
+    def tasks(self, *, trace: bool = False) -> list[GpuTask]:
+        """Return one task for each GPU that has work; with `trace`, `spans` knows what ran when."""
         manifest = self._artifact.manifest
-        order = issue_order(manifest.programs)
+        programs = marked(manifest.programs) if trace else manifest.programs
+        order = issue_order(programs)
+        if trace:
+            self._clocks = {name: gpu.event(timing=True) for name, gpu in self._gpus.items()}
+            self._marks = {
+                step.number: self._gpus[program.device].event(timing=True)
+                for program in programs
+                for step in program.instructions
+                if isinstance(step, Mark)
+            }
         events = {
             step.event: self._gpus[program.device].event()
             for program in manifest.programs
@@ -93,20 +109,65 @@ class SessionGpus:
                 gpu=gpu,
                 gpus=self._gpus,
                 device=device,
-                programs=manifest.programs,
+                programs=programs,
                 order=order,
                 events=events,
                 kernels=manifest.gpu_kernels,
                 homes={buffer.name: buffer.device for buffer in manifest.buffers},
                 library=load_library(self._artifact.libraries[self._library(device)]),
+                marks=self._marks,
+                clock=self._clocks.get(device),
             )
             for device, gpu in self._gpus.items()
+        ]
+
+    @property
+    def is_tracing(self) -> bool:
+        """Whether the tasks remember what ran when."""
+        return bool(self._marks)
+
+    def spans(self, clock_ns: Mapping[str, int]) -> list[Span]:
+        """Return when kernels and copies ran in the latest run, if the tasks trace.
+
+        `clock_ns` says for each GPU when its worker had waited for the clock.
+        """
+        if not self.is_tracing:
+            return []
+        steps = [
+            (program, step)
+            for program in self._artifact.manifest.programs
+            if program.device in self._gpus
+            for step in program.instructions
+            if isinstance(step, Call | Copy)
+        ]
+
+        def reached_ns(device: str, mark: int) -> int:
+            elapsed_ms = self._gpus[device].elapsed_ms(self._clocks[device], self._marks[mark])
+            return clock_ns[device] + int(1e6 * elapsed_ms)
+
+        return [
+            span_of(
+                program,
+                step,
+                reached_ns(program.device, 2 * k),
+                reached_ns(program.device, 2 * k + 1),
+            )
+            for k, (program, step) in enumerate(steps)
         ]
 
     def close(self) -> None:
         """Free everything on the GPUs; no task may run any more. Closing twice is fine."""
         for gpu in self._gpus.values():
             gpu.close()
+
+    def _share(self, place: GpuPlace) -> ctypes.Structure | None:
+        """Return a part of a GPU; all parts come from one split, so that they are disjoint."""
+        if place.parts == 1:
+            return None
+        key = (place.index, place.parts)
+        if key not in self._shares:
+            self._shares[key] = split_gpu(self._driver, *key)
+        return self._shares[key][place.part]
 
     def _library(self, device: str) -> str:
         entry = self._artifact.manifest.device[device].library

@@ -25,6 +25,7 @@ __all__ = [
     "KIND_COPY",
     "KIND_ENQUEUE_COPY",
     "KIND_LAUNCH",
+    "KIND_LAUNCH_GRAPH",
     "KIND_RECORD",
     "KIND_SIGNAL",
     "KIND_SIGNAL_FROM_STREAM",
@@ -48,7 +49,7 @@ ABI_VERSION = 4
 
 KIND_CALL, KIND_COPY, KIND_SIGNAL, KIND_WAIT = range(4)
 KIND_LAUNCH, KIND_ENQUEUE_COPY, KIND_RECORD, KIND_AWAIT_RECORDED = range(4, 8)
-KIND_SIGNAL_FROM_STREAM, KIND_SYNCHRONIZE = range(8, 10)
+KIND_SIGNAL_FROM_STREAM, KIND_SYNCHRONIZE, KIND_LAUNCH_GRAPH = range(8, 11)
 DLTENSOR_POINTER = 7  # kTVMFFIDLTensorPtr
 _SYMBOL_PREFIX = "__tvm_ffi_"
 
@@ -120,6 +121,7 @@ class NativeDriver(ctypes.Structure):
             "record",
             "wait_event",
             "call_host",
+            "launch_graph",
             "synchronize",
         )
     )

@@ -14,6 +14,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from itertools import permutations
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,6 +27,15 @@ from hios_tvm.runtime.devices.cpu import (
     parse_cores,
     require_cores,
 )
+from hios_tvm.runtime.devices.cuda import Gpu, load_driver, split_gpu
+from hios_tvm.runtime.devices.names import (
+    GPU_STREAMS,
+    device_kind,
+    gpu_model_name,
+    gpu_place,
+    split_devices,
+)
+from hios_tvm.runtime.gpu_measure import GpuBench, measure_copies
 from hios_tvm.runtime.instructions import Call
 from hios_tvm.runtime.measure import (
     KernelArg,
@@ -36,6 +46,7 @@ from hios_tvm.runtime.measure import (
     measure_kernels,
     measure_transfers,
 )
+from hios_tvm.runtime.native import load_library
 
 __all__ = ["GRAPH", "WEIGHTS", "cost_data", "kernel_calls", "profile_artifact", "write_costs"]
 
@@ -61,7 +72,8 @@ def profile_artifact(
     path
         From ``hios-tvm profile export``, or any other artifact.
     devices
-        Devices of this machine, such as ``cpu@0`` and ``cpu@1``; by default all cores as one.
+        Devices of this machine, such as ``cpu@0`` and ``cpu@1``, or ``cuda:0`` and ``cuda:1``; by
+        default all cores as one.
     verify_key, optional
         As in `load`.
     progress : function, optional
@@ -84,6 +96,11 @@ def profile_artifact(
         If a core belongs to two devices.
     """
     names = list(devices) or [cpu_device_name(allowed_cores())]
+    kinds = {device_kind(name) for name in names}
+    if len(kinds) > 1:
+        raise UsageError("CPUs and GPUs are measured one after the other: name one kind of device")
+    if kinds == {"cuda"}:
+        return _profile_gpus(open_artifact(path, verify_key=verify_key), names, progress)
     cores = {name: require_cores(name) for name in names}
     if len(set().union(*cores.values())) < sum(map(len, cores.values())) or len(cores) < len(names):
         raise UsageError(f"a core belongs to two of the devices {', '.join(names)}")
@@ -107,6 +124,55 @@ def profile_artifact(
     link, independence = _between(artifact, calls, times, [cores[name] for name in names])
     graph = artifact.manifest.compile_info.get(GRAPH)
     return cost_data(names, times, link, independence, graph)
+
+
+def _profile_gpus(artifact: Artifact, names: Sequence[str], progress: Progress) -> dict[str, Any]:
+    """Measure the kernels of an artifact for GPUs on the first one, and copies to the second."""
+    manifest = artifact.manifest
+    specs = [d for d in manifest.devices if d.device_code is not None and d.library is not None]
+    if not specs:
+        raise UsageError("the artifact has no code for GPUs: export it with --target sm_90 or such")
+    driver = load_driver()
+    code = artifact.libraries[specs[0].device_code or ""]
+    library = load_library(artifact.libraries[specs[0].library or ""])
+    places = [gpu_place(name) for name in names]
+    if len({place.parts for place in places}) > 1:
+        raise UsageError("whole GPUs and parts of them are measured one after the other")
+    shares: dict[int, list[Any]] = {}
+    if places[0].parts > 1:
+        shares = {p.index: split_gpu(driver, p.index, p.parts) for p in places}
+    gpus = [Gpu(driver, p.index, code, shares[p.index][p.part] if shares else None) for p in places]
+    try:
+        benches = [GpuBench(gpu, manifest.gpu_kernels, library) for gpu in gpus]
+        calls = {
+            step.operator: step.kernel
+            for program in manifest.programs
+            for step in program.instructions
+            if isinstance(step, Call) and step.kernel in manifest.gpu_kernels
+        }
+        kernels: dict[str, Timing] = {}
+        for name in dict.fromkeys(calls.values()):
+            kernels[name] = benches[0].kernel(name)
+            progress(len(kernels), len(set(calls.values())))
+        link = (0.0, float("inf"))
+        if len(gpus) > 1:
+            for first, second in permutations(gpus, 2):
+                if first.index != second.index:
+                    first.reach(second)
+            link = fit_link(measure_copies(benches[0], benches[1]))
+        model = gpu_model_name(driver.arch(gpus[0].index), places[0].parts)
+        data = cost_data(
+            names,
+            {model: {operator: kernels[name] for operator, name in calls.items()}},
+            link,
+            1.0,
+            manifest.compile_info.get(GRAPH),
+        )
+        utilization = {operator: benches[0].utilization(name) for operator, name in calls.items()}
+        return {**data, "utilization": utilization}
+    finally:
+        for gpu in gpus:
+            gpu.close()
 
 
 def kernel_calls(artifact: Artifact) -> dict[str, tuple[str, KernelCall]]:
@@ -152,7 +218,7 @@ def cost_data(
     Parameters
     ----------
     devices
-        Names of CPU devices.
+        Names of CPU devices, or of GPUs of one model.
     times
         By device model and operator.
     link
@@ -177,13 +243,10 @@ def cost_data(
     platform = {
         "version": PLATFORM_VERSION,
         "devices": [
-            {
-                "name": name,
-                "model": device_model(name),
-                "streams": len(parse_cores(name)),
-                "memory_bytes": None,
-            }
-            for name in devices
+            {"name": name, "model": model, "streams": streams, "memory_bytes": None}
+            for name, (model, streams) in zip(
+                devices, (_model_and_streams(name, times) for name in devices), strict=True
+            )
         ],
         "links": [],
         "default_link": {"latency_ms": link[0], "bandwidth_gb_s": link[1]},
@@ -198,6 +261,12 @@ def cost_data(
         "platform": platform,
     }
     return data if graph is None else {**data, "graph": graph}
+
+
+def _model_and_streams(name: str, times: Mapping[str, object]) -> tuple[str, int]:
+    if device_kind(name) == "cuda":
+        return next(iter(times)), GPU_STREAMS
+    return device_model(name), len(parse_cores(name))
 
 
 def _report(progress: Progress, before: int, total: int, done: int, _: int) -> None:
@@ -244,10 +313,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m hios_tvm.runtime.profile")
     parser.add_argument("artifact", help="from hios-tvm profile export, or any other artifact")
     parser.add_argument("-o", "--output", type=Path, default=Path("costs.json"))
-    parser.add_argument("--devices", default="", help="for example cpu@0,cpu@1")
+    parser.add_argument("--devices", default="", help="for example cpu@0,cpu@1 or cuda:0")
     parser.add_argument("--verify-key", help="Ed25519 public key that must have signed it")
     options = parser.parse_args(arguments)
-    devices = [name.strip() for name in options.devices.split(",") if name.strip()]
+    devices = split_devices(options.devices)
     try:
         data = profile_artifact(options.artifact, devices, verify_key=options.verify_key)
         write_costs(data, options.output)

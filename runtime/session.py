@@ -18,7 +18,8 @@ from hios_tvm.runtime.devices.cpu import require_cores, share_cores
 from hios_tvm.runtime.devices.cuda import load_driver
 from hios_tvm.runtime.devices.names import device_kind
 from hios_tvm.runtime.dtypes import numpy_dtype
-from hios_tvm.runtime.executor import DEFAULT_SPIN_US, Executor, Task
+from hios_tvm.runtime.executor import DEFAULT_SPIN_US, Executor, Task, Work
+from hios_tvm.runtime.gpu import GpuTask, GraphTask
 from hios_tvm.runtime.gpu_session import SessionGpus
 from hios_tvm.runtime.manifest import ALIGNMENT, DeviceSpec, Manifest, TensorSpec
 from hios_tvm.runtime.memory import Arena, TensorTable, address_of, aligned_empty
@@ -37,6 +38,8 @@ def load(
     verify_key: str | os.PathLike[str] | None = None,
     exclusive: bool = False,
     spin_us: float = DEFAULT_SPIN_US,
+    gpu_trace: bool = False,
+    cuda_graph: bool = False,
 ) -> Session:
     """Load an artifact, after it has been verified whole.
 
@@ -56,6 +59,11 @@ def load(
         it a core that another process uses too is logged as a warning.
     spin_us : float
         How long a worker polls for another one before it sleeps.
+    gpu_trace : bool
+        Let traces have the kernels and copies of GPUs; it costs some microseconds for each.
+    cuda_graph : bool
+        Let the driver start all work of the GPUs at once, as one graph. No CPU may have work, and
+        traces know nothing of the GPUs.
 
     Raises
     ------
@@ -68,7 +76,14 @@ def load(
     """
     artifact = open_artifact(path, verify_key=verify_key)
     try:
-        return Session(artifact, devices=devices, exclusive=exclusive, spin_us=spin_us)
+        return Session(
+            artifact,
+            devices=devices,
+            exclusive=exclusive,
+            spin_us=spin_us,
+            gpu_trace=gpu_trace,
+            cuda_graph=cuda_graph,
+        )
     except ArtifactError as error:
         command = artifact.manifest.rebuild_command
         raise ArtifactError(f"{path}: {error}; make it again with {command!r}") from error
@@ -88,6 +103,8 @@ class Session:
         devices: Mapping[str, str] | Sequence[str] | None = None,
         exclusive: bool = False,
         spin_us: float = DEFAULT_SPIN_US,
+        gpu_trace: bool = False,
+        cuda_graph: bool = False,
     ) -> None:
         self.manifest = artifact.manifest
         self._lock = threading.Lock()
@@ -107,14 +124,20 @@ class Session:
         tasks = _tasks(artifact, self._device_names)
         self._claim = claim_cores((c for task in tasks for c in task.cores), exclusive=exclusive)
         weakref.finalize(self, self._claim.release)
-        gpu_tasks = []
+        gpu_tasks: list[GpuTask] = []
         if any(device.kind == "cuda" for device in self.manifest.devices):
             self._gpus = SessionGpus(
                 artifact, self._device_names, self._tensors, self._arenas, load_driver()
             )
-            gpu_tasks = self._gpus.tasks()
+            gpu_tasks = self._gpus.tasks(trace=gpu_trace and not cuda_graph)
+        self._traced = {task.device: len(tasks) + i for i, task in enumerate(gpu_tasks)}
+        work: list[Work] = [*tasks, *gpu_tasks]
+        if cuda_graph:
+            if tasks or not gpu_tasks:
+                raise DeviceError("a CUDA graph needs all operators on GPUs: leave cuda_graph out")
+            work, self._traced = [GraphTask(gpu_tasks)], {}
         self._executor = Executor(
-            [*tasks, *gpu_tasks],
+            work,
             self._tensors,
             memory=(self._arenas, self._weights),
             spin_us=spin_us,
@@ -135,6 +158,16 @@ class Session:
     def devices(self) -> tuple[str, ...]:
         """The devices that are used, in the order of the manifest's."""
         return tuple(self._device_names.values())
+
+    @property
+    def traced_devices(self) -> tuple[str, ...]:
+        """The artifact's devices whose work traces show: GPUs only where `gpu_trace` was given."""
+        gpus = self._traced if self._gpus is not None and self._gpus.is_tracing else {}
+        return tuple(
+            device.name
+            for device in self.manifest.devices
+            if device.kind == "cpu" or device.name in gpus
+        )
 
     def run(self, inputs: Mapping[str, Array], *, timeout: float | None = None) -> dict[str, Array]:
         """Run the model once.
@@ -278,10 +311,13 @@ class Session:
 
     def _last_trace(self) -> RunTrace:
         spans = []
-        # The worker of a GPU only feeds its streams: it knows nothing of when they run
         on_cpus = [p for p in self.manifest.programs if p.device in self._arenas]
         for i, program in enumerate(on_cpus):
             spans += make_spans(program, self._executor.times(i))
+        if self._gpus is not None:
+            # A worker's third time is when it had waited for the clock of its GPU
+            clock_ns = {name: int(self._executor.times(i)[2]) for name, i in self._traced.items()}
+            spans += self._gpus.spans(clock_ns)
         return RunTrace(tuple(spans), *self._span)
 
 

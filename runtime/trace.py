@@ -10,9 +10,18 @@ from typing import Any, Literal
 
 import numpy as np
 
-from hios_tvm.runtime.instructions import Call, Copy, Instruction, Program, Signal, Wait
+from hios_tvm.runtime.devices.names import device_kind
+from hios_tvm.runtime.instructions import (
+    COPY_STREAM,
+    Call,
+    Copy,
+    Instruction,
+    Program,
+    Signal,
+    Wait,
+)
 
-__all__ = ["RunTrace", "Span", "make_spans", "write_chrome_trace"]
+__all__ = ["RunTrace", "Span", "make_spans", "span_of", "write_chrome_trace"]
 
 Kind = Literal["call", "copy", "signal", "wait", "run"]
 
@@ -73,9 +82,14 @@ def _covered_ns(intervals: list[tuple[int, int]]) -> int:
 def make_spans(program: Program, times: Sequence[int] | np.ndarray[Any, Any]) -> list[Span]:
     """Return the spans of `program`, given when each instruction began and when the last ended."""
     return [
-        Span(program.device, program.stream, *_label(step), int(start), int(end))
+        span_of(program, step, int(start), int(end))
         for step, start, end in zip(program.instructions, times[:-1], times[1:], strict=True)
     ]
+
+
+def span_of(program: Program, step: Instruction, start_ns: int, end_ns: int) -> Span:
+    """Return the span of one instruction of `program`."""
+    return Span(program.device, program.stream, *_label(step), start_ns, end_ns)
 
 
 def write_chrome_trace(path: Path, traces: Sequence[RunTrace]) -> None:
@@ -91,7 +105,7 @@ def write_chrome_trace(path: Path, traces: Sequence[RunTrace]) -> None:
     events = [_metadata("process_name", pid, 0, name) for pid, name in enumerate(devices)]
     events.append(_metadata("process_name", caller, 0, "caller"))
     for device, stream in rows:
-        label = "all cores" if stream == 0 else f"stream {stream}"
+        label = _row_label(device, stream)
         events.append(_metadata("thread_name", devices.index(device), stream, label))
     for number, trace in enumerate(traces):
         whole = Span("caller", 0, "run", f"run {number}", trace.start_ns, trace.end_ns)
@@ -101,6 +115,12 @@ def write_chrome_trace(path: Path, traces: Sequence[RunTrace]) -> None:
             if span.kind in ("signal", "wait"):
                 events.append(_arrow(events[-1], f"run {number} {span.name}"))
     path.write_text(json.dumps({"traceEvents": events, "displayTimeUnit": "ms"}), encoding="utf-8")
+
+
+def _row_label(device: str, stream: int) -> str:
+    if stream == COPY_STREAM:
+        return "copies"
+    return "all cores" if stream == 0 and device_kind(device) == "cpu" else f"stream {stream}"
 
 
 def _metadata(kind: str, pid: int, tid: int, name: str) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import click
 
 from hios_tvm.cli.options import (
     EXISTING_FILE,
+    cuda_graph_option,
     input_options,
     json_option,
     load_inputs,
@@ -21,6 +22,7 @@ from hios_tvm.cli.options import (
     verify_key_option,
 )
 from hios_tvm.errors import UsageError
+from hios_tvm.runtime.devices.names import split_devices
 
 if TYPE_CHECKING:
     from hios_tvm.benchmark import BenchmarkResult
@@ -52,6 +54,7 @@ _DIFFERENCES = 5  # operators whose time is furthest from their cost
 )
 @click.option("--devices", help="Run on these devices instead of those of the compile.")
 @verify_key_option
+@cuda_graph_option
 @click.option(
     "--emulate",
     is_flag=True,
@@ -79,6 +82,7 @@ def command(
     emulate: bool,
     emulate_scale: float | None,
     verify_key: Path | None,
+    cuda_graph: bool,
     json_file: str | None,
 ) -> None:
     """Measure ARTIFACT: latency percentiles, throughput, how busy each device is, and why.
@@ -93,10 +97,12 @@ def command(
     from hios_tvm.machine import describe_machine
     from hios_tvm.report.explain import bottlenecks
 
-    remap = None if devices is None else [name.strip() for name in devices.split(",")]
+    remap = None if devices is None else split_devices(devices)
     with ExitStack() as stack:
         group = [
-            stack.enter_context(runtime.load(artifact, devices=remap, verify_key=verify_key))
+            stack.enter_context(
+                runtime.load(artifact, devices=remap, verify_key=verify_key, cuda_graph=cuda_graph)
+            )
             for _ in range(sessions)
         ]
         specs = [(spec.name, spec.shape, spec.dtype) for spec in group[0].inputs]

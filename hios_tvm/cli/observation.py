@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from hios_tvm.cli.options import input_options, load_inputs, verify_key_option
+from hios_tvm.runtime.devices.names import split_devices
 
 if TYPE_CHECKING:
     from hios_tvm.benchmark import BenchmarkResult
@@ -58,8 +59,8 @@ def observe(
 
     if iterations == 0:
         return read_manifest(artifact, verify_key=verify_key), None
-    remap = None if devices is None else [name.strip() for name in devices.split(",")]
-    with runtime.load(artifact, devices=remap, verify_key=verify_key) as session:
+    remap = None if devices is None else split_devices(devices)
+    with runtime.load(artifact, devices=remap, verify_key=verify_key, gpu_trace=True) as session:
         specs = [(spec.name, spec.shape, spec.dtype) for spec in session.inputs]
         arrays = load_inputs(inputs, specs, seed, value_range)
         result = benchmark(session, arrays, iterations=iterations, warmup=warmup, duration=0.0)

@@ -17,6 +17,7 @@ from rich.table import Table
 from hios_tvm.errors import UsageError
 
 __all__ = [
+    "cuda_graph_option",
     "input_options",
     "json_option",
     "load_inputs",
@@ -54,6 +55,15 @@ def json_option(function: F) -> F:
         flag_value="-",
         metavar="[FILE]",
         help="Write the result as JSON, to standard output or into FILE.",
+    )(function)
+
+
+def cuda_graph_option(function: F) -> F:
+    """``--cuda-graph``: one launch starts all work of the GPUs."""
+    return click.option(
+        "--cuda-graph",
+        is_flag=True,
+        help="Start all work of the GPUs at once, as a CUDA graph; no CPU may have any.",
     )(function)
 
 

@@ -8,6 +8,7 @@ import click
 
 from hios_tvm.cli.options import EXISTING_FILE, NEW_FILE, json_option, print_json, stdout
 from hios_tvm.cli.progress import progress_bar
+from hios_tvm.runtime.devices.names import split_devices
 
 
 @click.group("profile")
@@ -79,7 +80,7 @@ def run(
     """Measure KERNELS (or any other artifact) on this machine, and write the costs."""
     from hios_tvm.runtime.profile import profile_artifact, write_costs
 
-    names = [] if devices is None else [name.strip() for name in devices.split(",")]
+    names = [] if devices is None else split_devices(devices)
     with progress_bar(enabled=not no_progress) as progress:
         data = profile_artifact(
             kernels,

@@ -12,6 +12,7 @@ import numpy as np
 from hios_tvm.cli.options import (
     EXISTING_FILE,
     NEW_FILE,
+    cuda_graph_option,
     input_options,
     json_option,
     load_inputs,
@@ -22,6 +23,7 @@ from hios_tvm.cli.options import (
 from hios_tvm.cli.verification import check_outputs
 from hios_tvm.errors import UsageError
 from hios_tvm.files import check_writable
+from hios_tvm.runtime.devices.names import split_devices
 from hios_tvm.runtime.trace import RunTrace, write_chrome_trace
 
 
@@ -49,6 +51,7 @@ from hios_tvm.runtime.trace import RunTrace, write_chrome_trace
     help="Runs before the one that counts: a first run also reads the weights.",
 )
 @click.option("--timeout", type=click.FloatRange(min=0), help="Seconds after which to give up.")
+@cuda_graph_option
 @click.option(
     "--verify",
     "reference",
@@ -69,6 +72,7 @@ def command(
     trace_file: Path | None,
     warmup: int,
     timeout: float | None,
+    cuda_graph: bool,
     reference: Path | None,
     rtol: float,
     verify_key: Path | None,
@@ -81,8 +85,14 @@ def command(
         raise UsageError("--save-inputs writes beside the outputs: give --output-dir too")
     if trace_file is not None:
         check_writable(trace_file)
-    remap = None if devices is None else [name.strip() for name in devices.split(",")]
-    with runtime.load(artifact, devices=remap, verify_key=verify_key) as session:
+    remap = None if devices is None else split_devices(devices)
+    with runtime.load(
+        artifact,
+        devices=remap,
+        verify_key=verify_key,
+        gpu_trace=trace_file is not None,
+        cuda_graph=cuda_graph,
+    ) as session:
         specs = [(spec.name, spec.shape, spec.dtype) for spec in session.inputs]
         arrays = load_inputs(inputs, specs, seed, value_range)
         for _ in range(warmup):

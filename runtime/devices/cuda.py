@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import ctypes
 import weakref
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
 from hios_tvm.errors import ArtifactError, DeviceError
 from hios_tvm.runtime.native import NativeDriver
 
-__all__ = ["CudaDriver", "Gpu", "load_driver"]
+__all__ = ["CudaDriver", "Gpu", "load_driver", "split_gpu"]
 
 _POINTER, _SIZE, _INT, _UINT = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_uint
-_ADDRESS, _TEXT = ctypes.c_uint64, ctypes.c_char_p
+_ADDRESS, _TEXT, _ULONG = ctypes.c_uint64, ctypes.c_char_p, ctypes.c_ulonglong
 
 _FUNCTIONS: dict[str, tuple[Any, ...]] = {
     "cuInit": (_UINT,),
@@ -39,6 +40,12 @@ _FUNCTIONS: dict[str, tuple[Any, ...]] = {
     "cuStreamDestroy_v2": (_POINTER,),
     "cuEventCreate": (_POINTER, _UINT),
     "cuEventDestroy_v2": (_POINTER,),
+    "cuEventElapsedTime": (_POINTER, _POINTER, _POINTER),
+    "cuStreamBeginCapture_v2": (_POINTER, _INT),
+    "cuStreamEndCapture": (_POINTER, _POINTER),
+    "cuGraphInstantiateWithFlags": (_POINTER, _POINTER, _ULONG),
+    "cuGraphDestroy": (_POINTER,),
+    "cuGraphExecDestroy": (_POINTER,),
     # Those that executor.cc calls
     "cuLaunchKernel": (_POINTER, *[_UINT] * 7, _POINTER, _POINTER, _POINTER),
     "cuMemcpyAsync": (_ADDRESS, _ADDRESS, _SIZE, _POINTER),
@@ -46,7 +53,17 @@ _FUNCTIONS: dict[str, tuple[Any, ...]] = {
     "cuEventRecord": (_POINTER, _POINTER),
     "cuStreamWaitEvent": (_POINTER, _POINTER, _UINT),
     "cuLaunchHostFunc": (_POINTER, _POINTER, _POINTER),
+    "cuGraphLaunch": (_POINTER, _POINTER),
     "cuStreamSynchronize": (_POINTER,),
+}
+# Parts of a GPU ("green contexts"): drivers of CUDA 12.4 and later
+_PART_FUNCTIONS: dict[str, tuple[Any, ...]] = {
+    "cuDeviceGetDevResource": (_INT, _POINTER, _INT),
+    "cuDevSmResourceSplitByCount": (_POINTER, _POINTER, _POINTER, _POINTER, _UINT, _UINT),
+    "cuDevResourceGenerateDesc": (_POINTER, _POINTER, _UINT),
+    "cuGreenCtxCreate": (_POINTER, _POINTER, _INT, _UINT),
+    "cuGreenCtxDestroy": (_POINTER,),
+    "cuGreenCtxStreamCreate": (_POINTER, _POINTER, _UINT, _INT),
 }
 _ENQUEUED = (
     "cuLaunchKernel",
@@ -55,14 +72,18 @@ _ENQUEUED = (
     "cuEventRecord",
     "cuStreamWaitEvent",
     "cuLaunchHostFunc",
+    "cuGraphLaunch",
     "cuStreamSynchronize",
 )
 
 _MAJOR, _MINOR = 75, 76  # attributes of a device: its compute capability
+_UNITS, _THREADS_PER_UNIT = 16, 39  # and its multiprocessors
+_MULTIPROCESSORS = 1  # a kind of resource
 _DYNAMIC_SHARED_BYTES = 8  # attribute of a function
 _PORTABLE = 1  # pinned for all contexts
 _NON_BLOCKING = 1  # a stream that does not wait for the default one
 _NO_TIMING = 2  # an event that only orders
+_CAPTURE_RELAXED = 2  # other threads may use the driver meanwhile
 _PEER_ALREADY_ENABLED = 704
 _LARGEST_STATIC_SHARED = 48 * 1024  # more must be asked for
 
@@ -72,8 +93,10 @@ class CudaDriver:
 
     def __init__(self, dll: Any) -> None:
         self._functions: dict[str, Any] = {}
-        for name, arguments in _FUNCTIONS.items():
-            function = getattr(dll, name)
+        for name, arguments in (_FUNCTIONS | _PART_FUNCTIONS).items():
+            function = getattr(dll, name, None)
+            if function is None:
+                continue
             function.argtypes, function.restype = arguments, _INT
             self._functions[name] = function
         addresses = [ctypes.cast(self._functions[name], _POINTER).value for name in _ENQUEUED]
@@ -82,14 +105,17 @@ class CudaDriver:
 
     def call(self, name: str, *arguments: Any) -> None:
         """Call a function of the driver."""
+        if name not in self._functions:
+            raise DeviceError(f"the GPU's driver is too old: it has no function {name}")
         status = self._functions[name](*arguments)
         if status != 0:
             raise DeviceError(f"the GPU's driver refused {name}: {self.error_text(status)}")
 
-    def get(self, kind: type[Any], name: str, *arguments: Any) -> Any:
-        """Call a function that writes its result where its first argument points to."""
+    def get(self, kind: type[Any], name: str, *arguments: Any, last: bool = False) -> Any:
+        """Call a function that writes its result where its first (or `last`) argument points."""
         result = kind()
-        self.call(name, ctypes.byref(result), *arguments)
+        pointer = ctypes.byref(result)
+        self.call(name, *((*arguments, pointer) if last else (pointer, *arguments)))
         return result.value
 
     def error_text(self, status: int) -> str:
@@ -112,6 +138,45 @@ class CudaDriver:
         return f"sm_{major}{minor}"
 
 
+class _Resource(ctypes.Structure):
+    """CUdevResource: multiprocessors of a GPU."""
+
+    _fields_ = (
+        ("type", ctypes.c_int),
+        ("padding", ctypes.c_ubyte * 92),
+        ("multiprocessors", ctypes.c_uint),
+        ("rest", ctypes.c_ubyte * 44),
+    )
+
+
+def split_gpu(driver: CudaDriver, index: int, parts: int) -> list[ctypes.Structure]:
+    """Return disjoint shares of a GPU's multiprocessors, all of one size and from one split.
+
+    Not every size is possible: it is the largest that is, and some multiprocessors may be left.
+
+    Raises
+    ------
+    DeviceError
+        If the GPU cannot be split into so many parts, or the driver is too old.
+    """
+    whole = _Resource()
+    driver.call("cuDeviceGetDevResource", index, ctypes.byref(whole), _MULTIPROCESSORS)
+    shares = (_Resource * parts)()
+    for least in range(whole.multiprocessors // parts, 0, -1):
+        found = ctypes.c_uint(parts)
+        arguments = (shares, ctypes.byref(found), ctypes.byref(whole), None, 0, least)
+        try:
+            driver.call("cuDevSmResourceSplitByCount", *arguments)
+        except DeviceError:
+            continue  # no size that the GPU can be split into
+        if found.value == parts:
+            return list(shares)
+    raise DeviceError(
+        f"cuda:{index} has {whole.multiprocessors} multiprocessors, which cannot be split into "
+        f"{parts} parts"
+    )
+
+
 @cache
 def load_driver() -> CudaDriver:
     """Return the driver of this machine; `DeviceError` where there is none."""
@@ -123,7 +188,15 @@ def load_driver() -> CudaDriver:
 
 
 class Gpu:
-    """One GPU: its context, the code that it runs, and what was allocated for it.
+    """One GPU, or a part of one: its context, its code, and what was allocated for it.
+
+    Parameters
+    ----------
+    driver, index, code
+        The driver, which GPU, and the code for it.
+    share, optional
+        Of `split_gpu`: the multiprocessors that it runs on. Its streams alone belong to them;
+        memory and code are those of the GPU.
 
     Raises
     ------
@@ -133,7 +206,9 @@ class Gpu:
         If the code is not for it.
     """
 
-    def __init__(self, driver: CudaDriver, index: int, code: bytes) -> None:
+    def __init__(
+        self, driver: CudaDriver, index: int, code: bytes, share: ctypes.Structure | None = None
+    ) -> None:
         count = driver.gpu_count()
         if index >= count:
             raise DeviceError(f"there is no GPU cuda:{index}: this process may use {count}")
@@ -143,6 +218,11 @@ class Gpu:
         self.context: int = driver.get(_POINTER, "cuDevicePrimaryCtxRetain", device)
         self._undo: list[tuple[str, int]] = []
         self.close = weakref.finalize(self, _release, driver, self.context, device, self._undo)
+        self._part: int | None = None
+        if share is not None:
+            words = driver.get(_POINTER, "cuDevResourceGenerateDesc", ctypes.byref(share), 1)
+            self._part = self._new("cuGreenCtxDestroy", "cuGreenCtxCreate", words, device, 1)
+        self._kept = len(self._undo) + 1
         self.make_current()
         try:
             self._module = self._new("cuModuleUnload", "cuModuleLoadData", code)
@@ -160,6 +240,19 @@ class Gpu:
         self.make_current()
         return self._new("cuMemFree_v2", "cuMemAlloc_v2", max(nbytes, 1), kind=_ADDRESS)
 
+    def free(self) -> None:
+        """Free all memory, streams and events of this object; its code stays."""
+        self.make_current()
+        _undo(self.driver, self._undo, keep=self._kept)
+
+    def threads(self) -> int:
+        """Return how many threads all multiprocessors hold at once."""
+        per_unit, units = (
+            self.driver.get(_INT, "cuDeviceGetAttribute", attribute, self.index)
+            for attribute in (_THREADS_PER_UNIT, _UNITS)
+        )
+        return int(per_unit * units)
+
     def upload(self, address: int, source: int, nbytes: int) -> None:
         """Copy bytes of the host to `address`, now."""
         self.make_current()
@@ -168,12 +261,33 @@ class Gpu:
     def stream(self) -> int:
         """Return a new stream."""
         self.make_current()
+        if self._part is not None:
+            made = (self._part, _NON_BLOCKING, 0)
+            return self._new("cuStreamDestroy_v2", "cuGreenCtxStreamCreate", *made)
         return self._new("cuStreamDestroy_v2", "cuStreamCreate", _NON_BLOCKING)
 
-    def event(self) -> int:
-        """Return a new event."""
+    def event(self, *, timing: bool = False) -> int:
+        """Return a new event; one with `timing` also remembers when it was reached."""
         self.make_current()
-        return self._new("cuEventDestroy_v2", "cuEventCreate", _NO_TIMING)
+        return self._new("cuEventDestroy_v2", "cuEventCreate", 0 if timing else _NO_TIMING)
+
+    def elapsed_ms(self, first: int, second: int) -> float:
+        """Return the milliseconds between two events with timing, both of the past."""
+        self.make_current()
+        return float(self.driver.get(ctypes.c_float, "cuEventElapsedTime", first, second))
+
+    def capture(self, stream: int, issue: Callable[[], None]) -> int:
+        """Return an executable graph of what `issue` puts into streams, `stream` first and last."""
+        self.make_current()
+        self.driver.call("cuStreamBeginCapture_v2", stream, _CAPTURE_RELAXED)
+        try:
+            issue()
+        finally:
+            graph: int = self.driver.get(_POINTER, "cuStreamEndCapture", stream, last=True)
+        try:
+            return self._new("cuGraphExecDestroy", "cuGraphInstantiateWithFlags", graph, 0)
+        finally:
+            self.driver.call("cuGraphDestroy", graph)
 
     def function(self, symbol: str, shared_bytes: int) -> int:
         """Return a function of the code."""
@@ -214,6 +328,11 @@ class Gpu:
 
 def _release(driver: CudaDriver, context: int, device: int, undo: list[tuple[str, int]]) -> None:
     driver.call("cuCtxSetCurrent", context)
-    while undo:
-        driver.call(*undo.pop())
+    _undo(driver, undo)
     driver.call("cuDevicePrimaryCtxRelease_v2", device)
+
+
+def _undo(driver: CudaDriver, undo: list[tuple[str, int]], keep: int = 0) -> None:
+    """Release what was made, the last first, but the first `keep`."""
+    while len(undo) > keep:
+        driver.call(*undo.pop())

@@ -12,6 +12,7 @@ import ctypes
 import itertools
 import random
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -20,12 +21,12 @@ from typing import Any
 import numpy as np
 from emulator import EmulatedCode
 
-from hios_tvm.runtime.devices.cuda import _FUNCTIONS
+from hios_tvm.runtime.devices.cuda import _FUNCTIONS, _PART_FUNCTIONS
 
 Span = tuple[int, int]
 
 
-@dataclass
+@dataclass(eq=False)
 class Operation:
     """What a stream executes; `before` is the bit set of operations that end earlier, always."""
 
@@ -38,6 +39,7 @@ class Operation:
     awaits: Operation | None = None
     before: int = 0
     done: bool = False
+    ended: float = 0.0
 
 
 class FakeDriver:
@@ -50,16 +52,21 @@ class FakeDriver:
         self.access: dict[str, list[tuple[int, bool]]] = {}
         self.failures = dict(fail or {})
         self.unordered_waits = 0
+        self.split: list[int] = []
+        self.streams_of_parts = 0
         self._random = random.Random(seed)
         self._handles = itertools.count(1000)
         self._queues: dict[int, deque[Operation]] = {}
         self._last: dict[int, Operation] = {}
         self._recorded: dict[int, Operation] = {}
         self._modules: dict[int, EmulatedCode] = {}
+        self._graph: list[Operation] | None = None
+        self._graphs: dict[int, list[Operation]] = {}
+        self._capturing: set[int] = set()
         self._functions: dict[int, tuple[EmulatedCode, str]] = {}
         self._condition = threading.Condition()
         self._kept: list[Any] = []
-        for name, arguments in _FUNCTIONS.items():
+        for name, arguments in (_FUNCTIONS | _PART_FUNCTIONS).items():
             method = getattr(self, f"_{name.removesuffix('_v2')}")
             setattr(self, name, self._exported(name, method, arguments))
         threading.Thread(target=self._execute, daemon=True).start()
@@ -98,12 +105,19 @@ class FakeDriver:
 
     def _enqueue(self, kind: str, stream: int, action: Callable[[], None], **kind_of: Any) -> None:
         with self._condition:
-            operation = Operation(len(self.log), kind, stream, action, **kind_of)
+            log = self.log if self._graph is None else self._graph
+            operation = Operation(len(log), kind, stream, action, **kind_of)
+            if self._graph is not None:
+                joins = operation.awaits is not None and operation.awaits in self._graph
+                assert stream in self._capturing or joins, f"{kind} is not part of the capture"
+                self._capturing.add(stream)
             for other in (self._last.get(stream), operation.awaits):
                 if other is not None:
                     operation.before |= other.before | 1 << other.number
             self._last[stream] = operation
-            self.log.append(operation)
+            log.append(operation)
+            if self._graph is not None:
+                return
             self._queues[stream].append(operation)
             self._condition.notify_all()
 
@@ -118,7 +132,7 @@ class FakeDriver:
                 operation = self._random.choice(ready)
             operation.action()
             with self._condition:
-                operation.done = True
+                operation.done, operation.ended = True, time.monotonic()
                 self._queues[operation.stream].popleft()
                 self._condition.notify_all()
 
@@ -142,7 +156,7 @@ class FakeDriver:
         ctypes.c_int.from_address(result).value = self.gpus
 
     def _cuDeviceGetAttribute(self, result: int, attribute: int, device: int) -> None:
-        ctypes.c_int.from_address(result).value = {75: 8, 76: 0}[attribute]
+        ctypes.c_int.from_address(result).value = {75: 8, 76: 0, 16: 108, 39: 2048}[attribute]
 
     def _cuDeviceCanAccessPeer(self, result: int, device: int, other: int) -> None:
         ctypes.c_int.from_address(result).value = 1
@@ -200,6 +214,36 @@ class FakeDriver:
         with self._condition:
             assert not self._queues.pop(stream)
 
+    def _cuDeviceGetDevResource(self, device: int, result: int, kind: int) -> None:
+        ctypes.c_uint.from_address(result + 96).value = 108
+
+    def _cuDevSmResourceSplitByCount(
+        self, result: int, count: int, whole: int, rest: int | None, flags: int, least: int
+    ) -> int:
+        """As the driver: sizes are multiples of 8, and there may be fewer groups than asked for."""
+        size = -(-least // 8) * 8
+        total = ctypes.c_uint.from_address(whole + 96).value
+        groups = min(ctypes.c_uint.from_address(count).value, total // size)
+        for i in range(groups):
+            ctypes.c_uint.from_address(result + 144 * i).value = 1
+            ctypes.c_uint.from_address(result + 144 * i + 96).value = size
+        ctypes.c_uint.from_address(count).value = groups
+        return 0 if groups else 914
+
+    def _cuDevResourceGenerateDesc(self, result: int, resources: int, count: int) -> None:
+        self.split.append(ctypes.c_uint.from_address(resources + 96).value)
+        self._handle(result)
+
+    def _cuGreenCtxCreate(self, result: int, words: int, device: int, flags: int) -> None:
+        self._handle(result)
+
+    def _cuGreenCtxDestroy(self, context: int) -> None:
+        pass
+
+    def _cuGreenCtxStreamCreate(self, result: int, context: int, flags: int, priority: int) -> None:
+        self._cuStreamCreate(result, flags)
+        self.streams_of_parts += 1
+
     def _cuEventCreate(self, result: int, flags: int) -> None:
         self._handle(result)
 
@@ -254,6 +298,52 @@ class FakeDriver:
         recorded = self._recorded.get(event)
         self.unordered_waits += recorded is None
         self._enqueue("wait", stream, lambda: None, awaits=recorded)
+
+    def _cuEventElapsedTime(self, result: int, first: int, second: int) -> None:
+        times = [self._recorded[event].ended for event in (first, second)]
+        ctypes.c_float.from_address(result).value = 1e3 * (times[1] - times[0])
+
+    def _cuStreamBeginCapture(self, stream: int, mode: int) -> None:
+        assert self._graph is None
+        self._graph, self._capturing = [], {stream}
+
+    def _cuStreamEndCapture(self, stream: int, result: int) -> int:
+        graph, self._graph = self._graph, None
+        assert graph is not None
+        # All that was captured must have joined the stream that the capture began with
+        joined = self._last[stream]
+        for operation in graph:
+            assert operation is joined or joined.before >> operation.number & 1, operation.kind
+        self._last = {}
+        self._recorded = {}
+        self._graphs[self._handle(result)] = graph
+        return 0
+
+    def _cuGraphInstantiateWithFlags(self, result: int, graph: int, flags: int) -> None:
+        self._graphs[self._handle(result)] = self._graphs[graph]
+
+    def _cuGraphDestroy(self, graph: int) -> None:
+        del self._graphs[graph]
+
+    def _cuGraphExecDestroy(self, graph: int) -> None:
+        del self._graphs[graph]
+
+    def _cuGraphLaunch(self, graph: int, stream: int) -> None:
+        """Put the nodes into streams again; a last one lets `stream` wait for them all."""
+        first = self._last.get(stream)
+        copies: dict[int, Operation] = {}
+        for node in self._graphs[graph]:
+            awaits = first if node.awaits is None else copies[node.awaits.number]
+            self._enqueue(
+                node.kind,
+                node.stream,
+                node.action,
+                reads=node.reads,
+                writes=node.writes,
+                awaits=awaits,
+            )
+            copies[node.number] = self._last[node.stream]
+        self._enqueue("join", stream, lambda: None, awaits=copies[max(copies)])
 
     def _cuLaunchHostFunc(self, stream: int, function: int, data: int) -> None:
         callback = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(function)

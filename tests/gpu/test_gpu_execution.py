@@ -2,55 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
 from fake_driver import FakeDriver
+from gpu_network import MODEL
 from lowered_models import random, run_onnx_runtime
-from onnx import helper
 
-import hios_tvm.compiler
-import hios_tvm.runtime.session
 from hios_tvm import runtime
 from hios_tvm.compiler import CompileOptions, compile_model
 from hios_tvm.errors import ArtifactError, DeviceError, ExecutionError
 from hios_tvm.frontends.onnx import from_onnx
 from hios_tvm.runtime.archive import read_manifest
-from hios_tvm.runtime.devices.cuda import CudaDriver
+from hios_tvm.runtime.devices.names import split_devices
 from hios_tvm.runtime.instructions import COPY_STREAM, Call, Copy
 from hios_tvm.schedule import Schedule
 
 Start = Callable[..., FakeDriver]
-
-
-def branches(width: int = 4) -> onnx.ModelProto:
-    """A stem, `width` branches of two convolutions, and their sum and concatenation."""
-    nodes = [helper.make_node("Conv", ["x", "w"], ["stem"], pads=[1] * 4)]
-    for i in range(width):
-        nodes += [
-            helper.make_node("Conv", ["stem", f"w{i}"], [f"a{i}"], pads=[1] * 4),
-            helper.make_node("Relu", [f"a{i}"], [f"b{i}"]),
-            helper.make_node("MaxPool", [f"b{i}"], [f"c{i}"], kernel_shape=[3, 3], pads=[1] * 4),
-        ]
-    nodes.append(helper.make_node("Concat", [f"c{i}" for i in range(width)], ["y"], axis=1))
-    nodes.append(helper.make_node("Sigmoid", ["c0"], ["z"]))
-    weights = {f"w{i}": random(6, 5, 3, 3, seed=i) for i in range(width)}
-    weights["w"] = random(5, 3, 3, 3, seed=99)
-    kind = onnx.TensorProto.FLOAT
-    graph = helper.make_graph(
-        nodes,
-        "branches",
-        [helper.make_tensor_value_info("x", kind, (1, 3, 8, 7))],
-        [onnx.ValueInfoProto(name="y"), onnx.ValueInfoProto(name="z")],
-        [onnx.numpy_helper.from_array(value, name) for name, value in weights.items()],
-    )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-
-
-MODEL = branches()
 
 
 def random_schedule(devices: tuple[str, ...], seed: int) -> Schedule:
@@ -75,25 +45,6 @@ def random_schedule(devices: tuple[str, ...], seed: int) -> Schedule:
     utilization = {op.name: 0.1 for op in network.graph.operators}
     costs = CostTable(latency=latency, utilization=utilization)
     return make_schedule("hios-lp", network.graph, costs, platform)
-
-
-@pytest.fixture
-def start(monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
-    """Puts a stand-in where the runtime looks for the driver."""
-
-    def begin(gpus: int = 3, seed: int = 0, **fail: int) -> FakeDriver:
-        fake = FakeDriver(gpus, seed, fail)
-        driver = CudaDriver(fake)
-        monkeypatch.setattr(hios_tvm.runtime.session, "load_driver", lambda: driver)
-        return fake
-
-    # The stand-in executes CUDA's source
-    monkeypatch.setattr(
-        hios_tvm.compiler,
-        "build_device_code",
-        lambda source, target, cache_dir: source.encode() + b"\0",
-    )
-    yield begin
 
 
 def compiled(folder: Path, devices: tuple[str, ...], seed: int = 0) -> Path:
@@ -165,6 +116,48 @@ def test_every_access_is_ordered(
         assert fake.hazards()
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_a_graph_gives_the_same_results(start: Start, tmp_path: Path, seed: int) -> None:
+    fake = start(seed=seed)
+    path = compiled(tmp_path, ("cuda:0", "cuda:1"), seed)
+    with runtime.load(path, cuda_graph=True) as session:
+        for run in range(3):
+            check(session, run)
+        launches = sum(operation.kind == "join" for operation in fake.log)
+        assert launches == 3
+    assert not fake.allocated
+
+
+def test_a_graph_needs_all_operators_on_gpus(start: Start, tmp_path: Path) -> None:
+    start()
+    path = compiled(tmp_path, ("cuda:0", "cpu@0"))
+    with pytest.raises(DeviceError, match="needs all operators on GPUs"):
+        runtime.load(path, cuda_graph=True)
+
+
+def test_traces_have_kernels_and_copies_of_gpus(start: Start, tmp_path: Path) -> None:
+    start()
+    path = compiled(tmp_path, ("cuda:0", "cpu@0", "cuda:1"), seed=1)
+    manifest = read_manifest(path)
+    with runtime.load(path, gpu_trace=True) as session:
+        check(session, 0)
+        _, trace = session.run_traced({"x": random(1, 3, 8, 7)})
+    steps = [step for program in manifest.programs for step in program.instructions]
+    calls = [span for span in trace.spans if span.kind == "call"]
+    assert sorted(s.name for s in calls) == sorted(s.operator for s in steps if isinstance(s, Call))
+    copies = [span for span in trace.spans if span.kind == "copy"]
+    assert len(copies) == sum(isinstance(step, Copy) for step in steps)
+    for span in trace.spans:
+        assert trace.start_ns <= span.start_ns <= span.end_ns <= trace.end_ns + 1_000_000
+    end_of = {span.name: span.end_ns for span in calls + copies}
+    for program in manifest.programs:
+        spans = [s for s in calls if (s.device, s.stream) == (program.device, program.stream)]
+        assert [s.name for s in sorted(spans, key=lambda s: s.start_ns)] == [
+            s.operator for s in program.instructions if isinstance(s, Call)
+        ]
+    assert end_of
+
+
 def test_copies_have_a_stream_of_their_own(start: Start, tmp_path: Path) -> None:
     start()
     manifest = read_manifest(compiled(tmp_path, ("cuda:0", "cuda:1")))
@@ -180,6 +173,30 @@ def test_devices_can_be_mapped_to_one_gpu(start: Start, tmp_path: Path) -> None:
         runtime.load(path)
     with runtime.load(path, devices=("cuda:0", "cuda:0")) as session:
         check(session, 0)
+
+
+def test_parts_of_a_gpu_are_devices(start: Start, tmp_path: Path) -> None:
+    fake = start(gpus=1)
+    path = compiled(tmp_path, split_devices("cuda:0/2"), seed=3)
+    with runtime.load(path) as session:
+        assert session.devices == ("cuda:0.0/2", "cuda:0.1/2")
+        assert fake.split == [48, 48], "54 of 108 multiprocessors, in multiples of 8"
+        assert fake.streams_of_parts == len(
+            {(p.device, p.stream) for p in session.manifest.programs}
+        )
+        check(session, 0)
+    with pytest.raises(DeviceError, match="has 108 multiprocessors, which cannot be split into 14"):
+        runtime.load(path, devices=("cuda:0.0/14", "cuda:0.1/14"))
+    assert not fake.allocated
+
+
+def test_an_old_driver_has_no_parts(start: Start, tmp_path: Path) -> None:
+    fake = start(gpus=1)
+    path = compiled(tmp_path, split_devices("cuda:0/2"))
+    runtime.session.load_driver()._functions.pop("cuDeviceGetDevResource")
+    with pytest.raises(DeviceError, match="too old: it has no function cuDeviceGetDevResource"):
+        runtime.load(path)
+    assert not fake.allocated
 
 
 @pytest.mark.parametrize("function", ["cuLaunchKernel", "cuMemcpyAsync", "cuStreamWaitEvent"])

@@ -1,0 +1,185 @@
+"""Check and measure artifacts for GPUs: `prepare` where the compiler is, `run` where the GPU is.
+
+The first needs nvcc and no GPU, the second TVM's runtime and no compiler. Costs are estimates in
+the first round; `run` measures them, and `prepare --costs` uses what it has measured:
+
+    python scripts/check_cuda.py prepare cuda-check --target sm_90
+    ./scripts/check_cuda.sh cuda-check --json first.json          # on the machine with the GPU
+    python scripts/check_cuda.py prepare cuda-check --target sm_90 --costs cuda-check/costs
+    ./scripts/check_cuda.sh cuda-check --json scripts/results/cuda.json
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+from hios_tvm import runtime
+from hios_tvm.errors import HiosError
+from hios_tvm.runtime.archive import read_manifest
+from hios_tvm.runtime.devices.cuda import load_driver
+from hios_tvm.runtime.profile import profile_artifact, write_costs
+from hios_tvm.runtime.trace import RunTrace
+
+NETWORKS = "inception_v3,nasnet_a_large,randwire,squeezenet1_1,resnet50,densenet121"
+SCHEDULERS = ("sequential", "ios", "hios-lp", "hios-mr")
+LARGEST_ERROR = 1e-4  # of the largest output
+KERNELS, REFERENCE = "kernels.hios", "reference.npz"
+
+
+@click.group(help=__doc__)
+def main() -> None:
+    pass
+
+
+@main.command()
+@click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
+@click.option("--target", default="sm_90", show_default=True, help="As in hios-tvm compile.")
+@click.option("--networks", default=NETWORKS, show_default=True, help="Comma-separated.")
+@click.option("--sizes", default="", help="Comma-separated pixels.  [default: as published]")
+@click.option("--gpus", default=2, show_default=True, help="Of artifacts for several GPUs.")
+@click.option("--link", default="nvlink4", show_default=True, help="As in hios-tvm compile.")
+@click.option("--costs", type=click.Path(path_type=Path), help="Folder that `run` wrote.")
+def prepare(
+    folder: Path,
+    target: str,
+    networks: str,
+    sizes: str,
+    gpus: int,
+    link: str,
+    costs: Path | None,
+) -> None:
+    """Compile artifacts of all networks into FOLDER, with inputs and recorded outputs."""
+    from hios_tvm.compiler import CompileOptions, compile_model
+    from hios_tvm.costs.instance import read_costs
+    from hios_tvm.frontends import load_model
+    from hios_tvm.profile import export_kernels
+    from hios_tvm.verify import onnxruntime_outputs, random_inputs
+    from hios_tvm.zoo import build
+
+    several = tuple(f"cuda:{i}" for i in range(gpus))
+    for name in networks.split(","):
+        for size in map(int, sizes.split(",")) if sizes else (None,):
+            proto = build(name) if size is None else build(name, height=size, width=size)
+            case = folder / (name if size is None else f"{name}-{size}")
+            case.mkdir(parents=True, exist_ok=True)
+            model = case / "model.onnx"
+            model.write_bytes(proto.SerializeToString())
+            export_kernels(load_model(model), case / KERNELS, target=target, name=case.name)
+            known = None if costs is None else read_costs(costs / f"{case.name}.json")
+            for scheduler in SCHEDULERS:
+                for devices in dict.fromkeys([several[:1], several]):
+                    options = CompileOptions(
+                        devices=devices, target=target, scheduler=scheduler, costs=known, link=link
+                    )
+                    artifact = case / f"{scheduler}-{len(devices)}.hios"
+                    result = compile_model(load_model(model), artifact, options, name=case.name)
+                    click.echo(f"{artifact}: predicted {result.timeline.makespan_ms:.3f} ms")
+            specs = [(s.name, s.shape, s.dtype) for s in read_manifest(artifact).inputs]
+            inputs = random_inputs(specs, seed=0)
+            outputs = onnxruntime_outputs(proto, inputs)
+            arrays: dict[str, Any] = {f"input/{key}": value for key, value in inputs.items()}
+            arrays |= {f"output/{key}": value for key, value in outputs.items()}
+            np.savez(case / REFERENCE, **arrays)
+            model.unlink()
+
+
+@main.command()
+@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--iterations", default=50, show_default=True, help="Runs of each artifact.")
+@click.option("--warmup", default=10, show_default=True, help="Runs before them.")
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write results there.")
+def run(folder: Path, iterations: int, warmup: int, json_file: Path | None) -> None:
+    """Check and measure everything in FOLDER on the GPUs of this machine; write its costs."""
+    driver = load_driver()
+    gpus = [f"cuda:{i}" for i in range(driver.gpu_count())]
+    click.echo(f"{len(gpus)} GPUs of architecture {driver.arch(0)}")
+    (folder / "costs").mkdir(exist_ok=True)
+    results: dict[str, Any] = {"gpus": len(gpus), "arch": driver.arch(0), "cases": {}}
+    failed = False
+    for case in sorted(path.parent for path in folder.glob(f"*/{REFERENCE}")):
+        costs = profile_artifact(case / KERNELS, gpus[:2])
+        write_costs(costs, folder / "costs" / f"{case.name}.json")
+        for artifact in sorted(case.glob("*-*.hios")):
+            devices = [d.name for d in read_manifest(artifact).devices]
+            if len(devices) > len(gpus):
+                devices = [gpus[0]] * len(devices)  # streams of one GPU in place of several
+            try:
+                result = _check(artifact, devices, _reference(case), iterations, warmup)
+            except HiosError as error:
+                result, failed = {"failed": str(error)}, True
+            results["cases"].setdefault(case.name, {})[artifact.stem] = result
+            click.echo(f"{case.name} {artifact.stem} on {','.join(devices)}: {json.dumps(result)}")
+    if json_file is not None:
+        json_file.write_text(json.dumps(results, indent=1) + "\n")
+    raise SystemExit(failed)
+
+
+def _reference(case: Path) -> dict[str, dict[str, np.ndarray]]:
+    arrays: dict[str, dict[str, np.ndarray]] = {"input": {}, "output": {}}
+    with np.load(case / REFERENCE) as file:
+        for key in file.files:
+            kind, _, name = key.partition("/")
+            arrays[kind][name] = file[key]
+    return arrays
+
+
+def _check(
+    artifact: Path,
+    devices: list[str],
+    reference: dict[str, dict[str, np.ndarray]],
+    iterations: int,
+    warmup: int,
+) -> dict[str, Any]:
+    """Compare outputs with the recorded ones, measure latency and how much overlaps."""
+    inputs, expected = reference["input"], reference["output"]
+    result: dict[str, Any] = {"predicted_ms": read_manifest(artifact).predicted_makespan_ms}
+    for label, graph in (("streams", False), ("graph", True)):
+        with runtime.load(artifact, devices=devices, cuda_graph=graph) as session:
+            outputs = session.run(inputs)
+            error = max(
+                float(np.abs(outputs[name] - value).max() / np.abs(value).max())
+                for name, value in expected.items()
+            )
+            if not error <= LARGEST_ERROR:
+                raise HiosError(f"with {label} the outputs differ by {error:.1e}")
+            times = list(_latencies(partial(session.run, inputs), iterations, warmup))
+            result[label] = {
+                "error": error,
+                "median_ms": statistics.median(times),
+                "min_ms": min(times),
+            }
+    with runtime.load(artifact, devices=devices, gpu_trace=True) as session:
+        session.run(inputs)
+        _, trace = session.run_traced(inputs)
+        result["overlap"] = _overlap(trace)
+    return result
+
+
+def _latencies(run: Callable[[], object], iterations: int, warmup: int) -> Iterator[float]:
+    for _ in range(warmup):
+        run()
+    for _ in range(iterations):
+        start = time.perf_counter()
+        run()
+        yield 1000 * (time.perf_counter() - start)
+
+
+def _overlap(trace: RunTrace) -> float:
+    """Return the time of all kernels over the time in which any runs; 1 where none overlap."""
+    calls = [span for span in trace.spans if span.kind == "call"]
+    together = RunTrace(tuple(calls), trace.start_ns, trace.end_ns).milliseconds("call")
+    total = sum(span.end_ns - span.start_ns for span in calls) / 1e6
+    return total / sum(together.values())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from fake_driver import FakeDriver
+
+import hios_tvm.compiler
+import hios_tvm.measure.gpu
+import hios_tvm.runtime.gpu_measure
+import hios_tvm.runtime.profile
+import hios_tvm.runtime.session
+from hios_tvm.runtime.devices.cuda import CudaDriver
+
+
+@pytest.fixture
+def start(monkeypatch: pytest.MonkeyPatch) -> Callable[..., FakeDriver]:
+    """Puts a stand-in where the runtime looks for the driver, and the compiler with `here`."""
+
+    def begin(gpus: int = 3, seed: int = 0, *, here: bool = False, **fail: int) -> FakeDriver:
+        fake = FakeDriver(gpus, seed, fail)
+        driver = CudaDriver(fake)
+        users = [hios_tvm.runtime.session, hios_tvm.runtime.profile]
+        for module in [*users, *[hios_tvm.measure.gpu] * here]:
+            monkeypatch.setattr(module, "load_driver", lambda: driver)
+        return fake
+
+    # The stand-in executes CUDA's source
+    for module in (hios_tvm.compiler, hios_tvm.measure.gpu):
+        monkeypatch.setattr(module, "build_device_code", _source_as_code)
+    # The emulator is slow, and its times say nothing
+    for constant, value in (("_CALLS", 2), ("_ROUNDS", 2), ("_TRANSFER_BYTES", (1 << 10, 1 << 16))):
+        monkeypatch.setattr(hios_tvm.runtime.gpu_measure, constant, value)
+    return begin
+
+
+def _source_as_code(source: str, target: object, *, cache_dir: Path | None) -> bytes:
+    return source.encode() + b"\0"

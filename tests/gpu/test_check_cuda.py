@@ -1,0 +1,55 @@
+"""The script that checks GPUs, on a stand-in for the driver."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from click.testing import CliRunner
+from fake_driver import FakeDriver
+
+SCRIPT = Path(__file__).parents[2] / "scripts/check_cuda.py"
+
+
+@pytest.fixture
+def script() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("check_cuda", SCRIPT)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.slow
+def test_prepare_run_and_prepare_with_costs(
+    start: Callable[..., FakeDriver],
+    script: ModuleType,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    start(gpus=1)
+    monkeypatch.setattr(script, "load_driver", script.runtime.session.load_driver)
+    monkeypatch.setattr(script, "SCHEDULERS", ("hios-lp",))
+    options = ["--target", "sm_80", "--networks", "squeezenet1_1", "--sizes", "40"]
+
+    def call(*words: str) -> str:
+        result = CliRunner().invoke(script.main, words, catch_exceptions=False)
+        assert result.exit_code == 0, result.output
+        return result.output
+
+    call("prepare", str(tmp_path), *options)
+    result = tmp_path / "result.json"
+    call("run", str(tmp_path), "--iterations", "1", "--warmup", "0", "--json", str(result))
+    cases = json.loads(result.read_text())["cases"]
+    results = cases["squeezenet1_1-40"]
+    assert set(results) == {"hios-lp-1", "hios-lp-2"}
+    for found in results.values():
+        assert found["streams"]["error"] < 1e-5 > found["graph"]["error"]
+        assert found["overlap"] > 0.999
+    costs = tmp_path / "costs"
+    assert json.loads((costs / "squeezenet1_1-40.json").read_text())["latency"]["cuda/sm_80"]
+    call("prepare", str(tmp_path), *options, "--costs", str(costs))

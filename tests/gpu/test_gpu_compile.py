@@ -1,0 +1,83 @@
+"""The six networks compile for GPUs on a machine without one, where nvcc is installed."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+import hios_tvm.passes.targets
+from hios_tvm.compiler import CompileOptions, compile_model
+from hios_tvm.errors import CompileError, DeviceError, UsageError
+from hios_tvm.frontends import load_model
+from hios_tvm.runtime.archive import open_artifact
+from hios_tvm.zoo import NETWORKS, build
+
+needs_nvcc = pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc is not installed")
+
+
+def compiled(name: str, target: str, folder: Path, **options: object) -> Path:
+    model, artifact = folder / f"{name}.onnx", folder / f"{name}.hios"
+    model.write_bytes(build(name).SerializeToString())
+    devices = ("cuda:0", "cuda:1")
+    chosen = CompileOptions(devices=devices, target=target, link="nvlink4", **options)
+    compile_model(load_model(model), artifact, chosen)
+    return artifact
+
+
+@needs_nvcc
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NETWORKS)
+def test_networks_compile(name: str, tmp_path: Path) -> None:
+    artifact = open_artifact(compiled(name, "sm_90", tmp_path))  # which verifies it whole
+    code = artifact.libraries["kernels0.cubin"]
+    assert code.startswith(b"\x7fELF")
+    for kernel in artifact.manifest.gpu_kernels.values():
+        for launch in kernel.launches:
+            assert launch.symbol.encode() in code
+
+
+@needs_nvcc
+def test_code_is_for_the_architecture_that_was_named(tmp_path: Path) -> None:
+    codes = []
+    for target in ("sm_80", "sm_90"):
+        artifact = open_artifact(compiled("squeezenet1_1", target, tmp_path, cache_dir=None))
+        codes.append(artifact.libraries["kernels0.cubin"])
+        gpu = artifact.manifest.devices[0]
+        assert (gpu.kind, target in gpu.target) == ("cuda", True)
+    assert codes[0] != codes[1]
+
+
+def test_a_missing_nvcc_is_one_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: None if name == "nvcc" else f"/bin/{name}")
+    with pytest.raises(CompileError, match="nvcc was not found: install the CUDA toolkit"):
+        compiled("squeezenet1_1", "sm_90", tmp_path, cache_dir=None)
+
+
+@pytest.mark.parametrize(
+    ("target", "devices", "message"),
+    [
+        ("host", ("cuda:0",), "name the architecture of the GPUs, for example --target sm_90"),
+        ("sm_9x", ("cuda:0",), "'sm_9x' is no architecture of a GPU"),
+        ("sm_60", ("cuda:0",), "too old: sm_70 and later"),
+        ("sm_80,sm_90", ("cuda:0",), "names two CPUs or two architectures"),
+        ("sm_90", ("cpu@0",), "is a GPU's, but the devices are"),
+    ],
+)
+def test_wrong_targets_are_named(
+    target: str,
+    devices: tuple[str, ...],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def no_driver() -> None:
+        raise DeviceError("this machine has no NVIDIA driver")
+
+    monkeypatch.setattr(hios_tvm.passes.targets, "load_driver", no_driver)
+    options = CompileOptions(devices=devices, target=target)
+    model = tmp_path / "model.onnx"
+    model.write_bytes(build("squeezenet1_1", height=40, width=40).SerializeToString())
+    with pytest.raises(UsageError, match=message):
+        compile_model(load_model(model), tmp_path / "model.hios", options)

@@ -1,0 +1,82 @@
+"""Costs of GPUs: measured on a stand-in for the driver, estimated where there is none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import onnx
+import pytest
+from fake_driver import FakeDriver
+from gpu_network import MODEL
+
+from hios_tvm.compiler import CompileOptions, compile_model
+from hios_tvm.costs.table import CostTable
+from hios_tvm.errors import UsageError
+from hios_tvm.frontends.onnx import from_onnx
+from hios_tvm.profile import export_kernels
+from hios_tvm.runtime.profile import profile_artifact, write_costs
+
+Start = Callable[..., FakeDriver]
+GPUS = ("cuda:0", "cuda:1")
+
+
+def graph_of(model: onnx.ModelProto, folder: Path) -> set[str]:
+    options = CompileOptions(devices=("cuda:0",), target="sm_80", cache_dir=None)
+    result = compile_model(from_onnx(model), folder / "one.hios", options)
+    return {operator.name for operator in result.graph.operators}
+
+
+def test_estimates_are_said_to_be_estimates(start: Start, tmp_path: Path) -> None:
+    options = CompileOptions(devices=GPUS, target="sm_90", link="nvlink4")
+    result = compile_model(from_onnx(MODEL), tmp_path / "model.hios", options)
+    assert "the costs of cuda/sm_90 are estimates, not measured" in result.notes
+    assert result.platform.default_link.bandwidth_gb_s == 376.0
+    assert all(0 < share <= 1 for share in result.costs.utilization.values())
+
+
+def test_gpus_that_are_here_are_measured(start: Start, tmp_path: Path) -> None:
+    start(gpus=2, here=True)
+    options = CompileOptions(devices=GPUS, target="sm_80", scheduler="ios")
+    result = compile_model(from_onnx(MODEL), tmp_path / "model.hios", options)
+    times = result.costs.latency["cuda/sm_80"]
+    assert {time.source for time in times.values()} == {"measured"}
+    assert result.costs.joint["cuda/sm_80"], "IOS asks for stream groups"
+    assert result.platform.default_link.latency_ms > 0
+    assert not result.notes
+
+
+def test_profile_measures_where_there_is_no_compiler(start: Start, tmp_path: Path) -> None:
+    fake = start(gpus=2)
+    kernels, costs_file = tmp_path / "kernels.hios", tmp_path / "costs.json"
+    export_kernels(from_onnx(MODEL), kernels, target="sm_80")
+    write_costs(profile_artifact(kernels, GPUS), costs_file)
+    assert not fake.allocated
+    costs = CostTable.from_json(costs_file.read_text())
+    assert set(costs.latency) == {"cuda/sm_80"}
+    assert set(costs.latency["cuda/sm_80"]) == graph_of(MODEL, tmp_path)
+    options = CompileOptions(devices=GPUS, target="sm_80", costs=costs)
+    result = compile_model(from_onnx(MODEL), tmp_path / "model.hios", options)
+    assert not result.notes
+    with pytest.raises(UsageError, match="one kind of device"):
+        profile_artifact(kernels, ("cpu@0", "cuda:0"))
+
+
+def test_parts_have_costs_of_their_own(start: Start, tmp_path: Path) -> None:
+    start(gpus=1, here=True)
+    devices = ("cuda:0", "cuda:0.0/2", "cuda:0.1/2")
+    options = CompileOptions(devices=devices, target="sm_80")
+    result = compile_model(from_onnx(MODEL), tmp_path / "model.hios", options)
+    assert set(result.costs.latency) == {"cuda/sm_80", "cuda/sm_80/2"}
+    assert [device.model for device in result.platform.devices] == [
+        "cuda/sm_80",
+        "cuda/sm_80/2",
+        "cuda/sm_80/2",
+    ]
+
+
+def test_an_artifact_for_cpus_has_no_code_for_gpus(start: Start, tmp_path: Path) -> None:
+    kernels = tmp_path / "kernels.hios"
+    export_kernels(from_onnx(MODEL), kernels)
+    with pytest.raises(UsageError, match="no code for GPUs: export it with --target"):
+        profile_artifact(kernels, ("cuda:0",))
