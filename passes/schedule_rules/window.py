@@ -3,8 +3,8 @@
 Channels are the vectors. A tile of some pixels of a row times some vectors of channels is reduced
 in registers; neighbouring pixels share most of their inputs, which the compiler loads once:
 
-    parallel for row
-        for tile of pixels, for block of channels
+    parallel for chunk of rows
+        for tile of pixels, for block of channels, for row
             accumulators = 0
             for kernel row that lies in the image, kernel column (unrolled)
                 accumulators[pixels][channels] += input[pixels][channels] * weight[channels]
@@ -81,48 +81,68 @@ class _Nest:
         """Return the whole kernel."""
         shape = self.shape
         height = shape.out_size[0]
-        row_bytes = shape.in_size[1] * shape.channels * 4 * shape.strides[0]
-        per_chunk = max(1, min(-(-height // _LEAST_CHUNKS), _CACHE_BYTES // row_bytes))
+        per_chunk = -(-height // _LEAST_CHUNKS)
+        if not self._rows_share:
+            row_bytes = shape.in_size[1] * shape.channels * 4 * shape.strides[0]
+            per_chunk = max(1, min(per_chunk, _CACHE_BYTES // row_bytes))
         chunks = -(-height // per_chunk)
 
         def chunk(index: Index) -> Stmt:
             first = index % chunks * per_chunk
             count = per_chunk if height % per_chunk == 0 else tirx.min(per_chunk, height - first)
             runs = [
-                loop("row", 0, count, self._run(index // chunks, first, tile, tiles))
+                self._run(index // chunks, (first, count), tile, tiles)
                 for tile, tiles in tiles_of_row(shape)
             ]
             return sequence(runs)
 
         return parallel_loop("chunk", shape.batch * chunks, chunk, work=shape.work)
 
-    def _run(
-        self, batch: Index, first_row: Index, tile: Tile, tiles: int
-    ) -> Callable[[Index], Stmt]:
-        """Return what computes `tiles` equal tiles of a row, for all channels.
+    @property
+    def _rows_share(self) -> bool:
+        """Whether neighbouring rows of outputs share most of what they read.
 
-        Other tiles of the row have loops over rows of their own, as in convolutions.
+        Then a tile goes down its rows, and finds it in the L1 cache; otherwise rows are read one
+        after another, as the prefetcher likes it.
         """
-        shape = self.shape
-        blocks, rest = divmod(shape.channels, shape.block)
+        return self.shape.strides[0] == 1 and self.shape.kernel[0] > 3
 
-        def run(row: Index) -> Stmt:
-            def nth(i: Index) -> Stmt:
-                moved = replace(tile, start=tile.start + i * tile.pixels)
+    def _run(self, batch: Index, rows: tuple[Index, Index], tile: Tile, tiles: int) -> Stmt:
+        """Return what computes `tiles` equal tiles of each of `rows` (first, count)."""
+        first, count = rows
 
-                def block(index: Index) -> Stmt:
-                    channel = index * shape.block
-                    return self._tile(batch, first_row + row, moved, channel, shape.block)
+        def at(row: Index, i: Index, channel: Index, channels: int) -> Stmt:
+            moved = replace(tile, start=tile.start + i * tile.pixels)
+            return self._tile(batch, first + row, moved, channel, channels)
 
-                parts = [loop("block", 0, blocks, block)] if blocks else []
-                if rest:
-                    channel = blocks * shape.block
-                    parts.append(self._tile(batch, first_row + row, moved, channel, rest))
-                return sequence(parts)
+        def all_rows(body: Callable[[Index], Stmt]) -> Stmt:
+            return loop("row", 0, count, body)
 
-            return loop("tile", 0, tiles, nth)
+        def all_tiles(body: Callable[[Index], Stmt]) -> Stmt:
+            return loop("tile", 0, tiles, body)
 
-        return run
+        if self._rows_share:
+            return all_tiles(
+                lambda i: self._all_channels(
+                    lambda channel, channels: all_rows(lambda row: at(row, i, channel, channels))
+                )
+            )
+        return all_rows(
+            lambda row: all_tiles(
+                lambda i: self._all_channels(
+                    lambda channel, channels: at(row, i, channel, channels)
+                )
+            )
+        )
+
+    def _all_channels(self, body: Callable[[Index, int], Stmt]) -> Stmt:
+        """Return `body` for each block of channels, and for what is left of them."""
+        block = self.shape.block
+        blocks, rest = divmod(self.shape.channels, block)
+        parts = [loop("block", 0, blocks, lambda i: body(i * block, block))] if blocks else []
+        if rest:
+            parts.append(body(blocks * block, rest))
+        return sequence(parts)
 
     def _tile(self, batch: Index, row: Index, tile: Tile, channel: Index, channels: int) -> Stmt:
         """Reduce the window of each pixel of `tile` for `channels` from `channel`."""
