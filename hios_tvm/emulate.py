@@ -24,6 +24,7 @@ from hios_tvm.devices import Device, Platform
 from hios_tvm.errors import UsageError
 from hios_tvm.graph import Operator, OperatorGraph, Tensor
 from hios_tvm.library import build_emulation_library
+from hios_tvm.passes.partition_by_device import programs_of
 from hios_tvm.passes.targets import host_target
 from hios_tvm.runtime.devices.cpu import allowed_cores
 from hios_tvm.runtime.executor import Executor, Task
@@ -43,7 +44,7 @@ from hios_tvm.schedule import Schedule
 from hios_tvm.simulate import evaluate
 from hios_tvm.statistics import LatencySummary
 
-__all__ = ["Emulation", "emulate", "instance_of"]
+__all__ = ["Emulation", "emulate", "emulation_of"]
 
 KERNEL, COPY = "hios_emulated_kernel", "hios_emulated_copy"  # in emulation.cc
 
@@ -122,8 +123,11 @@ def emulate(
     return Emulation(summary, predicted_ms, scale, len({p.device for p in programs}))
 
 
-def instance_of(manifest: Manifest) -> tuple[Instance, Schedule]:
-    """Return the graph of an artifact, the costs that it was compiled with, and its schedule.
+def emulation_of(manifest: Manifest) -> tuple[Instance, Schedule, tuple[Program, ...]]:
+    """Return the graph of an artifact with its costs, its schedule, and its programs.
+
+    Where it has GPUs, the programs are made anew, for devices that copy as CPUs do: what a GPU's own
+    stream of copies hides is not part of the evaluator's model.
 
     Raises
     ------
@@ -139,14 +143,24 @@ def instance_of(manifest: Manifest) -> tuple[Instance, Schedule]:
         {"emulated": {name: Measurement(ms) for name, ms in given.items()}},
         transfer={edge: Measurement(ms) for edge, ms in spans.items()},
     )
-    streams = 1 + max(program.stream for program in manifest.programs)
-    platform = Platform(tuple(Device(d.name, "emulated", streams) for d in manifest.devices))
-    return Instance(_graph_of(manifest), costs, platform), schedule
+    streams = max((len(stage.groups) for device in schedule for stage in device.stages), default=1)
+    names = {d.name: d.name if d.kind == "cpu" else f"emulated {d.name}" for d in manifest.devices}
+    platform = Platform(tuple(Device(name, "emulated", streams) for name in names.values()))
+    schedule = replace(
+        schedule,
+        devices=tuple(replace(device, device=names[device.device]) for device in schedule),
+    )
+    graph = _graph_of(manifest)
+    has_gpus = any(device.kind == "cuda" for device in manifest.devices)
+    programs = programs_of(graph, schedule) if has_gpus else manifest.programs
+    return Instance(graph, costs, platform), schedule, programs
 
 
 def _graph_of(manifest: Manifest) -> OperatorGraph:
     steps = [step for program in manifest.programs for step in program.instructions]
     source = {step.dst: step.src for step in steps if isinstance(step, Copy)}
+    weights = [b for b in manifest.buffers if b.space == "param" and b.device is not None]
+    source |= {buffer.name: buffer.weight for buffer in weights}  # a GPU's copies
     operators = {}
     for step in steps:
         if isinstance(step, Call):
@@ -157,16 +171,17 @@ def _graph_of(manifest: Manifest) -> OperatorGraph:
     before = {
         op.name: {writer[name] for name in op.inputs if name in writer} for op in operators.values()
     }
-    spaces: dict[str, list[str]] = {"input": [], "param": [], "arena": [], "output": []}
-    for buffer in manifest.buffers:
-        spaces[buffer.space].append(buffer.name)
+    tensors = {b.name: Tensor(b.name, b.shape, b.dtype) for b in manifest.buffers}
+    tensors |= {b.weight: Tensor(b.weight, b.shape, b.dtype) for b in weights}
+    constants = {b.weight: None for b in manifest.buffers if b.space == "param"}
+    outputs = (source.get(spec.buffer, spec.buffer) for spec in manifest.outputs)
     return OperatorGraph(
         manifest.model,
         tuple(operators[name] for name in TopologicalSorter(before).static_order()),
-        tuple(Tensor(b.name, b.shape, b.dtype) for b in manifest.buffers if b.name not in source),
-        inputs=tuple(spaces["input"]),
-        constants=tuple(spaces["param"]),
-        outputs=tuple(dict.fromkeys(spec.buffer for spec in manifest.outputs)),
+        tuple(tensor for name, tensor in tensors.items() if name not in source),
+        inputs=tuple(buffer.name for buffer in manifest.buffers if buffer.space == "input"),
+        constants=tuple(constants),
+        outputs=tuple(dict.fromkeys(outputs)),
     )
 
 

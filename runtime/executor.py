@@ -266,6 +266,11 @@ class Executor:
         """Whether this process was forked from the owner: it has none of the threads."""
         return os.getpid() != self._pid
 
+    @property
+    def is_stuck(self) -> bool:
+        """Whether a run was given up and its kernels have not returned: they still use memory."""
+        return self._stuck
+
     def require_open(self) -> None:
         """Raise `SessionClosedError` after `close`, and in a forked child."""
         if self.is_forked:

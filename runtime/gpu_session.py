@@ -64,7 +64,6 @@ class SessionGpus:
         self._gpus: dict[str, Gpu] = {}
         self._shares: dict[tuple[int, int], list[ctypes.Structure]] = {}
         self.staging: dict[str, Array] = {}
-        self._memory: list[Arena] = []
         self._marks: dict[int, int] = {}
         self._clocks: dict[str, int] = {}
         try:
@@ -160,6 +159,11 @@ class SessionGpus:
         for gpu in self._gpus.values():
             gpu.close()
 
+    def abandon(self) -> None:
+        """Give nothing back: the driver would wait for kernels that do not end."""
+        for gpu in self._gpus.values():
+            gpu.close.detach()
+
     def _share(self, place: GpuPlace) -> ctypes.Structure | None:
         """Return a part of a GPU; all parts come from one split, so that they are disjoint."""
         if place.parts == 1:
@@ -209,7 +213,6 @@ class SessionGpus:
                 arenas_to_pin.add(buffer.device)
             elif buffer.space in ("input", "output"):
                 memory = Arena(buffer.nbytes)
-                self._memory.append(memory)
                 self._pin_memory(memory)
                 array = memory.bytes[: buffer.nbytes].view(numpy_dtype(buffer.dtype))
                 self.staging[name] = array.reshape(buffer.shape)
@@ -219,7 +222,7 @@ class SessionGpus:
 
     def _pin_memory(self, memory: Arena) -> None:
         gpu = next(iter(self._gpus.values()))
-        gpu.pin(memory.address, memory.bytes.nbytes)
+        gpu.pin(memory)
 
 
 def _copied_by_gpus(manifest: Manifest, gpus: Iterable[str]) -> Iterable[str]:

@@ -231,7 +231,9 @@ class Session:
             return  # the threads are the parent's, and the lock may have been copied locked
         with self._lock:
             self._executor.close()
-            if self._gpus is not None:
+            if self._gpus is not None and self._executor.is_stuck:
+                self._gpus.abandon()
+            elif self._gpus is not None:
                 self._gpus.close()
             self._claim.release()
 

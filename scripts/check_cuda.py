@@ -12,6 +12,7 @@ the first round; `run` measures them, and `prepare --costs` uses what it has mea
 from __future__ import annotations
 
 import json
+import os
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -33,6 +34,7 @@ NETWORKS = "inception_v3,nasnet_a_large,randwire,squeezenet1_1,resnet50,densenet
 SCHEDULERS = ("sequential", "ios", "hios-lp", "hios-mr")
 LARGEST_ERROR = 1e-4  # of the largest output
 KERNELS, REFERENCE = "kernels.hios", "reference.npz"
+MODEL, TVM_DEFAULT = "model.onnx", "tvm-default.so"  # what rivals run
 
 
 @click.group(help=__doc__)
@@ -71,7 +73,7 @@ def prepare(
             proto = build(name) if size is None else build(name, height=size, width=size)
             case = folder / (name if size is None else f"{name}-{size}")
             case.mkdir(parents=True, exist_ok=True)
-            model = case / "model.onnx"
+            model = case / MODEL
             model.write_bytes(proto.SerializeToString())
             export_kernels(load_model(model), case / KERNELS, target=target, name=case.name)
             known = None if costs is None else read_costs(costs / f"{case.name}.json")
@@ -89,7 +91,20 @@ def prepare(
             arrays: dict[str, Any] = {f"input/{key}": value for key, value in inputs.items()}
             arrays |= {f"output/{key}": value for key, value in outputs.items()}
             np.savez(case / REFERENCE, **arrays)
-            model.unlink()
+            _export_tvm_default(load_model(model), target, case / TVM_DEFAULT)
+
+
+def _export_tvm_default(mod: Any, target: str, path: Path) -> None:
+    """Compile with TVM's default pipeline for GPUs; the runtime alone can run it."""
+    import tvm
+
+    from hios_tvm.passes.targets import parse_targets
+
+    os.environ["TVM_CUDA_COMPILE_MODE"] = "nvcc"  # the default asks a GPU for its architecture
+    _, gpu = parse_targets(target, ["cuda:0"])
+    assert gpu is not None
+    with gpu:
+        tvm.compile(mod, gpu).export_library(str(path))
 
 
 @main.command()
@@ -118,9 +133,51 @@ def run(folder: Path, iterations: int, warmup: int, json_file: Path | None) -> N
                 result, failed = {"failed": str(error)}, True
             results["cases"].setdefault(case.name, {})[artifact.stem] = result
             click.echo(f"{case.name} {artifact.stem} on {','.join(devices)}: {json.dumps(result)}")
+        for name, rival in RIVALS.items():
+            try:
+                times = list(_latencies(rival(case), iterations, warmup))
+            except Exception as error:  # a rival that is missing or fails is no fault of ours
+                click.echo(f"{case.name} {name}: {error}")
+                continue
+            found = {"median_ms": statistics.median(times), "min_ms": min(times)}
+            results["cases"][case.name][name] = found
+            click.echo(f"{case.name} {name}: {json.dumps(found)}")
     if json_file is not None:
         json_file.write_text(json.dumps(results, indent=1) + "\n")
     raise SystemExit(failed)
+
+
+def _tvm_default(case: Path) -> Callable[[], object]:
+    import tvm
+    from tvm.runtime.vm import VirtualMachine
+
+    device = tvm.cuda(0)
+    main_function = VirtualMachine(tvm.runtime.load_module(str(case / TVM_DEFAULT)), device)["main"]
+    inputs = _reference(case)["input"].values()
+
+    def run_once() -> object:
+        arguments = [tvm.runtime.tensor(array, device) for array in inputs]
+        result = main_function(*arguments)
+        results = [result] if isinstance(result, tvm.runtime.Tensor) else list(result)
+        return [tensor.numpy() for tensor in results]
+
+    return run_once
+
+
+def _onnxruntime_cuda(case: Path) -> Callable[[], object]:
+    import onnxruntime
+
+    providers = ["CUDAExecutionProvider"]
+    if providers[0] not in onnxruntime.get_available_providers():
+        raise HiosError("ONNX Runtime is installed without CUDA")
+    session = onnxruntime.InferenceSession(str(case / MODEL), providers=providers)
+    return partial(session.run, None, _reference(case)["input"])
+
+
+RIVALS: dict[str, Callable[[Path], Callable[[], object]]] = {
+    "tvm-default": _tvm_default,
+    "onnxruntime-cuda": _onnxruntime_cuda,
+}
 
 
 def _reference(case: Path) -> dict[str, dict[str, np.ndarray]]:

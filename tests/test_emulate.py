@@ -17,7 +17,7 @@ from hios_tvm.costs.instance import Instance
 from hios_tvm.costs.plain_graph import graph_of_edges
 from hios_tvm.costs.table import CostTable, Measurement
 from hios_tvm.devices import Link, Platform
-from hios_tvm.emulate import emulate, instance_of
+from hios_tvm.emulate import emulate, emulation_of
 from hios_tvm.errors import UsageError
 from hios_tvm.experiments.random_graphs import LayeredGraphOptions, layered_graph
 from hios_tvm.frontends.onnx import from_onnx
@@ -112,7 +112,8 @@ def test_programs_of_a_graph_are_those_of_the_module(
 
 def test_artifact_holds_graph_costs_and_schedule(compilation: tuple[Compilation, Path]) -> None:
     result, _ = compilation
-    instance, schedule = instance_of(result.manifest)
+    instance, schedule, programs = emulation_of(result.manifest)
+    assert programs == result.manifest.programs
     assert schedule == result.schedule
     assert set(instance.graph.edges) == set(result.graph.edges)
     assert instance.graph.outputs == result.graph.outputs

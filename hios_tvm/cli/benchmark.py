@@ -165,12 +165,12 @@ def _print(artifact: Path, manifest: Manifest, result: BenchmarkResult) -> None:
 def _emulate(
     artifact: Path, scale: float | None, verify_key: Path | None, json_file: str | None
 ) -> None:
-    from hios_tvm.emulate import emulate, instance_of
+    from hios_tvm.emulate import emulate, emulation_of
     from hios_tvm.runtime.archive import read_manifest
 
     manifest = read_manifest(artifact, verify_key=verify_key)
-    instance, schedule = instance_of(manifest)
-    result = emulate(instance, schedule, manifest.programs, scale=scale)
+    instance, schedule, programs = emulation_of(manifest)
+    result = emulate(instance, schedule, programs, scale=scale)
     if json_file is not None:
         print_json({"artifact": str(artifact), **result.to_data()}, json_file)
         return

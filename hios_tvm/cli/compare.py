@@ -18,6 +18,7 @@ from hios_tvm.cli.options import (
     verify_key_option,
 )
 from hios_tvm.cli.progress import progress_bar
+from hios_tvm.errors import UsageError
 
 
 @click.command("compare")
@@ -67,8 +68,14 @@ def command(
     from hios_tvm.frontends.shapes import parse_shape
     from hios_tvm.machine import describe_machine
     from hios_tvm.report.explain import bottlenecks
+    from hios_tvm.runtime.archive import read_manifest
     from hios_tvm.runtime.devices.cpu import parse_cores
 
+    manifest = read_manifest(artifact, verify_key=verify_key)
+    if any(device.kind == "cuda" for device in manifest.devices):
+        raise UsageError(
+            f"{artifact} is for GPUs, and its rivals run on CPUs: use hios-tvm benchmark"
+        )
     with runtime.load(artifact, verify_key=verify_key) as session:
         specs = [(spec.name, spec.shape, spec.dtype) for spec in session.inputs]
         arrays = load_inputs(inputs, specs, seed, value_range)

@@ -1,4 +1,4 @@
-"""The rule for convolutions and dense layers on a GPU: products of matrices in shared memory.
+"""The rule for convolutions and products on a GPU: products of matrices in shared memory.
 
 A convolution is the product of a matrix with a row for each output pixel and a column for each
 element of the window, and the matrix of weights (implicit GEMM: the first is never written). A
@@ -27,7 +27,12 @@ from tvm.s_tir.schedule import LoopRV, SBlockRV
 from hios_tvm.gpu_models import gpu_model
 from hios_tvm.passes.gpu_rules.blocks import inline_all, main_block
 from hios_tvm.passes.gpu_rules.tiles import GemmTile, choose_gemm_tile
-from hios_tvm.passes.kernel_shapes import CONVOLUTION, ConvolutionShape
+from hios_tvm.passes.kernel_shapes import (
+    CONVOLUTION,
+    PRODUCT,
+    ConvolutionShape,
+    ProductShape,
+)
 from hios_tvm.passes.targets import arch_of
 
 __all__ = ["ImplicitGemm"]
@@ -36,37 +41,51 @@ _UNROLLED_STEPS = 512
 
 
 class ImplicitGemm:
-    """Schedule kernels whose main block carries `CONVOLUTION` and has one group."""
+    """Schedule kernels whose main block carries `CONVOLUTION` (of one group) or `PRODUCT`."""
 
     def __init__(self, target: tvm.target.Target) -> None:
         self.units = gpu_model(arch_of(target)).multiprocessors
 
     def apply(self, func: tirx.PrimFunc) -> tirx.PrimFunc | None:
         sch = s_tir.Schedule(func)
-        block = main_block(sch, CONVOLUTION)
+        block = main_block(sch, CONVOLUTION, PRODUCT)
         if block is None:
             return None
-        shape = ConvolutionShape.from_annotation(sch.get(block).annotations[CONVOLUTION])
-        if shape.groups > 1:
-            return None
-        pixels = shape.batch * math.prod(shape.out_size)
-        depth = math.prod(shape.kernel) * shape.in_channels
-        tile = choose_gemm_tile(pixels, shape.out_channels, depth, self.units)
-        sch.unannotate(block, CONVOLUTION)
-        _make_product(sch, block)
-        _schedule_product(sch, block, tile)
+        annotations = sch.get(block).annotations
+        batch = 0  # axes of the results that tell products apart
+        if CONVOLUTION in annotations:
+            shape = ConvolutionShape.from_annotation(annotations[CONVOLUTION])
+            if shape.groups > 1:
+                return None
+            sizes = (
+                shape.batch * math.prod(shape.out_size),
+                shape.out_channels,
+                math.prod(shape.kernel) * shape.in_channels,
+            )
+            sch.unannotate(block, CONVOLUTION)
+        else:
+            product = ProductShape.from_annotation(annotations[PRODUCT])
+            batch = len(product.batch)
+            sizes = (product.rows * math.prod(product.batch), product.columns, product.inner)
+            sch.unannotate(block, PRODUCT)
+        _make_product(sch, block, batch)
+        _schedule_product(sch, block, choose_gemm_tile(*sizes, self.units), is_batched=batch > 0)
         return func.with_body(sch.mod["main"].body)
 
 
-def _make_product(sch: s_tir.Schedule, block: SBlockRV) -> None:
-    """Turn the block into ``results[pixel, output] += data[pixel, k] * weight[k, output]``."""
+def _make_product(sch: s_tir.Schedule, block: SBlockRV, batch: int) -> None:
+    """Turn the block into ``results[pixel, output] += data[pixel, k] * weight[k, output]``.
+
+    With `batch`, the first axes of the results become a first index of all three.
+    """
     for kind, index in (("read", 0), ("read", 1), ("write", 0)):
         sch.reindex(block, (kind, index))
     stmt = sch.get(block)
     extent = {it.var: int(it.dom.extent) for it in stmt.iter_vars}
     spatial = [it.var for it in stmt.iter_vars if it.iter_type == tirx.IterVar.DataPar]
     reduced = [it.var for it in stmt.iter_vars if it.iter_type == tirx.IterVar.CommReduce]
-    pixel, output = spatial[:-1], spatial[-1:]
+    first = [spatial[:batch]] if batch else []
+    pixel, output = spatial[batch:-1], spatial[-1:]
 
     def matrix(region: tirx.BufferRegion, *axes: Sequence[tirx.Var]) -> Callable[..., list]:
         """Return the map of a tensor's indices to one index for each group of block variables."""
@@ -79,14 +98,15 @@ def _make_product(sch: s_tir.Schedule, block: SBlockRV) -> None:
         return _fused(extents, places)
 
     reads, writes = stmt.reads, stmt.writes
-    sch.transform_layout(block, ("read", 0), matrix(reads[0], pixel, reduced))
-    sch.transform_layout(block, ("read", 1), matrix(reads[1], reduced, output))
-    sch.transform_layout(block, ("write", 0), matrix(writes[0], pixel, output))
+    sch.transform_layout(block, ("read", 0), matrix(reads[0], *first, pixel, reduced))
+    sch.transform_layout(block, ("read", 1), matrix(reads[1], *first, reduced, output))
+    sch.transform_layout(block, ("write", 0), matrix(writes[0], *first, pixel, output))
     kinds = [it.iter_type for it in stmt.iter_vars]
-    last = max(i for i, kind in enumerate(kinds) if kind == tirx.IterVar.DataPar)
+    axes = [i for i, kind in enumerate(kinds) if kind == tirx.IterVar.DataPar]
     places = [
-        [i for i in range(last) if kinds[i] == tirx.IterVar.DataPar],
-        [last],
+        *([axes[:batch]] if batch else []),
+        axes[batch:-1],
+        axes[-1:],
         [i for i, kind in enumerate(kinds) if kind == tirx.IterVar.CommReduce],
     ]
     extents = [int(it.dom.extent) for it in stmt.iter_vars]
@@ -107,9 +127,14 @@ def _fused(extents: Sequence[int], places: Sequence[Sequence[int]]) -> Callable[
     return fuse
 
 
-def _schedule_product(sch: s_tir.Schedule, block: SBlockRV, tile: GemmTile) -> None:
-    sch.pad_einsum(block, [tile.rows, tile.columns, tile.depth])
-    row, column, k = sch.get_loops(block)
+def _schedule_product(
+    sch: s_tir.Schedule, block: SBlockRV, tile: GemmTile, *, is_batched: bool
+) -> None:
+    first = [1] if is_batched else []
+    sch.pad_einsum(block, [*first, tile.rows, tile.columns, tile.depth])
+    *products, row, column, k = sch.get_loops(block)
+    for product in products:
+        sch.bind(product, "blockIdx.y")
     block_row, thread_row, row = sch.split(
         row, [None, tile.rows // tile.thread_rows, tile.thread_rows]
     )

@@ -9,6 +9,7 @@ from functools import cache
 from typing import Any
 
 from hios_tvm.errors import ArtifactError, DeviceError
+from hios_tvm.runtime.memory import Arena
 from hios_tvm.runtime.native import NativeDriver
 
 __all__ = ["CudaDriver", "Gpu", "load_driver", "split_gpu"]
@@ -217,7 +218,10 @@ class Gpu:
         device = driver.get(_INT, "cuDeviceGet", index)
         self.context: int = driver.get(_POINTER, "cuDevicePrimaryCtxRetain", device)
         self._undo: list[tuple[str, int]] = []
-        self.close = weakref.finalize(self, _release, driver, self.context, device, self._undo)
+        self._pinned: list[Arena] = []
+        self.close = weakref.finalize(
+            self, _release, driver, self.context, device, self._undo, self._pinned
+        )
         self._part: int | None = None
         if share is not None:
             words = driver.get(_POINTER, "cuDevResourceGenerateDesc", ctypes.byref(share), 1)
@@ -257,6 +261,8 @@ class Gpu:
         """Copy bytes of the host to `address`, now."""
         self.make_current()
         self.driver.call("cuMemcpyHtoD_v2", address, source, nbytes)
+        # The copy may return before it has ended, and streams of ours do not wait for it
+        self.driver.call("cuStreamSynchronize", None)
 
     def stream(self) -> int:
         """Return a new stream."""
@@ -302,11 +308,12 @@ class Gpu:
             self.driver.call("cuFuncSetAttribute", function, _DYNAMIC_SHARED_BYTES, shared_bytes)
         return function
 
-    def pin(self, address: int, nbytes: int) -> None:
+    def pin(self, memory: Arena) -> None:
         """Let GPUs copy from and to this memory of the host while kernels run."""
         self.make_current()
-        self.driver.call("cuMemHostRegister_v2", address, nbytes, _PORTABLE)
-        self._undo.append(("cuMemHostUnregister", address))
+        self.driver.call("cuMemHostRegister_v2", memory.address, memory.bytes.nbytes, _PORTABLE)
+        self._undo.append(("cuMemHostUnregister", memory.address))
+        self._pinned.append(memory)
 
     def reach(self, other: Gpu) -> None:
         """Let this GPU copy from and to `other` directly, where the machine can."""
@@ -326,10 +333,18 @@ class Gpu:
         return made
 
 
-def _release(driver: CudaDriver, context: int, device: int, undo: list[tuple[str, int]]) -> None:
+def _release(
+    driver: CudaDriver,
+    context: int,
+    device: int,
+    undo: list[tuple[str, int]],
+    pinned: list[Arena],
+) -> None:
+    """Give everything back; pinned memory must live until then."""
     driver.call("cuCtxSetCurrent", context)
     _undo(driver, undo)
     driver.call("cuDevicePrimaryCtxRelease_v2", device)
+    pinned.clear()
 
 
 def _undo(driver: CudaDriver, undo: list[tuple[str, int]], keep: int = 0) -> None:

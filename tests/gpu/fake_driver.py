@@ -54,6 +54,7 @@ class FakeDriver:
         self.unordered_waits = 0
         self.split: list[int] = []
         self.streams_of_parts = 0
+        self.hang: threading.Event | None = None  # the next kernels wait for it
         self._random = random.Random(seed)
         self._handles = itertools.count(1000)
         self._queues: dict[int, deque[Operation]] = {}
@@ -259,6 +260,8 @@ class FakeDriver:
         values = [ctypes.c_void_p.from_address(slot).value or 0 for slot in slots]  # copied now
 
         def run() -> None:
+            if self.hang is not None:
+                self.hang.wait()
             kept = [ctypes.c_void_p(value) for value in values]
             copied = (ctypes.c_void_p * count)(*map(ctypes.addressof, kept))
             code.launch(symbol, sizes[:3], sizes[3:], copied)
@@ -351,7 +354,7 @@ class FakeDriver:
 
     def _cuStreamSynchronize(self, stream: int) -> None:
         with self._condition:
-            while self._queues[stream]:
+            while self._queues.get(stream):  # the default stream has no queue
                 self._condition.wait()
 
 

@@ -34,6 +34,8 @@ def test_prepare_run_and_prepare_with_costs(
     start(gpus=1)
     monkeypatch.setattr(script, "load_driver", script.runtime.session.load_driver)
     monkeypatch.setattr(script, "SCHEDULERS", ("hios-lp",))
+    monkeypatch.setattr(script, "_export_tvm_default", lambda mod, target, path: None)
+    monkeypatch.setattr(script, "RIVALS", {})
     options = ["--target", "sm_80", "--networks", "squeezenet1_1", "--sizes", "40"]
 
     def call(*words: str) -> str:

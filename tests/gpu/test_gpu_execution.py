@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +14,13 @@ from lowered_models import random, run_onnx_runtime
 
 from hios_tvm import runtime
 from hios_tvm.compiler import CompileOptions, compile_model
-from hios_tvm.errors import ArtifactError, DeviceError, ExecutionError
+from hios_tvm.errors import (
+    ArtifactError,
+    DeviceError,
+    ExecutionError,
+    RunTimeoutError,
+    SessionClosedError,
+)
 from hios_tvm.frontends.onnx import from_onnx
 from hios_tvm.runtime.archive import read_manifest
 from hios_tvm.runtime.devices.names import split_devices
@@ -211,6 +218,24 @@ def test_a_driver_that_refuses_is_one_error_and_the_session_works_again(
         with pytest.raises(ExecutionError, match="a failure that was asked for"):
             session.run({"x": random(1, 3, 8, 7)})
         check(session, 1)
+
+
+def test_a_kernel_that_hangs_is_given_up(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runtime.executor, "_GRACE_S", 0.1)
+    fake = start()
+    path = compiled(tmp_path, ("cuda:0", "cpu@0"))
+    session = runtime.load(path)
+    check(session, 0)
+    fake.hang = threading.Event()
+    with pytest.raises(RunTimeoutError):
+        session.run({"x": random(1, 3, 8, 7)}, timeout=0.2)
+    with pytest.raises(SessionClosedError, match="has not returned"):
+        session.run({"x": random(1, 3, 8, 7)})
+    session.close()  # waits for no kernel, and frees nothing that one uses
+    assert fake.allocated
+    fake.hang.set()
 
 
 def test_memory_that_a_gpu_lacks_is_one_error(start: Start, tmp_path: Path) -> None:

@@ -120,6 +120,7 @@ def test_dense_layers() -> None:
     assert_right(model_of(nodes, {"x": (5, 50)}, weights))
 
 
-def test_products_of_activations() -> None:
+@pytest.mark.parametrize("batch", [(), (3,), (2, 1, 3)])
+def test_products_of_activations(batch: tuple[int, ...]) -> None:
     node = helper.make_node("MatMul", ["a", "b"], ["y"])
-    assert_right(model_of([node], {"a": (3, 40, 17), "b": (3, 17, 21)}))
+    assert_right(model_of([node], {"a": (*batch, 40, 17), "b": (*batch, 17, 21)}))

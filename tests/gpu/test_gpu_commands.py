@@ -1,0 +1,87 @@
+"""The commands on artifacts for GPUs, with a stand-in for the driver."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from fake_driver import FakeDriver
+from gpu_network import MODEL
+from test_gpu_execution import compiled
+
+from hios_tvm.cli import main
+
+
+def call(*words: object) -> Result:
+    return CliRunner().invoke(main, [str(word) for word in words])
+
+
+@pytest.fixture
+def artifact(start: Callable[..., FakeDriver], tmp_path: Path) -> Path:
+    start()
+    return compiled(tmp_path, ("cuda:0", "cuda:1"), seed=1)
+
+
+def test_run_writes_a_trace(artifact: Path, tmp_path: Path) -> None:
+    trace = tmp_path / "trace.json"
+    result = call("run", artifact, "--trace", trace)
+    assert result.exit_code == 0, result.output
+    events = json.loads(trace.read_text())["traceEvents"]
+    rows = {event["args"]["name"] for event in events if event["name"] == "thread_name"}
+    assert {"stream 0", "copies"} <= rows
+    assert {event["cat"] for event in events if event["ph"] == "X"} == {"call", "copy", "run"}
+
+
+def test_run_and_benchmark_take_graphs(artifact: Path) -> None:
+    plain, graph = call("run", artifact), call("run", artifact, "--cuda-graph")
+    assert plain.exit_code == graph.exit_code == 0
+    assert plain.output == graph.output
+    options = ("--iterations", 2, "--warmup", 0, "--duration", 0, "--json", "-")
+    result = call("benchmark", artifact, "--cuda-graph", *options)
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["busy_ms"] == {}
+
+
+def test_inspect_shows_gpus(artifact: Path) -> None:
+    result = call("inspect", artifact)
+    assert result.exit_code == 0, result.output
+    assert "cuda:0" in result.output and "cuda:1" in result.output
+
+
+def test_plot_shows_what_gpus_did(artifact: Path, tmp_path: Path) -> None:
+    picture = tmp_path / "timeline.svg"
+    result = call("plot", artifact, "-o", picture)
+    assert result.exit_code == 0, result.output
+    assert "cuda:1" in picture.read_text()
+
+
+def test_gpus_can_be_emulated(artifact: Path) -> None:
+    result = call("benchmark", artifact, "--emulate", "--json", "-")
+    assert result.exit_code == 0, result.output
+    assert 0.9 < json.loads(result.stdout)["ratio"] < 1.3
+
+
+def test_compare_says_that_its_rivals_run_on_cpus(artifact: Path, tmp_path: Path) -> None:
+    model = tmp_path / "model.onnx"
+    model.write_bytes(MODEL.SerializeToString())
+    result = call("compare", model, artifact)
+    assert result.exit_code == 2
+    assert "is for GPUs" in result.output and "hios-tvm benchmark" in result.output
+
+
+def test_a_machine_without_a_driver_is_one_error(
+    artifact: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hios_tvm.errors import DeviceError
+    from hios_tvm.runtime import session
+
+    def no_driver() -> None:
+        raise DeviceError("this machine has no NVIDIA driver")
+
+    monkeypatch.setattr(session, "load_driver", no_driver)
+    result = call("run", artifact)
+    assert result.exit_code == 1
+    assert "this machine has no NVIDIA driver" in result.output
