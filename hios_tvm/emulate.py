@@ -126,8 +126,8 @@ def emulate(
 def emulation_of(manifest: Manifest) -> tuple[Instance, Schedule, tuple[Program, ...]]:
     """Return the graph of an artifact with its costs, its schedule, and its programs.
 
-    Where it has GPUs, the programs are made anew, for devices that copy as CPUs do: what a GPU's own
-    stream of copies hides is not part of the evaluator's model.
+    Where it has GPUs, the programs are made anew, for devices that copy as CPUs do: what a GPU's
+    own stream of copies hides is not part of the evaluator's model.
 
     Raises
     ------
