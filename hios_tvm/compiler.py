@@ -20,36 +20,25 @@ from hios_tvm import __version__
 from hios_tvm.artifact import predicted, write_artifact
 from hios_tvm.buffer_plan import plan_buffers
 from hios_tvm.contest import Trial, choose_entrants, run_contest
-from hios_tvm.costs.links import LINKS
-from hios_tvm.costs.table import CostTable, Measurement, StageKey
+from hios_tvm.costs.table import CostTable
 from hios_tvm.cpu_features import cpu_features
 from hios_tvm.cuda_kernels import CudaCode, build_device_code, generate_cuda
-from hios_tvm.devices import Device, Platform
+from hios_tvm.devices import Platform
 from hios_tvm.errors import ScheduleError, UsageError
 from hios_tvm.files import check_writable
-from hios_tvm.gpu_models import gpu_model
 from hios_tvm.graph import OperatorGraph
 from hios_tvm.kernels import compile_kernels
 from hios_tvm.library import link_library
 from hios_tvm.machine import describe_machine
-from hios_tvm.measure.cache import CostCache, default_cache_dir
-from hios_tvm.measure.collect import collect_costs
-from hios_tvm.measure.estimate import estimate_gpu
-from hios_tvm.measure.gpu import GpuLaboratory, driver_for
-from hios_tvm.measure.platform import cpu_platform
-from hios_tvm.measure.remote import RpcAddress, remote_costs
+from hios_tvm.measure.cache import default_cache_dir, kernel_dir
+from hios_tvm.measure.network_costs import network_costs
+from hios_tvm.measure.remote import RpcAddress
 from hios_tvm.network import Network, apply_pass, lower_network
 from hios_tvm.passes.annotate_schedule import AnnotateSchedule
 from hios_tvm.passes.partition_by_device import Partition, PartitionByDevice
-from hios_tvm.passes.targets import arch_of, parse_targets
+from hios_tvm.passes.targets import parse_targets
 from hios_tvm.runtime.devices.cpu import parse_cores
-from hios_tvm.runtime.devices.names import (
-    GPU_STREAMS,
-    check_device,
-    device_kind,
-    gpu_model_name,
-    gpu_place,
-)
+from hios_tvm.runtime.devices.names import device_kind, of_kind
 from hios_tvm.runtime.launches import GpuKernel
 from hios_tvm.runtime.manifest import (
     DeviceSpec,
@@ -198,16 +187,8 @@ def _lower(
         merge_convolutions=merge_convolutions,
         dump_dir=options.dump_dir,
         database=options.database,
-        threads=[len(parse_cores(device)) for device in _cpus(options)],
+        threads=[len(parse_cores(device)) for device in of_kind("cpu", options.devices)],
     )
-
-
-def _cpus(options: CompileOptions) -> tuple[str, ...]:
-    return tuple(device for device in options.devices if device_kind(device) == "cpu")
-
-
-def _gpus(options: CompileOptions) -> tuple[str, ...]:
-    return tuple(device for device in options.devices if device_kind(device) == "cuda")
 
 
 def _merged_if_faster(
@@ -396,7 +377,9 @@ def _device_code(
     gpus = {p.device for p in partition.programs if device_kind(p.device) == "cuda"}
     if not gpus or network.gpu_target is None:
         return {}
-    code = build_device_code(cuda.source, network.gpu_target, cache_dir=_kernel_dir(options))
+    code = build_device_code(
+        cuda.source, network.gpu_target, cache_dir=kernel_dir(options.cache_dir)
+    )
     return dict.fromkeys(sorted(gpus), code)
 
 
@@ -404,101 +387,15 @@ def _costs(
     network: Network, options: CompileOptions, progress: Progress
 ) -> tuple[CostTable, Platform]:
     """Return the given costs, or measure them; and the platform that they belong to."""
-    if options.costs is not None:
-        measured = options.costs.platform or Platform.uniform(1)
-        platform = _platform(network, options, measured, None, progress)
-        options.costs.check(network.graph, platform)
-        return options.costs, platform
-    if options.rpc is not None:
-        if network.gpu_target is not None:
-            raise UsageError("costs of GPUs are not measured over RPC: leave --rpc out")
-        lowered = (network.mod, network.graph, network.target)
-        kernels = _kernel_dir(options)
-        return remote_costs(
-            *lowered, options.devices, options.rpc, kernel_dir=kernels, progress=progress
-        )
-    cache = None if options.cache_dir is None else CostCache(options.cache_dir)
-    platform = _platform(network, options, None, cache, progress)
-    costs = CostTable(latency={}, platform=platform)
-    cpus = tuple(device for device in platform.devices if device_kind(device.name) == "cpu")
-    if cpus:
-        costs = collect_costs(
-            network.mod,
-            network.graph,
-            network.target,
-            replace(platform, devices=cpus),
-            cache=cache,
-            kernel_dir=_kernel_dir(options),
-            progress=progress,
-        )
-    if network.gpu_target is None:
-        return costs, platform
-    driver = driver_for(network.gpu_target)
-    for parts in sorted({gpu_place(name).parts for name in _gpus(options)}):
-        if driver is None:
-            costs = _with_estimates(costs, network, network.gpu_target, parts)
-            continue
-        laboratory = GpuLaboratory(network, driver, parts, _kernel_dir(options), progress)
-        link = laboratory.link()
-        if link is not None:
-            platform = replace(platform, default_link=link)
-        costs = _with_gpu_costs(costs, laboratory)
-    return replace(costs, platform=platform), platform
-
-
-def _with_estimates(costs: CostTable, network: Network, target: Target, parts: int) -> CostTable:
-    gpu = gpu_model(arch_of(target))
-    gpu = replace(gpu, multiprocessors=gpu.multiprocessors // parts)
-    times, utilization = estimate_gpu(network.kernels, network.graph, gpu)
-    latency = {**costs.latency, gpu_model_name(arch_of(target), parts): times}
-    return replace(costs, latency=latency, utilization=utilization)
-
-
-def _with_gpu_costs(costs: CostTable, laboratory: GpuLaboratory) -> CostTable:
-    known_stage = costs.measure_stage
-
-    def measure_stage(model: str, groups: StageKey) -> Measurement | None:
-        if model == laboratory.model:
-            return laboratory.stage(groups)
-        return None if known_stage is None else known_stage(model, groups)
-
-    return replace(
-        costs,
-        latency={**costs.latency, laboratory.model: laboratory.latencies()},
-        utilization=laboratory.utilization(),
-        measure_stage=measure_stage,
+    return network_costs(
+        network,
+        options.devices,
+        given=options.costs,
+        link=options.link,
+        rpc=options.rpc,
+        cache_dir=options.cache_dir,
+        progress=progress,
     )
-
-
-def _platform(
-    network: Network,
-    options: CompileOptions,
-    measured: Platform | None,
-    cache: CostCache | None,
-    progress: Progress,
-) -> Platform:
-    """Return the devices in the order that was asked for; links are measured ones, or `link`."""
-    cpus = _cpus(options)
-    platform = Platform(tuple(map(Device, options.devices)))
-    if cpus:
-        platform = cpu_platform(
-            cpus, network.target, measured=measured, cache=cache, progress=progress
-        )
-    if network.gpu_target is None:
-        return platform
-    cpu = {device.name: device for device in platform.devices if device.name in cpus}
-    for name in options.devices:
-        check_device(name)
-    arch = arch_of(network.gpu_target)
-    gpu = {
-        name: Device(name, gpu_model_name(arch, gpu_place(name).parts), GPU_STREAMS)
-        for name in _gpus(options)
-    }
-    devices = tuple((cpu | gpu)[name] for name in options.devices)
-    if options.link not in LINKS:
-        raise UsageError(f"link {options.link!r} is unknown: there are {', '.join(LINKS)}")
-    link = LINKS[options.link] if measured is None else measured.default_link
-    return replace(platform, devices=devices, default_link=link, independence=1.0)
 
 
 def _libraries(
@@ -515,7 +412,7 @@ def _libraries(
             objects = compile_kernels(
                 module,
                 target,
-                cache_dir=_kernel_dir(options),
+                cache_dir=kernel_dir(options.cache_dir),
                 progress=lambda done, total: progress("generate code", done, total),
             )
             libraries[device] = link_library(objects.values(), target)
@@ -583,10 +480,6 @@ def _work_ms(schedule: Schedule, costs: CostTable, platform: Platform) -> dict[s
 def _used(weights: Mapping[str, np.ndarray], manifest: Manifest) -> dict[str, np.ndarray]:
     used = {buffer.weight for buffer in manifest.buffers if buffer.space == "param"}
     return {name: weights[name] for name in weights if name in used}
-
-
-def _kernel_dir(options: CompileOptions) -> Path | None:
-    return None if options.cache_dir is None else options.cache_dir / "kernels"
 
 
 @contextmanager

@@ -75,7 +75,7 @@ def lower_network(
     canonical = apply_pass(CanonicalizeOperators(), lowered)
     graph = extract_operator_graph(canonical, name)
     weights = collect_weights(lowered)
-    gpu_mod = None if gpu is None else schedule_kernels(kernels, gpu)
+    gpu_mod = None if gpu is None else schedule_kernels(kernels, gpu, dump_dir=dump_dir)
     return Network(canonical, graph, weights, parsed, kernels, tuned, gpu, gpu_mod)
 
 

@@ -116,7 +116,7 @@ def schedule_kernels(
         [
             # Phase 4. Schedule the kernels
             *(_gpu_loops(target) if on_gpu else _cpu_loops(target)),
-            DumpIR("phase4-scheduled", dump_dir),
+            DumpIR("phase4-scheduled-gpu" if on_gpu else "phase4-scheduled", dump_dir),
         ]
     )
     return _run(phases, mod, target)

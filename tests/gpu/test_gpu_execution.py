@@ -81,7 +81,7 @@ def check(session: runtime.Session, seed: int) -> None:
     ],
     ids=",".join,
 )
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("seed", [1, 2])
 def test_results_are_right(
     start: Start, tmp_path: Path, devices: tuple[str, ...], seed: int
 ) -> None:
@@ -95,7 +95,7 @@ def test_results_are_right(
     assert not fake.allocated
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("devices", [("cuda:0", "cuda:1"), ("cuda:0", "cuda:1", "cuda:2")])
 def test_every_access_is_ordered(
     start: Start, tmp_path: Path, devices: tuple[str, ...], seed: int
@@ -235,7 +235,6 @@ def test_a_kernel_that_hangs_is_given_up(
         session.run({"x": random(1, 3, 8, 7)})
     session.close()  # waits for no kernel, and frees nothing that one uses
     assert fake.allocated
-    fake.hang.set()
 
 
 def test_memory_that_a_gpu_lacks_is_one_error(start: Start, tmp_path: Path) -> None:
