@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
@@ -89,7 +90,7 @@ def programs_of(graph: OperatorGraph, schedule: Schedule) -> tuple[Program, ...]
     return _programs(_nodes(schedule, reader)) or (_idle(reader),)
 
 
-class _Reader:
+class _Reader(ABC):
     """What instructions read and write.
 
     Attributes
@@ -137,17 +138,17 @@ class _Reader:
         """Let buffer `copy` of `device` (None: what all CPUs read) hold what `name` holds."""
         self.copy_of[copy] = name
 
+    @abstractmethod
     def is_weight(self, name: str) -> bool:
         """Whether buffer `name` holds a weight, which is there before a run."""
-        raise NotImplementedError
 
+    @abstractmethod
     def reads(self, operator: str) -> tuple[str, ...]:
         """Values that `operator` reads, in the order of its kernel's parameters."""
-        raise NotImplementedError
 
+    @abstractmethod
     def kernel(self, operator: str) -> str:
         """Name of the kernel that `operator` calls."""
-        raise NotImplementedError
 
 
 class _ModuleReader(_Reader):

@@ -235,6 +235,10 @@ def test_a_kernel_that_hangs_is_given_up(
         session.run({"x": random(1, 3, 8, 7)})
     session.close()  # waits for no kernel, and frees nothing that one uses
     assert fake.allocated
+    fake.hang.set()
+    for worker in [t for t in threading.enumerate() if t.name.startswith("hios ")]:
+        worker.join(10.0)
+        assert not worker.is_alive()
 
 
 def test_memory_that_a_gpu_lacks_is_one_error(start: Start, tmp_path: Path) -> None:
