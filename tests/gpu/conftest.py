@@ -13,6 +13,8 @@ import hios_tvm.runtime.profile
 import hios_tvm.runtime.session
 from hios_tvm.runtime.devices.cuda import CudaDriver
 
+collect_ignore = ["conftest.py"]  # not a module with doctests: its name is not unique
+
 
 @pytest.fixture
 def start(monkeypatch: pytest.MonkeyPatch) -> Callable[..., FakeDriver]:

@@ -21,6 +21,8 @@ from hios_tvm.library import build_library, link_library
 from hios_tvm.runtime.instructions import Call, Copy, Program, Signal, Wait
 from hios_tvm.runtime.manifest import TensorSpec
 
+collect_ignore = ["conftest.py"]  # not a module with doctests: its name is not unique
+
 
 @pytest.fixture(scope="session")
 def library() -> bytes:
