@@ -213,7 +213,7 @@ class Session:
             return outputs, self._last_trace()
 
     def last_trace(self) -> RunTrace:
-        """Return what happened when in the latest run of this session."""
+        """Return what happened when in the latest run."""
         with self._lock:
             return self._last_trace()
 

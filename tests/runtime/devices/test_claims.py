@@ -48,7 +48,7 @@ def test_a_core_in_use_is_named_with_its_user(caplog: pytest.LogCaptureFixture) 
         assert f"core {CORE} is also used by process {pid}" in caplog.messages[0]
         first.release()
         second.release()
-        with pytest.raises(DeviceError, match=f"used by process {pid}, and this session wants"):
+        with pytest.raises(DeviceError, match=f"used by process {pid}, and the new session wants"):
             claim_cores([CORE, CORE + 1], exclusive=True)
     claim_cores([CORE, CORE + 1], exclusive=True).release()  # the other one is gone
 
