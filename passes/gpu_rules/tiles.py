@@ -5,7 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-__all__ = ["GemmTile", "choose_gemm_tile"]
+__all__ = ["SLICE_DEPTH", "GemmTile", "choose_gemm_tile"]
+
+SLICE_DEPTH = 16
+"""How much of the reduced axis lies in shared memory at a time, in single precision."""
 
 _ISSUE = 128.0
 """Multiply-adds that a multiprocessor starts in a cycle, in single precision."""
@@ -22,16 +25,12 @@ _STEP_CYCLES = 600.0
 
 @dataclass(frozen=True)
 class GemmTile:
-    """A block computes `rows` x `columns` results, each thread `thread_rows` x `thread_columns`.
-
-    `depth` is how much of the reduced axis lies in shared memory at a time.
-    """
+    """A block computes `rows` x `columns` results, each thread `thread_rows` x `thread_columns`."""
 
     rows: int
     columns: int
     thread_rows: int
     thread_columns: int
-    depth: int = 16
 
     @property
     def threads(self) -> int:
@@ -57,9 +56,9 @@ def choose_gemm_tile(rows: int, columns: int, depth: int, units: int) -> GemmTil
     `rows` x `columns` results, each a sum of `depth` products.
 
     >>> choose_gemm_tile(112 * 112, 64, 576, 132)
-    GemmTile(rows=64, columns=32, thread_rows=4, thread_columns=4, depth=16)
+    GemmTile(rows=64, columns=32, thread_rows=4, thread_columns=4)
     >>> choose_gemm_tile(1024, 4096, 1024, 132)
-    GemmTile(rows=128, columns=128, thread_rows=8, thread_columns=8, depth=16)
+    GemmTile(rows=128, columns=128, thread_rows=8, thread_columns=8)
     """
     return min(_TILES, key=lambda tile: _cycles(tile, rows, columns, depth, units))
 
@@ -72,5 +71,5 @@ def _cycles(tile: GemmTile, rows: int, columns: int, depth: int, units: int) -> 
     loads = (tile.thread_rows + tile.thread_columns) * _LOAD_COST
     hidden = min(1.0, per_unit * tile.threads / _HIDING_THREADS)
     work = tile.rows * tile.columns * depth / _ISSUE * (products + loads) / products / hidden
-    latency = math.ceil(depth / tile.depth) * _STEP_CYCLES
+    latency = math.ceil(depth / SLICE_DEPTH) * _STEP_CYCLES
     return max(per_unit * work, latency) + latency * 0.25

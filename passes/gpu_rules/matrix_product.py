@@ -1,0 +1,196 @@
+"""Convolutions and products as one product of matrices, for all rules of GPUs that do them.
+
+A convolution is the product of a matrix with a row for each output pixel and a column for each
+element of the window, and the matrix of weights (implicit GEMM: the first is never written).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from tvm import s_tir, tirx
+from tvm.s_tir.dlight.gpu.matmul import auto_inline_producers
+from tvm.s_tir.schedule import LoopRV, SBlockRV
+
+from hios_tvm.passes.gpu_rules.blocks import main_block
+from hios_tvm.passes.kernel_shapes import (
+    CONVOLUTION,
+    PRODUCT,
+    ConvolutionShape,
+    ProductShape,
+)
+
+__all__ = ["VECTOR", "MatrixProduct", "TileLoops", "fetch_slice", "matrix_product", "pad_to_tiles"]
+
+VECTOR = 4
+"""Values of single precision that a thread loads at a time, where they are neighbours."""
+
+_MOST_PADDING = 1.15  # of the reduced axis, that is worth an index without divisions
+
+
+@dataclass(frozen=True)
+class MatrixProduct:
+    """``results[b, row, column] += data[b, w, row, k] * weight[b, w, k, column]``.
+
+    That is what `block` of `sch` does, for all `w` and `k`. `batch` says that there is an index
+    `b`, `windows` how many there are of `w`; 0 where it is a part of `k`. `rows` counts those of
+    all products of a batch.
+    """
+
+    sch: s_tir.Schedule
+    block: SBlockRV
+    rows: int
+    columns: int
+    depth: int
+    batch: bool
+    windows: int
+
+    @property
+    def reduced(self) -> int:
+        """How many products each result sums."""
+        return self.depth * max(1, self.windows)
+
+
+@dataclass(frozen=True)
+class TileLoops:
+    """Loops of a product that is padded to whole tiles.
+
+    `row` and `column` are over all results; `slice` is over slices of the reduced axis, and
+    `inner` inside of one.
+    """
+
+    row: LoopRV
+    column: LoopRV
+    slice: LoopRV
+    inner: LoopRV
+
+
+def matrix_product(func: tirx.PrimFunc, slice_depth: int) -> MatrixProduct | None:
+    """Return `func` as a product; None if it is neither that nor a convolution of one group.
+
+    A window's elements get an index of their own where its channels divide into slices of
+    `slice_depth` without much padding.
+    """
+    sch = s_tir.Schedule(func)
+    block = main_block(sch, CONVOLUTION, PRODUCT)
+    if block is None:
+        return None
+    annotations = sch.get(block).annotations
+    if CONVOLUTION in annotations:
+        shape = ConvolutionShape.from_annotation(annotations[CONVOLUTION])
+        if shape.groups > 1:
+            return None
+        sch.unannotate(block, CONVOLUTION)
+        windows, depth = math.prod(shape.kernel), shape.in_channels
+        if math.ceil(depth / slice_depth) * slice_depth > _MOST_PADDING * depth:
+            windows, depth = 0, windows * depth
+        _make_product(sch, block, 0, len(shape.kernel) if windows else 0)
+        rows = shape.batch * math.prod(shape.out_size)
+        return MatrixProduct(sch, block, rows, shape.out_channels, depth, False, windows)
+    product = ProductShape.from_annotation(annotations[PRODUCT])
+    sch.unannotate(block, PRODUCT)
+    batch = len(product.batch)
+    _make_product(sch, block, batch, 0)
+    rows = product.rows * math.prod(product.batch)
+    return MatrixProduct(sch, block, rows, product.columns, product.inner, batch > 0, 0)
+
+
+def pad_to_tiles(product: MatrixProduct, rows: int, columns: int, depth: int) -> TileLoops:
+    """Pad the product to whole tiles of `rows` x `columns` results and slices of `depth`.
+
+    The products of a batch are put on blocks of threads.
+    """
+    sch, block = product.sch, product.block
+    first = [1] if product.batch else []
+    window = [1] if product.windows else []
+    sch.pad_einsum(block, [*first, rows, columns, *window, depth])
+    loops = sch.get_loops(block)
+    for loop in loops[: len(first)]:
+        sch.bind(loop, "blockIdx.y")
+    row, column, *reduced = loops[len(first) :]
+    outer, inner = sch.split(reduced[-1], [None, depth])
+    return TileLoops(row, column, sch.fuse(*reduced[:-1], outer), inner)
+
+
+def fetch_slice(
+    product: MatrixProduct, copy: SBlockRV, loop: LoopRV, threads: Mapping[str, int]
+) -> None:
+    """Let all threads of a block copy a slice of an operand to shared memory, side by side.
+
+    `threads` says how many there are along each axis, the innermost last.
+    """
+    sch = product.sch
+    sch.compute_at(copy, loop, preserve_unit_loops=True)
+    rank = len(sch.get(copy).iter_vars)
+    fused = sch.fuse(*sch.get_loops(copy)[-rank:])
+    _, *bound, vector = sch.split(fused, [None, *threads.values(), VECTOR])
+    for axis, part in zip(threads, bound, strict=True):
+        sch.bind(part, axis)
+    sch.vectorize(vector)
+    auto_inline_producers(sch, copy)
+    sch.annotate(copy, "tirx.manifest_shared_memory_local_stage", 1)
+
+
+def fetch_ahead(product: MatrixProduct, loop: LoopRV) -> None:
+    """Load the next slices into registers before a slice is multiplied, and store them after.
+
+    The body of `loop` is the copies of both operands, and what multiplies them.
+    """
+    # Each copy is a load into registers and a store: load, store, load, store, multiply
+    product.sch.annotate(loop, "software_pipeline_stage", [0, 0, 0, 0, 1])
+    product.sch.annotate(loop, "software_pipeline_order", [0, 3, 1, 4, 2])
+
+
+def _make_product(sch: s_tir.Schedule, block: SBlockRV, batch: int, window: int) -> None:
+    """Turn the block into the form of `MatrixProduct`.
+
+    The first `batch` axes of the results and the first `window` reduced ones become an index each.
+    """
+    for kind, index in (("read", 0), ("read", 1), ("write", 0)):
+        sch.reindex(block, (kind, index))
+    stmt = sch.get(block)
+    extent = {it.var: int(it.dom.extent) for it in stmt.iter_vars}
+    spatial = [it.var for it in stmt.iter_vars if it.iter_type == tirx.IterVar.DataPar]
+    reduced = [it.var for it in stmt.iter_vars if it.iter_type == tirx.IterVar.CommReduce]
+    first = [spatial[:batch]] if batch else []
+    windows = [reduced[:window]] if window else []
+    pixel, output, depth = spatial[batch:-1], spatial[-1:], reduced[window:]
+
+    def matrix(region: tirx.BufferRegion, *axes: Sequence[tirx.Var]) -> Callable[..., list]:
+        """Return the map of a tensor's indices to one index for each group of block variables."""
+        indices = [range_.min for range_ in region.region]
+        places = [
+            [i for i, index in enumerate(indices) if any(index.same_as(var) for var in group)]
+            for group in axes
+        ]
+        extents = [extent[i] if isinstance(i, tirx.Var) else 1 for i in indices]
+        return _fused(extents, places)
+
+    data, weight = stmt.reads
+    (result,) = stmt.writes
+    sch.transform_layout(block, ("read", 0), matrix(data, *first, *windows, pixel, depth))
+    sch.transform_layout(block, ("read", 1), matrix(weight, *first, *windows, depth, output))
+    sch.transform_layout(block, ("write", 0), matrix(result, *first, pixel, output))
+    variables = [it.var for it in stmt.iter_vars]
+    places = [
+        [i for i, var in enumerate(variables) if any(var.same_as(other) for other in group)]
+        for group in (*first, pixel, output, *windows, depth)
+    ]
+    extents = [extent[var] for var in variables]
+    index_map = tirx.IndexMap.from_func(_fused(extents, places), len(extents))
+    sch.transform_block_layout(block, index_map)
+
+
+def _fused(extents: Sequence[int], places: Sequence[Sequence[int]]) -> Callable[..., list]:
+    def fuse(*indices: tirx.Var) -> list[tirx.PrimExpr]:
+        results = []
+        for group in places:
+            result: tirx.PrimExpr = tirx.const(0, "int64")
+            for place in group:
+                result = result * extents[place] + indices[place]
+            results.append(result)
+        return results
+
+    return fuse
