@@ -26,6 +26,7 @@ from hios_tvm.cuda_kernels import CudaCode, build_device_code, generate_cuda
 from hios_tvm.devices import Platform
 from hios_tvm.errors import ScheduleError, UsageError
 from hios_tvm.files import check_writable
+from hios_tvm.gpu_models import Precision
 from hios_tvm.graph import OperatorGraph
 from hios_tvm.kernels import compile_kernels
 from hios_tvm.library import link_library
@@ -75,6 +76,9 @@ class CompileOptions:
     target : str
         What to generate code for: ``host``, ``portable`` or the name of a CPU, ``sm_90`` or another
         architecture of GPUs, or both with a comma between them (`parse_targets`).
+    precision : str
+        How GPUs multiply in convolutions and products: ``fp32``, or rounded to ``tf32`` or
+        ``fp16`` on tensor cores, with sums in single precision.
     scheduler, scheduler_options
         Name in `hios_tvm.schedulers.SCHEDULERS`, and the options of that scheduler.
     memory : mapping of str to int
@@ -101,6 +105,7 @@ class CompileOptions:
 
     devices: tuple[str, ...]
     target: str = "host"
+    precision: Precision = "fp32"
     scheduler: str = "hios-lp"
     scheduler_options: Mapping[str, Any] = field(default_factory=dict)
     memory: Mapping[str, int] = field(default_factory=dict)
@@ -178,7 +183,7 @@ def compile_model(
 def _lower(
     mod: IRModule, name: str, options: CompileOptions, *, merge_convolutions: bool = False
 ) -> Network:
-    target, gpu = parse_targets(options.target, options.devices)
+    target, gpu = parse_targets(options.target, options.devices, options.precision)
     return lower_network(
         mod,
         target,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 import shutil
 import subprocess
 import tempfile
@@ -22,10 +23,24 @@ from tvm.tirx.build import split_host_device_mods
 from hios_tvm.errors import CompileError
 from hios_tvm.files import atomic_write
 from hios_tvm.graph import dtype_bytes
-from hios_tvm.passes.targets import arch_of
+from hios_tvm.passes.gpu_rules.fragments import ROUND_TF32
+from hios_tvm.passes.targets import arch_of, precision_of
 from hios_tvm.runtime.launches import GpuKernel, Launch
 
 __all__ = ["CudaCode", "build_device_code", "generate_cuda"]
+
+
+_FIRST_KERNEL = 'extern "C" __global__'
+
+_ROUND = f"""\
+template <typename Fragment>
+__device__ __forceinline__ void {ROUND_TF32}(Fragment* fragments, int index) {{
+  #pragma unroll
+  for (int i = 0; i < fragments[index].num_elements; ++i) {{
+    fragments[index].x[i] = nvcuda::wmma::__float_to_tf32(fragments[index].x[i]);
+  }}
+}}
+"""
 
 
 @dataclass(frozen=True)
@@ -63,7 +78,14 @@ def generate_cuda(mod: IRModule, target: Target) -> CudaCode:
         return CudaCode("", {})
     with _naming(", ".join(kernels)):
         source = str(tvm.get_global_func("target.build.cuda")(device, target).inspect_source())
-    return CudaCode(source, kernels)
+    return CudaCode(_with_tf32(source) if precision_of(target) == "tf32" else source, kernels)
+
+
+def _with_tf32(source: str) -> str:
+    """Write the fragments that TVM 0.27 has no name for, and the function that rounds them."""
+    stand_in = re.compile(r"(nvcuda::wmma::matrix_[ab], 16, 16, 8), half\b")
+    written = stand_in.sub(r"\1, nvcuda::wmma::precision::tf32", source)
+    return written.replace(_FIRST_KERNEL, _ROUND + _FIRST_KERNEL, 1)
 
 
 def build_device_code(source: str, target: Target, *, cache_dir: Path | None = None) -> bytes:

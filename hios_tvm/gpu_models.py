@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 from hios_tvm.errors import UsageError
 
-__all__ = ["GpuModel", "gpu_model"]
+__all__ = ["PRECISIONS", "GpuModel", "Precision", "gpu_model"]
+
+Precision = Literal["fp32", "tf32", "fp16"]
+"""How GPUs multiply in convolutions and products; they sum in single precision."""
+
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 
 @dataclass(frozen=True)
 class GpuModel:
     """The largest GPU of an architecture, from its maker's data sheet.
 
-    `lanes` are single-precision multiply-adds that a multiprocessor does in a cycle.
+    `lanes` are single-precision multiply-adds that a multiprocessor does in a cycle; `fp16_lanes`
+    those of its tensor cores, and `tf32_lanes`, where it has such.
     """
 
     name: str
@@ -21,20 +28,36 @@ class GpuModel:
     lanes: int
     clock_ghz: float
     bandwidth_gb_s: float
+    fp16_lanes: int
+    tf32_lanes: int | None
 
-    @property
-    def gflops(self) -> float:
-        """Peak of single precision, a multiply-add as two operations."""
-        return 2.0 * self.multiprocessors * self.lanes * self.clock_ghz
+    def gflops(self, precision: Precision = "fp32") -> float:
+        """Return the peak, a multiply-add as two operations.
+
+        >>> round(gpu_model("sm_80").gflops("tf32") / 1000)
+        156
+
+        Raises
+        ------
+        UsageError
+            If the architecture has no tensor cores for `precision`.
+        """
+        lanes = {"fp32": self.lanes, "tf32": self.tf32_lanes, "fp16": self.fp16_lanes}[precision]
+        if lanes is None:
+            raise UsageError(
+                f"{self.name} and GPUs like it have no tensor cores for {precision}: it takes "
+                "sm_80 or later"
+            )
+        return 2.0 * self.multiprocessors * lanes * self.clock_ghz
 
 
 _MODELS = {
-    70: GpuModel("V100", 80, 64, 1.53, 900.0),
-    75: GpuModel("T4", 40, 64, 1.59, 320.0),
-    80: GpuModel("A100", 108, 64, 1.41, 1555.0),
-    86: GpuModel("A40", 84, 128, 1.74, 696.0),
-    89: GpuModel("L40", 142, 128, 2.49, 864.0),
-    90: GpuModel("H100", 132, 128, 1.98, 3350.0),
+    70: GpuModel("V100", 80, 64, 1.53, 900.0, 512, None),
+    75: GpuModel("T4", 40, 64, 1.59, 320.0, 512, None),
+    80: GpuModel("A100", 108, 64, 1.41, 1555.0, 1024, 512),
+    86: GpuModel("A40", 84, 128, 1.74, 696.0, 512, 256),
+    89: GpuModel("L40", 142, 128, 2.49, 864.0, 512, 256),
+    90: GpuModel("H100", 132, 128, 1.98, 3350.0, 2048, 1024),
 }
 
 

@@ -15,6 +15,7 @@ from tvm.ir import IRModule
 from hios_tvm.compiler import CompileOptions, compile_network
 from hios_tvm.costs.table import CostTable, Measurement
 from hios_tvm.devices import Platform
+from hios_tvm.gpu_models import Precision
 from hios_tvm.network import lower_network
 from hios_tvm.passes.canonicalize_operators import NUM_INPUT
 from hios_tvm.passes.targets import arch_of, parse_targets
@@ -33,6 +34,7 @@ def export_kernels(
     output: Path,
     *,
     target: str = "host",
+    precision: Precision = "fp32",
     name: str = "model",
     cache_dir: Path | None = None,
     progress: Callable[[str, int, int], None] = lambda phase, done, total: None,
@@ -47,6 +49,8 @@ def export_kernels(
     target : str
         Of the machine that will measure, and of the compile that will use the costs; with an
         architecture of GPUs (``sm_90``) the kernels are those of GPUs.
+    precision : str
+        As in `CompileOptions`, of the compile that will use the costs.
     cache_dir : Path, optional
         Folder of compiled kernels.
 
@@ -57,7 +61,7 @@ def export_kernels(
     """
     on_gpu = any(word.strip().startswith("sm_") for word in target.split(","))
     device = _GPU if on_gpu else _CPU
-    cpu, gpu = parse_targets(target, [device])
+    cpu, gpu = parse_targets(target, [device], precision)
     network = lower_network(mod, cpu, name=name, gpu=gpu)
     graph, main = network.graph, network.mod["main"]
     names = [*(str(given) for given in main.attrs["input_names"]), *graph.constants]
@@ -70,6 +74,7 @@ def export_kernels(
     options = CompileOptions(
         devices=(device,),
         target=target,
+        precision=precision,
         schedule=Schedule("sequential", (DeviceSchedule(device, stages),)),
         costs=CostTable({model: times}, platform=Platform.uniform(1)),
         cache_dir=cache_dir,

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hios_tvm.errors import HiosError, ModelError, UsageError
+from hios_tvm.gpu_models import Precision
 
 if TYPE_CHECKING:
     import onnx
 
 __all__ = [
-    "DEFAULT_RTOL",
+    "RTOL",
     "Deviation",
     "deviations",
     "first_difference",
@@ -22,7 +23,7 @@ __all__ = [
     "random_inputs",
 ]
 
-DEFAULT_RTOL = 1e-4
+RTOL: Mapping[Precision, float] = {"fp32": 1e-4, "tf32": 1e-2, "fp16": 1e-2}
 """Largest error that counts as equal, relative to the output's largest magnitude."""
 
 Arrays = Mapping[str, np.ndarray]
@@ -132,7 +133,7 @@ def first_difference(
     model: onnx.ModelProto,
     inputs: Arrays,
     run: Callable[[onnx.ModelProto, Arrays], Arrays],
-    rtol: float = DEFAULT_RTOL,
+    rtol: float = RTOL["fp32"],
 ) -> tuple[str, str] | None:
     """Find the first node of `model` whose output differs from ONNX Runtime's, by bisection.
 

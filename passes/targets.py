@@ -10,7 +10,7 @@ from tvm.target import codegen
 
 from hios_tvm.cpu_features import missing_features
 from hios_tvm.errors import DeviceError, UsageError
-from hios_tvm.gpu_models import gpu_model
+from hios_tvm.gpu_models import PRECISIONS, Precision, gpu_model
 from hios_tvm.runtime.devices.cpu import available_features
 from hios_tvm.runtime.devices.cuda import load_driver
 from hios_tvm.runtime.devices.names import device_kind
@@ -21,6 +21,7 @@ __all__ = [
     "host_target",
     "parse_target",
     "parse_targets",
+    "precision_of",
     "vector_lanes",
     "vector_registers",
 ]
@@ -78,25 +79,31 @@ def parse_target(text: str) -> tvm.target.Target:
     )
 
 
-def cuda_target(arch: str, host: tvm.target.Target) -> tvm.target.Target:
+def cuda_target(
+    arch: str, host: tvm.target.Target, precision: Precision = "fp32"
+) -> tvm.target.Target:
     """Return the target of GPUs of one architecture, whose host is a CPU.
 
     Parameters
     ----------
     arch : str
         Such as ``sm_80`` (A100) or ``sm_90`` (H100).
+    precision : str
+        ``fp32``, or what tensor cores round the factors of convolutions and products to.
 
     Raises
     ------
     UsageError
-        If that is no architecture of CUDA, or one before sm_70.
+        If that is no architecture of CUDA, one before sm_70, or one whose tensor cores lack
+        `precision`.
     """
     if re.fullmatch(r"sm_[1-9][0-9]{1,2}[af]?", arch) is None:
         raise UsageError(f"{arch!r} is no architecture of a GPU: write for example sm_80 or sm_90")
-    gpu_model(arch)
+    gpu_model(arch).gflops(precision)
     limits = {"max_num_threads": 1024, "max_threads_per_block": 1024, "thread_warp_size": 32}
     limits["max_shared_memory_per_block"] = 48 * 1024
-    return tvm.target.Target({"kind": "cuda", "arch": arch, **limits}, host=host)
+    keys = ["cuda", "gpu", *([] if precision == "fp32" else [precision])]
+    return tvm.target.Target({"kind": "cuda", "arch": arch, "keys": keys, **limits}, host=host)
 
 
 def arch_of(target: tvm.target.Target) -> str:
@@ -104,8 +111,14 @@ def arch_of(target: tvm.target.Target) -> str:
     return str(target.attrs["arch"])
 
 
+def precision_of(target: tvm.target.Target) -> Precision:
+    """Return the precision of products on a CUDA target."""
+    keys = list(map(str, target.keys))
+    return next((name for name in PRECISIONS if name in keys), "fp32")
+
+
 def parse_targets(
-    text: str, devices: Sequence[str]
+    text: str, devices: Sequence[str], precision: Precision = "fp32"
 ) -> tuple[tvm.target.Target, tvm.target.Target | None]:
     """Read the target of CPUs, and that of GPUs where `devices` has one.
 
@@ -115,11 +128,14 @@ def parse_targets(
         A CPU as in `parse_target`, an architecture as in `cuda_target`, or both with a comma
         between them: ``znver4,sm_90``. Without a CPU it is the host's, without an architecture
         that of the first GPU of this machine.
+    precision : str
+        As in `cuda_target`.
 
     Raises
     ------
     UsageError
-        If a name is unknown, or there is no GPU here and no architecture is named.
+        If a name is unknown, there is no GPU here and no architecture is named, or a precision is
+        named and no GPU.
     """
     words = [word.strip() for word in text.split(",")]
     archs = [word for word in words if word.startswith("sm_")]
@@ -130,8 +146,12 @@ def parse_targets(
     if not any(device_kind(device) == "cuda" for device in devices):
         if archs:
             raise UsageError(f"target {text!r} is a GPU's, but the devices are {list(devices)}")
+        if precision != "fp32":
+            raise UsageError(
+                f"{precision} is a precision of GPUs, but the devices are {list(devices)}"
+            )
         return cpu, None
-    return cpu, cuda_target(archs[0] if archs else _arch_here(), cpu)
+    return cpu, cuda_target(archs[0] if archs else _arch_here(), cpu, precision)
 
 
 def _arch_here() -> str:

@@ -12,6 +12,7 @@ from hios_tvm.cli.options import (
     json_option,
     load_inputs,
     milliseconds,
+    precision_option,
     print_json,
     print_table,
     stderr,
@@ -19,6 +20,7 @@ from hios_tvm.cli.options import (
 )
 from hios_tvm.cli.progress import progress_bar
 from hios_tvm.costs.links import LINKS
+from hios_tvm.gpu_models import Precision
 
 
 @click.command("compile")
@@ -79,6 +81,7 @@ from hios_tvm.costs.links import LINKS
     show_default=True,
     help="What connects GPUs, where no --costs say.",
 )
+@precision_option
 @click.option(
     "--merge-convolutions",
     is_flag=True,
@@ -126,6 +129,7 @@ def command(
     rpc_key: str,
     save_costs: Path | None,
     link: str,
+    precision: Precision,
     merge_convolutions: bool,
     database: Path | None,
     cost_cache: Path | None,
@@ -169,6 +173,7 @@ def command(
         cache_dir=None if no_cache else cost_cache or default_cache_dir(),
         dump_dir=dump_ir,
         link=link,
+        precision=precision,
         merge_convolutions=merge_convolutions,
         database=database,
     )
@@ -202,19 +207,22 @@ def command(
         for line in [*why_chosen(result), *why_idle(result)]:
             console.print(line)
     if verify:
-        _verify(model, path, parsed_shapes)
+        _verify(model, path, parsed_shapes, precision)
 
 
 def _text(path: Path) -> str:
     return path.read_text(errors="replace")  # what is no text is no JSON either
 
 
-def _verify(model: Path, artifact: Path, shapes: dict[str, tuple[int, ...]]) -> None:
+def _verify(
+    model: Path, artifact: Path, shapes: dict[str, tuple[int, ...]], precision: Precision
+) -> None:
     from hios_tvm import runtime
     from hios_tvm.cli.verification import check_outputs
+    from hios_tvm.verify import RTOL
 
     with runtime.load(artifact) as session:
         specs = [(spec.name, spec.shape, spec.dtype) for spec in session.inputs]
         inputs = load_inputs((), specs, 0, None)
         outputs = session.run(inputs)
-    check_outputs(outputs, inputs, model, shapes=shapes)
+    check_outputs(outputs, inputs, model, shapes=shapes, rtol=RTOL[precision])

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from hios_tvm.errors import UsageError
+from hios_tvm.gpu_models import PRECISIONS
 
 __all__ = [
     "cuda_graph_option",
@@ -22,6 +23,7 @@ __all__ = [
     "json_option",
     "load_inputs",
     "milliseconds",
+    "precision_option",
     "print_json",
     "print_table",
     "scheduler_options",
@@ -55,6 +57,18 @@ def json_option(function: F) -> F:
         flag_value="-",
         metavar="[FILE]",
         help="Write the result as JSON, to standard output or into FILE.",
+    )(function)
+
+
+def precision_option(function: F) -> F:
+    """``--precision``: what factors of products are rounded to on GPUs."""
+    return click.option(
+        "--precision",
+        type=click.Choice(PRECISIONS),
+        default="fp32",
+        show_default=True,
+        help="Of GPUs' convolutions and products: tf32 and fp16 round their factors and run on "
+        "tensor cores; sums stay in single precision.",
     )(function)
 
 

@@ -6,8 +6,16 @@ from pathlib import Path
 
 import click
 
-from hios_tvm.cli.options import EXISTING_FILE, NEW_FILE, json_option, print_json, stdout
+from hios_tvm.cli.options import (
+    EXISTING_FILE,
+    NEW_FILE,
+    json_option,
+    precision_option,
+    print_json,
+    stdout,
+)
 from hios_tvm.cli.progress import progress_bar
+from hios_tvm.gpu_models import Precision
 from hios_tvm.runtime.devices.names import split_devices
 
 
@@ -20,8 +28,8 @@ def command() -> None:
     hios-tvm profile run kernels.hios -o costs.json --devices cpu@0,cpu@1   # where it will run
     hios-tvm compile model.onnx --costs costs.json --devices cpu@0,cpu@1    # where the compiler is
 
-    All three need the same --target; the second also runs as python -m hios_tvm.runtime.profile,
-    which needs the runtime alone.
+    All three need the same --target and --precision; the second also runs as
+    python -m hios_tvm.runtime.profile, which needs the runtime alone.
     """
 
 
@@ -29,6 +37,7 @@ def command() -> None:
 @click.argument("model", type=EXISTING_FILE)
 @click.option("-o", "--output", type=NEW_FILE, help="File to write.  [default: MODEL.kernels.hios]")
 @click.option("--target", default="host", show_default=True, help="As in hios-tvm compile.")
+@precision_option
 @click.option("--shape", "shapes", multiple=True, metavar="NAME:DIMS", help="As in compile.")
 @click.option("--params", type=EXISTING_FILE, help="Parameters of a Relay program.")
 @click.option("--no-cache", is_flag=True, help="Compile all kernels anew.")
@@ -37,6 +46,7 @@ def export(
     model: Path,
     output: Path | None,
     target: str,
+    precision: Precision,
     shapes: tuple[str, ...],
     params: Path | None,
     no_cache: bool,
@@ -55,6 +65,7 @@ def export(
             module,
             path,
             target=target,
+            precision=precision,
             name=model.stem,
             cache_dir=None if no_cache else default_cache_dir(),
             progress=progress,

@@ -10,7 +10,7 @@ import numpy as np
 
 from hios_tvm.cli.options import stdout
 from hios_tvm.errors import ExecutionError, UsageError
-from hios_tvm.verify import DEFAULT_RTOL, deviations, first_difference, onnxruntime_outputs
+from hios_tvm.verify import RTOL, deviations, first_difference, onnxruntime_outputs
 
 if TYPE_CHECKING:
     import onnx
@@ -25,7 +25,7 @@ def check_outputs(
     inputs: Arrays,
     reference: Path,
     *,
-    rtol: float = DEFAULT_RTOL,
+    rtol: float = RTOL["fp32"],
     shapes: Mapping[str, tuple[int, ...]] | None = None,
 ) -> None:
     """Print how far `outputs` are from the reference.

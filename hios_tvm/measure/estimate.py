@@ -14,7 +14,7 @@ from tvm import tirx
 from tvm.ir import IRModule
 
 from hios_tvm.costs.table import Measurement
-from hios_tvm.gpu_models import GpuModel
+from hios_tvm.gpu_models import GpuModel, Precision
 from hios_tvm.graph import Operator, OperatorGraph
 
 __all__ = ["estimate_gpu"]
@@ -25,7 +25,7 @@ _FULL_RESULTS = 2048  # results of a multiprocessor that keep it busy
 
 
 def estimate_gpu(
-    kernels: IRModule, graph: OperatorGraph, gpu: GpuModel
+    kernels: IRModule, graph: OperatorGraph, gpu: GpuModel, precision: Precision = "fp32"
 ) -> tuple[dict[str, Measurement], dict[str, float]]:
     """Return an estimate of each operator's time on `gpu`, and its share of the GPU.
 
@@ -39,12 +39,13 @@ def estimate_gpu(
         for var, func in kernels.functions_items()
         if isinstance(func, tirx.PrimFunc)
     }
+    gflops = gpu.gflops(precision)
     times: dict[str, Measurement] = {}
     shares: dict[str, float] = {}
     for operator in graph.operators:
         results = sum(math.prod(graph.tensor[name].shape) for name in operator.outputs)
         share = min(1.0, max(1, results) / (gpu.multiprocessors * _FULL_RESULTS))
-        arithmetic_ms = flops[operator.kernel] / (gpu.gflops * _EFFICIENCY * share) / 1e6
+        arithmetic_ms = flops[operator.kernel] / (gflops * _EFFICIENCY * share) / 1e6
         memory_ms = _bytes(graph, operator) / (gpu.bandwidth_gb_s * math.sqrt(share)) / 1e6
         times[operator.name] = Measurement(
             _LAUNCH_MS + max(arithmetic_ms, memory_ms), source="estimated"

@@ -20,7 +20,7 @@ from hios_tvm.measure.gpu import GpuLaboratory, driver_for
 from hios_tvm.measure.platform import cpu_platform
 from hios_tvm.measure.remote import RpcAddress, remote_costs
 from hios_tvm.network import Network
-from hios_tvm.passes.targets import arch_of
+from hios_tvm.passes.targets import arch_of, precision_of
 from hios_tvm.runtime.devices.names import (
     GPU_STREAMS,
     check_device,
@@ -106,7 +106,7 @@ def network_costs(
 def _with_estimates(costs: CostTable, network: Network, target: Target, parts: int) -> CostTable:
     gpu = gpu_model(arch_of(target))
     gpu = replace(gpu, multiprocessors=gpu.multiprocessors // parts)
-    times, utilization = estimate_gpu(network.kernels, network.graph, gpu)
+    times, utilization = estimate_gpu(network.kernels, network.graph, gpu, precision_of(target))
     latency = {**costs.latency, gpu_model_name(arch_of(target), parts): times}
     return replace(costs, latency=latency, utilization=utilization)
 

@@ -95,8 +95,8 @@ def claim_cores(cores: Iterable[int], *, exclusive: bool = False) -> CoreClaim:
             _give_back(taken, exclusive)
             raise DeviceError(
                 f"core {taken[-1]} is used by {_name(holder)}, and "
-                f"{'the new session' if exclusive else 'that process'} wants it for itself; map the "
-                "artifact's devices to others with devices="
+                f"{'the new session' if exclusive else 'that process'} wants it for itself; map "
+                "the artifact's devices to others with devices="
             ) from error
     return claim
 

@@ -8,8 +8,10 @@
 #include <cmath>
 #include <cstdint>
 #include <cstdlib>
+#include <cstring>
 #include <functional>
 #include <memory>
+#include <type_traits>
 #include <vector>
 
 #define __global__
@@ -28,17 +30,23 @@ struct Dim3 {
   unsigned x, y, z;
 };
 
-struct float2 {
+typedef _Float16 half;
+
+// As aligned as a GPU demands: the compiler of the emulator checks every access
+struct alignas(8) float2 {
   float x, y;
 };
-struct float4 {
+struct alignas(16) float4 {
   float x, y, z, w;
 };
-struct int2 {
+struct alignas(8) int2 {
   int x, y;
 };
-struct int4 {
+struct alignas(16) int4 {
   int x, y, z, w;
+};
+struct alignas(8) half4 {
+  half x, y, z, w;
 };
 inline int2 make_int2(int x, int y) { return {x, y}; }
 inline int4 make_int4(int x, int y, int z, int w) { return {x, y, z, w}; }
@@ -49,7 +57,7 @@ inline float rsqrtf(float x) { return 1.0f / sqrtf(x); }
 
 namespace emulator {
 
-constexpr size_t kStackBytes = 64 << 10;
+constexpr size_t kStackBytes = 128 << 10;
 constexpr unsigned kWarp = 32;
 
 struct Barrier {
@@ -199,3 +207,104 @@ template <typename T>
 T __shfl_up_sync(unsigned, T value, int delta, int = 32) {
   return emulator::Exchange(value, emulator::Lane() - delta);
 }
+
+// Fragments of tensor cores. The first thread of a warp holds all of them
+namespace nvcuda {
+namespace wmma {
+
+struct matrix_a {};
+struct matrix_b {};
+struct accumulator {};
+struct row_major {};
+enum layout_t { mem_row_major };
+namespace precision {
+struct tf32 {};
+}  // namespace precision
+
+template <typename T>
+struct Stored {
+  typedef T type;
+};
+template <>
+struct Stored<precision::tf32> {
+  typedef float type;
+};
+
+template <typename Use, int M, int N, int K, typename T, typename Layout = row_major>
+struct fragment {
+  static constexpr bool kIsA = std::is_same<Use, matrix_a>::value;
+  static constexpr bool kIsB = std::is_same<Use, matrix_b>::value;
+  static constexpr bool kIsTf32 = std::is_same<T, precision::tf32>::value;
+  static_assert(K == (kIsTf32 || (!kIsA && !kIsB && K == 8) ? 8 : 16), "no such fragment");
+  static constexpr int kRows = kIsB ? K : M;
+  static constexpr int kColumns = kIsA ? K : N;
+  static constexpr int num_elements = kRows * kColumns;
+  typename Stored<T>::type x[num_elements];
+};
+
+inline void CheckPointer(const void* pointer, unsigned stride_bytes) {
+  if (reinterpret_cast<uintptr_t>(pointer) % 32 != 0 || stride_bytes % 16 != 0) abort();
+}
+
+template <typename Fragment, typename T>
+void load_matrix_sync(Fragment& fragment, const T* pointer, unsigned stride) {
+  CheckPointer(pointer, stride * sizeof(T));
+  emulator::AwaitWarp();
+  for (int i = 0; i < Fragment::kRows && emulator::Lane() == 0; ++i) {
+    for (int j = 0; j < Fragment::kColumns; ++j) {
+      fragment.x[i * Fragment::kColumns + j] = pointer[i * stride + j];
+    }
+  }
+  emulator::AwaitWarp();
+}
+
+template <typename Fragment, typename T>
+void store_matrix_sync(T* pointer, const Fragment& fragment, unsigned stride, layout_t) {
+  CheckPointer(pointer, stride * sizeof(T));
+  emulator::AwaitWarp();
+  for (int i = 0; i < Fragment::kRows && emulator::Lane() == 0; ++i) {
+    for (int j = 0; j < Fragment::kColumns; ++j) {
+      pointer[i * stride + j] = fragment.x[i * Fragment::kColumns + j];
+    }
+  }
+  emulator::AwaitWarp();
+}
+
+template <typename Fragment>
+void fill_fragment(Fragment& fragment, float value) {
+  for (auto& element : fragment.x) element = value;
+}
+
+// Tensor cores ignore the bits that TF32 lacks: a value that was not rounded would change
+inline float AsRead(float value, bool is_tf32) {
+  uint32_t bits;
+  memcpy(&bits, &value, sizeof(bits));
+  if (is_tf32 && (bits & 0x1fff) != 0) abort();
+  return value;
+}
+
+inline float __float_to_tf32(float value) {
+  uint32_t bits;
+  memcpy(&bits, &value, sizeof(bits));
+  bits = (bits + 0x1000) & ~0x1fffu;
+  memcpy(&value, &bits, sizeof(bits));
+  return value;
+}
+
+template <typename D, typename A, typename B, typename C>
+void mma_sync(D& result, const A& a, const B& b, const C& sums) {
+  emulator::AwaitWarp();
+  for (int i = 0; i < A::kRows && emulator::Lane() == 0; ++i) {
+    for (int j = 0; j < B::kColumns; ++j) {
+      float sum = sums.x[i * B::kColumns + j];
+      for (int k = 0; k < A::kColumns; ++k) {
+        sum += AsRead(a.x[i * A::kColumns + k], A::kIsTf32) *
+               AsRead(b.x[k * B::kColumns + j], B::kIsTf32);
+      }
+      result.x[i * B::kColumns + j] = sum;
+    }
+  }
+}
+
+}  // namespace wmma
+}  // namespace nvcuda

@@ -20,6 +20,9 @@ _KERNEL = re.compile(
 )
 
 
+_CHECKS = ("-fsanitize=alignment", "-fsanitize-undefined-trap-on-error")
+
+
 class EmulatedCode:
     """CUDA source as a library for this CPU, and the launches of its functions."""
 
@@ -52,7 +55,16 @@ def _library(source: str) -> ctypes.CDLL:
     with tempfile.TemporaryDirectory() as folder:
         path, result = Path(folder, "kernels.cc"), Path(folder, "kernels.so")
         path.write_text(_translated(source))
-        command = ["g++", "-std=c++17", "-O1", "-w", "-shared", "-fPIC", f"-I{_HEADER.parent}"]
+        command = [
+            "g++",
+            "-std=c++17",
+            "-O1",
+            *_CHECKS,
+            "-w",
+            "-shared",
+            "-fPIC",
+            f"-I{_HEADER.parent}",
+        ]
         command += ["-o", str(result), str(path)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr[-3000:]
@@ -61,8 +73,13 @@ def _library(source: str) -> ctypes.CDLL:
 
 def _translated(source: str) -> str:
     """Return C++ for the emulator: TVM's head is left out, shared memory is static."""
-    body = source[source.index('extern "C" __global__') :]
+    body = source[
+        re.search(r'template <typename Fragment>|extern "C" __global__', source).start() :
+    ]
     body = re.sub(r"__shared__ (alignas\(\d+\))", r"\1 static", body)
+    # What a launch asks for is at most what kernels get without asking for more than usual
+    dynamic = r"extern __shared__ __align__\((\d+)\) uchar (\w+)\[\];"
+    body = re.sub(dynamic, r"alignas(\1) static uchar \2[48 << 10];", body)
     wrappers = []
     for symbol, parameters in _KERNEL.findall(body):
         types = [parameter.rsplit("*", 1)[0] + "*" for parameter in parameters.split(",")]

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
+import onnx
 import pytest
 from click.testing import CliRunner, Result
 from fake_driver import FakeDriver
 from gpu_network import MODEL
+from lowered_models import model_of, random
+from onnx import helper
 from test_gpu_execution import compiled
 
 from hios_tvm.cli import main
@@ -85,3 +89,22 @@ def test_a_machine_without_a_driver_is_one_error(
     result = call("run", artifact)
     assert result.exit_code == 1
     assert "this machine has no NVIDIA driver" in result.output
+
+
+@pytest.mark.parametrize("precision", ["tf32", "fp16"])
+def test_compile_for_tensor_cores(
+    precision: str, start: Callable[..., FakeDriver], tmp_path: Path
+) -> None:
+    start()
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["c"], pads=[1] * 4),
+        helper.make_node("Relu", ["c"], ["y"]),
+    ]
+    model = tmp_path / "model.onnx"
+    onnx.save(model_of(nodes, {"x": (1, 24, 9, 7)}, {"w": random(40, 24, 3, 3, seed=1)}), model)
+    options = ("--devices", "cuda:0", "--target", "sm_80", "--precision", precision, "--verify")
+    result = call("compile", model, *options)
+    assert result.exit_code == 0, result.output
+    error = re.search(r"largest error ([0-9.e-]+) of", result.output)
+    assert error is not None
+    assert 1e-5 < float(error[1]) < 1e-3, "rounded, and no more than that"

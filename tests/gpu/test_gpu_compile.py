@@ -14,6 +14,7 @@ import hios_tvm.passes.targets
 from hios_tvm.compiler import CompileOptions, compile_model
 from hios_tvm.errors import CompileError, DeviceError, UsageError
 from hios_tvm.frontends import load_model
+from hios_tvm.passes.targets import parse_targets
 from hios_tvm.runtime.archive import open_artifact
 from hios_tvm.zoo import build
 
@@ -39,6 +40,19 @@ def test_networks_compile(name: str, tmp_path: Path) -> None:
     for kernel in artifact.manifest.gpu_kernels.values():
         for launch in kernel.launches:
             assert launch.symbol.encode() in code
+
+
+@needs_nvcc
+@pytest.mark.slow
+@pytest.mark.parametrize(("precision", "target"), [("tf32", "sm_80"), ("fp16", "sm_90")])
+def test_networks_compile_for_tensor_cores(precision: str, target: str, tmp_path: Path) -> None:
+    artifact = open_artifact(compiled("squeezenet1_1", target, tmp_path, precision=precision))
+    assert artifact.libraries["kernels0.cubin"].startswith(b"\x7fELF")
+    for name, kernel in artifact.manifest.gpu_kernels.items():
+        (launch,) = kernel.launches
+        uses_tensor_cores = launch.shared_bytes > 0
+        assert uses_tensor_cores == ("conv2d" in name)
+        assert launch.shared_bytes <= 48 << 10, "more takes a call of the driver"
 
 
 @needs_nvcc
@@ -84,3 +98,15 @@ def test_wrong_targets_are_named(
     model.write_bytes(build("squeezenet1_1", height=40, width=40).SerializeToString())
     with pytest.raises(UsageError, match=message):
         compile_model(load_model(model), tmp_path / "model.hios", options)
+
+
+@pytest.mark.parametrize(
+    ("target", "device", "message"),
+    [
+        ("sm_75", "cuda:0", "T4 and GPUs like it have no tensor cores for tf32: it takes sm_80"),
+        ("host", "cpu@0", "tf32 is a precision of GPUs, but the devices are"),
+    ],
+)
+def test_precisions_that_devices_lack_are_named(target: str, device: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        parse_targets(target, [device], "tf32")

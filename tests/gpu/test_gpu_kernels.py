@@ -14,22 +14,27 @@ from onnx import ModelProto, helper
 
 from hios_tvm.cuda_kernels import generate_cuda
 from hios_tvm.frontends.onnx import from_onnx
+from hios_tvm.gpu_models import Precision
 from hios_tvm.network import apply_pass
 from hios_tvm.passes.canonicalize_operators import CanonicalizeOperators, collect_weights
 from hios_tvm.passes.extract_operator_graph import extract_operator_graph
 from hios_tvm.passes.pipeline import lower_to_kernels, schedule_kernels
 from hios_tvm.passes.targets import cuda_target, host_target
 
-TARGET = cuda_target("sm_80", host_target())
+TOLERANCE = {"fp32": 1e-5, "tf32": 1e-3, "fp16": 1e-3}
 
 
-def run_emulated(model: ModelProto, feeds: Mapping[str, Array]) -> list[Array]:
+def run_emulated(
+    model: ModelProto, feeds: Mapping[str, Array], precision: Precision = "fp32"
+) -> list[Array]:
     """Lower `model` for a GPU and run its kernels one after another."""
+    target = cuda_target("sm_80", host_target(), precision)
     kernels = lower_to_kernels(from_onnx(model), host_target(), winograd=False)
-    lowered = schedule_kernels(kernels, TARGET)
+    lowered = schedule_kernels(kernels, target)
     mod = apply_pass(CanonicalizeOperators(), lowered)
     graph = extract_operator_graph(mod, "model")
-    code = generate_cuda(mod, TARGET)
+    code = generate_cuda(mod, target)
+    assert ("mma_sync" in code.source) == (precision != "fp32")
     library = EmulatedCode(code.source)
     tensors = dict(zip(graph.inputs, (np.array(feed) for feed in feeds.values()), strict=True))
     tensors |= collect_weights(lowered)
@@ -41,16 +46,16 @@ def run_emulated(model: ModelProto, feeds: Mapping[str, Array]) -> list[Array]:
     return [tensors[name] for name in graph.outputs]
 
 
-def assert_right(model: ModelProto, tolerance: float = 1e-5) -> None:
+def assert_right(model: ModelProto, precision: Precision = "fp32") -> None:
     feeds = {
         value.name: random(*(d.dim_value for d in value.type.tensor_type.shape.dim), seed=seed)
         for seed, value in enumerate(model.graph.input)
     }
     expected = run_onnx_runtime(model, feeds)
-    actual = run_emulated(model, feeds)
+    actual = run_emulated(model, feeds, precision)
     for ours, theirs in zip(actual, expected, strict=True):
         scale = max(1e-30, float(np.abs(theirs).max(initial=0)))
-        np.testing.assert_allclose(ours, theirs, rtol=0, atol=tolerance * scale)
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=TOLERANCE[precision] * scale)
 
 
 @settings(max_examples=12, deadline=None, derandomize=True)
@@ -124,3 +129,37 @@ def test_dense_layers() -> None:
 def test_products_of_activations(batch: tuple[int, ...]) -> None:
     node = helper.make_node("MatMul", ["a", "b"], ["y"])
     assert_right(model_of([node], {"a": (*batch, 40, 17), "b": (*batch, 17, 21)}))
+
+
+@settings(max_examples=12, deadline=None, derandomize=True)
+@given(
+    st.sampled_from(["tf32", "fp16"]),
+    st.sampled_from([8, 9, 16, 32, 36, 48]),
+    st.sampled_from([8, 20, 70]),
+    st.sampled_from([(1, 1), (3, 3), (1, 7)]),
+    st.integers(1, 2),
+    st.tuples(st.integers(8, 14), st.integers(8, 14)),
+)
+def test_convolutions_on_tensor_cores(
+    precision: Precision,
+    inputs: int,
+    outputs: int,
+    kernel: tuple[int, int],
+    stride: int,
+    size: tuple[int, int],
+) -> None:
+    pads = [kernel[0] // 2, kernel[1] // 2] * 2
+    nodes = [
+        helper.make_node("Conv", ["x", "w", "b"], ["c"], strides=[stride] * 2, pads=pads),
+        helper.make_node("Relu", ["c"], ["y"]),
+    ]
+    weights = {"w": random(outputs, inputs, *kernel, seed=7), "b": random(outputs, seed=8)}
+    assert_right(model_of(nodes, {"x": (1, inputs, *size)}, weights), precision)
+
+
+@pytest.mark.parametrize("precision", ["tf32", "fp16"])
+@pytest.mark.parametrize("batch", [(), (3,)])
+def test_products_on_tensor_cores(precision: Precision, batch: tuple[int, ...]) -> None:
+    node = helper.make_node("MatMul", ["a", "b"], ["y"])
+    model = model_of([node], {"a": (*batch, 70, 33), "b": (*batch, 33, 130)})
+    assert_right(model, precision)

@@ -1,0 +1,137 @@
+"""The rule for convolutions and products on tensor cores: fragments that a warp multiplies.
+
+As in the rule for single precision a block of threads computes one tile of the results from slices
+in shared memory. Values are rounded to TF32 or half precision on their way there, and summed in
+single precision; the results pass through shared memory to the epilogue, one fragment of each warp
+at a time:
+
+    block (tile of pixels, tile of outputs), warp (fragments of the tile)
+        accumulators = 0
+        for slice of the window
+            shared pixels, shared weights = round(slice)    (all threads of the block)
+            accumulators += shared pixels * shared weights  (fragments of 16x16)
+        for fragment
+            output = epilogue(fragment)
+"""
+
+from __future__ import annotations
+
+import tvm
+from tvm import s_tir, tirx
+from tvm.s_tir.dlight.gpu.matmul import auto_inline_consumer_chain
+from tvm.s_tir.schedule import LoopRV, SBlockRV
+
+from hios_tvm.gpu_models import gpu_model
+from hios_tvm.passes.gpu_rules.blocks import inline_all
+from hios_tvm.passes.gpu_rules.fragments import (
+    SHARED,
+    SIDE,
+    WARP,
+    FragmentFormat,
+    fragment_format,
+)
+from hios_tvm.passes.gpu_rules.matrix_product import (
+    VECTOR,
+    MatrixProduct,
+    fetch_ahead,
+    fetch_slice,
+    matrix_product,
+    pad_to_tiles,
+)
+from hios_tvm.passes.gpu_rules.tiles import WarpTile, choose_warp_tile
+from hios_tvm.passes.targets import arch_of, precision_of
+
+__all__ = ["TensorCores"]
+
+_LEAST = 8  # rows, columns, products of a sum: fewer leave most of a fragment empty
+
+
+class TensorCores:
+    """Schedule kernels whose main block carries `CONVOLUTION` (of one group) or `PRODUCT`."""
+
+    def __init__(self, target: tvm.target.Target) -> None:
+        self.units = gpu_model(arch_of(target)).multiprocessors
+        self.format = fragment_format(precision_of(target))
+
+    def apply(self, func: tirx.PrimFunc) -> tirx.PrimFunc | None:
+        product = matrix_product(func, self.format.slice)
+        if product is None:
+            return None
+        sizes = (product.rows, product.columns, product.reduced)
+        if min(sizes) < _LEAST:
+            return None
+        tile = choose_warp_tile(*sizes, self.units, self.format)
+        _schedule_product(product, tile, self.format)
+        return func.with_body(product.sch.mod["main"].body)
+
+
+def _schedule_product(product: MatrixProduct, tile: WarpTile, form: FragmentFormat) -> None:
+    sch = product.sch
+    loops = pad_to_tiles(product, tile.rows, tile.columns, form.slice)
+    copies = _read_as(product, form.shared_dtype, SHARED, SHARED)
+    loads = _read_as(product, form.fragment_dtype, "wmma.matrix_a", "wmma.matrix_b")
+
+    block_row, warp_row, row, inner_row = sch.split(
+        loops.row, [None, tile.row_warps, tile.row_fragments, SIDE]
+    )
+    block_column, warp_column, column, inner_column = sch.split(
+        loops.column, [None, tile.column_warps, tile.column_fragments, SIDE]
+    )
+    step, inner = sch.split(loops.inner, [None, form.depth])
+    sch.reorder(
+        *(block_row, block_column, warp_row, warp_column),
+        *(loops.slice, step, row, column),
+        *(inner_row, inner_column, inner),
+    )
+    fragment = sch.blockize(inner_row)
+    place = sch.fuse(block_row, block_column)
+    warp = sch.fuse(warp_row, warp_column)
+    sch.bind(place, "blockIdx.x")
+    sch.bind(warp, "threadIdx.y")
+
+    for load, copy, name in zip(loads, copies, "ab", strict=True):
+        sch.compute_at(load, step, preserve_unit_loops=True)
+        fetch_slice(product, copy, loops.slice, {"threadIdx.y": tile.warps, "threadIdx.x": WARP})
+        sch.storage_align(copy, 0, axis=-2, factor=2 * form.skew, offset=form.skew)
+        sides = (SIDE, form.depth) if name == "a" else (form.depth, SIDE)
+        _, inside = _split_last(sch, load, *sides)
+        sch.tensorize(inside, form.intrinsic(f"load_{name}"))
+
+    result = sch.cache_write(fragment, 0, SHARED)
+    store = sch.cache_write(fragment, 0, "wmma.accumulator")
+    sch.reverse_compute_at(store, warp, preserve_unit_loops=True)
+    one, inside = _split_last(sch, store, SIDE, SIDE)
+    sch.reverse_compute_at(result, one, preserve_unit_loops=True)
+    sch.tensorize(inside, form.intrinsic("store"))
+    auto_inline_consumer_chain(sch, result)
+    _, thread, vector = sch.split(sch.fuse(*sch.get_loops(result)[-2:]), [None, WARP, VECTOR])
+    sch.bind(thread, "threadIdx.x")
+    sch.vectorize(vector)
+    inline_all(sch, fragment, result, *copies)
+
+    zero = sch.decompose_reduction(fragment, loops.slice)
+    for outside, loops_inside, name in ((zero, 2, "fill"), (fragment, 3, "multiply")):
+        (inside,) = sch.get_child_blocks(outside)
+        sch.tensorize(sch.get_loops(inside)[-loops_inside], form.intrinsic(name))
+    fetch_ahead(product, loops.slice)
+
+
+def _read_as(product: MatrixProduct, dtype: str, *scopes: str) -> list[SBlockRV]:
+    """Let the product read each of its operands from a copy of another type."""
+    sch, block = product.sch, product.block
+    copies = [sch.cache_read(block, operand, scope) for operand, scope in enumerate(scopes)]
+    for copy in copies:
+        if str(sch.get(copy).reads[0].source.dtype) != dtype:
+            sch.unsafe_set_dtype(copy, 0, dtype)
+    return copies
+
+
+def _split_last(
+    sch: s_tir.Schedule, block: SBlockRV, rows: int, columns: int
+) -> tuple[LoopRV, LoopRV]:
+    """Split the last two loops in parts of `rows` x `columns`; return those around and inside."""
+    *_, row, column = sch.get_loops(block)
+    row, inner_row = sch.split(row, [None, rows])
+    column, inner_column = sch.split(column, [None, columns])
+    sch.reorder(row, column, inner_row, inner_column)
+    return column, inner_row
