@@ -15,26 +15,31 @@ import json
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import click
 import numpy as np
 
 from hios_tvm import runtime
+from hios_tvm.cli.options import precision_option
 from hios_tvm.errors import HiosError
+from hios_tvm.gpu_models import Precision
 from hios_tvm.runtime.archive import read_manifest
 from hios_tvm.runtime.devices.cuda import load_driver
+from hios_tvm.runtime.devices.names import gpu_place, split_devices
 from hios_tvm.runtime.profile import profile_artifact, write_costs
 from hios_tvm.runtime.trace import RunTrace
+from hios_tvm.verify import RTOL, deviations
 
 NETWORKS = "inception_v3,nasnet_a_large,randwire,squeezenet1_1,resnet50,densenet121"
-SCHEDULERS = ("sequential", "ios", "hios-lp", "hios-mr")
-LARGEST_ERROR = 1e-4  # of the largest output
+ON_ONE = ("sequential", "ios", "hios-lp", "auto")
+ON_SEVERAL = ("hios-lp", "hios-mr", "auto")
 KERNELS, REFERENCE = "kernels.hios", "reference.npz"
 MODEL, TVM_DEFAULT = "model.onnx", "tvm-default.so"  # what rivals run
+PRECISION = "precision.txt"  # of a case
 
 
 @click.group(help=__doc__)
@@ -48,7 +53,9 @@ def main() -> None:
 @click.option("--networks", default=NETWORKS, show_default=True, help="Comma-separated.")
 @click.option("--sizes", default="", help="Comma-separated pixels.  [default: as published]")
 @click.option("--gpus", default=2, show_default=True, help="Of artifacts for several GPUs.")
+@click.option("--parts", default="2,3,4", show_default=True, help="Of artifacts for one GPU.")
 @click.option("--link", default="nvlink4", show_default=True, help="As in hios-tvm compile.")
+@precision_option
 @click.option("--costs", type=click.Path(path_type=Path), help="Folder that `run` wrote.")
 def prepare(
     folder: Path,
@@ -56,7 +63,9 @@ def prepare(
     networks: str,
     sizes: str,
     gpus: int,
+    parts: str,
     link: str,
+    precision: Precision,
     costs: Path | None,
 ) -> None:
     """Compile artifacts of all networks into FOLDER, with inputs and recorded outputs."""
@@ -67,22 +76,35 @@ def prepare(
     from hios_tvm.verify import onnxruntime_outputs, random_inputs
     from hios_tvm.zoo import build
 
-    several = tuple(f"cuda:{i}" for i in range(gpus))
+    # By the end of an artifact's name: which devices it is for
+    setups = {"1": split_devices("cuda:0"), f"{gpus}": tuple(f"cuda:{i}" for i in range(gpus))}
+    for count in filter(None, parts.split(",")):
+        setups[f"parts{count}"] = split_devices(f"cuda:0/{count}")
     for name in networks.split(","):
         for size in map(int, sizes.split(",")) if sizes else (None,):
             proto = build(name) if size is None else build(name, height=size, width=size)
-            case = folder / (name if size is None else f"{name}-{size}")
+            words = [name, *([str(size)] if size else []), precision]
+            case = folder / "-".join(words)
             case.mkdir(parents=True, exist_ok=True)
+            (case / PRECISION).write_text(precision)
             model = case / MODEL
             model.write_bytes(proto.SerializeToString())
-            export_kernels(load_model(model), case / KERNELS, target=target, name=case.name)
-            known = None if costs is None else read_costs(costs / f"{case.name}.json")
-            for scheduler in SCHEDULERS:
-                for devices in dict.fromkeys([several[:1], several]):
+            kernels = case / KERNELS
+            export_kernels(
+                load_model(model), kernels, target=target, precision=precision, name=case.name
+            )
+            for label, devices in setups.items():
+                known = None if costs is None else read_costs(costs / _costs_file(case, devices))
+                for scheduler in ON_ONE if len(devices) == 1 else ON_SEVERAL:
                     options = CompileOptions(
-                        devices=devices, target=target, scheduler=scheduler, costs=known, link=link
+                        devices=devices,
+                        target=target,
+                        precision=precision,
+                        scheduler=scheduler,
+                        costs=known,
+                        link=link,
                     )
-                    artifact = case / f"{scheduler}-{len(devices)}.hios"
+                    artifact = case / f"{scheduler}-{label}.hios"
                     result = compile_model(load_model(model), artifact, options, name=case.name)
                     click.echo(f"{artifact}: predicted {result.timeline.makespan_ms:.3f} ms")
             specs = [(s.name, s.shape, s.dtype) for s in read_manifest(artifact).inputs]
@@ -92,6 +114,12 @@ def prepare(
             arrays |= {f"output/{key}": value for key, value in outputs.items()}
             np.savez(case / REFERENCE, **arrays)
             _export_tvm_default(load_model(model), target, case / TVM_DEFAULT)
+
+
+def _costs_file(case: Path, devices: Sequence[str]) -> str:
+    """Return the name of the file of costs of whole GPUs, or of parts."""
+    parts = gpu_place(devices[0]).parts
+    return f"{case.name}.json" if parts == 1 else f"{case.name}-parts{parts}.json"
 
 
 def _export_tvm_default(mod: Any, target: str, path: Path) -> None:
@@ -121,30 +149,38 @@ def run(folder: Path, iterations: int, warmup: int, json_file: Path | None) -> N
     results: dict[str, Any] = {"gpus": len(gpus), "arch": driver.arch(0), "cases": {}}
     failed = False
     for case in sorted(path.parent for path in folder.glob(f"*/{REFERENCE}")):
-        costs = profile_artifact(case / KERNELS, gpus[:2])
-        write_costs(costs, folder / "costs" / f"{case.name}.json")
-        for artifact in sorted(case.glob("*-*.hios")):
-            devices = [d.name for d in read_manifest(artifact).devices]
-            if len(devices) > len(gpus):
-                devices = [gpus[0]] * len(devices)  # streams of one GPU in place of several
+        found = results["cases"][case.name] = {}
+        artifacts = {path: _devices(path, gpus) for path in sorted(case.glob("*-*.hios"))}
+        measured: dict[str, tuple[str, ...]] = {}  # by file of costs: as many as a link takes
+        for devices in artifacts.values():
+            file, distinct = _costs_file(case, devices), tuple(dict.fromkeys(devices))[:2]
+            measured[file] = max(measured.get(file, ()), distinct, key=len)
+        for file, distinct in measured.items():
+            write_costs(profile_artifact(case / KERNELS, distinct), folder / "costs" / file)
+        for artifact, devices in artifacts.items():
             try:
-                result = _check(artifact, devices, _reference(case), iterations, warmup)
+                result = _check(artifact, devices, case, iterations, warmup)
             except HiosError as error:
                 result, failed = {"failed": str(error)}, True
-            results["cases"].setdefault(case.name, {})[artifact.stem] = result
+            found[artifact.stem] = result
             click.echo(f"{case.name} {artifact.stem} on {','.join(devices)}: {json.dumps(result)}")
         for name, rival in RIVALS.items():
             try:
-                times = list(_latencies(rival(case), iterations, warmup))
+                result = _statistics(rival(case), iterations, warmup)
             except Exception as error:  # a rival that is missing or fails is no fault of ours
-                click.echo(f"{case.name} {name}: {error}")
-                continue
-            found = {"median_ms": statistics.median(times), "min_ms": min(times)}
-            results["cases"][case.name][name] = found
-            click.echo(f"{case.name} {name}: {json.dumps(found)}")
+                result = {"failed": f"{type(error).__name__}: {error}"}
+            found[name] = result
+            click.echo(f"{case.name} {name}: {json.dumps(result)}")
     if json_file is not None:
         json_file.write_text(json.dumps(results, indent=1) + "\n")
     raise SystemExit(failed)
+
+
+def _devices(artifact: Path, gpus: Sequence[str]) -> tuple[str, ...]:
+    """Return where to run an artifact: on streams of one GPU where several are missing."""
+    devices = tuple(device.name for device in read_manifest(artifact).devices)
+    are_parts = gpu_place(devices[0]).parts > 1
+    return devices if are_parts or len(devices) <= len(gpus) else (gpus[0],) * len(devices)
 
 
 def _tvm_default(case: Path) -> Callable[[], object]:
@@ -167,17 +203,48 @@ def _tvm_default(case: Path) -> Callable[[], object]:
 def _onnxruntime_cuda(case: Path) -> Callable[[], object]:
     import onnxruntime
 
-    providers = ["CUDAExecutionProvider"]
-    if providers[0] not in onnxruntime.get_available_providers():
+    name = "CUDAExecutionProvider"
+    if name not in onnxruntime.get_available_providers():
         raise HiosError("ONNX Runtime is installed without CUDA")
-    session = onnxruntime.InferenceSession(str(case / MODEL), providers=providers)
+    options = {"use_tf32": int(_precision(case) != "fp32")}  # which it is by default
+    session = onnxruntime.InferenceSession(str(case / MODEL), providers=[(name, options)])
     return partial(session.run, None, _reference(case)["input"])
+
+
+def _torch(case: Path, *, mode: str | None) -> Callable[[], object]:
+    import onnx
+    import torch
+    from torch_network import TorchNetwork
+
+    precision = _precision(case)
+    torch.backends.cudnn.benchmark = True
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = precision != "fp32"
+    network: Callable[..., Any] = TorchNetwork(onnx.load(case / MODEL)).eval().cuda()
+    if mode is not None:
+        network = torch.compile(network, mode=mode)
+    inputs = [torch.from_numpy(value).pin_memory() for value in _reference(case)["input"].values()]
+
+    def run_once() -> object:
+        with (
+            torch.inference_mode(),
+            torch.autocast("cuda", torch.float16, enabled=precision == "fp16"),
+        ):
+            results = network(*(value.cuda(non_blocking=True) for value in inputs))
+            return [result.cpu() for result in results]
+
+    return run_once
 
 
 RIVALS: dict[str, Callable[[Path], Callable[[], object]]] = {
     "tvm-default": _tvm_default,
     "onnxruntime-cuda": _onnxruntime_cuda,
+    "torch-eager": partial(_torch, mode=None),
+    "torch-compiled": partial(_torch, mode="reduce-overhead"),  # which is with CUDA graphs
 }
+
+
+def _precision(case: Path) -> Precision:
+    return cast(Precision, (case / PRECISION).read_text())
 
 
 def _reference(case: Path) -> dict[str, dict[str, np.ndarray]]:
@@ -190,35 +257,30 @@ def _reference(case: Path) -> dict[str, dict[str, np.ndarray]]:
 
 
 def _check(
-    artifact: Path,
-    devices: list[str],
-    reference: dict[str, dict[str, np.ndarray]],
-    iterations: int,
-    warmup: int,
+    artifact: Path, devices: Sequence[str], case: Path, iterations: int, warmup: int
 ) -> dict[str, Any]:
     """Compare outputs with the recorded ones, measure latency and how much overlaps."""
+    reference, largest_error = _reference(case), RTOL[_precision(case)]
     inputs, expected = reference["input"], reference["output"]
     result: dict[str, Any] = {"predicted_ms": read_manifest(artifact).predicted_makespan_ms}
     for label, graph in (("streams", False), ("graph", True)):
         with runtime.load(artifact, devices=devices, cuda_graph=graph) as session:
             outputs = session.run(inputs)
-            error = max(
-                float(np.abs(outputs[name] - value).max() / np.abs(value).max())
-                for name, value in expected.items()
-            )
-            if not error <= LARGEST_ERROR:
+            error = max(d.max_error for d in deviations(outputs, expected))
+            if not error <= largest_error:
                 raise HiosError(f"with {label} the outputs differ by {error:.1e}")
-            times = list(_latencies(partial(session.run, inputs), iterations, warmup))
-            result[label] = {
-                "error": error,
-                "median_ms": statistics.median(times),
-                "min_ms": min(times),
-            }
+            run_once = partial(session.run, inputs)
+            result[label] = {"error": error, **_statistics(run_once, iterations, warmup)}
     with runtime.load(artifact, devices=devices, gpu_trace=True) as session:
         session.run(inputs)
         _, trace = session.run_traced(inputs)
         result["overlap"] = _overlap(trace)
     return result
+
+
+def _statistics(run: Callable[[], object], iterations: int, warmup: int) -> dict[str, float]:
+    times = list(_latencies(run, iterations, warmup))
+    return {"median_ms": statistics.median(times), "min_ms": min(times)}
 
 
 def _latencies(run: Callable[[], object], iterations: int, warmup: int) -> Iterator[float]:

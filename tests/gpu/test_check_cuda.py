@@ -33,10 +33,12 @@ def test_prepare_run_and_prepare_with_costs(
 ) -> None:
     start(gpus=1)
     monkeypatch.setattr(script, "load_driver", script.runtime.session.load_driver)
-    monkeypatch.setattr(script, "SCHEDULERS", ("hios-lp",))
+    for name in ("ON_ONE", "ON_SEVERAL"):
+        monkeypatch.setattr(script, name, ("hios-lp",))
     monkeypatch.setattr(script, "_export_tvm_default", lambda mod, target, path: None)
     monkeypatch.setattr(script, "RIVALS", {})
     options = ["--target", "sm_80", "--networks", "squeezenet1_1", "--sizes", "40"]
+    options += ["--parts", "2", "--precision", "tf32"]
 
     def call(*words: str) -> str:
         result = CliRunner().invoke(script.main, words, catch_exceptions=False)
@@ -47,11 +49,13 @@ def test_prepare_run_and_prepare_with_costs(
     result = tmp_path / "result.json"
     call("run", str(tmp_path), "--iterations", "1", "--warmup", "0", "--json", str(result))
     cases = json.loads(result.read_text())["cases"]
-    results = cases["squeezenet1_1-40"]
-    assert set(results) == {"hios-lp-1", "hios-lp-2"}
+    results = cases["squeezenet1_1-40-tf32"]
+    assert set(results) == {"hios-lp-1", "hios-lp-2", "hios-lp-parts2"}
     for found in results.values():
-        assert found["streams"]["error"] < 1e-5 > found["graph"]["error"]
+        assert 1e-5 < found["streams"]["error"] == found["graph"]["error"] < 1e-2
         assert found["overlap"] > 0.999
     costs = tmp_path / "costs"
-    assert json.loads((costs / "squeezenet1_1-40.json").read_text())["latency"]["cuda/sm_80"]
+    for file, model in (("", "cuda/sm_80"), ("-parts2", "cuda/sm_80/2")):
+        data = json.loads((costs / f"squeezenet1_1-40-tf32{file}.json").read_text())
+        assert set(data["latency"]) == {model}
     call("prepare", str(tmp_path), *options, "--costs", str(costs))
