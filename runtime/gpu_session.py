@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -125,10 +126,11 @@ class SessionGpus:
         """Whether the tasks remember what ran when."""
         return bool(self._marks)
 
-    def spans(self, clock_ns: Mapping[str, int]) -> list[Span]:
+    def spans(self, clock_ns: Mapping[str, int], end_ns: int) -> list[Span]:
         """Return when kernels and copies ran in the latest run, if the tasks trace.
 
-        `clock_ns` says for each GPU when its worker had waited for the clock.
+        `clock_ns` says for each GPU when its worker had waited for the clock, `end_ns` when the
+        run had ended. A worker may have woken late: what seems to end after the run ended before.
         """
         if not self.is_tracing:
             return []
@@ -144,7 +146,7 @@ class SessionGpus:
             elapsed_ms = self._gpus[device].elapsed_ms(self._clocks[device], self._marks[mark])
             return clock_ns[device] + int(1e6 * elapsed_ms)
 
-        return [
+        spans = [
             span_of(
                 program,
                 step,
@@ -152,6 +154,17 @@ class SessionGpus:
                 reached_ns(program.device, 2 * k + 1),
             )
             for k, (program, step) in enumerate(steps)
+        ]
+        late_ns = dict.fromkeys(self._gpus, 0)
+        for span in spans:
+            late_ns[span.device] = max(late_ns[span.device], span.end_ns - end_ns)
+        return [
+            replace(
+                span,
+                start_ns=span.start_ns - late_ns[span.device],
+                end_ns=span.end_ns - late_ns[span.device],
+            )
+            for span in spans
         ]
 
     def close(self) -> None:

@@ -319,7 +319,7 @@ class Session:
         if self._gpus is not None:
             # A worker's third time is when it had waited for the clock of its GPU
             clock_ns = {name: int(self._executor.times(i)[2]) for name, i in self._traced.items()}
-            spans += self._gpus.spans(clock_ns)
+            spans += self._gpus.spans(clock_ns, self._span[1])
         return RunTrace(tuple(spans), *self._span)
 
 

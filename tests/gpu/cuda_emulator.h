@@ -87,6 +87,11 @@ struct Block {
 inline Block block;
 inline Dim3 block_index, block_size, grid_size;
 
+// Dynamic shared memory; what lies behind a launch's share must never change
+constexpr size_t kSharedBytes = 64 << 10;
+constexpr unsigned char kPoison = 0xFF;
+alignas(64) inline unsigned char shared_memory[kSharedBytes];
+
 inline void Yield() { swapcontext(&block.current->context, &block.scheduler); }
 
 inline unsigned Alive(unsigned first, unsigned end) {
@@ -164,7 +169,9 @@ inline void RunBlock() {
   }
 }
 
-inline void Launch(const unsigned* grid, const unsigned* size, std::function<void()> body) {
+inline void Launch(const unsigned* grid, const unsigned* size, size_t shared_bytes,
+                   std::function<void()> body) {
+  memset(shared_memory, kPoison, kSharedBytes);
   grid_size = {grid[0], grid[1], grid[2]};
   block_size = {size[0], size[1], size[2]};
   block.body = std::move(body);
@@ -179,6 +186,9 @@ inline void Launch(const unsigned* grid, const unsigned* size, std::function<voi
         RunBlock();
       }
     }
+  }
+  for (size_t i = shared_bytes; i < kSharedBytes; ++i) {
+    if (shared_memory[i] != kPoison) abort();
   }
 }
 

@@ -33,11 +33,17 @@ class EmulatedCode:
         }
 
     def launch(
-        self, symbol: str, grid: Sequence[int], block: Sequence[int], params: int | ctypes.Array
+        self,
+        symbol: str,
+        grid: Sequence[int],
+        block: Sequence[int],
+        shared_bytes: int,
+        params: int | ctypes.Array,
     ) -> None:
         """Run a kernel as cuLaunchKernel does; `params` holds pointers to its arguments."""
         three = ctypes.c_uint * 3
-        getattr(self.dll, f"launch_{symbol}")(three(*grid), three(*block), params)
+        run = getattr(self.dll, f"launch_{symbol}")
+        run(three(*grid), three(*block), ctypes.c_size_t(shared_bytes), params)
 
     def run(self, kernel: GpuKernel, arrays: Sequence[np.ndarray]) -> None:
         """Run all launches of a kernel on its arguments, which are changed in place."""
@@ -46,7 +52,7 @@ class EmulatedCode:
         for launch in kernel.launches:
             values = [ctypes.c_void_p(addresses[number]) for number in launch.args]
             params = (ctypes.c_void_p * len(values))(*(ctypes.addressof(v) for v in values))
-            self.launch(launch.symbol, launch.grid, launch.block, params)
+            self.launch(launch.symbol, launch.grid, launch.block, launch.shared_bytes, params)
 
 
 @cache
@@ -77,15 +83,15 @@ def _translated(source: str) -> str:
         re.search(r'template <typename Fragment>|extern "C" __global__', source).start() :
     ]
     body = re.sub(r"__shared__ (alignas\(\d+\))", r"\1 static", body)
-    # What a launch asks for is at most what kernels get without asking for more than usual
     dynamic = r"extern __shared__ __align__\((\d+)\) uchar (\w+)\[\];"
-    body = re.sub(dynamic, r"alignas(\1) static uchar \2[48 << 10];", body)
+    body = re.sub(dynamic, r"uchar* const \2 = emulator::shared_memory;", body)
     wrappers = []
     for symbol, parameters in _KERNEL.findall(body):
         types = [parameter.rsplit("*", 1)[0] + "*" for parameter in parameters.split(",")]
         arguments = ", ".join(f"*({kind}*)args[{i}]" for i, kind in enumerate(types))
         wrappers.append(
             f'extern "C" void launch_{symbol}(const unsigned* grid, const unsigned* block, '
-            f"void** args) {{ emulator::Launch(grid, block, [=] {{ {symbol}({arguments}); }}); }}"
+            f"size_t shared_bytes, void** args) "
+            f"{{ emulator::Launch(grid, block, shared_bytes, [=] {{ {symbol}({arguments}); }}); }}"
         )
     return "\n".join([f'#include "{_HEADER.name}"', body, *wrappers])

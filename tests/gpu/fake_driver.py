@@ -252,7 +252,7 @@ class FakeDriver:
         self._recorded.pop(event, None)
 
     def _cuLaunchKernel(self, function: int, *rest: int) -> None:
-        *sizes, _shared, stream, params, _extra = rest
+        *sizes, shared_bytes, stream, params, _extra = rest
         code, symbol = self._functions[function]
         access = self.access.get(symbol, [])
         count = code.parameters[symbol]
@@ -264,7 +264,7 @@ class FakeDriver:
                 self.hang.wait()
             kept = [ctypes.c_void_p(value) for value in values]
             copied = (ctypes.c_void_p * count)(*map(ctypes.addressof, kept))
-            code.launch(symbol, sizes[:3], sizes[3:], copied)
+            code.launch(symbol, sizes[:3], sizes[3:], shared_bytes, copied)
 
         spans = [
             (value, value + nbytes) for value, (nbytes, _) in zip(values, access, strict=False)
