@@ -142,7 +142,10 @@ def _export_tvm_default(mod: Any, target: str, path: Path) -> None:
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write results there.")
 def run(folder: Path, iterations: int, warmup: int, json_file: Path | None) -> None:
     """Check and measure everything in FOLDER on the GPUs of this machine; write its costs."""
-    driver = load_driver()
+    try:
+        driver = load_driver()
+    except HiosError as error:
+        raise click.ClickException(str(error)) from error
     gpus = [f"cuda:{i}" for i in range(driver.gpu_count())]
     click.echo(f"{len(gpus)} GPUs of architecture {driver.arch(0)}")
     (folder / "costs").mkdir(exist_ok=True)
