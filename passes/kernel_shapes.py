@@ -172,11 +172,13 @@ class WindowShape(Window):
     """A depthwise convolution or a pooling: each channel is reduced by itself.
 
     `operation` is ``"sum"``, ``"max"``, or ``"product"``: the sum of products with weights
-    ``(kernel height, kernel width, channels)``.
+    ``(kernel height, kernel width, channels)``. What `sharing` neighbouring pixels of a row need
+    fits into registers.
     """
 
     channels: int
     operation: str
+    sharing: int
 
     @property
     def work(self) -> int:

@@ -83,6 +83,9 @@ def _window_shape(
     # More than these sums, and the inputs that neighbours share no longer fit into registers
     vectors = 1 if out_width > 1 else min(-(-channels // lanes), registers // 4)
     tiles = -(-out_width // (registers * 7 // 16))
+    pixels = -(-out_width // tiles)
+    span = 1 + (kernel[1] - 1) * dilation[1]  # of a window, in a row
+    sharing = 1 + max(0, (registers - 1 - pixels - span) // strides[1])
     return WindowShape(
         batch=batch,
         in_size=(in_height, in_width),
@@ -91,11 +94,12 @@ def _window_shape(
         strides=(strides[0], strides[1]),
         dilation=(dilation[0], dilation[1]),
         padding=(padding[0], padding[1]),
-        pixels=-(-out_width // tiles),
+        pixels=pixels,
         vectors=vectors,
         lanes=lanes,
         channels=channels,
         operation=operation,
+        sharing=sharing,
     )
 
 

@@ -1,13 +1,15 @@
 """The rule for depthwise convolutions and poolings.
 
 Channels are the vectors. A tile of some pixels of a row times some vectors of channels is reduced
-in registers; neighbouring pixels share most of their inputs, which the compiler loads once:
+in registers; neighbouring pixels share most of their inputs, which the compiler loads once. A tile
+goes down its rows, so that what their windows share is found in the L1 cache:
 
-    parallel for chunk of rows
+    parallel for chunk of rows (one where windows share none)
         for tile of pixels, for block of channels, for row
             accumulators = 0
-            for kernel row that lies in the image, kernel column (unrolled)
-                accumulators[pixels][channels] += input[pixels][channels] * weight[channels]
+            for kernel row that lies in the image
+                for group of pixels, kernel column (both unrolled)
+                    accumulators[group][channels] += input[group][channels] * weight[channels]
             output = epilogue(accumulators)
 
 Padding is skipped, as in `hios_tvm.passes.schedule_rules.convolution`.
@@ -42,9 +44,6 @@ from hios_tvm.passes.schedule_rules.loop_nest import (
 )
 
 __all__ = ["SlidingWindow"]
-
-_CACHE_BYTES = 128 * 1024
-"""Input rows that several tiles of a chunk of rows read should stay in the L2 cache."""
 
 _LEAST_CHUNKS = 16
 """Chunks of rows that threads can share, where there are so many rows."""
@@ -81,71 +80,47 @@ class _Nest:
         """Return the whole kernel."""
         shape = self.shape
         height = shape.out_size[0]
-        per_chunk = -(-height // _LEAST_CHUNKS)
-        if not self._rows_share:
-            row_bytes = shape.in_size[1] * shape.channels * 4 * shape.strides[0]
-            per_chunk = max(1, min(per_chunk, _CACHE_BYTES // row_bytes))
+        overlap = 1 + (shape.kernel[0] - 1) * shape.dilation[0] > shape.strides[0]
+        per_chunk = -(-height // _LEAST_CHUNKS) if overlap else 1
         chunks = -(-height // per_chunk)
 
         def chunk(index: Index) -> Stmt:
-            first = index % chunks * per_chunk
+            batch, first = index // chunks, index % chunks * per_chunk
             count = per_chunk if height % per_chunk == 0 else tirx.min(per_chunk, height - first)
-            runs = [
-                self._run(index // chunks, (first, count), tile, tiles)
-                for tile, tiles in tiles_of_row(shape)
-            ]
-            return sequence(runs)
+
+            def all_rows(body: Callable[[Index], Stmt]) -> Stmt:
+                return loop("row", 0, count, lambda row: body(first + row))
+
+            return self._all_tiles(
+                lambda tile: self._all_channels(
+                    lambda channels: all_rows(lambda row: self._tile(batch, row, tile, channels))
+                )
+            )
 
         return parallel_loop("chunk", shape.batch * chunks, chunk, work=shape.work)
 
-    @property
-    def _rows_share(self) -> bool:
-        """Whether neighbouring rows of outputs share most of what they read.
+    def _all_tiles(self, body: Callable[[Tile], Stmt]) -> Stmt:
+        """Return `body` for each tile of a row; for equal ones as a loop."""
 
-        Then a tile goes down its rows, and finds it in the L1 cache; otherwise rows are read one
-        after another, as the prefetcher likes it.
-        """
-        return self.shape.strides[0] == 1 and self.shape.kernel[0] > 3
+        def equal(tile: Tile, count: int) -> Stmt:
+            def moved(i: Index) -> Stmt:
+                return body(replace(tile, start=tile.start + i * tile.pixels))
 
-    def _run(self, batch: Index, rows: tuple[Index, Index], tile: Tile, tiles: int) -> Stmt:
-        """Return what computes `tiles` equal tiles of each of `rows` (first, count)."""
-        first, count = rows
+            return loop("tile", 0, count, moved)
 
-        def at(row: Index, i: Index, channel: Index, channels: int) -> Stmt:
-            moved = replace(tile, start=tile.start + i * tile.pixels)
-            return self._tile(batch, first + row, moved, channel, channels)
+        return sequence([equal(tile, count) for tile, count in tiles_of_row(self.shape)])
 
-        def all_rows(body: Callable[[Index], Stmt]) -> Stmt:
-            return loop("row", 0, count, body)
-
-        def all_tiles(body: Callable[[Index], Stmt]) -> Stmt:
-            return loop("tile", 0, tiles, body)
-
-        if self._rows_share:
-            return all_tiles(
-                lambda i: self._all_channels(
-                    lambda channel, channels: all_rows(lambda row: at(row, i, channel, channels))
-                )
-            )
-        return all_rows(
-            lambda row: all_tiles(
-                lambda i: self._all_channels(
-                    lambda channel, channels: at(row, i, channel, channels)
-                )
-            )
-        )
-
-    def _all_channels(self, body: Callable[[Index, int], Stmt]) -> Stmt:
-        """Return `body` for each block of channels, and for what is left of them."""
+    def _all_channels(self, body: Callable[[tuple[Index, int]], Stmt]) -> Stmt:
+        """Return `body` for each block of channels (first, count), and for what is left of them."""
         block = self.shape.block
         blocks, rest = divmod(self.shape.channels, block)
-        parts = [loop("block", 0, blocks, lambda i: body(i * block, block))] if blocks else []
+        parts = [loop("block", 0, blocks, lambda i: body((i * block, block)))] if blocks else []
         if rest:
-            parts.append(body(blocks * block, rest))
+            parts.append(body((blocks * block, rest)))
         return sequence(parts)
 
-    def _tile(self, batch: Index, row: Index, tile: Tile, channel: Index, channels: int) -> Stmt:
-        """Reduce the window of each pixel of `tile` for `channels` from `channel`."""
+    def _tile(self, batch: Index, row: Index, tile: Tile, channels: tuple[Index, int]) -> Stmt:
+        """Reduce the window of each pixel of `tile` for `channels` (first, count)."""
         shape = self.shape
         sums = tirx.decl_buffer(
             (tile.pixels * shape.block,), "float32", "sums", scope="local", layout=None
@@ -155,16 +130,16 @@ class _Nest:
             start = tirx.const(-math.inf, "float32")
         statements: list[Stmt] = [AllocBuffer(sums)]
         for pixel in range(tile.pixels):
-            for offset, lanes in _vectors(channels, shape.lanes):
+            for offset, lanes in _vectors(channels[1], shape.lanes):
                 at = [vector_index(pixel * shape.block + offset, lanes)]
                 statements.append(BufferStore(sums, broadcast(start, lanes), at))
         first, count = kernel_rows(shape, row)
 
         def kernel_row(index: Index) -> Stmt:
-            return self._kernel_row(sums, batch, row, tile, (channel, channels), index)
+            return self._kernel_row(sums, batch, row, tile, channels, index)
 
         statements.append(loop("kernel_row", first, count, kernel_row))
-        statements.append(self._store(sums, batch, row, tile, (channel, channels)))
+        statements.append(self._store(sums, batch, row, tile, channels))
         return sequence(statements)
 
     def _kernel_row(
@@ -180,27 +155,37 @@ class _Nest:
         columns = shape.kernel[1]
         input_row = row * shape.strides[0] - shape.padding[0] + kernel_row * shape.dilation[0]
 
-        def column(index: Index, first: int = 0, end: int = tile.pixels) -> Stmt:
-            steps = []
+        def add(pixel: int, column: Index) -> list[Stmt]:
+            steps: list[Stmt] = []
             for offset, lanes in _vectors(channels[1], shape.lanes):
                 at_channel = vector_index(channels[0] + offset, lanes)
-                for pixel in range(first, end):
-                    place = [vector_index(pixel * shape.block + offset, lanes)]
-                    x = (tile.start + pixel) * shape.strides[1] - shape.padding[1]
-                    x += index * shape.dilation[1]
-                    value = BufferLoad(self.image, [batch, input_row, x, at_channel])
-                    if self.weight is not None:
-                        value *= BufferLoad(self.weight, [kernel_row, index, at_channel])
-                    total = BufferLoad(sums, place)
-                    total = tirx.max(total, value) if shape.operation == "max" else total + value
-                    steps.append(BufferStore(sums, total, place))
-            return sequence(steps)
+                place = [vector_index(pixel * shape.block + offset, lanes)]
+                x = (tile.start + pixel) * shape.strides[1] - shape.padding[1]
+                x += column * shape.dilation[1]
+                value = BufferLoad(self.image, [batch, input_row, x, at_channel])
+                if self.weight is not None:
+                    value *= BufferLoad(self.weight, [kernel_row, column, at_channel])
+                total = BufferLoad(sums, place)
+                total = tirx.max(total, value) if shape.operation == "max" else total + value
+                steps.append(BufferStore(sums, total, place))
+            return steps
 
-        if not tile.at_border:
-            unroll = columns * tile.pixels * shape.vectors <= _UNROLLED_STEPS
-            return loop("kernel_column", 0, columns, column, unroll=unroll)
-        inside = [(k, *pixels_inside(shape, tile, k)) for k in range(columns)]
-        return sequence([column(k, first, end) for k, first, end in inside if first < end])
+        if not tile.at_border and columns * tile.pixels * shape.vectors > _UNROLLED_STEPS:
+            pixels = range(tile.pixels)
+            return loop(
+                "kernel_column",
+                0,
+                columns,
+                lambda column: sequence([s for pixel in pixels for s in add(pixel, column)]),
+            )
+        # An input stays in its register for all of some neighbouring pixels that need it
+        steps = []
+        for group in range(0, tile.pixels, shape.sharing):
+            for k in range(columns):
+                first, end = pixels_inside(shape, tile, k) if tile.at_border else (0, tile.pixels)
+                for pixel in range(max(first, group), min(end, group + shape.sharing)):
+                    steps += add(pixel, k)
+        return sequence(steps)
 
     def _store(
         self, sums: tirx.Var, batch: Index, row: Index, tile: Tile, channels: tuple[Index, int]
