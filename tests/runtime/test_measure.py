@@ -111,7 +111,7 @@ def test_independence_is_a_share(sized_library: bytes, cores: tuple[Cores, Cores
     assert measure_independence(sized_library, long, cores[:1]) == 1.0
     assert 0 < measure_independence(sized_library, long, cores, budget_ms=20.0) <= 1.0
     shared = measure_independence(sized_library, long, [cores[0], cores[0]], budget_ms=200.0)
-    assert shared < 0.8  # two devices on one core
+    assert shared < 0.9  # two devices on one core: half, and more where the machine is busy
 
 
 def test_measuring_leaves_no_threads_behind(library: bytes, cores: tuple[Cores, Cores]) -> None:
