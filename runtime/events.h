@@ -4,6 +4,7 @@
 #define HIOS_TVM_RUNTIME_EVENTS_H_
 
 #include <linux/futex.h>
+#include <sched.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
@@ -20,6 +21,7 @@ using Word = std::atomic<uint32_t>;
 static_assert(sizeof(Word) == 4 && Word::is_always_lock_free, "the kernel's futex has 32 bits");
 
 constexpr int kChecksPerClockRead = 16;
+constexpr int64_t kYieldAfterNs = 20'000;
 constexpr int64_t kSliceNs = 20'000'000;  // how soon a sleeper sees that its run was given up
 constexpr int64_t kForever = -1;
 
@@ -66,22 +68,28 @@ inline bool Reached(const Event& event, uint32_t run) {
   return event.run.load(std::memory_order_seq_cst) == run;
 }
 
-inline bool Poll(const Event& event, uint32_t run, int64_t spin_ns) {
-  if (Reached(event, run)) return true;
+// Polls until `done()`, for `spin_ns` at most; returns whether it was. Who has polled for longer
+// than a hand-over takes lets others have the core: the caller, who prepares the next run.
+template <typename Condition>
+bool Poll(Condition done, int64_t spin_ns) {
+  if (done()) return true;
   if (spin_ns <= 0) return false;
-  const int64_t end = Now() + spin_ns;
+  const int64_t begin = Now();
+  int64_t spent = 0;
   do {
     for (int i = 0; i < kChecksPerClockRead; ++i) {
-      if (Reached(event, run)) return true;
+      if (done()) return true;
       Pause();
     }
-  } while (Now() < end);
+    if (spent > kYieldAfterNs) sched_yield();
+    spent = Now() - begin;
+  } while (spent < spin_ns);
   return false;
 }
 
 // Waits for `event` of run `run`; false when that run was given up instead.
 inline bool Await(Event& event, uint32_t run, int64_t spin_ns, const Event* aborted = nullptr) {
-  if (Poll(event, run, spin_ns)) return true;
+  if (Poll([&] { return Reached(event, run); }, spin_ns)) return true;
   event.sleepers.fetch_add(1, std::memory_order_seq_cst);
   bool reached;
   uint32_t seen;
@@ -95,19 +103,11 @@ inline bool Await(Event& event, uint32_t run, int64_t spin_ns, const Event* abor
 
 // Waits until `event` is of another run than `seen`, and returns which.
 inline uint32_t AwaitChange(Event& event, uint32_t seen, int64_t spin_ns) {
-  uint32_t run = event.run.load(std::memory_order_seq_cst);
-  if (run == seen && spin_ns > 0) {
-    const int64_t end = Now() + spin_ns;
-    do {
-      for (int i = 0; i < kChecksPerClockRead && run == seen; ++i) {
-        Pause();
-        run = event.run.load(std::memory_order_seq_cst);
-      }
-    } while (run == seen && Now() < end);
-  }
-  if (run != seen) return run;
+  uint32_t run = seen;
+  const auto changed = [&] { return (run = event.run.load(std::memory_order_seq_cst)) != seen; };
+  if (Poll(changed, spin_ns)) return run;
   event.sleepers.fetch_add(1, std::memory_order_seq_cst);
-  while ((run = event.run.load(std::memory_order_seq_cst)) == seen) Sleep(event, seen, kForever);
+  while (!changed()) Sleep(event, seen, kForever);
   event.sleepers.fetch_sub(1, std::memory_order_seq_cst);
   return run;
 }

@@ -37,9 +37,9 @@ __all__ = ["DEFAULT_SPIN_US", "Executor", "Lowered", "Task", "Work"]
 DEFAULT_SPIN_US = 500.0
 """How long a worker polls for an event before it sleeps.
 
-Waking a sleeper takes 50 us and more on a virtual machine. This outlasts what a program does between
-two runs, and many waits for another device; several sessions on the same cores do not get slower by
-it, as they do with 2 ms.
+Waking a sleeper takes 50 us and more on a virtual machine. This outlasts what a program does
+between two runs, and many waits for another device; several sessions on the same cores do not get
+slower by it, as they do with 2 ms.
 """
 
 _SHARED_CORE_SPIN_US = 20.0  # polling takes the core from the worker that is waited for
