@@ -1,14 +1,14 @@
 """The rule for convolutions and products on tensor cores: fragments that a warp multiplies.
 
 As in the rule for single precision a block of threads computes one tile of the results from slices
-in shared memory. Values are rounded to TF32 or half precision on their way there, and summed in
-single precision; the results pass through shared memory to the epilogue, one fragment of each warp
-at a time:
+in shared memory. Values are rounded on the way to fragments, to half precision on their way to
+shared memory and to TF32 behind it, and summed in single precision; the results pass through shared
+memory to the epilogue, one fragment of each warp at a time:
 
     block (tile of pixels, tile of outputs), warp (fragments of the tile)
         accumulators = 0
         for slice of the window
-            shared pixels, shared weights = round(slice)    (all threads of the block)
+            shared pixels, shared weights = slice           (all threads of the block)
             accumulators += shared pixels * shared weights  (fragments of 16x16)
         for fragment
             output = epilogue(fragment)
