@@ -58,7 +58,8 @@ def load(
         Have the devices' cores for this process alone, among those that use this runtime. Without
         it a core that another process uses too is logged as a warning.
     spin_us : float
-        How long a worker polls for another one before it sleeps.
+        How long a worker polls for another one, or for the next run, before it sleeps. Less saves
+        power where runs are far apart, and makes each begin later.
     gpu_trace : bool
         Let traces have the kernels and copies of GPUs; it costs some microseconds for each.
     cuda_graph : bool
