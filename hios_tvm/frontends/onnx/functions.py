@@ -2,50 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import onnx
 from onnx import GraphProto, ModelProto, NodeProto, helper, inliner
-from tvm.relax.frontend.onnx import onnx_frontend
 
 from hios_tvm.errors import ModelError
-from hios_tvm.frontends.onnx.converters import CONVERTERS
-from hios_tvm.frontends.onnx.inputs import ELEMENT_TYPES
+from hios_tvm.frontends.onnx.operators.table import CONVERTERS
 
-__all__ = ["expand_functions", "subgraphs", "unsupported_operators"]
+__all__ = ["ONNX_DOMAINS", "expand_functions", "subgraphs", "unsupported_operators"]
 
 ONNX_DOMAINS = ("", "ai.onnx")
-
-MICROSOFT_OPERATORS = frozenset(
-    {
-        "Attention",
-        "BiasGelu",
-        "DequantizeLinear",
-        "EmbedLayerNormalization",
-        "FastGelu",
-        "Gelu",
-        "MatMulInteger16",
-        "QuantizeLinear",
-        "SkipLayerNormalization",
-    }
-)
-"""Of ONNX Runtime's domain. TVM looks operators up by name alone; these it knows with this
-meaning, whereas `Attention` of ONNX itself is another operator."""
-
-OPERATORS = (
-    {name for name in onnx_frontend._get_convert_map() if onnx.defs.has(name)}
-    - {"Attention", "NonMaxSuppression"}  # the latter's result has no static shape
-) | {"If", *CONVERTERS}  # an If whose condition is known at import
-
-CONVERTED_WRONGLY: dict[str, Callable[[NodeProto], bool]] = {
-    "BatchNormalization": lambda node: _attribute(node, "training_mode", 0) != 0,
-    "Cast": lambda node: _attribute(node, "to", None) not in ELEMENT_TYPES,
-    "LayerNormalization": lambda node: len(node.output) > 1,
-    "Resize": lambda node: _attribute(node, "antialias", 0) != 0,
-    "RoiAlign": lambda node: _attribute(node, "mode", b"avg") != b"avg",
-    "SpaceToDepth": lambda node: _attribute(node, "mode", b"DCR") != b"DCR",
-}
-"""Nodes for which TVM's converter silently gives other results than the standard says."""
 
 
 def expand_functions(model: ModelProto, opset: int, label: str) -> ModelProto:
@@ -98,26 +65,14 @@ def subgraphs(node: NodeProto) -> Iterator[GraphProto]:
 
 
 def _is_supported(node: NodeProto) -> bool:
-    if node.domain == "com.microsoft":
-        return node.op_type in MICROSOFT_OPERATORS
-    if node.domain not in ONNX_DOMAINS or node.op_type not in OPERATORS:
-        return False
-    is_wrong = CONVERTED_WRONGLY.get(node.op_type)
-    return is_wrong is None or not is_wrong(node)
+    domain = "" if node.domain in ONNX_DOMAINS else node.domain
+    return (domain, node.op_type) in CONVERTERS or node.op_type == "Constant"
 
 
 def _full_name(node: NodeProto) -> str:
     if node.domain not in ONNX_DOMAINS:
         return f"{node.domain}::{node.op_type}"
-    if node.op_type in CONVERTED_WRONGLY:
-        attributes = ", ".join(entry.name for entry in node.attribute)
-        return f"{node.op_type}({attributes})"
     return str(node.op_type)
-
-
-def _attribute(node: NodeProto, name: str, default: object) -> object:
-    values = (helper.get_attribute_value(entry) for entry in node.attribute if entry.name == name)
-    return next(values, default)
 
 
 def _defined_by_others(graph: GraphProto, opset: int) -> Iterator[str]:

@@ -1,0 +1,105 @@
+"""ONNX's own inference of types and shapes, which the importer's results are compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+
+import onnx
+from onnx import GraphProto, ModelProto, NodeProto, ValueInfoProto, helper
+
+from hios_tvm.frontends.onnx.inputs import model_inputs
+
+__all__ = ["TensorTypeFact", "declared_types", "inferred_types"]
+
+MAX_PROPAGATED_ELEMENTS = 1 << 10
+"""Larger weights are no shapes, axes or indices: inference sees their type alone."""
+
+
+@dataclass(frozen=True)
+class TensorTypeFact:
+    """What is known of a tensor's type: the element type's name, and sizes, each None if unknown.
+
+    `shape` is None where even the number of dimensions is unknown.
+    """
+
+    dtype: str | None
+    shape: tuple[int | None, ...] | None
+
+    def contradicts(self, dtype: str, shape: tuple[int, ...]) -> bool:
+        """Whether a tensor of this type cannot be of `dtype` and `shape`."""
+        if self.dtype is not None and self.dtype != dtype:
+            return True
+        if self.shape is None:
+            return False
+        return len(self.shape) != len(shape) or any(
+            known not in (None, size) for known, size in zip(self.shape, shape, strict=True)
+        )
+
+    def __str__(self) -> str:
+        if self.shape is None:
+            return f"{self.dtype} of unknown shape"
+        sizes = ", ".join("?" if size is None else str(size) for size in self.shape)
+        return f"{self.dtype} [{sizes}]"
+
+
+def inferred_types(
+    graph: GraphProto, opset: int, shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, TensorTypeFact]:
+    """Infer the types of all tensors that nodes of `graph` compute, by name.
+
+    Types that the model itself notes are not used: exporters leave stale ones behind.
+
+    Parameters
+    ----------
+    graph : GraphProto
+    opset : int
+    shapes : mapping of input name to shape
+    """
+    bare = GraphProto(name=graph.name, node=graph.node)
+    for value in model_inputs(graph):
+        element = value.type.tensor_type.elem_type
+        bare.input.append(helper.make_tensor_value_info(value.name, element, shapes[value.name]))
+    for tensor in graph.initializer:
+        if prod(tensor.dims) <= MAX_PROPAGATED_ELEMENTS:
+            bare.initializer.append(tensor)
+        else:
+            info = helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+            bare.input.append(info)
+    bare.output.extend(ValueInfoProto(name=value.name) for value in graph.output)
+    model = ModelProto(
+        ir_version=onnx.IR_VERSION,
+        graph=bare,
+        opset_import=[helper.make_opsetid("", opset), *_other_domains(graph.node)],
+    )
+    try:
+        typed = onnx.shape_inference.infer_shapes(model, data_prop=True)
+    except (onnx.shape_inference.InferenceError, RuntimeError, ValueError):
+        return {}  # the importer itself checks what it converts
+    facts = (*typed.graph.value_info, *typed.graph.output)
+    return {value.name: _fact(value) for value in facts}
+
+
+def declared_types(graph: GraphProto) -> dict[str, TensorTypeFact]:
+    """What the model says of its outputs, by name."""
+    return {value.name: _fact(value) for value in graph.output}
+
+
+def _other_domains(nodes: list[NodeProto]) -> list[onnx.OperatorSetIdProto]:
+    domains = {node.domain for node in nodes} - {"", "ai.onnx"}
+    return [helper.make_opsetid(domain, 1) for domain in sorted(domains)]
+
+
+def _fact(value: ValueInfoProto) -> TensorTypeFact:
+    if not value.type.HasField("tensor_type"):
+        return TensorTypeFact(None, None)
+    kind = value.type.tensor_type
+    dtype = helper.tensor_dtype_to_np_dtype(kind.elem_type).name if kind.elem_type else None
+    if not kind.HasField("shape"):
+        return TensorTypeFact(dtype, None)
+    sizes = (size.dim_value if size.HasField("dim_value") else None for size in kind.shape.dim)
+    # Exporters write -1 for unknown sizes too
+    return TensorTypeFact(
+        dtype, tuple(None if size is None or size < 0 else size for size in sizes)
+    )

@@ -1,0 +1,11 @@
+"""Pooling in windows, and its inverse."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from hios_tvm.frontends.onnx.operators.call import Converter
+
+__all__ = ["OPERATORS"]
+
+OPERATORS: Mapping[str, Converter] = {}

@@ -1,0 +1,48 @@
+"""Every operator that can be imported, and how it becomes Relax."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from hios_tvm.frontends.onnx.operators import (
+    control_flow,
+    convolution,
+    elementwise,
+    images,
+    indexing,
+    microsoft,
+    normalization,
+    pooling,
+    products,
+    quantized,
+    recurrent,
+    reductions,
+    sequences,
+    shapes,
+    signals,
+)
+from hios_tvm.frontends.onnx.operators.call import Converter
+
+__all__ = ["CONVERTERS"]
+
+CONVERTERS: Mapping[tuple[str, str], Converter] = {
+    ("", name): converter
+    for family in (
+        control_flow,
+        convolution,
+        elementwise,
+        images,
+        indexing,
+        normalization,
+        pooling,
+        products,
+        quantized,
+        recurrent,
+        reductions,
+        sequences,
+        shapes,
+        signals,
+    )
+    for name, converter in family.OPERATORS.items()
+} | {("com.microsoft", name): converter for name, converter in microsoft.OPERATORS.items()}
+"""By domain and name."""
