@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ __all__ = [
     "constant",
     "constant_of",
     "dtype_of",
+    "numpy_dtype",
     "shape_of",
 ]
 
@@ -33,9 +34,13 @@ def constant_of(array: np.ndarray) -> GenericConst:
 
 def constant(value: Any, dtype: str) -> GenericConst:
     """A constant tensor of an element type by its name."""
-    element = ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype
     with np.errstate(over="ignore", invalid="ignore"):  # as the compiled cast does
-        return constant_of(np.asarray(value).astype(element))
+        return constant_of(np.asarray(value).astype(numpy_dtype(dtype)))
+
+
+def numpy_dtype(name: str) -> np.dtype:
+    """An element type by its name, also one that NumPy itself lacks."""
+    return np.dtype(ml_dtypes.bfloat16 if name == "bfloat16" else name)
 
 
 def shape_of(tensor: relax.Expr) -> tuple[int, ...]:
@@ -105,6 +110,34 @@ class TensorBuilder:
             return constant_of(array.transpose(axes))
         return self.emit(relax.op.permute_dims(tensor, list(axes)))
 
+    def slice(self, tensor: relax.Expr, parts: Mapping[int, range]) -> relax.Expr:
+        """Take some indices along each axis of `parts`, which must lie inside of the tensor."""
+        shape = shape_of(tensor)
+        parts = {axis: part for axis, part in parts.items() if part != range(shape[axis])}
+        result = [len(parts[axis]) if axis in parts else size for axis, size in enumerate(shape)]
+        if 0 in result:
+            return self.empty(result, dtype_of(tensor))
+        if not parts:
+            return tensor
+        array = array_of(tensor)
+        if array is not None:
+            return constant_of(array[np.ix_(*_indices(shape, parts))])
+        # Relax counts a bound of -1 from the end: what stops before the first element stops here.
+        ends = [p.stop if p.stop >= 0 else -shape[axis] - 1 for axis, p in parts.items()]
+        starts, steps = [p.start for p in parts.values()], [p.step for p in parts.values()]
+        return self.emit(relax.op.strided_slice(tensor, list(parts), starts, ends, steps))
+
+    def concatenate(self, tensors: Sequence[relax.Expr], axis: int) -> relax.Expr:
+        """Join tensors along an axis, of which some may be empty."""
+        full = [tensor for tensor in tensors if shape_of(tensor)[axis] > 0]
+        if not full:
+            return tensors[0]
+        return full[0] if len(full) == 1 else self.emit(relax.op.concat(full, axis))
+
+    def empty(self, shape: Sequence[int], dtype: str) -> relax.Expr:
+        """A tensor without elements."""
+        return self.reshape(constant([], dtype), shape)
+
     def along(self, vector: relax.Expr, axis: int, rank: int) -> relax.Expr:
         """Shape a vector so that it broadcasts along one axis of a tensor; a scalar stays."""
         size = int(np.prod(shape_of(vector), dtype=np.int64))
@@ -115,3 +148,7 @@ class TensorBuilder:
     def error(self, message: str) -> Exception:
         """What to raise where the operator's operands break its rules."""
         return ValueError(message)
+
+
+def _indices(shape: Sequence[int], parts: Mapping[int, range]) -> list[range]:
+    return [parts.get(axis, range(size)) for axis, size in enumerate(shape)]

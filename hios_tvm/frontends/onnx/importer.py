@@ -26,7 +26,7 @@ from hios_tvm.frontends.onnx.inference import TensorTypeFact, declared_types, in
 from hios_tvm.frontends.onnx.inputs import ELEMENT_TYPES, model_inputs
 from hios_tvm.frontends.onnx.operators.call import OperatorCall, Value
 from hios_tvm.frontends.onnx.operators.table import CONVERTERS
-from hios_tvm.frontends.tensors import array_of, constant_of, dtype_of, shape_of
+from hios_tvm.frontends.tensors import array_of, constant_of, dtype_of, numpy_dtype, shape_of
 
 __all__ = ["OnnxImporter"]
 
@@ -123,7 +123,7 @@ class OnnxImporter:
     def _convert_nodes(self, nodes: Sequence[NodeProto]) -> None:
         for node in nodes:
             with self._context(_describe(node), node):
-                if not self._fold(node):
+                if not (self._is_empty(node) or self._fold(node)):
                     self._convert(node)
                 self._check_types(node)
 
@@ -158,7 +158,21 @@ class OnnxImporter:
             return tuple(self._bound(part) for part in value)
         if value is None or isinstance(value, (relax.Var, tvm.ir.GenericConst)):
             return value
-        return self._builder.emit(value)
+        variable = self._builder.emit(value)
+        if _has_static_type(variable) and 0 in shape_of(variable):
+            return constant_of(np.zeros(shape_of(variable), numpy_dtype(dtype_of(variable))))
+        return variable
+
+    def _is_empty(self, node: NodeProto) -> bool:
+        """Bind outputs without elements, for which there is nothing to compute."""
+        names = [name for name in node.output if name]
+        types = [self._inferred.get(name) for name in names]
+        empty = [fact.empty() for fact in types if fact is not None]
+        constants = [array for array in empty if array is not None]
+        if not names or len(constants) < len(names):
+            return False
+        self._values.update(zip(names, map(_constant, constants), strict=True))
+        return True
 
     def _import_subgraph(self, graph: GraphProto, arguments: Sequence[Value]) -> list[Value]:
         """Convert the body of control flow in a scope of its own; return its outputs."""

@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 
+import numpy as np
 import onnx
 from onnx import GraphProto, ModelProto, NodeProto, ValueInfoProto, helper
 
 from hios_tvm.frontends.onnx.inputs import model_inputs
+from hios_tvm.frontends.tensors import numpy_dtype
 
 __all__ = ["TensorTypeFact", "declared_types", "inferred_types"]
 
@@ -36,6 +38,12 @@ class TensorTypeFact:
         return len(self.shape) != len(shape) or any(
             known not in (None, size) for known, size in zip(self.shape, shape, strict=True)
         )
+
+    def empty(self) -> np.ndarray | None:
+        """The tensor itself, if it is known to have no elements."""
+        if self.dtype is None or self.shape is None or 0 not in self.shape or None in self.shape:
+            return None
+        return np.zeros([size or 0 for size in self.shape], numpy_dtype(self.dtype))
 
     def __str__(self) -> str:
         if self.shape is None:

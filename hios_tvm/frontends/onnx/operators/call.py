@@ -14,7 +14,7 @@ from hios_tvm.errors import DynamicShapeError, UnsupportedOperatorError
 from hios_tvm.frontends.onnx.attributes import Attributes
 from hios_tvm.frontends.tensors import TensorBuilder, array_of, shape_of
 
-__all__ = ["Converter", "OperatorCall", "Value"]
+__all__ = ["Converter", "OperatorCall", "Value", "normalized_axes", "normalized_axis"]
 
 Value: TypeAlias = "relax.Expr | tuple[Value, ...] | None"
 """A tensor, a sequence of values, or an optional without a value."""
@@ -145,6 +145,14 @@ def normalized_axis(axis: int, rank: int, name: str = "axis") -> int:
     if not -rank <= axis < rank:
         raise ValueError(f"{name} {axis} is not an axis of {rank} dimensions")
     return axis % rank
+
+
+def normalized_axes(axes: Sequence[int], rank: int, name: str = "axis") -> list[int]:
+    """Count axes from 0, each of which may be named once."""
+    result = [normalized_axis(axis, rank, name) for axis in axes]
+    if len(set(result)) < len(result):
+        raise ValueError(f"{list(axes)} names an axis twice")
+    return result
 
 
 Converter: TypeAlias = "Callable[[OperatorCall], Value | list[Value]]"
