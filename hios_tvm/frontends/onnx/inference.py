@@ -65,7 +65,7 @@ def inferred_types(
     opset : int
     shapes : mapping of input name to shape
     """
-    bare = GraphProto(name=graph.name, node=graph.node)
+    bare = GraphProto(name=graph.name, node=map(_with_defaults, graph.node))
     for value in model_inputs(graph):
         element = value.type.tensor_type.elem_type
         bare.input.append(helper.make_tensor_value_info(value.name, element, shapes[value.name]))
@@ -92,6 +92,16 @@ def inferred_types(
 def declared_types(graph: GraphProto) -> dict[str, TensorTypeFact]:
     """What the model says of its outputs, by name."""
     return {value.name: _fact(value) for value in graph.output}
+
+
+def _with_defaults(node: NodeProto) -> NodeProto:
+    """Write out STFT's ``onesided``: its default is 1, and inference takes it for 0."""
+    if node.op_type != "STFT" or any(entry.name == "onesided" for entry in node.attribute):
+        return node
+    copy = NodeProto()
+    copy.CopyFrom(node)
+    copy.attribute.append(helper.make_attribute("onesided", 1))
+    return copy
 
 
 def _other_domains(nodes: list[NodeProto]) -> list[onnx.OperatorSetIdProto]:
