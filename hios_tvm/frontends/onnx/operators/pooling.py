@@ -239,9 +239,7 @@ def _window_maxima(data: te.Tensor, windows: Windows) -> te.Tensor:
     taps, element = _window_elements(data, windows, least)
     maximum = te.comm_reducer(lambda a, b: tirx.max(a, b), lambda _dtype: least, name="max")
     shape = (*data.shape[:2], *windows.out)
-    return te.compute(
-        shape, lambda *at: maximum(element(*at)[0], axis=taps), name="window_maxima"
-    )
+    return te.compute(shape, lambda *at: maximum(element(*at)[0], axis=taps), name="window_maxima")
 
 
 def _places_of_maxima(data: te.Tensor, windows: Windows, column_major: bool) -> te.Tensor:
