@@ -154,6 +154,7 @@ class HiosBackend(Backend):
         *,
         devices: Sequence[str] | None = None,
         cache_dir: Path | None = None,
+        shapes: Mapping[str, tuple[int, ...]] | None = None,
         **kwargs: Any,
     ) -> HiosBackendRep:
         """Compile `model`.
@@ -169,6 +170,8 @@ class HiosBackend(Backend):
             cores that this process may use.
         cache_dir : Path, optional
             Folder that keeps compiled kernels.
+        shapes : mapping of input name to shape, optional
+            Compile now, for these shapes and any values of the inputs.
 
         Raises
         ------
@@ -185,8 +188,10 @@ class HiosBackend(Backend):
         names = tuple(devices or (cpu_device_name([core]) for core in cores))
         options = _Options(names, cache_dir)
         try:
-            return HiosBackendRep(model, options, _compile(model, options))
+            return HiosBackendRep(model, options, _compile(model, options, shapes))
         except ModelError as error:
+            if shapes is not None:
+                raise
             if isinstance(error, DynamicShapeError) or _has_settings(model):
                 return HiosBackendRep(model, options)
             raise

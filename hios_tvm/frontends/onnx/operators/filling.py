@@ -60,8 +60,8 @@ def one_hot(call: OperatorCall) -> Value:
     """Since version 11 negative indices count from the end; others outside give the off value."""
     indices, values = call.tensor(0), call.tensor(2)
     depth = int(call.constant(1, "the depth of its vectors").reshape(-1)[0])
-    if depth < 1:
-        raise ValueError(f"its depth is {depth}, it must be at least 1")
+    if depth < 0:
+        raise ValueError(f"its depth is {depth}")
     sizes = list(shape_of(indices))
     axis = call.axis(len(sizes) + 1, default=-1)
     counts_back = call.version >= 11 and not dtype_of(indices).startswith("u")
@@ -89,7 +89,8 @@ def trilu(call: OperatorCall) -> Value:
     if len(shape_of(data)) < 2:
         raise ValueError("its input must have at least two dimensions")
     is_upper = call.attributes.flag("upper", True)
-    diagonal = call.reshape(call.optional_tensor(1) or constant(0, "int64"), [])
+    given = call.optional_tensor(1)
+    diagonal = call.reshape(constant(0, "int64") if given is None else given, [])
 
     def compute(data: te.Tensor, diagonal: te.Tensor) -> te.Tensor:
         def element(*indices: tirx.Var) -> tirx.Expr:
