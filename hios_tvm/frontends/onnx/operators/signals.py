@@ -108,12 +108,13 @@ def _transform(size: int, bins: int, length: int, *, inverse: bool) -> np.ndarra
     angles = 2 * np.pi * turns * (1 if inverse else -1)
     real, imaginary = np.cos(angles), np.sin(angles)
     matrix = np.stack([np.stack([real, imaginary], axis=-1), np.stack([-imaginary, real], axis=-1)])
-    return matrix / length if inverse else matrix
+    result: np.ndarray = matrix / length if inverse else matrix
+    return result
 
 
 def _real_inverse(size: int, length: int) -> np.ndarray:
     """The inverse of a onesided transform: bins in the middle stand for two each."""
-    matrix = _transform(size, length, length, inverse=True)[..., :1]
+    matrix: np.ndarray = _transform(size, length, length, inverse=True)[..., :1]
     weights = np.full(size, 2.0)
     weights[0] = 1
     if length % 2 == 0 and size == length // 2 + 1:
@@ -199,7 +200,8 @@ def _add_triangle(column: np.ndarray, edges: Sequence[int]) -> None:
 
 
 def _output_dtype(call: OperatorCall) -> str:
-    return helper.tensor_dtype_to_np_dtype(call.attributes.integer("output_datatype", 1)).name
+    element = call.attributes.integer("output_datatype", 1)
+    return str(helper.tensor_dtype_to_np_dtype(element).name)
 
 
 OPERATORS: Mapping[str, Converter] = {

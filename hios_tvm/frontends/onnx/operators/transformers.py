@@ -183,8 +183,9 @@ def _attended(call: OperatorCall, parts: Heads, *, mask: int, bias: int) -> rela
         masks.append(_key_mask(call, call.tensor(mask), parts, masked))
     if attributes.flag("unidirectional"):
         queries, keys = shape_of(parts.query)[2], shape_of(parts.key)[2]
-        # The last query sees all keys
-        is_behind = np.triu(np.ones((queries, keys), bool), 1 + keys - queries)
+        if queries != keys:
+            raise call.unsupported("its causal mask is not square; give it as attention_bias")
+        is_behind = np.triu(np.ones((queries, keys), bool), 1)
         masks.append(constant(np.where(is_behind, LOWEST, 0), dtype))
     if call.argument(bias) is not None:
         masks.append(call.tensor(bias))
