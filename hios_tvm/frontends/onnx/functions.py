@@ -66,7 +66,7 @@ def subgraphs(node: NodeProto) -> Iterator[GraphProto]:
 
 def _is_supported(node: NodeProto) -> bool:
     domain = "" if node.domain in ONNX_DOMAINS else node.domain
-    return (domain, node.op_type) in CONVERTERS or node.op_type == "Constant"
+    return (domain, node.op_type) in CONVERTERS
 
 
 def _full_name(node: NodeProto) -> str:

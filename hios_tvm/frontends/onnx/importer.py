@@ -11,16 +11,15 @@ import keyword
 import re
 from collections import ChainMap
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
-from math import prod
 
 import numpy as np
 import tvm
 from onnx import IR_VERSION, GraphProto, NodeProto, checker, helper, numpy_helper
-from onnx.reference import ReferenceEvaluator
 from tvm import relax
 
 from hios_tvm.errors import DynamicShapeError, HiosError, ModelError
 from hios_tvm.frontends.onnx.attributes import Attributes
+from hios_tvm.frontends.onnx.folding import fold
 from hios_tvm.frontends.onnx.functions import ONNX_DOMAINS
 from hios_tvm.frontends.onnx.inference import TensorTypeFact, declared_types, inferred_types
 from hios_tvm.frontends.onnx.inputs import ELEMENT_TYPES, model_inputs
@@ -29,17 +28,6 @@ from hios_tvm.frontends.onnx.operators.table import CONVERTERS
 from hios_tvm.frontends.tensors import array_of, constant_of, dtype_of, numpy_dtype, shape_of
 
 __all__ = ["OnnxImporter"]
-
-MAX_FOLDED_ELEMENTS = 1 << 20
-"""Constants up to this size are computed with at import: shapes, indices, small weights."""
-
-MAX_MOVED_ELEMENTS = 1 << 28
-"""The same for operators that only arrange values: weights, however they were written."""
-
-MOVING_OPERATORS = frozenset(
-    {"Cast", "Concat", "ConstantOfShape", "DequantizeLinear", "Identity", "Reshape", "Slice"}
-    | {"Squeeze", "Transpose", "Unsqueeze"}
-)
 
 
 class OnnxImporter:
@@ -96,6 +84,7 @@ class OnnxImporter:
         }
         module = builder.get()
         module["main"] = module["main"].with_attrs(names)
+        module = relax.transform.CanonicalizeBindings()(module)  # outputs have names of their own
         return relax.transform.DeadCodeElimination(["main"])(module)
 
     def _parse_initializers(self, graph: GraphProto) -> None:
@@ -165,13 +154,12 @@ class OnnxImporter:
 
     def _is_empty(self, node: NodeProto) -> bool:
         """Bind outputs without elements, for which there is nothing to compute."""
-        names = [name for name in node.output if name]
-        types = [self._inferred.get(name) for name in names]
-        empty = [fact.empty() for fact in types if fact is not None]
-        constants = [array for array in empty if array is not None]
-        if not names or len(constants) < len(names):
+        types = [self._inferred.get(name) for name in node.output if name]
+        arrays = [None if fact is None else fact.empty() for fact in types]
+        empty = [array for array in arrays if array is not None]
+        if len(empty) < len(arrays):
             return False
-        self._values.update(zip(names, map(_constant, constants), strict=True))
+        self._bind(node, empty)
         return True
 
     def _import_subgraph(self, graph: GraphProto, arguments: Sequence[Value]) -> list[Value]:
@@ -190,36 +178,19 @@ class OnnxImporter:
             self._values, self._inferred = outer, inferred
 
     def _fold(self, node: NodeProto) -> bool:
-        """Compute a node on constants with ONNX's reference implementation, where that is small.
-
-        Without it shapes that exporters compute step by step would not be known.
-        """
-        names = list(dict.fromkeys(name for name in node.input if name))
-        arrays = [array_of(self._values[name]) for name in names]
-        if node.domain not in ONNX_DOMAINS or any(
-            entry.HasField("g") or entry.graphs for entry in node.attribute
-        ):
+        """Bind the results of a node on constants, if they can be computed now."""
+        if node.domain not in ONNX_DOMAINS:
             return False
-        known = [array for array in arrays if array is not None]
-        if len(known) < len(names) or not (names or node.op_type == "Constant"):
+        known = {name: array_of(self._values[name]) for name in node.input if name}
+        results = fold(node, known, self._opset)
+        if results is None:
             return False
-        size = sum(array.size for array in known)
-        if node.op_type == "ConstantOfShape":
-            size = prod(known[0].tolist())
-        limit = MAX_MOVED_ELEMENTS if node.op_type in MOVING_OPERATORS else MAX_FOLDED_ELEMENTS
-        if size > limit:
-            return False
-        version = [helper.make_opsetid("", self._opset)]
-        function = helper.make_function("hios", "fold", names, node.output, [node], version)
-        try:
-            with np.errstate(all="ignore"):
-                feeds = dict(zip(names, known, strict=True))
-                results = ReferenceEvaluator(function).run(None, feeds, attributes={})
-            constants = [_constant(np.asarray(result)) for result in results]
-        except Exception:  # what it cannot compute, a converter may still convert
-            return False
-        self._values.update(zip(node.output, constants, strict=True))
+        self._bind(node, results)
         return True
+
+    def _bind(self, node: NodeProto, arrays: Sequence[np.ndarray]) -> None:
+        names = (name for name in node.output if name)
+        self._values.update(zip(names, map(_constant, arrays), strict=True))
 
     def _check_types(self, node: NodeProto) -> None:
         """Compare a node's results with what ONNX infers.

@@ -17,6 +17,11 @@ __all__ = ["OPERATORS"]
 MAX_CONSTANT_ELEMENTS = 1 << 24
 
 
+def constant_node(call: OperatorCall) -> Value:
+    """Constants of numbers are known at import and do not come here."""
+    raise call.unsupported("its value holds text or is sparse; store numbers in a dense tensor")
+
+
 def constant_of_shape(call: OperatorCall) -> Value:
     shape = call.integers(0, "the elements of its shape") or []
     if min(shape, default=0) < 0:
@@ -104,6 +109,7 @@ def trilu(call: OperatorCall) -> Value:
 
 
 OPERATORS: Mapping[str, Converter] = {
+    "Constant": constant_node,
     "ConstantOfShape": constant_of_shape,
     "EyeLike": eye_like,
     "OneHot": one_hot,
