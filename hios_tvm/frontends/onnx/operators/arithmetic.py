@@ -103,12 +103,12 @@ def _truncated_quotient(a: tirx.Expr, b: tirx.Expr) -> tirx.Expr:
 
 
 def _modulus(a: tirx.Expr, b: tirx.Expr) -> tirx.Expr:
-    zero, one = tirx.const(0, a.ty), tirx.const(1, a.ty)
+    zero = tirx.const(0, a.ty)
     remainder = _truncated_remainder(a, b)
     if not is_signed(str(a.ty.dtype)):
         return remainder
-    crosses = tirx.all(remainder != zero, (remainder < zero) != (b < zero))
-    return remainder + tirx.Select(crosses, b, one - one)
+    crosses = tirx.all(remainder != zero, _differ_in_sign(remainder, b))
+    return remainder + tirx.Select(crosses, b, zero)
 
 
 def _truncated_remainder(a: tirx.Expr, b: tirx.Expr) -> tirx.Expr:
@@ -117,15 +117,22 @@ def _truncated_remainder(a: tirx.Expr, b: tirx.Expr) -> tirx.Expr:
     return tirx.Select(_is_trap(b), zero, remainder)
 
 
+def _differ_in_sign(a: tirx.Expr, b: tirx.Expr) -> tirx.Expr:
+    """Whether one of two numbers is negative; TVM cannot compare the two truth values."""
+    zero = tirx.const(0, a.ty)
+    return tirx.any(tirx.all(a < zero, b >= zero), tirx.all(a >= zero, b < zero))
+
+
 def _float_remainder(a: tirx.Expr, b: tirx.Expr) -> tirx.Expr:
-    return tirx.fmod(a, b)
+    name = "fmodf" if str(a.ty.dtype) == "float32" else "fmod"
+    return tirx.call_pure_extern(a.ty, name, a, b)
 
 
 def _float_modulus(a: tirx.Expr, b: tirx.Expr) -> tirx.Expr:
     """As NumPy's: a zero has the divisor's sign, too."""
     zero = tirx.const(0, a.ty)
-    remainder = tirx.fmod(a, b)
-    moved = tirx.Select((remainder < zero) != (b < zero), remainder + b, remainder)
+    remainder = _float_remainder(a, b)
+    moved = tirx.Select(_differ_in_sign(remainder, b), remainder + b, remainder)
     return tirx.Select(remainder == zero, tirx.copysign(zero, b), moved)
 
 
@@ -223,16 +230,15 @@ def absolute(call: OperatorCall) -> Value:
 
 
 def sign(call: OperatorCall) -> Value:
-    """Not a number stays what it is."""
-    x = call.tensor(0)
+    """What is not a number stays so."""
+    x = widened(call, call.tensor(0))
     zero, one = constant(0, dtype_of(x)), constant(1, dtype_of(x))
     result = relax.op.where(relax.op.greater(x, zero), one, zero)
-    if not is_signed(dtype_of(x)):
-        return result
-    result = relax.op.where(relax.op.less(x, zero), constant(-1, dtype_of(x)), result)
-    if not is_float(dtype_of(x)):
-        return result
-    return relax.op.where(relax.op.not_equal(x, x), x, result)
+    if is_signed(dtype_of(x)):
+        result = relax.op.where(relax.op.less(x, zero), constant(-1, dtype_of(x)), result)
+    if is_float(dtype_of(x)):
+        result = relax.op.where(relax.op.isnan(x), x, result)
+    return call.cast(call.emit(result), dtype_of(call.tensor(0)))
 
 
 # --- Bits ---

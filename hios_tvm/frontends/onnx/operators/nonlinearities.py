@@ -63,17 +63,17 @@ def thresholded_relu(call: OperatorCall, x: relax.Expr) -> relax.Expr:
 def hard_sigmoid(call: OperatorCall, x: relax.Expr) -> relax.Expr:
     alpha = _number(call.attributes.number("alpha", 0.2), x)
     beta = _number(call.attributes.number("beta", 0.5), x)
-    return _between(relax.op.add(relax.op.multiply(x, alpha), beta), 0.0, 1.0)
+    line = call.emit(relax.op.add(relax.op.multiply(x, alpha), beta))
+    return _between(line, 0.0, 1.0)
 
 
-def hard_swish(_: OperatorCall, x: relax.Expr) -> relax.Expr:
-    line = relax.op.add(relax.op.multiply(x, _number(1 / 6, x)), _number(0.5, x))
-    return relax.op.multiply(x, _between(line, 0.0, 1.0, dtype_of(x)))
+def hard_swish(call: OperatorCall, x: relax.Expr) -> relax.Expr:
+    line = call.emit(relax.op.add(relax.op.multiply(x, _number(1 / 6, x)), _number(0.5, x)))
+    return relax.op.multiply(x, _between(line, 0.0, 1.0))
 
 
-def _between(x: relax.Expr, low: float, high: float, dtype: str = "") -> relax.Expr:
-    dtype = dtype or dtype_of(x)
-    return relax.op.minimum(relax.op.maximum(x, constant(low, dtype)), constant(high, dtype))
+def _between(x: relax.Expr, low: float, high: float) -> relax.Expr:
+    return relax.op.minimum(relax.op.maximum(x, _number(low, x)), _number(high, x))
 
 
 def clip(call: OperatorCall) -> Value:
