@@ -17,7 +17,7 @@ from hios_tvm.frontends.onnx.operators.windows import (
     read_windows,
     split_padding,
 )
-from hios_tvm.frontends.tensors import array_of, constant_of, dtype_of, shape_of
+from hios_tvm.frontends.tensors import array_of, constant_of, shape_of
 
 __all__ = ["OPERATORS"]
 
@@ -44,6 +44,8 @@ def conv(call: OperatorCall) -> Value:
             f"{channels} input channels"
         )
     windows = read_windows(call, shape_of(data)[2:], kernel)
+    if any(windows.overhang):
+        raise ValueError(f"its kernel {kernel} is larger than the padded image")
     result = call.emit(
         _CONVOLUTIONS[rank](
             data,
@@ -142,6 +144,10 @@ def _kept_part(
     wanted = call.attributes.integers("output_shape", [])[-rank:]
     mode = call.attributes.choice("auto_pad", AUTO_PADS, "NOTSET")
     pads = read_pads(call, rank)
+    if mode.startswith("SAME") and any(extra) and not wanted:
+        raise call.unsupported(
+            "the standard leaves open what output_padding means with auto_pad; give pads instead"
+        )
     if len(extra) != rank or min(extra) < 0 or len(wanted) not in (0, rank):
         raise ValueError(f"output_padding or output_shape does not fit {rank} spatial axes")
     starts, sizes = [], []

@@ -183,15 +183,21 @@ def _norm(
     is_whole = call.version >= 2
     p = call.attributes.integer("p", 2) if is_whole else call.attributes.number("p", 2.0)
     x = call.emit(relax.op.abs(_computable(call, data)))
-    if p == 1:
-        result = reduce(x)
-    elif p == 2:
-        result = relax.op.sqrt(call.emit(reduce(call.emit(relax.op.multiply(x, x)))))
-    else:
-        power = relax.const(p, dtype_of(x))
-        sums = call.emit(reduce(call.emit(relax.op.power(x, power))))
-        result = relax.op.power(sums, relax.const(1 / p, dtype_of(x)))
-    return call.cast(call.emit(result), dtype_of(data))
+    sums = call.emit(reduce(_power(call, x, p)))
+    if p == 2:
+        sums = call.emit(relax.op.sqrt(sums))
+    elif p != 1:
+        sums = call.emit(relax.op.power(sums, relax.const(1 / p, dtype_of(x))))
+    return call.cast(sums, dtype_of(data))
+
+
+def _power(call: OperatorCall, x: relax.Expr, p: float) -> relax.Expr:
+    if p != int(p) or not 1 <= p <= 16:
+        return call.emit(relax.op.power(x, relax.const(p, dtype_of(x))))
+    result = x
+    for _ in range(int(p) - 1):
+        result = call.emit(relax.op.multiply(result, x))
+    return result
 
 
 def _window_elements(

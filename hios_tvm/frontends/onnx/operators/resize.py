@@ -147,9 +147,9 @@ def _resized(
     """`outside` is the value of what lies outside the image."""
     data = call.tensor(0)
     dtype = dtype_of(data)
-    if how.mode != "nearest" and not dtype.startswith(("float", "bfloat")):
-        if how.mode == "cubic" or how.antialias:
-            raise call.unsupported(f"{how.mode} resizing of {dtype}; cast its input to float32")
+    is_float = dtype.startswith(("float", "bfloat"))
+    if not is_float and (how.mode == "cubic" or how.antialias):
+        raise call.unsupported(f"it resizes {dtype} in the mode {how.mode}; cast its input to float32")
     shape = [axes[i].out if i in axes else size for i, size in enumerate(shape_of(data))]
     if 0 in shape:
         return constant(np.zeros(shape), dtype)
@@ -188,7 +188,7 @@ def _combined(call: OperatorCall, data: relax.Expr, axis: int, taps: Taps) -> re
         return call.compute(_weighted_sum, data, indices, weights, axis=axis)
     result = None
     for indices, weights in zip(taps.indices.T, taps.weights.T, strict=True):
-        part = call.emit(relax.op.take(data, constant_of(indices.astype(np.int32)), axis))
+        part = call.emit(relax.op.take(data, constant_of(indices.astype(np.int32)), axis, "clip"))
         if (weights != 1).any():
             factors = call.along(constant(weights, dtype), axis, rank)
             part = call.emit(relax.op.multiply(part, factors))

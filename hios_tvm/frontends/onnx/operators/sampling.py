@@ -62,24 +62,23 @@ class Taps:
 
     Attributes
     ----------
+    size : int
+        Extent of the axis that they are taken from.
     indices : ndarray of int64, (out, taps)
     weights : ndarray of float64, (out, taps)
     inside : ndarray of bool, (out,)
         False where the source lies outside the image and a fixed value takes its place.
     """
 
+    size: int
     indices: np.ndarray
     weights: np.ndarray
     inside: np.ndarray
 
     @property
     def is_identity(self) -> bool:
-        out, taps = self.indices.shape
-        return (
-            taps == 1
-            and bool(self.inside.all())
-            and np.array_equal(self.indices[:, 0], np.arange(out))
-        )
+        same = np.arange(self.size)[:, None]
+        return bool(self.inside.all()) and np.array_equal(self.indices, same)
 
 
 def source_taps(axis: AxisResize, how: Filter) -> Taps:
@@ -90,7 +89,8 @@ def source_taps(axis: AxisResize, how: Filter) -> Taps:
         inside = (places >= 0) & (places <= axis.size - 1)
     if how.mode == "nearest":
         nearest = _ROUNDINGS[how.nearest](places).astype(np.int64)[:, None]
-        return Taps(np.clip(nearest, 0, axis.size - 1), np.ones(nearest.shape), inside)
+        indices = np.clip(nearest, 0, axis.size - 1)
+        return Taps(axis.size, indices, np.ones(nearest.shape), inside)
     kernel, reach = _kernel(how)
     # A filter that is stretched over what becomes one element
     stretch = max(1.0, 1 / axis.scale) if how.antialias else 1.0
@@ -104,7 +104,7 @@ def source_taps(axis: AxisResize, how: Filter) -> Taps:
         weights = weights / weights.sum(axis=1, keepdims=True)
     indices = np.clip(taps, 0, axis.size - 1)
     used = (weights != 0).any(axis=0)
-    return Taps(indices[:, used], weights[:, used], inside)
+    return Taps(axis.size, indices[:, used], weights[:, used], inside)
 
 
 def _source_places(axis: AxisResize, coordinates: str) -> np.ndarray:

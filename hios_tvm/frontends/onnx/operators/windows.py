@@ -138,9 +138,11 @@ def _windows_along(
     size: int, before: int, after: int, span: int, stride: int, ceil_mode: bool
 ) -> int:
     rest = before + size + after - span
-    if not ceil_mode:
-        return max(0, rest // stride + 1)
-    count = -(-rest // stride) + 1
-    if (count - 1) * stride >= size + before:  # a window must not begin behind the image
-        count -= 1
+    # Where not even one window fits, the standard rounds up too.
+    rounds_up = ceil_mode or rest < 0
+    count = (-(-rest // stride) if rounds_up else rest // stride) + 1
+    if count < 0:
+        raise ValueError(f"a window of {span} does not fit an axis of {before + size + after}")
+    if ceil_mode and (count - 1) * stride >= size + before:
+        count -= 1  # a window must not begin behind the image
     return max(0, count)
