@@ -10,6 +10,12 @@ from tvm.ir import Call
 
 from hios_tvm.passes.dataflow import operator_name
 from hios_tvm.passes.legalize_convolution import legalize_conv2d, legalize_matmul
+from hios_tvm.passes.legalize_elementwise import (
+    legalize_cast,
+    legalize_clip,
+    legalize_extreme,
+    legalize_relu,
+)
 from hios_tvm.passes.legalize_extremum import legalize_extremum
 from hios_tvm.passes.legalize_product import legalize_product
 from hios_tvm.passes.legalize_window import legalize_depthwise, legalize_pool
@@ -18,12 +24,17 @@ from hios_tvm.passes.legalize_winograd import legalize_winograd
 __all__ = ["legalizations"]
 
 _LEGALIZERS = {
+    "relax.astype": (legalize_cast,),
+    "relax.clip": (legalize_clip,),
     "relax.matmul": (legalize_matmul, legalize_product),
     "relax.max": (legalize_extremum,),
+    "relax.maximum": (legalize_extreme,),
     "relax.min": (legalize_extremum,),
+    "relax.minimum": (legalize_extreme,),
     "relax.nn.avg_pool2d": (legalize_pool,),
     "relax.nn.conv2d": (legalize_depthwise, legalize_winograd, legalize_conv2d),
     "relax.nn.max_pool2d": (legalize_pool,),
+    "relax.nn.relu": (legalize_relu,),
 }
 
 
