@@ -54,7 +54,7 @@ def dtype_of(tensor: relax.Expr) -> str:
 
 
 def array_of(value: object) -> np.ndarray | None:
-    """The elements of a tensor that is constant, else None."""
+    """A copy of the elements of a tensor that is constant, else None."""
     if isinstance(value, GenericConst):
         array: np.ndarray = value.value.numpy()
         return array

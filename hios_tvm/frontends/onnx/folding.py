@@ -12,6 +12,10 @@ from typing import Any
 import numpy as np
 from onnx import NodeProto, helper
 from onnx.reference import ReferenceEvaluator
+from tvm.ir import GenericConst
+
+from hios_tvm.frontends.onnx.operators.call import Value
+from hios_tvm.frontends.tensors import shape_of
 
 __all__ = ["fold"]
 
@@ -49,46 +53,44 @@ GROWING_OPERATORS: Mapping[str, Callable[..., Any]] = {
     "Range": lambda start, limit, delta: (limit - start) / delta,
     "Tile": lambda data, repeats: data.size * prod(repeats.tolist()),
 }
-"""Elements of the result, where there may be more than of the inputs."""
+"""Elements of their results."""
 
 
-def fold(
-    node: NodeProto, constants: Mapping[str, np.ndarray | None], opset: int
-) -> list[np.ndarray] | None:
-    """Compute a node; None where that is not known to be right, or too large.
+def fold(node: NodeProto, inputs: Mapping[str, Value], opset: int) -> list[np.ndarray] | None:
+    """Compute a node; None where that is not possible, not known to be right, or too large.
 
     Parameters
     ----------
     node : NodeProto
         Of the default domain.
-    constants : mapping of input name to array
-        None for an input that is no constant.
+    inputs : mapping of input name to value
     opset : int
         Version of the default domain.
     """
-    arrays = [array for array in constants.values() if array is not None]
-    if node.op_type not in FOLDED_OPERATORS or len(arrays) < len(constants):
+    constants = [value for value in inputs.values() if isinstance(value, GenericConst)]
+    is_known = len(constants) == len(inputs) and (constants or node.op_type == "Constant")
+    limit = MAX_MOVED_ELEMENTS if node.op_type in MOVING_OPERATORS else MAX_ELEMENTS
+    if (
+        node.op_type not in FOLDED_OPERATORS
+        or not is_known
+        or sum(prod(shape_of(value)) for value in constants) > limit
+    ):
         return None
-    if not arrays and node.op_type != "Constant":
-        return None
+    arrays = [value.value.numpy() for value in constants]
     version = [helper.make_opsetid("", opset)]
-    function = helper.make_function("hios", "fold", [*constants], node.output, [node], version)
+    function = helper.make_function("hios", "fold", [*inputs], node.output, [node], version)
     try:
-        if _size(node, arrays) > _limit(node):
+        if _grown_size(node, arrays) > limit:
             return None
         with np.errstate(all="ignore"):
-            results = ReferenceEvaluator(function).run(None, dict(constants), attributes={})
+            feeds = dict(zip(inputs, arrays, strict=True))
+            results = ReferenceEvaluator(function).run(None, feeds, attributes={})
     except Exception:  # what it cannot compute, a converter may still convert
         return None
     return [np.asarray(result) for result in results]
 
 
-def _size(node: NodeProto, arrays: Sequence[np.ndarray]) -> float:
-    """Elements of the inputs, or of the result if it may be larger."""
+def _grown_size(node: NodeProto, arrays: Sequence[np.ndarray]) -> float:
+    """Elements of the result where there may be more than of the inputs."""
     grown = GROWING_OPERATORS.get(node.op_type)
-    size = sum(array.size for array in arrays)
-    return max(size, float(grown(*arrays)) if grown else 0)
-
-
-def _limit(node: NodeProto) -> int:
-    return MAX_MOVED_ELEMENTS if node.op_type in MOVING_OPERATORS else MAX_ELEMENTS
+    return float(grown(*arrays)) if grown else 0

@@ -8,11 +8,15 @@ import onnx
 from onnx import GraphProto, ModelProto, NodeProto, helper, inliner
 
 from hios_tvm.errors import ModelError
+from hios_tvm.frontends.onnx.inputs import without_weights
 from hios_tvm.frontends.onnx.operators.table import CONVERTERS
 
 __all__ = ["ONNX_DOMAINS", "expand_functions", "subgraphs", "unsupported_operators"]
 
 ONNX_DOMAINS = ("", "ai.onnx")
+
+DEFINED_DOMAINS = ("", "ai.onnx.preview")
+"""Domains whose operators may be functions."""
 
 
 def expand_functions(model: ModelProto, opset: int, label: str) -> ModelProto:
@@ -31,24 +35,56 @@ def expand_functions(model: ModelProto, opset: int, label: str) -> ModelProto:
     ModelError
         If a function of the model is not valid.
     """
-    if model.functions:
-        try:
-            model = inliner.inline_local_functions(model)
-        except (RuntimeError, ValueError) as error:
-            raise ModelError(f"{label}: cannot expand the model's functions: {error}") from error
-    defined = [("", name) for name in sorted(set(_defined_by_others(model.graph, opset)))]
-    if not defined:
+    if not model.functions and not any(_defined_by_others(model.graph, opset)):
         return model
-    # Some bodies depend on types, those of weights included.
+    light = ModelProto()
+    light.opset_import.extend(model.opset_import)
+    light.functions.extend(model.functions)
+    light.ir_version = model.ir_version
+    light.graph.CopyFrom(without_weights(model.graph))
+    expanded = _expand_standard(_expand_local(light, label), opset)
+    return _with_weights_of(model, expanded)
+
+
+def _expand_local(model: ModelProto, label: str) -> ModelProto:
+    if not model.functions:
+        return model
     try:
-        typed = onnx.shape_inference.infer_shapes(model)
-        typed.graph.value_info.extend(
-            helper.make_tensor_value_info(weight.name, weight.data_type, weight.dims)
-            for weight in model.graph.initializer
-        )
-        return inliner.inline_selected_functions(typed, defined, inline_schema_functions=True)
-    except (RuntimeError, ValueError):
-        return model  # whose operators will be reported as unsupported
+        return inliner.inline_local_functions(model, convert_version=True)
+    except (RuntimeError, ValueError) as error:
+        raise ModelError(f"{label}: cannot expand the model's functions: {error}") from error
+
+
+def _expand_standard(model: ModelProto, opset: int) -> ModelProto:
+    """Functions of ONNX itself; some of their bodies depend on types, some call others."""
+    previous: set[tuple[str, str]] = set()
+    names = set(_defined_by_others(model.graph, opset))
+    while names and names != previous:
+        try:
+            typed = onnx.shape_inference.infer_shapes(model)
+            typed.graph.value_info.extend(
+                helper.make_tensor_value_info(weight.name, weight.data_type, weight.dims)
+                for weight in model.graph.initializer
+            )
+            typed.graph.value_info.add(name="")  # inputs that are left out need a type too
+            model = inliner.inline_selected_functions(
+                typed, sorted(names), inline_schema_functions=True
+            )
+        except (RuntimeError, ValueError):
+            return model  # whose operators will be reported as unsupported
+        del model.graph.value_info[:]
+        previous, names = names, set(_defined_by_others(model.graph, opset))
+    return model
+
+
+def _with_weights_of(model: ModelProto, light: ModelProto) -> ModelProto:
+    """What `without_weights` took away, put back."""
+    del light.graph.input[:]
+    light.graph.input.extend(model.graph.input)
+    del light.graph.initializer[:]
+    light.graph.initializer.extend(model.graph.initializer)
+    light.graph.sparse_initializer.extend(model.graph.sparse_initializer)
+    return light
 
 
 def unsupported_operators(graph: GraphProto) -> list[str]:
@@ -75,15 +111,18 @@ def _full_name(node: NodeProto) -> str:
     return str(node.op_type)
 
 
-def _defined_by_others(graph: GraphProto, opset: int) -> Iterator[str]:
+def _defined_by_others(graph: GraphProto, opset: int) -> Iterator[tuple[str, str]]:
+    """Operators of ONNX, as domain and name, that have no import and that others define."""
     for node in _nodes(graph):
-        if node.domain in ONNX_DOMAINS and not _is_supported(node):
-            try:
-                schema = onnx.defs.get_schema(node.op_type, opset)
-            except onnx.defs.SchemaError:
-                continue
-            if schema.has_function or schema.has_context_dependent_function:
-                yield node.op_type
+        domain = "" if node.domain in ONNX_DOMAINS else node.domain
+        if _is_supported(node) or domain not in DEFINED_DOMAINS:
+            continue
+        try:
+            schema = onnx.defs.get_schema(node.op_type, opset if not domain else 1, domain)
+        except onnx.defs.SchemaError:
+            continue
+        if schema.has_function or schema.has_context_dependent_function:
+            yield domain, node.op_type
 
 
 def _nodes(graph: GraphProto) -> Iterator[NodeProto]:

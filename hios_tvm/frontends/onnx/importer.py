@@ -25,7 +25,7 @@ from hios_tvm.frontends.onnx.inference import TensorTypeFact, declared_types, in
 from hios_tvm.frontends.onnx.inputs import ELEMENT_TYPES, model_inputs
 from hios_tvm.frontends.onnx.operators.call import OperatorCall, Value
 from hios_tvm.frontends.onnx.operators.table import CONVERTERS
-from hios_tvm.frontends.tensors import array_of, constant_of, dtype_of, numpy_dtype, shape_of
+from hios_tvm.frontends.tensors import constant_of, dtype_of, numpy_dtype, shape_of
 
 __all__ = ["OnnxImporter"]
 
@@ -181,8 +181,8 @@ class OnnxImporter:
         """Bind the results of a node on constants, if they can be computed now."""
         if node.domain not in ONNX_DOMAINS:
             return False
-        known = {name: array_of(self._values[name]) for name in node.input if name}
-        results = fold(node, known, self._opset)
+        values = {name: self._values[name] for name in node.input if name}
+        results = fold(node, values, self._opset)
         if results is None:
             return False
         self._bind(node, results)

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import prod
 
 import numpy as np
 import onnx
 from onnx import GraphProto, ModelProto, NodeProto, ValueInfoProto, helper
 
-from hios_tvm.frontends.onnx.inputs import model_inputs
+from hios_tvm.frontends.onnx.inputs import without_weights
 from hios_tvm.frontends.tensors import numpy_dtype
 
 __all__ = ["TensorTypeFact", "declared_types", "inferred_types"]
-
-MAX_PROPAGATED_ELEMENTS = 1 << 10
-"""Larger weights are no shapes, axes or indices: inference sees their type alone."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +53,7 @@ def inferred_types(
 ) -> dict[str, TensorTypeFact]:
     """Infer the types of all tensors that nodes of `graph` compute, by name.
 
-    Types that the model itself notes are not used: exporters leave stale ones behind.
+    Types that the model itself declares are not used.
 
     Parameters
     ----------
@@ -65,26 +61,22 @@ def inferred_types(
     opset : int
     shapes : mapping of input name to shape
     """
-    bare = GraphProto(name=graph.name, node=map(_with_defaults, graph.node))
-    for value in model_inputs(graph):
-        element = value.type.tensor_type.elem_type
-        bare.input.append(helper.make_tensor_value_info(value.name, element, shapes[value.name]))
-    for tensor in graph.initializer:
-        if prod(tensor.dims) <= MAX_PROPAGATED_ELEMENTS:
-            bare.initializer.append(tensor)
-        else:
-            info = helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
-            bare.input.append(info)
-    bare.output.extend(ValueInfoProto(name=value.name) for value in graph.output)
+    light = without_weights(graph)
+    for value in light.input:
+        if value.name in shapes:
+            element = value.type.tensor_type.elem_type
+            value.CopyFrom(helper.make_tensor_value_info(value.name, element, shapes[value.name]))
+    for value in light.output:
+        value.ClearField("type")
     model = ModelProto(
         ir_version=onnx.IR_VERSION,
-        graph=bare,
+        graph=light,
         opset_import=[helper.make_opsetid("", opset), *_other_domains(graph.node)],
     )
     try:
         typed = onnx.shape_inference.infer_shapes(model, data_prop=True)
-    except (onnx.shape_inference.InferenceError, RuntimeError, ValueError):
-        return {}  # the importer itself checks what it converts
+    except Exception:  # as its bindings raise them; the importer itself checks what it converts
+        return {}
     facts = (*typed.graph.value_info, *typed.graph.output)
     return {value.name: _fact(value) for value in facts}
 
