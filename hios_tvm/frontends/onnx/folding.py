@@ -33,7 +33,7 @@ MOVING_OPERATORS = frozenset(
 FOLDED_OPERATORS = MOVING_OPERATORS.union(
     ("Abs", "Add", "Ceil", "Clip", "Cos", "CumSum", "Div", "Erf", "Exp", "Floor", "Log", "MatMul"),
     ("Max", "Mean", "Min", "Mod", "Mul", "Neg", "Pow", "QuantizeLinear", "Reciprocal", "Round"),
-    ("Sigmoid", "Sign", "Sin", "Sqrt", "Sub", "Sum", "Tan", "Tanh"),
+    ("Relu", "Sigmoid", "Sign", "Sin", "Sqrt", "Sub", "Sum", "Tan", "Tanh"),
     ("ArgMax", "ArgMin", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd", "ReduceSum"),
     ("And", "BitShift", "BitwiseAnd", "BitwiseNot", "BitwiseOr", "BitwiseXor", "Equal", "Greater"),
     ("GreaterOrEqual", "IsInf", "IsNaN", "Less", "LessOrEqual", "Not", "Or", "Where", "Xor"),
