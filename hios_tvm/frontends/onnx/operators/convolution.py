@@ -238,9 +238,11 @@ def _deformed_windows(
         def pixel(down: int, right: int) -> tirx.Expr:
             at_y, at_x = top + float(down), left + float(right)
             share = (1 - te.abs(y - at_y)) * (1 - te.abs(x - at_x))
-            is_inside = tirx.all(at_y >= 0, at_y <= height - 1, at_x >= 0, at_x <= width - 1)
-            value = data[n, c, at_y.astype("int32"), at_x.astype("int32")]
-            return tirx.if_then_else(is_inside, value * share, tirx.const(0, data.dtype))
+            conditions = (at_y >= 0.0, at_y < float(height), at_x >= 0.0, at_x < float(width))
+            index_y = te.max(te.min(at_y, height - 1.0), 0.0).astype("int32")
+            index_x = te.max(te.min(at_x, width - 1.0), 0.0).astype("int32")
+            value = data[n, c, index_y, index_x] * share
+            return tirx.Select(tirx.all(*conditions), value, tirx.const(0, data.dtype))
 
         total = pixel(0, 0) + pixel(0, 1) + pixel(1, 0) + pixel(1, 1)
         return total if mask is None else total * mask[n, group, i, j, row, column]

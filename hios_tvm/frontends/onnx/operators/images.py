@@ -136,8 +136,7 @@ def _sampled(data: te.Tensor, grid: te.Tensor, how: _Sampling) -> te.Tensor:
             value = data[(n, c, *(tap.index for tap in taps))]
             conditions = [tap.inside for tap in taps if tap.inside is not None]
             if conditions:
-                zero = tirx.const(0, data.dtype)
-                value = tirx.if_then_else(tirx.all(*conditions), value, zero)
+                value = tirx.Select(tirx.all(*conditions), value, tirx.const(0, data.dtype))
             for tap in taps:
                 value = value if tap.weight is None else value * tap.weight
             total = value if total is None else total + value
@@ -148,7 +147,10 @@ def _sampled(data: te.Tensor, grid: te.Tensor, how: _Sampling) -> te.Tensor:
 
 @dataclass(frozen=True)
 class _Tap:
-    """An element along one axis; its weight and condition are None where they change nothing."""
+    """An element along one axis, whose index is always valid.
+
+    Its weight is None where that is 1, its condition where it always holds.
+    """
 
     index: tirx.Expr
     weight: tirx.Expr | None
@@ -184,7 +186,7 @@ def _reflected(place: tirx.Expr, size: int, align_corners: bool) -> tirx.Expr:
     least, most = (0.0, size - 1.0) if align_corners else (-0.5, size - 0.5)
     width = most - least
     if width == 0:
-        return tirx.const(0, place.dtype)
+        return place * 0.0
     distance = te.max(least - place, place - most)
     times = te.floor(distance / width)
     rest = distance - times * width
@@ -205,11 +207,10 @@ def _axis_taps(place: tirx.Expr, axis: int, how: _Sampling) -> list[_Tap]:
 
 
 def _tap(index: tirx.Expr, weight: tirx.Expr | None, size: int, how: _Sampling, dtype: str) -> _Tap:
-    if how.padding == "zeros":
-        return _Tap(index, weight, tirx.all(index >= 0, index < size))
+    inside = tirx.all(index >= 0, index < size) if how.padding == "zeros" else None
     if how.padding == "reflection":
         index = _reflected(index.astype(dtype), size, how.align_corners).astype("int32")
-    return _Tap(te.max(te.min(index, size - 1), 0), weight, None)
+    return _Tap(te.max(te.min(index, size - 1), 0), weight, inside)
 
 
 def _cubic_weights(fraction: tirx.Expr) -> list[tirx.Expr | None]:

@@ -78,17 +78,25 @@ def max_unpool(call: OperatorCall) -> Value:
     pads = read_pads(call, len(image))
     if len(kernel) != len(image):
         raise ValueError(f"kernel_shape {kernel} does not fit {len(image)} spatial axes")
-    shape = call.integers(2, "the extents of its output") or [
+    implied = [
         *shape_of(data)[:2],
         *(
             (size - 1) * step + extent - sum(padding)
             for size, step, extent, padding in zip(image, strides, kernel, pads, strict=True)
         ),
     ]
-    zeros = constant_of(np.zeros(math.prod(shape), dtype_of(data)))
+    zeros = constant_of(np.zeros(math.prod(implied), dtype_of(data)))
     flat_places, values = (call.reshape(x, [math.prod(shape_of(x))]) for x in (places, data))
     scattered = call.emit(relax.op.scatter_elements(zeros, flat_places, values, axis=0))
-    return call.reshape(scattered, shape)
+    # The places are those of the implied shape, whatever the output's
+    result = call.reshape(scattered, implied)
+    wanted = call.integers(2, "the extents of its output") or implied
+    missing = [size - extent for size, extent in zip(wanted, implied, strict=True)]
+    if min(missing) < 0:
+        raise call.unsupported(f"its output_shape {wanted} is smaller than {implied}")
+    if not any(missing):
+        return result
+    return relax.op.nn.pad(result, [width for more in missing for width in (0, more)])
 
 
 # --- Geometry ---

@@ -75,7 +75,9 @@ def _aligned(data: te.Tensor, rois: te.Tensor, batches: te.Tensor, how: _Pooling
         parts = _bilinear_parts(data, batches[roi].astype("int32"), c, *places)
         if how.mode == "avg":
             return te.sum(parts[0] + parts[1] + parts[2] + parts[3], axis=taps)
-        maximum = te.comm_reducer(tirx.max, lambda dtype: tirx.const(-math.inf, dtype), name="max")
+        maximum = te.comm_reducer(
+            lambda a, b: tirx.max(a, b), lambda dtype: tirx.const(-math.inf, dtype), name="max"
+        )
         # The standard takes the maximum of the weighted corners, not of their sum
         corners = te.max(te.max(parts[0], parts[1]), te.max(parts[2], parts[3]))
         return maximum(corners, axis=taps)
@@ -83,10 +85,12 @@ def _aligned(data: te.Tensor, rois: te.Tensor, batches: te.Tensor, how: _Pooling
     pooled = te.compute(shape, element, name="pooled")
 
     def finished(roi: tirx.Var, *at: tirx.Var) -> tirx.Expr:
-        count = te.max(samples(roi, 0), 0) * te.max(samples(roi, 1), 0)
+        rows, columns = samples(roi, 0), samples(roi, 1)
+        value = pooled[(roi, *at)]
         if how.mode == "avg":
-            return pooled[(roi, *at)] / te.max(count, 1).astype(dtype)
-        return tirx.Select(count > 0, pooled[(roi, *at)], tirx.const(0, dtype))
+            value = value / (rows * columns).astype(dtype)
+        # A sum over no samples is not even set to zero
+        return tirx.Select(tirx.all(rows > 0, columns > 0), value, tirx.const(0, dtype))
 
     return te.compute(shape, finished, name="aligned")
 

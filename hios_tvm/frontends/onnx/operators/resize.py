@@ -61,7 +61,7 @@ def _resize_by_factors(call: OperatorCall, factors: Sequence[float]) -> relax.Ex
     if len(factors) != len(shape):
         raise ValueError(f"scales {list(factors)} do not fit {len(shape)} dimensions")
     axes = {i: _by_scale(shape[i], factor) for i, factor in enumerate(factors)}
-    how = Filter(mode.removeprefix("bi"), "asymmetric", nearest="floor")
+    how = Filter(mode.removeprefix("bi"), "asymmetric", nearest="simple")
     return _resized(call, axes, how)
 
 

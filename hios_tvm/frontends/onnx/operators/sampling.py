@@ -46,7 +46,10 @@ class AxisResize:
 
 @dataclass(frozen=True)
 class Filter:
-    """How elements are combined; the names are those of Resize's attributes."""
+    """How elements are combined; the names are those of Resize's attributes.
+
+    `nearest` may also be ``simple``: towards the larger image, as before version 11.
+    """
 
     mode: str = "nearest"
     coordinates: str = "half_pixel"
@@ -88,7 +91,9 @@ def source_taps(axis: AxisResize, how: Filter) -> Taps:
     if how.coordinates == "tf_crop_and_resize":
         inside = (places >= 0) & (places <= axis.size - 1)
     if how.mode == "nearest":
-        nearest = _ROUNDINGS[how.nearest](places).astype(np.int64)[:, None]
+        towards_larger = "ceil" if axis.scale < 1 else "floor"
+        rounding = _ROUNDINGS[towards_larger if how.nearest == "simple" else how.nearest]
+        nearest = rounding(places).astype(np.int64)[:, None]
         indices = np.clip(nearest, 0, axis.size - 1)
         return Taps(axis.size, indices, np.ones(nearest.shape), inside)
     kernel, reach = _kernel(how)
