@@ -16,7 +16,14 @@ from tvm.ir import Call
 
 from hios_tvm.passes.dataflow import constant_value, operator_name
 
-__all__ = ["legalize_cast", "legalize_clip", "legalize_extreme", "legalize_relu"]
+__all__ = [
+    "legalize_cast",
+    "legalize_clip",
+    "legalize_extreme",
+    "legalize_not",
+    "legalize_not_equal",
+    "legalize_relu",
+]
 
 _FLOATS = ("bfloat16", "float16", "float32", "float64")
 _OPAQUE = 8  # TVM's number of the pattern of kernels that nothing is fused with
@@ -66,6 +73,29 @@ def legalize_extreme(
     )
 
 
+def legalize_not(builder: relax.BlockBuilder, call: Call, _target: tvm.target.Target) -> relax.Expr:
+    """Return a negation that TVM does not turn into the opposite comparison.
+
+    Of numbers that are none, a comparison and its opposite are both false.
+    """
+    return _elementwise(builder, call.args[0], _negated, "logical_not")
+
+
+def legalize_not_equal(
+    builder: relax.BlockBuilder, call: Call, _target: tvm.target.Target
+) -> relax.Expr | None:
+    """Return a comparison of floats that says that what is not a number differs from all."""
+    left, right = call.args
+    if _dtype(left) not in _FLOATS:
+        return None
+
+    def differ(a: te.Tensor, b: te.Tensor) -> te.Tensor:
+        equal = topi.equal(a, b)
+        return te.compute(equal.shape, lambda *at: _negated(equal(*at)), name="compute")
+
+    return builder.call_te(differ, left, right, primfunc_name_hint="not_equal")
+
+
 def legalize_cast(
     builder: relax.BlockBuilder, call: Call, _target: tvm.target.Target
 ) -> relax.Expr | None:
@@ -100,11 +130,17 @@ def _elementwise(
     )
 
 
+def _negated(condition: tirx.Expr) -> tirx.Expr:
+    return tirx.Cast("uint8", condition) == tirx.const(0, "uint8")
+
+
 def _bounded(x: tirx.Expr, number: float, *, is_max: bool) -> tirx.Expr:
     bound = tirx.const(number, x.ty)
     return tirx.Select(x < bound if is_max else x > bound, bound, x)
 
 
 def _extreme(left: te.Tensor, right: te.Tensor, *, is_max: bool) -> te.Tensor:
-    greater = topi.greater(left, right) if is_max else topi.less(left, right)
-    return topi.where(topi.logical_or(greater, topi.isnan(left)), left, right)
+    beats = topi.greater(left, right) if is_max else topi.less(left, right)
+    # TVM has no such test of bfloat16
+    is_none = topi.isnan(topi.cast(left, "float32") if left.dtype == "bfloat16" else left)
+    return topi.where(topi.logical_or(beats, is_none), left, right)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import tvm
 from tvm import relax
@@ -14,6 +15,8 @@ from hios_tvm.passes.legalize_elementwise import (
     legalize_cast,
     legalize_clip,
     legalize_extreme,
+    legalize_not,
+    legalize_not_equal,
     legalize_relu,
 )
 from hios_tvm.passes.legalize_extremum import legalize_extremum
@@ -26,7 +29,8 @@ __all__ = ["legalizations"]
 _LEGALIZERS = {
     "relax.astype": (legalize_cast,),
     "relax.clip": (legalize_clip,),
-    "relax.matmul": (legalize_matmul, legalize_product),
+    "relax.logical_not": (legalize_not,),
+    "relax.matmul": (legalize_product,),
     "relax.max": (legalize_extremum,),
     "relax.maximum": (legalize_extreme,),
     "relax.min": (legalize_extremum,),
@@ -35,6 +39,7 @@ _LEGALIZERS = {
     "relax.nn.conv2d": (legalize_depthwise, legalize_winograd, legalize_conv2d),
     "relax.nn.max_pool2d": (legalize_pool,),
     "relax.nn.relu": (legalize_relu,),
+    "relax.not_equal": (legalize_not_equal,),
 }
 
 
@@ -46,8 +51,12 @@ def legalizations(
     What none of them takes goes to TVM's own; `winograd` allows Winograd's method.
     """
 
+    with_constant = partial(legalize_matmul, packed={})
+
     def legalize(builder: relax.BlockBuilder, call: Call) -> relax.Expr:
-        for legalizer in _LEGALIZERS[operator_name(call)]:
+        name = operator_name(call)
+        own: tuple[Callable[..., relax.Expr | None], ...] = _LEGALIZERS[name]
+        for legalizer in (with_constant, *own) if name == "relax.matmul" else own:
             if legalizer is legalize_winograd and not winograd:
                 continue
             legalized = legalizer(builder, call, target)
