@@ -35,13 +35,21 @@ def converted(call: OperatorCall, x: relax.Expr, dtype: str) -> relax.Expr:
     if source == dtype or array_of(x) is not None:
         return call.cast(x, dtype)
     if dtype == "bool":
-        return call.emit(relax.op.not_equal(x, constant(0, source)))
+        return _truth(call, widened(call, x))
     if is_float(source) and not is_float(dtype):
         x = widened(call, x)
         return call.compute(lambda t: _elementwise_integers(t, dtype), x)
     if dtype.endswith("float16") and source != "float32":
         x = call.cast(x, "float32")
     return call.cast(x, dtype)
+
+
+def _truth(call: OperatorCall, x: relax.Expr) -> relax.Expr:
+    """Whether elements are not zero; TVM says so of what is not a number only if asked."""
+    result = relax.op.not_equal(x, constant(0, dtype_of(x)))
+    if is_float(dtype_of(x)):
+        result = relax.op.logical_or(result, relax.op.isnan(x))
+    return call.emit(result)
 
 
 def _elementwise_integers(x: te.Tensor, dtype: str) -> te.Tensor:
