@@ -73,14 +73,15 @@ class OnnxImporter:
                 with builder.dataflow():
                     self._convert_nodes(graph.node)
                     self._check_declared(graph)
-                    outputs = [self._output(value.name) for value in graph.output]
+                    results = self._results(graph)
+                    outputs = [self._output(name, value) for name, value in results]
             except ModelError:
                 builder._end_block()  # a builder with an open block complains when it is deleted
                 raise
             builder.emit_func_output(outputs[0] if len(outputs) == 1 else relax.Tuple(outputs))
         names = {
             "input_names": [value.name for value in model_inputs(graph)],
-            "output_names": [value.name for value in graph.output],
+            "output_names": [name for name, _ in results],
         }
         module = builder.get()
         module["main"] = module["main"].with_attrs(names)
@@ -222,17 +223,31 @@ class OnnxImporter:
     def _check_declared(self, graph: GraphProto) -> None:
         for name, fact in declared_types(graph).items():
             value = self._values[name]
-            if not isinstance(value, relax.Expr):
-                raise ModelError(f"{self._label}: output {name!r} is no tensor; it must be one")
-            if fact.contradicts(dtype_of(value), shape_of(value)):
+            if isinstance(value, relax.Expr) and fact.contradicts(dtype_of(value), shape_of(value)):
                 raise ModelError(
                     f"{self._label}: output {name!r} is declared as {fact}, its operators compute "
                     f"{_type_text(value)}; correct the declaration, or export the model again"
                 )
 
-    def _output(self, name: str) -> relax.Var:
+    def _results(self, graph: GraphProto) -> list[tuple[str, relax.Expr]]:
+        """Outputs with their names; those of a sequence's elements end in their position."""
+        results: list[tuple[str, relax.Expr]] = []
+        for name in (value.name for value in graph.output):
+            value = self._values[name]
+            parts = [(name, value)]
+            if isinstance(value, tuple):
+                parts = [(f"{name}/{i}", part) for i, part in enumerate(value)]
+            for part_name, part in parts:
+                if not isinstance(part, relax.Expr):
+                    raise ModelError(f"{self._label}: output {part_name!r} has no value")
+                results.append((part_name, part))
+        if not results:
+            raise ModelError(f"{self._label}: all its outputs are empty sequences")
+        return results
+
+    def _output(self, name: str, value: relax.Expr) -> relax.Var:
         with self._context(f"output {name!r}"):
-            return self._builder.emit_output(self._values[name])
+            return self._builder.emit_output(value)
 
     @contextlib.contextmanager
     def _context(self, place: str, node: NodeProto | None = None) -> Iterator[None]:

@@ -9,7 +9,7 @@ from onnx import GraphProto, TensorProto, TypeProto, ValueInfoProto, helper
 
 from hios_tvm.errors import ModelError, UsageError
 
-__all__ = ["ELEMENT_TYPES", "check_outputs", "input_shapes", "model_inputs", "without_weights"]
+__all__ = ["ELEMENT_TYPES", "input_shapes", "model_inputs", "without_weights"]
 
 Shape = tuple[int, ...]
 
@@ -50,15 +50,6 @@ def model_inputs(graph: GraphProto) -> list[ValueInfoProto]:
     """The inputs that a caller gives; models of IR version 3 list their weights as well."""
     weights = {tensor.name for tensor in graph.initializer}
     return [value for value in graph.input if value.name not in weights]
-
-
-def check_outputs(graph: GraphProto, label: str) -> None:
-    """All outputs are tensors; a `ModelError` names the first that is none."""
-    for value in graph.output:
-        if value.type.WhichOneof("value") not in (None, "tensor_type"):
-            raise ModelError(
-                f"{label}: output {value.name!r} is no tensor; only tensors can be outputs"
-            )
 
 
 def input_shapes(
