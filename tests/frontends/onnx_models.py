@@ -127,7 +127,8 @@ def joined_model(cases: Mapping[str, NodeCase], *, opset: int = 17) -> onnx.Mode
         ]
         outputs += [onnx.ValueInfoProto(name=name) for name in node.output if name]
     graph = helper.make_graph(nodes, "cases", inputs, outputs, weights)
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10)
+    imports = [helper.make_opsetid("", opset), helper.make_opsetid("com.microsoft", 1)]
+    return helper.make_model(graph, opset_imports=imports, ir_version=10)
 
 
 def feeds_of(cases: Mapping[str, NodeCase]) -> dict[str, Array]:
@@ -139,7 +140,12 @@ def feeds_of(cases: Mapping[str, NodeCase]) -> dict[str, Array]:
 
 
 def assert_cases_agree(
-    cases: Mapping[str, NodeCase], *, opset: int = 17, rtol: float = 0, reference: bool = False
+    cases: Mapping[str, NodeCase],
+    *,
+    opset: int = 17,
+    rtol: float = 0,
+    atol: float = 0,
+    reference: bool = False,
 ) -> None:
     """The compiled nodes give the types, shapes and elements of ONNX Runtime, or of ONNX's
     reference.
@@ -154,4 +160,4 @@ def assert_cases_agree(
     for value, ours, theirs in zip(model.graph.output, actual, expected, strict=True):
         theirs = np.asarray(theirs)
         assert (ours.dtype, ours.shape) == (theirs.dtype, theirs.shape), value.name
-        np.testing.assert_allclose(ours, theirs, rtol=rtol, err_msg=value.name)
+        np.testing.assert_allclose(ours, theirs, rtol=rtol, atol=atol, err_msg=value.name)

@@ -149,7 +149,9 @@ def _resized(
     dtype = dtype_of(data)
     is_float = dtype.startswith(("float", "bfloat"))
     if not is_float and (how.mode == "cubic" or how.antialias):
-        raise call.unsupported(f"it resizes {dtype} in the mode {how.mode}; cast its input to float32")
+        raise call.unsupported(
+            f"it resizes {dtype} in the mode {how.mode}; cast its input to float32"
+        )
     shape = [axes[i].out if i in axes else size for i, size in enumerate(shape_of(data))]
     if 0 in shape:
         return constant(np.zeros(shape), dtype)
