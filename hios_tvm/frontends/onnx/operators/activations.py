@@ -87,15 +87,16 @@ _KINDS: Mapping[str, _Kind] = {
     "softplus": _Kind(_softplus),
     "softsign": _Kind(_softsign),
     "tanh": _Kind(lambda x, alpha, beta: te.tanh(x)),
-    "thresholdedrelu": _Kind(_thresholded_relu, 1.0),
+    "thresholdedrelu": _Kind(_thresholded_relu, _NO_DEFAULT),  # ONNX Runtime's is not ONNX's
 }
 
 
 def activations(
     call: OperatorCall, defaults: Sequence[str], directions: int
 ) -> list[tuple[Activation, ...]]:
-    """The functions of each direction, clipped as the node says.
+    """The functions of each direction, whose arguments are clipped as the node says.
 
+    That of an LSTM's cell state, the third, is not: ONNX Runtime clips the sums of gates alone.
     Functions take alpha and beta from the node's lists in their order, as far as they have such
     parameters and the lists reach.
 
@@ -113,9 +114,10 @@ def activations(
         raise ValueError(f"it names {len(names)} activations, {wanted} are needed")
     alphas = iter(attributes.numbers("activation_alpha", []))
     betas = iter(attributes.numbers("activation_beta", []))
+    size = len(defaults)
     clip = attributes.number("clip") if "clip" in attributes else None
     functions = []
-    for name in names[:wanted]:
+    for i, name in enumerate(names[:wanted]):
         kind = _KINDS.get(name.lower())
         if kind is None:
             raise ValueError(f"the activation {name!r} is not one of {', '.join(sorted(_KINDS))}")
@@ -123,8 +125,7 @@ def activations(
         beta = 0.0 if kind.beta is None else next(betas, kind.beta)
         if alpha != alpha or beta != beta:
             raise ValueError(f"the activation {name!r} needs activation_alpha and activation_beta")
-        functions.append(_clipped(kind, alpha, beta, clip))
-    size = len(defaults)
+        functions.append(_clipped(kind, alpha, beta, clip if i % size < 2 else None))
     return [tuple(functions[i * size : (i + 1) * size]) for i in range(directions)]
 
 

@@ -119,7 +119,8 @@ def _real_inverse(size: int, length: int) -> np.ndarray:
     weights[0] = 1
     if length % 2 == 0 and size == length // 2 + 1:
         weights[-1] = 1
-    return matrix * weights[:, None, None]
+    result: np.ndarray = matrix * weights[:, None, None]
+    return result
 
 
 def _along_axis(call: OperatorCall, x: relax.Expr, axis: int, matrix: np.ndarray) -> relax.Expr:
