@@ -140,7 +140,8 @@ def _bounded(x: tirx.Expr, number: float, *, is_max: bool) -> tirx.Expr:
 
 
 def _extreme(left: te.Tensor, right: te.Tensor, *, is_max: bool) -> te.Tensor:
-    beats = topi.greater(left, right) if is_max else topi.less(left, right)
-    # TVM has no such test of bfloat16
+    """The right tensor stands once, so that long chains stay short: TVM fuses by repeating."""
+    extreme = topi.maximum(left, right) if is_max else topi.minimum(left, right)
+    # TVM's own is the right number where one is none; it has no such test of bfloat16
     is_none = topi.isnan(topi.cast(left, "float32") if left.dtype == "bfloat16" else left)
-    return topi.where(topi.logical_or(beats, is_none), left, right)
+    return topi.where(is_none, left, extreme)

@@ -196,7 +196,7 @@ def variadic(function: Function) -> Converter:
         call.attributes.ignore("consumed_inputs")
         first, *rest = call.tensors()
         for tensor in rest:
-            first = call.emit(function(first, tensor))
+            first = call.emit(function(tensor, first))  # kernels repeat their left operand
         return first
 
     return convert

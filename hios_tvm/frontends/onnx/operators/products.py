@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
-from tvm import relax
+from tvm import relax, te, tirx
 
 from hios_tvm.frontends.onnx.operators.call import Converter, OperatorCall, Value
 from hios_tvm.frontends.onnx.operators.casts import converted
 from hios_tvm.frontends.onnx.operators.einsum import einsum
-from hios_tvm.frontends.onnx.operators.precision import is_float
+from hios_tvm.frontends.onnx.operators.precision import is_float, widened
 from hios_tvm.frontends.tensors import array_of, constant, constant_of, dtype_of, shape_of
 
 __all__ = ["OPERATORS", "product"]
+
+MAX_DETERMINANT = 4
+"""Rows of the largest matrix of which a determinant is written out: the terms are its factorial."""
 
 
 def product(call: OperatorCall, left: relax.Expr, right: relax.Expr) -> relax.Expr:
@@ -74,7 +77,41 @@ def _scaled(call: OperatorCall, x: relax.Expr, factor: float) -> relax.Expr:
     return call.emit(relax.op.multiply(x, constant(factor, dtype)))
 
 
+def determinant(call: OperatorCall) -> Value:
+    x = call.tensor(0)
+    *batch, rows, columns = shape_of(x)
+    if rows != columns:
+        raise ValueError(f"it is of square matrices, not of {rows} x {columns}")
+    if rows > MAX_DETERMINANT:
+        raise call.unsupported(
+            f"only determinants of up to {MAX_DETERMINANT} rows are computed, this has {rows}"
+        )
+
+    def compute(t: te.Tensor) -> te.Tensor:
+        def element(*at: tirx.Var) -> tirx.Expr:
+            return _expanded(lambda i, j: t(*at, i, j), list(range(rows)), 0)
+
+        return te.compute(batch, element, name="determinant")
+
+    return call.cast(call.compute(compute, widened(call, x)), dtype_of(x))
+
+
+def _expanded(
+    element: Callable[[int, int], tirx.Expr], columns: Sequence[int], row: int
+) -> tirx.Expr:
+    """The determinant of the rows from `row` on in these columns, by its first row."""
+    if len(columns) == 1:
+        return element(row, columns[0])
+    total: tirx.Expr | None = None
+    for i, column in enumerate(columns):
+        others = [other for other in columns if other != column]
+        term = element(row, column) * _expanded(element, others, row + 1)
+        total = term if total is None else (total - term if i % 2 else total + term)
+    return total
+
+
 OPERATORS: Mapping[str, Converter] = {
+    "Det": determinant,
     "Einsum": einsum,
     "Gemm": gemm,
     "MatMul": matmul,

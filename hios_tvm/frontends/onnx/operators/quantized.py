@@ -201,9 +201,14 @@ def qlinear_conv(call: OperatorCall) -> Value:
 
 def _convolution(call: OperatorCall, data: relax.Expr, weight: relax.Expr) -> relax.Expr:
     """Sums of 32 bits; padding is zero, as zero points are subtracted already."""
-    kernel = shape_of(weight)[2:]
+    kernel = list(shape_of(weight)[2:])
+    if not 1 <= len(kernel) <= 3:
+        raise call.unsupported(f"images of {len(kernel)} dimensions cannot be compiled")
+    if call.attributes.integers("kernel_shape", kernel) != kernel:
+        raise ValueError(f"kernel_shape is not the shape of the weight, {kernel}")
     windows = read_windows(call, shape_of(data)[2:], kernel)
     groups = call.attributes.integer("group", 1)
+    axes = "DHW"[-len(kernel) :]
 
     def compute(x: te.Tensor, w: te.Tensor) -> te.Tensor:
         return topi.nn.conv(
@@ -213,7 +218,9 @@ def _convolution(call: OperatorCall, data: relax.Expr, weight: relax.Expr) -> re
             [*windows.before, *windows.after],
             list(windows.dilations),
             groups,
-            out_dtype="int32",
+            f"NC{axes}",
+            f"OI{axes}",
+            "int32",
         )
 
     return call.compute(compute, data, weight)
