@@ -107,10 +107,13 @@ class HiosBackendRep(BackendRep):
             if len(arrays) != len(names):
                 raise InputError(f"inputs: {len(arrays)} are given, the model has {len(names)}")
             feeds = dict(zip(names, arrays, strict=True))
-        for name, value in feeds.items():
-            if self.session is not None and (value is None or isinstance(value, Sequence)):
-                raise InputError(f"inputs: {name!r} is no tensor; the model has a tensor there")
-        outputs = self._run_specialized(feeds) if self.session is None else self.session.run(feeds)
+        if self.session is None:
+            outputs = self._run_specialized(feeds)
+        else:
+            for name, value in feeds.items():
+                if value is None or isinstance(value, Sequence):
+                    raise InputError(f"inputs: {name!r} is no tensor; the model has a tensor there")
+            outputs = self.session.run(_tensors(feeds))
         values = {value.name: _output(outputs, value.name) for value in self._model.graph.output}
         result: tuple[Any, ...] = namedtupledict("Outputs", list(values))(*values.values())
         return result

@@ -44,6 +44,7 @@ class OnnxImporter:
     def __init__(self, opset: int, label: str) -> None:
         self._builder = relax.BlockBuilder()
         self._values: MutableMapping[str, Value] = ChainMap()  # results by tensor name
+        self._weights: dict[int, tuple[GraphProto, dict[str, Value]]] = {}
         self._inferred: Mapping[str, TensorTypeFact] = {}
         self._opset = opset
         self._label = label
@@ -64,7 +65,7 @@ class OnnxImporter:
             Naming the node or tensor that cannot be converted, or whose type is not what ONNX
             infers or the model declares.
         """
-        self._parse_initializers(graph)
+        self._values.update(self._weights_of(graph))
         inputs = self._declare_inputs(graph, shapes)
         self._inferred = inferred_types(graph, self._opset, shapes)
         builder = self._builder
@@ -88,12 +89,18 @@ class OnnxImporter:
         module = relax.transform.CanonicalizeBindings()(module)  # outputs have names of their own
         return relax.transform.DeadCodeElimination(["main"])(module)
 
-    def _parse_initializers(self, graph: GraphProto) -> None:
+    def _weights_of(self, graph: GraphProto) -> dict[str, Value]:
+        """Initializers by name; those of a loop's body are the same in all iterations."""
+        if id(graph) in self._weights:
+            return self._weights[id(graph)][1]
         if graph.sparse_initializer:
             raise ModelError(f"{self._label} has sparse weights; export it with dense ones")
+        weights: dict[str, Value] = {}
         for tensor in graph.initializer:
             with self._context(f"initializer {tensor.name!r}"):
-                self._values[tensor.name] = _constant(numpy_helper.to_array(tensor))
+                weights[tensor.name] = _constant(numpy_helper.to_array(tensor))
+        self._weights[id(graph)] = graph, weights  # keeps the graph, and so its id
+        return weights
 
     def _declare_inputs(
         self, graph: GraphProto, shapes: Mapping[str, tuple[int, ...]]
@@ -172,7 +179,7 @@ class OnnxImporter:
         self._values = ChainMap(dict(zip(names, arguments, strict=True)), outer)
         self._inferred = {}  # in a loop, shapes of a name may differ from pass to pass
         try:
-            self._parse_initializers(graph)
+            self._values.update(self._weights_of(graph))
             self._convert_nodes(graph.node)
             return [self._values[value.name] for value in graph.output]
         finally:
