@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
-__version__ = "0.1.0"
+from hios_tvm.version import __version__
 
 __all__ = [
     "CompileOptions",
@@ -19,6 +19,7 @@ __all__ = [
     "OperatorGraph",
     "Platform",
     "Schedule",
+    "__version__",
     "compile_model",
     "evaluate",
     "load",

@@ -26,7 +26,8 @@ from hios_tvm.runtime.measure import KernelCall, measure_kernels
 from hios_tvm.runtime.memory import TensorTable, address_of, aligned_empty
 from hios_tvm.runtime.native import load_library
 from hios_tvm.tuning.database import Trial
-from hios_tvm.verify import RTOL, deviations, random_inputs
+from hios_tvm.verification.deviation import RTOL, deviations
+from hios_tvm.verification.inputs import random_inputs
 
 __all__ = ["Bench"]
 
