@@ -15,6 +15,8 @@ from hios_tvm.verification.deviation import Arrays
 
 __all__ = ["Reference", "Step", "perturbed"]
 
+_UNITS = 16
+
 
 @dataclass(frozen=True)
 class Step:
@@ -132,14 +134,22 @@ class Reference(ABC):
 
 
 def perturbed(inputs: Arrays, seed: int) -> dict[str, np.ndarray]:
-    """Return the inputs with each float moved by one unit in the last place, up or down."""
+    """Return the inputs with each float moved a little, up or down.
+
+    By `_UNITS` units in the last place, which is what a sum of a thousand terms in another order
+    differs by; in half precision, where one unit is as much as all of those, by one.
+    """
     rng = np.random.default_rng(seed)
     moved = {}
     for name, array in inputs.items():
         if array.dtype.kind in "iub":
             moved[name] = array
             continue
-        up = rng.integers(0, 2, array.shape).astype(bool)
-        towards = np.where(up, np.inf, -np.inf).astype(array.dtype)
-        moved[name] = np.asarray(np.nextafter(array, towards))
+        sign = 2 * rng.integers(0, 2, array.shape) - 1
+        if array.dtype.itemsize >= 4:
+            step = (_UNITS * sign).astype(array.dtype) * np.spacing(array)
+            moved[name] = np.asarray(array + step)
+        else:
+            towards = (sign * np.inf).astype(array.dtype)
+            moved[name] = np.asarray(np.nextafter(array, towards))
     return moved

@@ -38,11 +38,17 @@ class RelaxReference(Reference):
 
     @cached_property
     def _name(self) -> Mapping[relax.Var, str]:
-        """The tensors' names: those of the variables, and the original ones of inputs."""
+        """The tensors' names: the original ones of inputs and outputs, else the variables'."""
         main = self._mod["main"]
         names = dict(zip(main.params, map(str, main.attrs["input_names"]), strict=True))
+        outputs = zip(_results(main), map(str, main.attrs["output_names"]), strict=True)
+        for value, name in outputs:
+            if isinstance(value, relax.Var):
+                names.setdefault(value, name)
         taken = set(names.values())
         for binding in bindings(main):
+            if binding.var in names:
+                continue
             name, count = binding.var.name, 0
             while name in taken:
                 count += 1

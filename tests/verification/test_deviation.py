@@ -1,47 +1,20 @@
-"""Outputs against references, and the search for the first operator that differs."""
+"""Outputs against references: what counts as equal."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
+import ml_dtypes
 import numpy as np
-import onnx
 import pytest
-from onnx import TensorProto, helper
 
 from hios_tvm.errors import UsageError
-from hios_tvm.verify import deviations, first_difference, onnxruntime_outputs, random_inputs
-
-
-def chain(operators: list[str]) -> onnx.ModelProto:
-    names = ["x", *(f"t{i}" for i in range(len(operators)))]
-    nodes = [
-        helper.make_node(operator, [names[i]], [names[i + 1]])
-        for i, operator in enumerate(operators)
-    ]
-    graph = helper.make_graph(
-        nodes,
-        "chain",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [4])],
-        [helper.make_tensor_value_info(names[-1], TensorProto.FLOAT, [4])],
-    )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-
-
-@pytest.mark.parametrize("wrong", [None, "Sin", "Sigmoid", "Relu", "Tanh"])
-def test_bisection_finds_the_first_wrong_operator(wrong: str | None) -> None:
-    """Everything behind the wrong operator differs too; the first one is the answer."""
-    model = chain(["Sin", "Relu", "Sigmoid", "Tanh", "Exp"])
-    inputs = {"x": np.array([0.1, 0.5, 1.0, 1.5], dtype=np.float32)}
-
-    def run(cut: onnx.ModelProto, given: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        outputs = onnxruntime_outputs(cut, given)
-        broken = any(node.op_type == wrong for node in cut.graph.node)
-        return {name: array + broken for name, array in outputs.items()}
-
-    found = first_difference(model, inputs, run)
-    expected = wrong and (wrong, next(n.output[0] for n in model.graph.node if n.op_type == wrong))
-    assert found == expected
+from hios_tvm.verification.deviation import (
+    SINGLE,
+    TOLERANCES,
+    Spread,
+    deviations,
+    over_draws,
+    reference_spread,
+)
 
 
 def test_deviation_is_relative_to_the_largest_magnitude() -> None:
@@ -69,14 +42,66 @@ def test_other_names_and_shapes_are_no_comparison() -> None:
         deviations({"y": np.zeros(2)}, {"y": np.zeros(3)})
 
 
-def test_random_inputs_depend_on_the_seed_and_respect_the_range() -> None:
-    specs = [("x", (100,), "float32"), ("i", (100,), "int64"), ("b", (100,), "bool")]
-    first, again, other = (random_inputs(specs, seed) for seed in (1, 1, 2))
-    for name, _, dtype in specs:
-        np.testing.assert_array_equal(first[name], again[name])
-        assert (first[name] != other[name]).any()
-        assert first[name].dtype == dtype
-    assert set(np.unique(first["i"])) == {0, 1}
-    limited = random_inputs(specs[:2], 0, (3.0, 5.0))
-    assert limited["x"].min() >= 3 and limited["x"].max() <= 5
-    assert set(np.unique(limited["i"])) == {3, 4, 5}
+def test_a_large_constant_hides_nothing() -> None:
+    """Probabilities of 1000 tiny logits: all are about 0.001, and any others of that size too."""
+    rng = np.random.default_rng(0)
+
+    def softmax(logits: np.ndarray) -> np.ndarray:
+        powers = np.exp(logits.astype(np.float32))
+        return powers / powers.sum()
+
+    right = softmax(1e-5 * rng.standard_normal(1000))
+    wrong = softmax(1e-5 * rng.standard_normal(1000))
+    (found,) = deviations({"y": wrong}, {"y": right})
+    assert found.max_error < 1e-4
+    assert not found.within(SINGLE)
+    rounded = np.nextafter(right, np.float32(1))
+    assert deviations({"y": rounded}, {"y": right})[0].within(SINGLE)
+    constant = np.full(4, 1000, np.float32)
+    assert deviations({"y": constant + 1e-3}, {"y": constant})[0].within(SINGLE)
+    assert not deviations({"y": constant + 5e-2}, {"y": constant})[0].within(SINGLE)
+
+
+def test_draws_share_one_range() -> None:
+    reference = [{"y": np.float32([1000.0])}, {"y": np.float32([1000.1])}]
+    wrong = [{"y": np.float32([1000.0])}, {"y": np.float32([1000.05])}]
+    assert all(deviations(*pair)[0].within(SINGLE) for pair in zip(wrong, reference, strict=True))
+    assert not deviations(over_draws(wrong), over_draws(reference))[0].within(SINGLE)
+
+
+def test_the_spread_of_the_reference_is_allowed_fourfold() -> None:
+    reference = {"y": np.float32([1.0, -1.0])}
+    spread = reference_spread([{"y": np.float32([1.01, -1.0])}], reference)["y"]
+    assert spread.error == pytest.approx(0.01, rel=1e-3)
+    (found,) = deviations({"y": np.float32([1.03, -1.0])}, reference)
+    assert not found.within(SINGLE)
+    assert found.within(SINGLE, spread)
+    (found,) = deviations({"y": np.float32([1.05, -1.0])}, reference)
+    assert not found.within(SINGLE, spread)
+
+
+@pytest.mark.parametrize("dtype", ["int64", "uint8", "bool"])
+def test_whole_numbers_are_equal_but_for_ties_of_the_reference(dtype: str) -> None:
+    reference = {"y": np.zeros(10, dtype)}
+    output = {"y": np.arange(10) < 2}
+    (found,) = deviations({"y": output["y"].astype(dtype)}, reference)
+    assert found.unequal == 2
+    assert not found.within(SINGLE)
+    assert found.within(SINGLE, Spread(unequal=1))
+    assert not found.within(SINGLE, Spread(error=10.0))
+
+
+def test_large_whole_numbers_are_not_compared_as_floats() -> None:
+    (found,) = deviations({"y": np.array([2**53 + 1])}, {"y": np.array([2**53])})
+    assert not found.within(SINGLE)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
+def test_half_precision_may_differ_by_some_units(dtype: type) -> None:
+    right = np.linspace(-1, 1, 9, dtype=np.float32)
+    unit = float(ml_dtypes.finfo(dtype).eps)
+    tolerance = TOLERANCES[np.dtype(dtype).name]
+    for units, is_right in ((1, True), (20, False)):
+        output = (right + units * unit).astype(dtype)
+        (found,) = deviations({"y": output}, {"y": right.astype(dtype)})
+        assert found.within(tolerance) == is_right
