@@ -37,11 +37,7 @@ from hios_tvm.passes.annotate_schedule import AnnotateSchedule
 from hios_tvm.passes.partition_by_device import Partition, PartitionByDevice
 from hios_tvm.runtime.devices.names import device_kind
 from hios_tvm.runtime.launches import GpuKernel
-from hios_tvm.runtime.manifest import (
-    DeviceSpec,
-    Manifest,
-    TensorSpec,
-)
+from hios_tvm.runtime.manifest import DeviceSpec, Manifest, TensorSpec
 from hios_tvm.schedule import Schedule
 from hios_tvm.schedulers import evaluated, make_schedule, options_of
 from hios_tvm.schedulers.auto import candidates
@@ -49,14 +45,7 @@ from hios_tvm.simulate import Timeline, evaluate
 from hios_tvm.tuning.choose import TunedChoice
 from hios_tvm.version import __version__
 
-__all__ = [
-    "Compilation",
-    "CompileOptions",
-    "Progress",
-    "build_artifact",
-    "measured_costs",
-    "phase",
-]
+__all__ = ["Compilation", "CompileOptions", "Progress", "build_artifact", "measured_costs", "phase"]
 
 Progress = Callable[[str, int, int], None]
 """Called with a phase's name, the steps done and the steps in all."""

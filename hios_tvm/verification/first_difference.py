@@ -61,8 +61,12 @@ def first_difference(
     Returns
     -------
     Difference or None
-        None where the whole model agrees, or cannot be compiled by `compile_and_run`: then the
-        fault is in what that does not do.
+        None where the whole model agrees: then the fault is in what `compile_and_run` does not do.
+
+    Raises
+    ------
+    HiosError
+        If the whole model cannot be compiled or run.
     """
     return _Search(reference, tuple(inputs), compile_and_run, tolerance).run()
 
@@ -98,8 +102,8 @@ class _Search:
     def _first_wrong_prefix(self) -> Difference | None:
         """Return the shortest wrong prefix before which all others that were tried agree."""
         steps = self._reference.steps
-        wrong = self._look(self._reference, self._inputs)
-        if wrong is None or not wrong.judgement.wrong:
+        wrong = self._compare(self._reference, self._inputs)
+        if not wrong.judgement.wrong:
             return None
         ends = [i + 1 for i, step in enumerate(steps[:-1]) if step.is_computed]
         while ends:
@@ -152,22 +156,18 @@ class _Search:
     def _look_at(
         self, chosen: Collection[int], values: Sequence[Arrays], outputs: Sequence[str]
     ) -> Difference | None:
+        """Compare a part; None where it cannot be cut out, compiled or run by itself."""
         try:
-            part = self._reference.part(chosen, values[0], outputs)
-        except HiosError:
-            return None
-        return self._look(part, values)
-
-    def _look(self, part: Reference, values: Sequence[Arrays]) -> Difference | None:
-        """Compile and run a part; None where it cannot be compiled or run by itself."""
-        try:
-            module = part.module()
-            names = list(map(str, module["main"].attrs["input_names"]))
-            inputs = tuple({name: draw[name] for name in names} for draw in values)
-            expected = tuple(map(part.run, inputs))
-            seen = self._compile(module, inputs)
-            found = judge(seen.outputs, inputs, expected, part, self._tolerance)
+            return self._compare(self._reference.part(chosen, values[0], outputs), values)
         except Exception:  # also TVM's own: what is known already must not be lost to them
             return None
+
+    def _compare(self, part: Reference, values: Sequence[Arrays]) -> Difference:
+        module = part.module()
+        names = list(map(str, module["main"].attrs["input_names"]))
+        inputs = tuple({name: draw[name] for name in names} for draw in values)
+        expected = tuple(map(part.run, inputs))
+        seen = self._compile(module, inputs)
+        found = judge(seen.outputs, inputs, expected, part, self._tolerance)
         step = part.steps[-1]
         return Difference(step, part, found, seen.kernels, inputs, seen.outputs, expected)

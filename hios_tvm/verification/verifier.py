@@ -10,7 +10,7 @@ from tvm.ir import IRModule
 
 from hios_tvm import runtime
 from hios_tvm.artifact import Package
-from hios_tvm.errors import DeviceError, ModelError, UsageError, VerificationError
+from hios_tvm.errors import DeviceError, HiosError, ModelError, UsageError, VerificationError
 from hios_tvm.runtime.manifest import OutputError, Verification
 from hios_tvm.verification.deviation import SINGLE, Arrays, Deviation, Tolerance
 from hios_tvm.verification.first_difference import Compile, Difference, first_difference
@@ -146,15 +146,20 @@ def _refusal(
     """Search the first operator that differs, and say all that is known."""
     what = "; ".join(_distance(found, output) for output in found.wrong)
     message = f"the artifact is wrong, and was not written: {what} ({reference.runner})"
-    for device in devices:
-        difference = first_difference(reference, draws.inputs, device.compile_and_run, tolerance)
-        if difference is not None:
-            break
-    else:
-        return VerificationError(
-            f"{message}. Every part of the model agrees where it is compiled for one device, so "
-            "the fault is in the schedule, the plan of the memory, or the runtime"
-        )
+    try:
+        for device in devices:
+            difference = first_difference(
+                reference, draws.inputs, device.compile_and_run, tolerance
+            )
+            if difference is not None:
+                break
+        else:
+            return VerificationError(
+                f"{message}. Where all operators run one after another on one device, the model "
+                "agrees: the fault is in the schedule, the plan of the memory, or the runtime"
+            )
+    except HiosError as error:
+        return VerificationError(f"{message}. The first operator was not found: {error}")
     message += f". {_where(difference)}"
     if reproducer is None:
         advice = "--dump-reproducer FOLDER writes the smallest model that shows it, for a report"
