@@ -11,9 +11,8 @@ import numpy as np
 from hios_tvm.errors import ModelError
 from hios_tvm.runtime.dtypes import numpy_dtype
 from hios_tvm.verification.deviation import Arrays
-from hios_tvm.verification.integer_ranges import IntegerRange
 
-__all__ = ["Draws", "Spec", "random_inputs", "telling_draws"]
+__all__ = ["Draws", "IntegerRange", "Spec", "random_inputs", "telling_draws"]
 
 Spec = tuple[str, tuple[int, ...], str]
 """Name, shape and type of an input."""
@@ -23,6 +22,28 @@ SEEDS = (0, 1)
 LARGER_SCALES = (10, 100)
 LEAST_CHANGE = 1e-3
 """How much outputs of two draws should differ, relative to their largest magnitude."""
+
+
+@dataclass(frozen=True)
+class IntegerRange:
+    """Whole numbers from `low` to `high`, both included; `high` is None where nothing limits it."""
+
+    low: int = 0
+    high: int | None = None
+
+    def __and__(self, other: IntegerRange) -> IntegerRange:
+        """Return the numbers that are in both."""
+        highs = [high for high in (self.high, other.high) if high is not None]
+        return IntegerRange(max(self.low, other.low), min(highs, default=None))
+
+    def shifted(self, by: int) -> IntegerRange:
+        """Return the numbers whose sum with `by` is in this range, none below 0."""
+        high = None if self.high is None else self.high - by
+        return IntegerRange(max(self.low - by, 0), high)
+
+    @property
+    def is_empty(self) -> bool:
+        return self.high is not None and self.high < self.low
 
 
 def random_inputs(

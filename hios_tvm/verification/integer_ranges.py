@@ -4,37 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 
 import numpy as np
 from tvm import relax
 from tvm.ir import Call, IRModule
 
 from hios_tvm.passes.dataflow import bindings, constant_value, operator_name
+from hios_tvm.verification.inputs import IntegerRange
 
-__all__ = ["IntegerRange", "integer_ranges"]
-
-
-@dataclass(frozen=True)
-class IntegerRange:
-    """Whole numbers from `low` to `high`, both included; `high` is None where nothing limits it."""
-
-    low: int = 0
-    high: int | None = None
-
-    def __and__(self, other: IntegerRange) -> IntegerRange:
-        """Return the numbers that are in both."""
-        highs = [high for high in (self.high, other.high) if high is not None]
-        return IntegerRange(max(self.low, other.low), min(highs, default=None))
-
-    def shifted(self, by: int) -> IntegerRange:
-        """Return the numbers whose sum with `by` is in this range, none below 0."""
-        high = None if self.high is None else self.high - by
-        return IntegerRange(max(self.low - by, 0), high)
-
-    @property
-    def is_empty(self) -> bool:
-        return self.high is not None and self.high < self.low
+__all__ = ["integer_ranges"]
 
 
 # What returns the elements of these arguments, in another place or type

@@ -7,11 +7,14 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from tvm.ir import IRModule
 
 from hios_tvm.verification.deviation import Arrays
+
+if TYPE_CHECKING:
+    from tvm.ir import IRModule
 
 __all__ = ["Reference", "Step", "perturbed"]
 

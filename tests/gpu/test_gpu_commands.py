@@ -108,6 +108,11 @@ def test_compile_for_tensor_cores(
     error = re.search(r"largest error ([0-9.e-]+) of", result.output)
     assert error is not None
     assert 1e-5 < float(error[1]) < 1e-3, "rounded, and no more than that"
+    artifact = model.with_suffix(".hios")
+    assert call("run", artifact, "--verify", model).exit_code == 0
+    strict = call("run", artifact, "--verify", model, "--rtol", "1e-6")
+    assert strict.exit_code == 1
+    assert "--dump-reproducer FOLDER" in strict.stderr
 
 
 def test_a_gpu_that_is_not_here_leaves_the_artifact_unverified(

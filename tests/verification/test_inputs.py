@@ -10,8 +10,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from hios_tvm.frontends.onnx import from_onnx
-from hios_tvm.verification.inputs import random_inputs, telling_draws
-from hios_tvm.verification.integer_ranges import IntegerRange, integer_ranges
+from hios_tvm.verification.inputs import IntegerRange, random_inputs, telling_draws
+from hios_tvm.verification.integer_ranges import integer_ranges
 
 IDS = TensorProto.INT64
 

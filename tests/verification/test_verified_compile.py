@@ -216,6 +216,19 @@ def _zeros(name: str, function: tvm.tirx.PrimFunc) -> tvm.tirx.PrimFunc:
     return made.with_attrs({"global_symbol": name, **dict(function.attrs)})
 
 
+def test_a_fault_that_no_part_shows_is_not_blamed_on_an_operator(
+    model: Path, compiled: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernels of the artifact are wrong, and those that are compiled again are right."""
+    lowerings = iter([True])
+    spoil_tanh(monkeypatch, lambda target: next(lowerings, False))
+    result = compiled(model)
+    assert result.exit_code == 1
+    assert "the fault is in the schedule, the plan of the memory, or the runtime" in result.stderr
+    assert "first operator" not in result.stderr
+    assert {path.name for path in tmp_path.iterdir()} == {"model.onnx"}
+
+
 def test_without_verification_the_artifact_says_so(
     model: Path, compiled: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -239,6 +252,23 @@ def test_a_missing_onnxruntime_is_named(model: Path, tmp_path: Path, cache: Path
     assert result.returncode == 0, result.stderr
     assert "not verified: the package onnxruntime cannot be imported" in result.stderr
     assert "onnxruntime" in read_manifest(output).verification.reason
+
+
+def test_run_verifies_where_no_compiler_is(
+    model: Path, compiled: Callable[..., Result], tmp_path: Path
+) -> None:
+    assert compiled(model).exit_code == 0
+    code = "from hios_tvm.cli import main; main()"
+    words = ["run", str(tmp_path / "model.hios"), "--verify", str(model)]
+    result = subprocess.run(
+        [sys.executable, "-c", code, *words],
+        env={**os.environ, "TVM_USE_RUNTIME_LIB": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    assert "y: largest error" in result.stdout
 
 
 def test_devices_that_are_not_here_are_named(
