@@ -1,12 +1,13 @@
 """Compile random networks, compare them with ONNX Runtime, and shrink what fails.
 
-A network is right, wrong (other numbers than ONNX Runtime's), crashed (any exception that is no clear
-error, the end of the process, no end within the limit) or refused with a clear error.
+A network is right, wrong (other numbers than ONNX Runtime's), crashed (any exception that is no
+clear error, the end of the process, no end within the limit) or refused with a clear error.
 
     python scripts/fuzz_networks.py --count 500 --seed 0 --keep failures
     python scripts/fuzz_networks.py --count 50 --source nnsmith --nnsmith-python venv/bin/python
 
-nnsmith (PyPI) needs PyTorch, so it has an environment of its own: --nnsmith-python names its Python.
+nnsmith (PyPI) needs PyTorch, so it has an environment of its own: --nnsmith-python names the
+Python of that.
 """
 
 from __future__ import annotations
@@ -76,15 +77,15 @@ def _own(count: int, seed: int, redrawn: Counter[str]) -> Iterator[tuple[str, Ne
 def _nnsmith(count: int, seed: int, python: str) -> Iterator[tuple[str, Network]]:
     script = Path(__file__).with_name("nnsmith_networks.py")
     with tempfile.TemporaryDirectory(prefix="nnsmith-") as folder:
-        for number in range(seed, seed + count):
-            path = Path(folder, str(number))
-            command = [python, str(script), "--seed", str(number), "--folder", str(path)]
-            made = subprocess.run(command, capture_output=True, text=True)
-            if made.returncode:
-                last = (made.stderr.strip().splitlines() or [f"exit {made.returncode}"])[-1]
-                stdout().print(f"nnsmith{number}: not generated: {last}", markup=False)
-                continue
-            yield f"nnsmith{number}", Network.load(path)
+        command = [python, str(script), "--seed", str(seed), "--count", str(count)]
+        made = subprocess.run([*command, "--folder", folder], capture_output=True, text=True)
+        folders = sorted(Path(folder).iterdir(), key=lambda path: int(path.name))
+        if not folders:
+            last = (made.stderr.strip().splitlines() or [f"exit {made.returncode}"])[-1]
+            raise click.ClickException(f"{script.name} made no network: {last}")
+        stdout().print(f"nnsmith made {len(folders)} of {count} networks")
+        for path in folders:
+            yield f"nnsmith{path.name}", Network.load(path)
 
 
 def _keep(network: Network, verdict: Verdict, judge: Judge, folder: Path) -> None:

@@ -10,11 +10,11 @@ FLOAT_BINARY = ("Add", "Sub", "Mul", "Mul", "Add", "Max", "Min", "Div")
 
 
 def smaller(b: Builder, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Return a shape that broadcasts to `shape`: some extents are 1, leading axes may be missing."""
+    """Return a shape that broadcasts to `shape`: extents of 1, or fewer axes."""
     kind = b.one_of("one axis", "one left", "any", "lower rank", "scalar", "same")
     rank = len(shape)
     if kind == "scalar" or rank == 0:
-        return b.one_of((), (1,), (1,) * rank)
+        return (1,) * int(b.one_of(0, 1, rank))
     if kind == "same":
         return shape
     if kind == "lower rank":

@@ -1,7 +1,7 @@
 """A network that grows node by node; ONNX Runtime computes each node as soon as it is added.
 
-So every tensor has its value: patterns read shapes and types from it, and what ONNX Runtime refuses,
-or what would vanish or explode, is found at once and drawn again.
+So every tensor has its value: patterns read shapes and types from it, and what ONNX Runtime
+refuses, or what would explode, is found at once and drawn again.
 """
 
 from __future__ import annotations
@@ -67,8 +67,8 @@ class Tensor:
 class Builder:
     """The network so far, and the random numbers that it is drawn with.
 
-    `tensors` are the inputs and the results of nodes, which later patterns may read; `float_type` is
-    the type of most of them.
+    `tensors` are the inputs and the results of nodes, which later patterns may read;
+    `float_type` is the type of most of them.
     """
 
     def __init__(self, rng: np.random.Generator, opset: int, float_type: str = "float32") -> None:
@@ -95,7 +95,7 @@ class Builder:
         return int(self.rng.integers(low, high + 1))
 
     def axes(self, rank: int, count: int | None = None) -> list[int]:
-        """Return `count` axes, some counted from the end; any number of them, from 1, by default."""
+        """Return `count` axes, by default any number; some are counted from the end."""
         count = self.integer(1, rank) if count is None else count
         chosen = sorted(int(axis) for axis in self.rng.permutation(rank)[:count])
         return [axis - rank if self.chance(0.3) else axis for axis in chosen]
@@ -163,7 +163,7 @@ class Builder:
         kind: str = "f",
         where: Callable[[Tensor], bool] = lambda tensor: True,
     ) -> Tensor:
-        """Return a tensor of one of these ranks, mostly a late one; a new input where there is none.
+        """Return a tensor of one of these ranks, mostly a late one, or else a new input.
 
         `kind` is ``"f"``, ``"i"``, ``"b"``, or several of them.
         """

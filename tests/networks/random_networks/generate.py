@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 
-from random_networks import (  # noqa: F401: each puts its patterns on the menu
+from random_networks import (  # noqa: F401 - each puts its patterns on the menu
     convolution,
     elementwise,
     gates,

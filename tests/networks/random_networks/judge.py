@@ -22,8 +22,8 @@ KINDS = ("right", "wrong", "crashed", "refused")
 class Verdict:
     """What became of a network: one of `KINDS`, and why.
 
-    ``refused`` is an error of the compiler's own kind, ``crashed`` any other exception or the end of
-    the process, ``wrong`` an output that differs from ONNX Runtime's.
+    ``refused`` is an error of the compiler's own kind, ``crashed`` any other exception or the end
+    of the process, ``wrong`` an output that differs from ONNX Runtime's.
     """
 
     kind: str

@@ -131,8 +131,8 @@ def pad(b: Builder) -> None:
     if mode == "constant" and b.chance(0.15):
         pads[b.integer(0, len(pads) - 1)] = -1
     if b.opset < 11:
-        value = 0.5 if mode == "constant" and b.chance(0.5) else None
-        b.add("Pad", x, mode=mode, pads=pads, value=value)
+        number = 0.5 if mode == "constant" and b.chance(0.5) else None
+        b.add("Pad", x, mode=mode, pads=pads, value=number)
         return
     value = b.constant(2, x.dtype) if mode == "constant" and b.chance(0.6) else None
     if b.opset >= 18 and b.chance(0.3):

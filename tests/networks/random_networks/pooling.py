@@ -9,7 +9,9 @@ from random_networks.menu import pattern
 from random_networks.windows import window
 
 
-def _attributes(b: Builder, sizes: tuple[int, ...], *, dilates: bool, ceils: bool) -> dict[str, Any]:
+def _attributes(
+    b: Builder, sizes: tuple[int, ...], *, dilates: bool, ceils: bool
+) -> dict[str, Any]:
     attributes = window(b, sizes, dilates=dilates, pads_less_than_kernel=True)
     if ceils and b.chance(0.3):
         attributes["ceil_mode"] = b.integer(0, 1)

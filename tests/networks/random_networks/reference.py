@@ -76,7 +76,8 @@ def _spread(values: list[Array]) -> Array:
     first = values[0].astype(np.float64)
     with np.errstate(invalid="ignore"):
         distances = [np.abs(value.astype(np.float64) - first) for value in values[1:]]
-    return np.nan_to_num(np.max(distances, axis=0), nan=0.0)
+    spread: Array = np.nan_to_num(np.max(distances, axis=0), nan=0.0)
+    return spread
 
 
 def _difference(actual: Array, expected: Array, spread: Array) -> str | None:

@@ -40,7 +40,9 @@ def upsample(b: Builder) -> None:
 @pattern(since=10, until=10)
 def resize_10(b: Builder) -> None:
     x = _image(b)
-    b.add("Resize", x, b.constant(_scales(b, x.rank), np.float32), mode=b.one_of("nearest", "linear"))
+    b.add(
+        "Resize", x, b.constant(_scales(b, x.rank), np.float32), mode=b.one_of("nearest", "linear")
+    )
 
 
 @pattern(weight=4, since=11)

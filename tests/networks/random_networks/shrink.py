@@ -29,19 +29,20 @@ def shrink(network: Network, verdict: Verdict, judge: Callable[[Network], Verdic
 
     values = _all_values(network)
     for make in (_single_outputs, _cut, _bypassed):
-        network = _reduced(network, lambda n, make=make: make(n, values), fails)
+        network = _reduced(network, make, values, fails)
     return network
 
 
 def _reduced(
     network: Network,
-    candidates: Callable[[Network], Iterable[Network]],
+    candidates: Callable[[Network, dict[str, Array]], Iterable[Network]],
+    values: dict[str, Array],
     fails: Callable[[Network], bool],
 ) -> Network:
     """Take the first candidate that fails, as long as there is one."""
     tried: set[bytes] = set()
     while True:
-        for candidate in candidates(network):
+        for candidate in candidates(network, values):
             key = candidate.model.SerializeToString(deterministic=True)
             if key not in tried and fails(candidate):
                 network = candidate
@@ -131,7 +132,8 @@ class _Part:
 
     def network(self, values: dict[str, Array]) -> Network:
         """Return the nodes that the outputs need; what none of them computes is an input."""
-        needed, nodes = set(self.outputs), []
+        needed = set(self.outputs)
+        nodes: list[onnx.NodeProto] = []
         for node in reversed(self.nodes):
             if needed.intersection(node.output):
                 nodes.insert(0, node)
@@ -149,9 +151,7 @@ class _Part:
             [_value_info(name, values[name]) for name in made_outputs],
             weights,
         )
-        model = helper.make_model(
-            graph, opset_imports=old.opset_import, ir_version=old.ir_version
-        )
+        model = helper.make_model(graph, opset_imports=old.opset_import, ir_version=old.ir_version)
         return Network(model, inputs)
 
 

@@ -38,7 +38,5 @@ def window(
     given = attributes.get("pads", [0] * 2 * rank)
     if auto_pad not in ("SAME_UPPER", "SAME_LOWER"):
         room = [sizes[i] + given[i] + given[i + rank] for i in range(rank)]
-        kernel = [
-            max(1, min(kernel[i], (room[i] - 1) // dilations[i] + 1)) for i in range(rank)
-        ]
+        kernel = [max(1, min(kernel[i], (room[i] - 1) // dilations[i] + 1)) for i in range(rank)]
     return {"kernel_shape": kernel, **attributes}

@@ -22,12 +22,14 @@ CONTEXT = multiprocessing.get_context("spawn")
 class Judge:
     """Judges networks in a process of its own, which is started again when it has died.
 
-    Use it in a ``with`` statement. `limit_s` is the time that one network may take, compiled kernels
-    are kept for the next network.
+    Use it in a ``with`` statement. `limit_s` is the time that one network may take;
+    compiled kernels are kept for the next network.
+
+    The verdict ``unusable`` means that ONNX Runtime itself cannot run the network.
     """
 
     def __init__(self, limit_s: float = 120.0) -> None:
-        self._limit_s = limit_s
+        self.limit_s = limit_s
         self._kernels = tempfile.TemporaryDirectory(prefix="hios-fuzz-")
         self._pipe: Connection | None = None
         self._process: multiprocessing.process.BaseProcess | None = None
@@ -36,14 +38,14 @@ class Judge:
         pipe = self._started()
         try:
             pipe.send(network)
-            if pipe.poll(self._limit_s):
+            if pipe.poll(self.limit_s):
                 verdict: Verdict = pipe.recv()
                 return verdict
         except (EOFError, ConnectionError):
             self._stop()
             return Verdict("crashed", "the process died")
         self._stop()
-        return Verdict("crashed", f"no end within {self._limit_s:.0f} s")
+        return Verdict("crashed", f"no end within {self.limit_s:.0f} s")
 
     def __enter__(self) -> Judge:
         return self
