@@ -42,16 +42,24 @@ KEPT_BY_CAUSE = 3
 @click.option("--source", type=click.Choice(["own", "nnsmith"]), default="own", show_default=True)
 @click.option("--keep", type=click.Path(path_type=Path), help="Where shrunk failures are kept.")
 @click.option("--limit", default=120.0, show_default=True, help="Seconds for one network.")
+@click.option("--patterns", type=int, help="How large own networks are.  [default: 1 to 9]")
 @click.option("--nnsmith-python", default=sys.executable, help="The Python that has nnsmith.")
 def main(
-    count: int, seed: int, source: str, keep: Path | None, limit: float, nnsmith_python: str
+    count: int,
+    seed: int,
+    source: str,
+    keep: Path | None,
+    limit: float,
+    patterns: int | None,
+    nnsmith_python: str,
 ) -> None:
     """Run the script; exit with 1 where a network is wrong or crashed."""
     found: list[tuple[str, Verdict]] = []
     redrawn: Counter[str] = Counter()
-    networks = _own(count, seed, redrawn) if source == "own" else _nnsmith(
-        count, seed, nnsmith_python
-    )  # fmt: skip
+    if source == "own":
+        networks = _own(count, seed, patterns, redrawn)
+    else:
+        networks = _nnsmith(count, seed, nnsmith_python)
     with Judge(limit) as judge:
         for name, network in networks:
             verdict = judge(network)
@@ -67,9 +75,11 @@ def main(
     sys.exit(any(verdict.kind in ("wrong", "crashed") for _, verdict in found))
 
 
-def _own(count: int, seed: int, redrawn: Counter[str]) -> Iterator[tuple[str, Network]]:
+def _own(
+    count: int, seed: int, patterns: int | None, redrawn: Counter[str]
+) -> Iterator[tuple[str, Network]]:
     for number in range(seed, seed + count):
-        network, refused = random_network(number)
+        network, refused = random_network(number, patterns=patterns)
         redrawn.update(reason.split(":")[0] for reason in refused)
         yield f"own{number}", network
 

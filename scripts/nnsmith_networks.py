@@ -64,7 +64,8 @@ def _write(seed: int, nodes: int, folder: Path) -> None:
     model.refine_weights()
     inputs = model.make_oracle().input
     folder.mkdir(parents=True, exist_ok=True)
-    np.savez(folder / "inputs.npz", **{name: np.asarray(value) for name, value in inputs.items()})
+    arrays = {name: np.asarray(value) for name, value in inputs.items()}
+    np.savez(folder / "inputs.npz", **arrays)  # type: ignore[arg-type]
     onnx.save(model.native_model, folder / "model.onnx")
 
 

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import onnx
 
 from random_networks.builder import load_session
 from random_networks.network import Array, Network
 
-__all__ = ["Reference", "reference_of"]
+__all__ = ["Reference", "reference_of", "values_of"]
 
 TOLERANCE = {"float16": 2e-3, "bfloat16": 2e-2, "float32": 2e-5, "float64": 1e-9}
 """Largest error of an output, relative to its largest magnitude."""
+
+CASTS = ("Cast", "CastLike")
+ORDERINGS = ("ArgMax", "ArgMin", "TopK")
 
 SPREADS = 4.0
 """An error of so many times the reference's own spread is allowed."""
@@ -42,10 +46,17 @@ class Reference:
 
 
 def reference_of(network: Network) -> Reference:
-    """Evaluate a network in ONNX Runtime several times."""
+    """Evaluate a network in ONNX Runtime several times.
+
+    Raises
+    ------
+    ValueError
+        If a result is not defined, or its shape depends on rounding.
+    """
     unoptimised = load_session(network.model, optimise=False)
     optimised = load_session(network.model, optimise=True)
     feeds = dict(network.inputs)
+    _check_defined(network)
     rng = np.random.default_rng(0)
     moved = [{name: _moved(value, rng) for name, value in feeds.items()} for _ in range(2)]
     runs = [
@@ -59,6 +70,40 @@ def reference_of(network: Network) -> Reference:
         {name: column[0] for name, column in zip(names, columns, strict=True)},
         {name: _spread(column) for name, column in zip(names, columns, strict=True)},
     )
+
+
+def _check_defined(network: Network) -> None:
+    """Raise ValueError where ONNX does not define a result.
+
+    That is a float that becomes an integer which cannot hold it, and the order of what is no number.
+    """
+    nodes = [n for n in network.model.graph.node if n.op_type in (*CASTS, *ORDERINGS)]
+    names = [name for node in nodes for name in (node.input[0], node.output[0])]
+    values = values_of(network, [name for name in dict.fromkeys(names) if name])
+    for node in nodes:
+        before, after = values.get(node.input[0]), values.get(node.output[0])
+        if before is None or after is None or before.dtype.kind != "f":
+            continue
+        if node.op_type in ORDERINGS and bool(np.isnan(before).any()):
+            raise ValueError(f"{node.op_type} {node.output[0]!r} orders what is no number")
+        if node.op_type in CASTS and after.dtype.kind in "iu":
+            limits, wide = np.iinfo(after.dtype), np.trunc(before.astype(np.float64))
+            if not bool(((wide >= limits.min) & (wide <= limits.max)).all()):
+                raise ValueError(f"{node.output[0]!r}: {after.dtype} cannot hold what is cast")
+
+
+def values_of(network: Network, names: Sequence[str]) -> dict[str, Array]:
+    """Return the inputs, and the results called `names`; no optimisations change them."""
+    made = {name for node in network.model.graph.node for name in node.output}
+    wanted = [name for name in names if name in made]
+    if not wanted:
+        return dict(network.inputs)
+    model = onnx.ModelProto()
+    model.CopyFrom(network.model)
+    del model.graph.output[:]
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in wanted)
+    results = load_session(model, optimise=False).run(None, dict(network.inputs))
+    return {**network.inputs, **dict(zip(wanted, map(np.asarray, results), strict=True))}
 
 
 def _moved(value: Array, rng: np.random.Generator) -> Array:

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-import numpy as np
 import onnx
 from onnx import helper
 
-from random_networks.builder import load_session
 from random_networks.judge import Verdict
 from random_networks.network import Array, Network
+from random_networks.reference import values_of
 
 __all__ = ["shrink"]
 
@@ -19,7 +18,7 @@ __all__ = ["shrink"]
 def shrink(network: Network, verdict: Verdict, judge: Callable[[Network], Verdict]) -> Network:
     """Return the smallest part of `network` that was found to have a verdict of the same cause.
 
-    First only one tensor stays an output, the earliest that fails; then nodes are cut off the
+    First the outputs of one node stay, the earliest that fail; then nodes are cut off the
     beginning, and their results become inputs; then nodes are left out whose result has the shape
     and the type of one of their inputs.
     """
@@ -27,8 +26,9 @@ def shrink(network: Network, verdict: Verdict, judge: Callable[[Network], Verdic
     def fails(candidate: Network) -> bool:
         return judge(candidate).cause == verdict.cause
 
-    values = _all_values(network)
-    for make in (_single_outputs, _cut, _bypassed):
+    names = [name for node in network.model.graph.node for name in node.output if name]
+    values = values_of(network, names)
+    for make in (_fewer_outputs, _cut, _bypassed):
         network = _reduced(network, make, values, fails)
     return network
 
@@ -52,27 +52,18 @@ def _reduced(
             return network
 
 
-def _all_values(network: Network) -> dict[str, Array]:
-    """Return every tensor's value, as ONNX Runtime computes it without optimisations."""
-    model = onnx.ModelProto()
-    model.CopyFrom(network.model)
-    names = [name for node in model.graph.node for name in node.output if name]
-    del model.graph.output[:]
-    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
-    results = load_session(model, optimise=False).run(None, dict(network.inputs))
-    return {**network.inputs, **dict(zip(names, map(np.asarray, results), strict=True))}
-
-
-def _single_outputs(network: Network, values: dict[str, Array]) -> Iterator[Network]:
-    """Yield the networks of one output, of which the earliest is the smallest."""
-    nodes = list(network.model.graph.node)
-    if len(network.outputs) == 1 and network.outputs[0] in nodes[-1].output:
-        earlier = [name for node in nodes[:-1] for name in node.output if name]
-    else:
-        earlier = [name for node in nodes for name in node.output if name]
-    parts = [_Part.of(network).ending_in(name) for name in earlier]
-    for part in sorted(parts, key=lambda part: len(part.nodes)):
-        yield part.network(values)
+def _fewer_outputs(network: Network, values: dict[str, Array]) -> Iterator[Network]:
+    """Yield networks that end in one node, small ones first, and those without one output."""
+    part = _Part.of(network)
+    ends = [[name for name in node.output if name] for node in part.nodes]
+    parts = [part.ending_in(names) for names in ends if names != part.outputs]
+    if len(part.outputs) > 1:
+        parts += [part.ending_in([n for n in part.outputs if n != name]) for name in part.outputs]
+    networks = [part.network(values) for part in parts]
+    limit = (len(part.nodes), len(part.outputs))
+    for candidate in sorted(networks, key=lambda n: len(n.operators)):
+        if (len(candidate.operators), len(candidate.outputs)) < limit:
+            yield candidate
 
 
 def _cut(network: Network, values: dict[str, Array]) -> Iterator[Network]:
@@ -113,8 +104,8 @@ class _Part:
         made = {name for node in self.nodes for name in node.output}
         return made.issuperset(self.outputs)
 
-    def ending_in(self, output: str) -> _Part:
-        return _Part(self.source, self.nodes, [output])
+    def ending_in(self, outputs: list[str]) -> _Part:
+        return _Part(self.source, self.nodes, outputs)
 
     def without(self, node: onnx.NodeProto) -> _Part:
         return _Part(self.source, [n for n in self.nodes if n is not node], self.outputs)
