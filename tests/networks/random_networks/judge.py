@@ -35,6 +35,7 @@ class Verdict:
         if self.kind in ("right", "wrong"):
             return self.kind
         text = re.sub(r"'[^']*'", "'…'", self.reason.split("\n")[0])
+        text = re.sub(r"\{.*?\}", "{…}", text)
         return f"{self.kind}: {re.sub(r'-?[0-9]+', '#', text)[:160]}"
 
 

@@ -62,7 +62,7 @@ def global_pool(b: Builder) -> None:
 
 @pattern(weight=0.5, since=9)
 def pool_and_unpool(b: Builder) -> None:
-    x = b.pick(4, where=lambda t: min(t.shape[2:]) >= 2)
+    x = b.pick(4, where=lambda t: t.shape[2] % 2 == t.shape[3] % 2 == 0)
     window_of = {"kernel_shape": [2, 2], "strides": [2, 2]}
     y, indices = b.add_many("MaxPool", x, outputs=2, **window_of)
     b.add("MaxUnpool", y, indices, **window_of)

@@ -75,7 +75,7 @@ def reference_of(network: Network) -> Reference:
 def _check_defined(network: Network) -> None:
     """Raise ValueError where ONNX does not define a result.
 
-    That is a float that becomes an integer which cannot hold it, and the order of what is no number.
+    That is the order of what is no number, and a float as an integer that cannot hold it.
     """
     nodes = [n for n in network.model.graph.node if n.op_type in (*CASTS, *ORDERINGS)]
     names = [name for node in nodes for name in (node.input[0], node.output[0])]
