@@ -28,7 +28,7 @@ from random_networks.judge import KINDS, Verdict
 from random_networks.network import Network
 from random_networks.reference import reference_of
 from random_networks.shrink import shrink
-from random_networks.worker import Judge
+from random_networks.worker import LATE, Judge
 
 from hios_tvm.cli.options import print_table, stdout
 
@@ -100,8 +100,9 @@ def _nnsmith(count: int, seed: int, python: str) -> Iterator[tuple[str, Network]
 
 def _keep(network: Network, verdict: Verdict, judge: Judge, folder: Path) -> None:
     """Shrink a failure and write it."""
-    small = shrink(network, verdict, judge)
-    last = judge(small)
+    is_late = verdict.reason.startswith(LATE)  # to shrink it would take the limit again and again
+    small = network if is_late else shrink(network, verdict, judge)
+    last = verdict if is_late else judge(small)
     if last.cause != verdict.cause:
         small, last = network, verdict  # what fails now and then is kept as it was found
     operators = ", ".join(small.operators)

@@ -14,7 +14,10 @@ from types import TracebackType
 from random_networks.judge import Verdict, judge
 from random_networks.network import Network
 
-__all__ = ["Judge"]
+__all__ = ["LATE", "Judge"]
+
+LATE = "no end within"
+"""How the reason begins where a network takes too long."""
 
 CONTEXT = multiprocessing.get_context("spawn")
 
@@ -45,7 +48,7 @@ class Judge:
             self._stop()
             return Verdict("crashed", "the process died")
         self._stop()
-        return Verdict("crashed", f"no end within {self.limit_s:.0f} s")
+        return Verdict("crashed", f"{LATE} {self.limit_s:.0f} s")
 
     def __enter__(self) -> Judge:
         return self
