@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from random_networks.builder import EXTENTS, Builder, Tensor
 
-__all__ = ["binary", "smaller", "upward"]
+__all__ = ["FLOAT_BINARY", "binary", "smaller", "upward"]
 
 FLOAT_BINARY = ("Add", "Sub", "Mul", "Mul", "Add", "Max", "Min", "Div")
 

@@ -60,8 +60,8 @@ def functions_of_a_range(b: Builder) -> None:
     positive = b.add("Add", b.add("Abs", x), one)
     if operator == "Pow":
         exponent = b.one_of(2.0, 3.0, 0.5, -1.0, 1.5)
-        b.add("Pow", b.one_of(x, positive) if exponent in (2.0, 3.0) else positive,
-              b.constant(exponent, x.dtype))  # fmt: skip
+        base = b.one_of(x, positive) if exponent in (2.0, 3.0) else positive
+        b.add("Pow", base, b.constant(exponent, x.dtype))
         return
     b.add(operator, positive)
 
@@ -74,16 +74,6 @@ def broadcasts(b: Builder) -> None:
     y = binary(b, b.one_of(*FLOAT_BINARY), x, b.operand(shape, x.dtype))
     if b.chance(0.3):
         activation(b, y)
-
-
-@pattern()
-def both_broadcast(b: Builder) -> None:
-    """Each of the two operands is smaller than the result."""
-    x = b.pick(2, 3, 4)
-    axis = b.integer(0, x.rank - 1)
-    first = b.add("ReduceMax" if b.opset < 18 else "Abs", x, axes=[axis] if b.opset < 18 else None)
-    shape = tuple(n if i == axis else 1 for i, n in enumerate(x.shape))
-    binary(b, b.one_of(*FLOAT_BINARY), first, b.operand(shape, x.dtype))
 
 
 @pattern()
@@ -184,9 +174,8 @@ def casts(b: Builder) -> None:
     x = b.pick(kind="ffib")
     target = np.dtype(b.one_of(*KIND_TYPES[b.one_of("f", "i", "b")]))
     if x.dtype.kind == "f" and target.kind in "iu":
-        x = b.add("Abs" if target.kind == "u" else "Mul", x,
-                  *([] if target.kind == "u" else [b.constant(3.0, x.dtype)]))  # fmt: skip
-    if x.dtype.kind == "i" and target.kind == "u":
+        x = b.add("Mul", x, b.constant(3.0, x.dtype))
+    if x.dtype.kind in "fi" and target.kind == "u":
         x = b.add("Abs", x)
     if b.opset >= 15 and b.chance(0.2):
         b.add("CastLike", x, b.weight((1,), target))

@@ -9,15 +9,13 @@ from random_networks.builder import Builder, Redraw, Tensor
 from random_networks.convolution import pointwise
 from random_networks.elementwise import activation
 from random_networks.menu import pattern
+from random_networks.reductions import reduced
 
 
 def _global_pool(b: Builder, x: Tensor) -> Tensor:
     if b.chance(0.6):
         return b.add(b.one_of("GlobalAveragePool", "GlobalMaxPool"), x)
-    axes = list(range(2, x.rank))
-    if b.opset < 18:
-        return b.add("ReduceMean", x, axes=axes, keepdims=1)
-    return b.add("ReduceMean", x, b.constant(axes, "int64"), keepdims=1)
+    return reduced(b, b.one_of("ReduceMean", "ReduceMax"), x, list(range(2, x.rank)))
 
 
 def _sigmoid(b: Builder, x: Tensor) -> Tensor:
@@ -52,8 +50,8 @@ def spatial_gate(b: Builder) -> None:
     x = b.pick(4, 4, 3)
     kernel = b.one_of(1, 3, 7)
     rank = x.rank - 2
-    weight = b.weight((1, x.shape[1], *[kernel] * rank), x.dtype,
-                      fan_in=x.shape[1] * kernel**rank)  # fmt: skip
+    fan_in = x.shape[1] * kernel**rank
+    weight = b.weight((1, x.shape[1], *[kernel] * rank), x.dtype, fan_in=fan_in)
     gate = b.add("Conv", x, weight, pads=[kernel // 2] * 2 * rank)
     binary(b, b.one_of("Mul", "Add", "Sub"), x, _sigmoid(b, gate))
 
@@ -62,11 +60,7 @@ def spatial_gate(b: Builder) -> None:
 def pooled_spatial_gate(b: Builder) -> None:
     """Mean and largest channel, concatenated, through a convolution of one output channel."""
     x = b.pick(4)
-    if b.opset < 18:
-        pooled = [b.add(name, x, axes=[1]) for name in ("ReduceMean", "ReduceMax")]
-    else:
-        axes = b.constant([1], "int64")
-        pooled = [b.add(name, x, axes) for name in ("ReduceMean", "ReduceMax")]
+    pooled = [reduced(b, name, x, [1]) for name in ("ReduceMean", "ReduceMax")]
     both = b.add("Concat", *pooled, axis=1)
     weight = b.weight((1, 2, 7, 7), x.dtype, fan_in=2 * 49)
     binary(b, "Mul", x, _sigmoid(b, b.add("Conv", both, weight, pads=[3, 3, 3, 3])))
@@ -89,10 +83,7 @@ def _heavy(b: Builder) -> Tensor:
     if kind == "pool":
         return b.add(b.one_of("AveragePool", "MaxPool"), x, kernel_shape=kernel)
     if kind == "reduce":
-        axis = b.integer(0, x.rank - 1)
-        if b.opset >= 13:
-            return b.add("ReduceSum", x, b.constant([axis], "int64"))
-        return b.add("ReduceSum", x, axes=[axis])
+        return reduced(b, "ReduceSum", x, [b.integer(0, x.rank - 1)])
     if kind == "depthwise":
         shape = (x.shape[1], 1, *kernel)
         weight = b.weight(shape, x.dtype, fan_in=math.prod(kernel))

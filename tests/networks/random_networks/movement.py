@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
+import onnx
 
 from random_networks.broadcasting import upward
 from random_networks.builder import Builder, Tensor
@@ -188,6 +188,13 @@ def gather_nd(b: Builder) -> None:
     b.add("GatherND", x, _integers(b, np.stack(columns, -1)), batch_dims=batch_dims)
 
 
+def _scatter_reduction(b: Builder) -> str | None:
+    kinds: list[str | None] = [None]
+    kinds += ["add", "mul"] if b.opset >= 16 else []
+    kinds += ["max", "min"] if b.opset >= 18 else []
+    return kinds[b.integer(0, len(kinds) - 1)]
+
+
 @pattern(since=11)
 def scatter_elements(b: Builder) -> None:
     x = b.pick(1, 2, 3, 4)
@@ -196,21 +203,17 @@ def scatter_elements(b: Builder) -> None:
     shape = tuple(count if i == axis else n for i, n in enumerate(x.shape))
     order = np.argsort(b.rng.random(x.shape), axis)
     indices = np.take(order, range(count), axis)  # no index twice along the axis
-    kinds = [None, *(["add", "mul"] if b.opset >= 16 else []),
-             *(["max", "min"] if b.opset >= 18 else [])]  # fmt: skip
     updates = b.operand(shape, x.dtype)
-    b.add("ScatterElements", x, _integers(b, indices), updates, axis=axis,
-          reduction=b.one_of(*kinds))  # fmt: skip
+    reduction = _scatter_reduction(b)
+    b.add("ScatterElements", x, _integers(b, indices), updates, axis=axis, reduction=reduction)
 
 
 @pattern(since=11)
 def scatter_nd(b: Builder) -> None:
     x = b.pick(2, 3, 4)
     rows = b.rng.permutation(x.shape[0])[: b.integer(1, x.shape[0])]
-    kinds = [None, *(["add", "mul"] if b.opset >= 16 else []),
-             *(["max", "min"] if b.opset >= 18 else [])]  # fmt: skip
     updates = b.operand((len(rows), *x.shape[1:]), x.dtype)
-    b.add("ScatterND", x, _integers(b, rows[:, None]), updates, reduction=b.one_of(*kinds))
+    b.add("ScatterND", x, _integers(b, rows[:, None]), updates, reduction=_scatter_reduction(b))
 
 
 @pattern(since=9)
@@ -277,9 +280,11 @@ def reverse_sequence(b: Builder) -> None:
 
 
 @pattern(weight=0.5, since=11)
-def constant_of_shape(b: Builder) -> None:
-    x = b.pick(2, 3)
-    shape = _integers(b, x.shape)
-    b.add("Add", x, b.add("ConstantOfShape", shape)) if x.dtype == np.float32 else b.add(
-        "Range", *[_integers(b, n) for n in (0, math.prod(x.shape), 3)]
-    )
+def made_from_numbers(b: Builder) -> None:
+    """ConstantOfShape and Range of constants, which no input reaches."""
+    x = b.pick(1, 2)
+    ones = onnx.helper.make_tensor("value", x.element, [1], [1.5])
+    filled = b.add("ConstantOfShape", _integers(b, x.shape), value=ones)
+    b.add("Add", x, filled)
+    steps = b.add("Range", *(_integers(b, number) for number in (0, x.shape[-1], 1)))
+    b.add("Add", x, b.add("Cast", steps, to=x.element))

@@ -146,5 +146,5 @@ def recurrent(b: Builder) -> None:
         attributes["clip"] = 0.8
     if operator == "RNN" and b.chance(0.4):
         attributes["activations"] = ["Relu"] * count
-    b.add_many(operator, x, *weights, *optional, outputs=3 if operator == "LSTM" else 2,
-               **attributes)  # fmt: skip
+    outputs = 3 if operator == "LSTM" else 2
+    b.add_many(operator, x, *weights, *optional, outputs=outputs, **attributes)

@@ -2,14 +2,34 @@
 
 from __future__ import annotations
 
+from random_networks.broadcasting import FLOAT_BINARY, binary
 from random_networks.builder import Builder, Tensor
 from random_networks.elementwise import activation
 from random_networks.menu import pattern
+
+__all__ = ["reduced"]
 
 REDUCTIONS = (
     "ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceL1", "ReduceL2",
     "ReduceSumSquare", "ReduceLogSum", "ReduceLogSumExp",
 )  # fmt: skip
+
+
+def reduced(b: Builder, operator: str, x: Tensor, axes: list[int]) -> Tensor:
+    """Append a reduction that keeps its axes; they are an attribute or, later, an input."""
+    if b.opset < (13 if operator == "ReduceSum" else 18):
+        return b.add(operator, x, axes=axes)
+    return b.add(operator, x, b.constant(axes, "int64"))
+
+
+@pattern()
+def both_broadcast(b: Builder) -> None:
+    """Each of the two operands is smaller than the result."""
+    x = b.pick(2, 3, 4)
+    axis = b.integer(0, x.rank - 1)
+    first = reduced(b, b.one_of("ReduceMax", "ReduceSum"), x, [axis])
+    shape = tuple(n if i == axis else 1 for i, n in enumerate(x.shape))
+    binary(b, b.one_of(*FLOAT_BINARY), first, b.operand(shape, x.dtype))
 
 
 @pattern(weight=3)

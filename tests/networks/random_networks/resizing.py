@@ -55,7 +55,8 @@ def resize(b: Builder) -> None:
         attributes["axes"] = axes
     scales = [_scales(b, x.rank)[axis] for axis in axes]
     extents = [x.shape[axis] for axis in axes]
-    region = None
+    none = b.constant([], np.float32) if b.opset < 13 else None
+    region = none
     if attributes.get("coordinate_transformation_mode") == "tf_crop_and_resize":
         starts = [float(b.one_of(0.0, 0.1, 0.25)) for _ in axes]
         ends = [float(b.one_of(1.0, 0.8, 1.2)) for _ in axes]
@@ -65,12 +66,8 @@ def resize(b: Builder) -> None:
         if b.opset >= 18 and b.chance(0.3):
             policy = b.one_of("stretch", "not_larger", "not_smaller")
             attributes["keep_aspect_ratio_policy"] = policy
-        empty = b.constant([], np.float32) if b.opset < 13 else None
-        b.add("Resize", x, region or (empty if b.opset < 13 else None), empty,
-              b.constant(sizes, np.int64), **attributes)  # fmt: skip
+        b.add("Resize", x, region, none, b.constant(sizes, np.int64), **attributes)
         return
-    if b.opset < 13 and region is None:
-        region = b.constant([], np.float32)
     b.add("Resize", x, region, b.constant(scales, np.float32), **attributes)
 
 
@@ -120,7 +117,6 @@ def depth_and_space(b: Builder) -> None:
         b.add("SpaceToDepth", x, blocksize=block)
         return
     channels = block * block * b.integer(1, 3)
-    y = b.add("Concat", *[x] * channels, axis=1) if x.shape[1] == 1 else b.input(
-        (b.batch, channels, b.integer(1, 5), b.integer(1, 5)))  # fmt: skip
+    y = b.operand((b.batch, channels, b.integer(1, 5), b.integer(1, 5)), x.dtype)
     mode = b.one_of("DCR", "CRD", None) if b.opset >= 11 else None
     b.add("DepthToSpace", y, blocksize=block, mode=mode)
