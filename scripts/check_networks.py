@@ -49,6 +49,12 @@ class Errors:
     to_float64: float
     onnxruntime_to_float64: float
 
+    def __str__(self) -> str:
+        return (
+            f"differs from ONNX Runtime by {self.to_onnxruntime:.1e}, from float64 by "
+            f"{self.to_float64:.1e} (ONNX Runtime: {self.onnxruntime_to_float64:.1e})"
+        )
+
     @property
     def pass_check(self) -> bool:
         if self.to_onnxruntime <= LARGEST_ERROR:
@@ -145,7 +151,7 @@ def _check(file: Path) -> tuple[str, str, Errors | None]:
         return "wrong", str(error), None
     if errors.pass_check:
         return "passed", "", errors
-    return "wrong", f"differs by {errors.to_onnxruntime:.1e}", errors
+    return "wrong", str(errors), errors
 
 
 def _read_reference(file: Path) -> list[tuple[Arrays, Arrays]]:

@@ -107,9 +107,10 @@ def make_timm(name: str) -> nn.Module:
 
 
 def make_transformer(model: str, config: str, settings: Mapping[str, int]) -> nn.Module:
-    network: nn.Module = getattr(transformers, model)(getattr(transformers, config)(**settings))
+    network = getattr(transformers, model)(getattr(transformers, config)(**settings))
     network.config.use_cache = False
-    return network
+    part: nn.Module = network.get_encoder() if config == "WhisperConfig" else network
+    return part
 
 
 TORCHVISION = (
@@ -149,7 +150,7 @@ def networks() -> dict[str, Network]:
     found["segformer"] = _transformer(
         "SegformerForSemanticSegmentation", "SegformerConfig", pixels, {}
     )
-    found["whisper_encoder"] = _transformer("WhisperEncoder", "WhisperConfig", spectrogram, {})
+    found["whisper_encoder"] = _transformer("WhisperModel", "WhisperConfig", spectrogram, {})
     return found
 
 
