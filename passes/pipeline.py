@@ -15,6 +15,7 @@ from hios_tvm.passes.fold_batch_norm import FoldBatchNorm
 from hios_tvm.passes.fold_constants import FoldConstants
 from hios_tvm.passes.gpu_rules import gpu_rules
 from hios_tvm.passes.legalize_operators import legalizations
+from hios_tvm.passes.limit_fusion import LimitFusion
 from hios_tvm.passes.merge_convolutions import MergeConvolutions
 from hios_tvm.passes.merge_equal_kernels import MergeEqualKernels
 from hios_tvm.passes.ordinary_convolutions import OrdinaryConvolutions
@@ -95,6 +96,7 @@ def lower_to_kernels(
             relax.transform.LegalizeOps(legalizations(target, winograd=winograd)),
             FoldConstants(),
             relax.transform.AnnotateTIROpPattern(),
+            LimitFusion(),
             relax.transform.FuseOps(),
             relax.transform.FuseTIR(),
             MergeEqualKernels(),

@@ -72,7 +72,8 @@ def image_buffer(sch: s_tir.Schedule, main: s_tir.schedule.SBlockRV) -> tirx.Var
 def fused_epilogue(sch: s_tir.Schedule, main: s_tir.schedule.SBlockRV) -> Epilogue | None:
     """Inline all blocks that are not operands of `main` into the last one and return that.
 
-    None if they are not element-wise on what `main` writes.
+    None if they are not element-wise on what `main` writes, or write a larger buffer: the loops of
+    the rules go over what `main` writes.
     """
     operands = _transitive_producers(sch, main)
     main_block = sch.get(main)
@@ -96,6 +97,8 @@ def fused_epilogue(sch: s_tir.Schedule, main: s_tir.schedule.SBlockRV) -> Epilog
     axes = tuple(it.var for it in block.iter_vars)
     store = block.body
     if not isinstance(store, BufferStore) or not _same(store.indices, axes):
+        return None
+    if _extents(store.buffer) != _extents(source):
         return None
     if not _reads_only_at(store.value, source, axes):
         return None
@@ -123,6 +126,10 @@ def _reads_only_at(value: tirx.Expr, source: tirx.Var, axes: Sequence[tirx.Var])
 
     tvm_ffi.structural_map(value, [(TensorLoad, visit)])
     return bool(indices) and all(_same(index, axes, source.shape) for index in indices)
+
+
+def _extents(buffer: tirx.Var) -> list[int]:
+    return [int(extent) for extent in buffer.shape]
 
 
 def _same(
