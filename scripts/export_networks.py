@@ -125,14 +125,15 @@ TIMM = (
     "deit_tiny_patch16_224 levit_128 xcit_nano_12_p16_224 edgenext_xx_small poolformer_s12 "
     "fastvit_t8 botnet26t_256"
 )
-TEXT = {  # with few layers and words, but with the hidden sizes as published
-    "bert": ("BertModel", "BertConfig", "num_hidden_layers"),
-    "distilbert": ("DistilBertModel", "DistilBertConfig", "n_layers"),
-    "albert": ("AlbertModel", "AlbertConfig", "num_hidden_layers"),
-    "roberta": ("RobertaModel", "RobertaConfig", "num_hidden_layers"),
-    "electra": ("ElectraModel", "ElectraConfig", "num_hidden_layers"),
-    "gpt2": ("GPT2Model", "GPT2Config", "n_layer"),
-    "t5_encoder": ("T5EncoderModel", "T5Config", "num_layers"),
+BASE = {"hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12}
+TEXT: Mapping[str, tuple[str, str, Mapping[str, int]]] = {  # with few layers and words
+    "bert": ("BertModel", "BertConfig", {"num_hidden_layers": 4}),
+    "distilbert": ("DistilBertModel", "DistilBertConfig", {"n_layers": 4}),
+    "albert": ("AlbertModel", "AlbertConfig", {"num_hidden_layers": 4, **BASE}),
+    "roberta": ("RobertaModel", "RobertaConfig", {"num_hidden_layers": 4}),
+    "electra": ("ElectraModel", "ElectraConfig", {"num_hidden_layers": 4}),
+    "gpt2": ("GPT2Model", "GPT2Config", {"n_layer": 4}),
+    "t5_encoder": ("T5EncoderModel", "T5Config", {"num_layers": 4}),
 }
 SIZES = {"inception_v3": 299, "mobilevit_s": 256, "fastvit_t8": 256, "botnet26t_256": 256}
 
@@ -144,9 +145,8 @@ def networks() -> dict[str, Network]:
         for name in names.split():
             draw = partial(image, size=SIZES.get(name, 224))
             found[name] = Network(partial(make, name), video if name == "r3d_18" else draw)
-    for name, (model, config, layers) in TEXT.items():
-        settings = {layers: 4, "vocab_size": VOCABULARY}
-        found[name] = _transformer(model, config, text, settings)
+    for name, (model, config, settings) in TEXT.items():
+        found[name] = _transformer(model, config, text, {"vocab_size": VOCABULARY, **settings})
     found["segformer"] = _transformer(
         "SegformerForSemanticSegmentation", "SegformerConfig", pixels, {}
     )
