@@ -34,8 +34,8 @@ from hios_tvm.onnx_backend import prepare
 from hios_tvm.verify import deviations, onnxruntime_outputs
 
 LARGEST_ERROR = 2e-5  # of the largest magnitude of an output
-# How much farther than ONNX Runtime we may be from float64: Winograd's method rounds more often, and
-# by how much an output of a deep network is off varies between two orders of the same sums.
+# How much farther than ONNX Runtime we may be from float64: Winograd's method rounds more often,
+# and the error of a deep network varies with the order of its sums.
 ORT_FACTOR = 3.0
 OTHER_NETWORK = 1e-3  # from here on, ONNX Runtime's error means that the export is at fault
 OUTCOMES = ("passed", "wrong", "refused", "failed", "crashed")
