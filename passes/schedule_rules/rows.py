@@ -63,7 +63,8 @@ class Rows:
         if rows is None:
             return None
         nest = _Nest(func, rows, blocks, self.lanes)
-        return rebuilt(func, nest.body()) if nest.is_contiguous() else None
+        is_mine = nest.keeps_to_its_row() and nest.is_contiguous()
+        return rebuilt(func, nest.body()) if is_mine else None
 
 
 @dataclass(frozen=True)
@@ -142,6 +143,25 @@ class _Nest:
     blocks: list[_Block]
     lanes: int
 
+    def keeps_to_its_row(self) -> bool:
+        """Whether each access to an intermediate tensor is to the row that is being computed.
+
+        A convolution, for one, reads the pixels of its padded image across rows.
+        """
+        return all(
+            len(indices) >= len(self.rows)
+            and all(
+                index.same_as(axis) or (extent == 1 and isinstance(index, tirx.IntImm))
+                for index, axis, extent in zip(indices, block.axes, self.rows, strict=False)
+            )
+            for block in self.blocks
+            for buffer, indices in [(block.buffer, block.indices), *_loads(block)]
+            if self._is_intermediate(buffer)
+        )
+
+    def _is_intermediate(self, buffer: tirx.Var) -> bool:
+        return not any(buffer.same_as(param) for param in self.func.params)
+
     def is_contiguous(self) -> bool:
         """Whether each access to a row lies side by side along its last axis, or is one value."""
         return all(self._is_contiguous(block) for block in self.blocks)
@@ -152,13 +172,9 @@ class _Nest:
             return True
         if block.start is not None and _combined(block) is None:
             return False
-        accesses = [] if block.start is not None else [(block.buffer, block.indices)]
-
-        def visit(load: TensorLoad) -> TensorLoad:
-            accesses.append((load.source, tuple(load.indices)))
-            return load
-
-        tvm_ffi.structural_map(block.value, [(TensorLoad, visit)])
+        accesses = _loads(block)
+        if block.start is None:
+            accesses.append((block.buffer, block.indices))
         places = [coefficients_of(buffer, indices, block.axes) for buffer, indices in accesses]
         return all(place is not None and place[inner[-1]] in (0, 1) for place in places)
 
@@ -175,7 +191,7 @@ class _Nest:
                 layout=None,
             )
             for block in self.blocks
-            if not any(block.buffer.same_as(param) for param in self.func.params)
+            if self._is_intermediate(block.buffer)
         }
 
         def rows(index: Index) -> Stmt:
@@ -321,6 +337,18 @@ class _Nest:
         for extent, index in list(zip(shape, indices, strict=True))[len(self.rows) :]:
             place = place * extent + index
         return as_index(place)
+
+
+def _loads(block: _Block) -> list[tuple[tirx.Var, tuple[tirx.Expr, ...]]]:
+    """Return the buffers that a block reads, and where."""
+    found = []
+
+    def visit(load: TensorLoad) -> TensorLoad:
+        found.append((load.source, tuple(load.indices)))
+        return load
+
+    tvm_ffi.structural_map(block.value, [(TensorLoad, visit)])
+    return found
 
 
 def _combined(

@@ -43,6 +43,11 @@ def test_operands_that_are_broadcast(left: tuple[int, ...], right: tuple[int, ..
     assert_lowers_right(product(left, right))
 
 
+def test_a_matrix_times_itself() -> None:
+    """One buffer is both operands."""
+    assert_lowers_right(model_of([helper.make_node("MatMul", ["x", "x"], ["y"])], {"x": (20, 20)}))
+
+
 def test_large_matrices_are_shared_in_chunks() -> None:
     assert_lowers_right(product((301, 700), (700, 130)))
 

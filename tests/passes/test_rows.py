@@ -54,6 +54,14 @@ def test_any_layer_normalization(a: int, b: int, length: int, last: int) -> None
     assert_lowers_right(model_of([norm], {"x": (a, b, length)}, weights), tolerance=5e-5)
 
 
+@pytest.mark.parametrize(("channels", "size"), [(4, 1), (1, 3), (3, 3), (17, 1)])
+def test_convolutions_with_computed_weights_are_no_rows(channels: int, size: int) -> None:
+    """Their reductions look like those of rows, and read pixels of other rows."""
+    conv = helper.make_node("Conv", ["x", "w"], ["y"], pads=[size // 2] * 4)
+    inputs = {"x": (3, channels, 7, 4), "w": (4, channels, size, size)}
+    assert_lowers_right(model_of([conv], inputs))
+
+
 def test_group_and_instance_normalization() -> None:
     nodes = [
         helper.make_node("InstanceNormalization", ["x", "g", "b"], ["y"]),
