@@ -131,7 +131,7 @@ class HiosBackendRep(BackendRep):
                 shapes = {name: array.shape for name, array in left.items()}
                 session = _compile(model, self._options, shapes)
             except (ModelError, CompileError) as reason:
-                error = error or reason
+                error = reason
                 continue
             with session:
                 return session.run(left)

@@ -68,6 +68,8 @@ def inferred_types(
             value.CopyFrom(helper.make_tensor_value_info(value.name, element, shapes[value.name]))
     for value in light.output:
         value.ClearField("type")
+    for node in light.node:
+        _write_default(node)
     model = ModelProto(
         ir_version=onnx.IR_VERSION,
         graph=light,
@@ -86,14 +88,10 @@ def declared_types(graph: GraphProto) -> dict[str, TensorTypeFact]:
     return {value.name: _fact(value) for value in graph.output}
 
 
-def _with_defaults(node: NodeProto) -> NodeProto:
+def _write_default(node: NodeProto) -> None:
     """Write out STFT's ``onesided``: its default is 1, and inference takes it for 0."""
-    if node.op_type != "STFT" or any(entry.name == "onesided" for entry in node.attribute):
-        return node
-    copy = NodeProto()
-    copy.CopyFrom(node)
-    copy.attribute.append(helper.make_attribute("onesided", 1))
-    return copy
+    if node.op_type == "STFT" and all(entry.name != "onesided" for entry in node.attribute):
+        node.attribute.append(helper.make_attribute("onesided", 1))
 
 
 def _other_domains(nodes: list[NodeProto]) -> list[onnx.OperatorSetIdProto]:
