@@ -54,7 +54,7 @@ class Recipe:
 
 
 def write_reproducer(
-    folder: Path, difference: Difference, *, runner: str, recipe: Recipe, message: str
+    folder: Path, difference: Difference, runner: str, recipe: Recipe, message: str
 ) -> None:
     """Write the model, ``inputs.npz``, ``expected.npz``, and how to see the difference.
 

@@ -147,32 +147,35 @@ def _refusal(
     what = "; ".join(_distance(found, output) for output in found.wrong)
     message = f"the artifact is wrong, and was not written: {what} ({reference.runner})"
     try:
-        for device in devices:
-            difference = first_difference(
-                reference, draws.inputs, device.compile_and_run, tolerance
-            )
-            if difference is not None:
-                break
-        else:
-            return VerificationError(
-                f"{message}. Where all operators run one after another on one device, the model "
-                "agrees: the fault is in the schedule, the plan of the memory, or the runtime"
-            )
+        searched = _search(draws, reference, tolerance, devices)
     except HiosError as error:
         return VerificationError(f"{message}. The first operator was not found: {error}")
-    message += f". {_where(difference)}"
-    if reproducer is None:
-        advice = "--dump-reproducer FOLDER writes the smallest model that shows it, for a report"
-    else:
-        write_reproducer(
-            reproducer,
-            difference,
-            runner=reference.runner,
-            recipe=device.recipe,
-            message=message,
+    if searched is None:
+        return VerificationError(
+            f"{message}. Where all operators run one after another on one device, the model "
+            "agrees: the fault is in the schedule, the plan of the memory, or the runtime"
         )
+    difference, recipe = searched
+    message += f". {_where(difference)}"
+    advice = "--dump-reproducer FOLDER writes the smallest model that shows it, for a report"
+    if reproducer is not None:
         advice = f"{reproducer} holds the smallest model that shows it: report it with that"
+        try:
+            write_reproducer(reproducer, difference, reference.runner, recipe, message)
+        except UsageError as error:
+            advice = str(error)
     return VerificationError(f"{message}. {advice}", operator=difference.step.operator)
+
+
+def _search(
+    draws: Draws, reference: Reference, tolerance: Tolerance, devices: Sequence[OneDevice]
+) -> tuple[Difference, Recipe] | None:
+    """Return the first difference on any device, and how to compile it there."""
+    for device in devices:
+        found = first_difference(reference, draws.inputs, device.compile_and_run, tolerance)
+        if found is not None:
+            return found, device.recipe
+    return None
 
 
 def _distance(found: Judgement, output: Deviation) -> str:

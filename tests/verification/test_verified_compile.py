@@ -144,6 +144,16 @@ def test_a_wrong_kernel_is_found_and_nothing_is_written(
     assert _reproduce(folder, tmp_path).exit_code == 0
 
 
+def test_a_folder_that_cannot_be_written_hides_nothing(
+    model: Path, compiled: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spoil_tanh(monkeypatch)
+    result = compiled(model, "--dump-reproducer", model / "report")
+    assert result.exit_code == 1
+    assert "first operator that differs is Tanh" in result.stderr
+    assert "cannot write into" in result.stderr
+
+
 def _reproduce(folder: Path, output: Path) -> Result:
     """Follow the README of a reproducer."""
     lines = (folder / "README.txt").read_text().splitlines()
