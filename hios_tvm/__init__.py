@@ -9,16 +9,19 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
-__version__ = "0.1.0"
+from hios_tvm.version import __version__
 
 __all__ = [
     "CompileOptions",
     "CostTable",
     "Device",
     "Link",
+    "OnnxReference",
     "OperatorGraph",
     "Platform",
+    "RelaxReference",
     "Schedule",
+    "__version__",
     "compile_model",
     "evaluate",
     "load",
@@ -36,14 +39,18 @@ if TYPE_CHECKING:
     from hios_tvm.schedule import Schedule
     from hios_tvm.schedulers import make_schedule
     from hios_tvm.simulate import evaluate
+    from hios_tvm.verification.onnx_reference import OnnxReference
+    from hios_tvm.verification.relax_reference import RelaxReference
 else:
     _MODULE_OF = {
         "CompileOptions": "hios_tvm.compiler",
         "CostTable": "hios_tvm.costs.table",
         "Device": "hios_tvm.devices",
         "Link": "hios_tvm.devices",
+        "OnnxReference": "hios_tvm.verification.onnx_reference",
         "OperatorGraph": "hios_tvm.graph",
         "Platform": "hios_tvm.devices",
+        "RelaxReference": "hios_tvm.verification.relax_reference",
         "Schedule": "hios_tvm.schedule",
         "compile_model": "hios_tvm.compiler",
         "evaluate": "hios_tvm.simulate",

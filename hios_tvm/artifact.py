@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import tempfile
 import zlib
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -37,9 +40,65 @@ from hios_tvm.runtime.verify import verify_manifest
 from hios_tvm.schedule import Schedule
 from hios_tvm.simulate import Timeline
 
-__all__ = ["predicted", "write_artifact"]
+__all__ = ["Package", "pack", "predicted", "write_artifact"]
 
 Chunks = Sequence[bytes | memoryview]
+
+
+@dataclass(frozen=True)
+class Content:
+    """The bytes of an entry, and their checksum as ZIP has it."""
+
+    chunks: Chunks
+    crc: int
+
+
+@dataclass(frozen=True)
+class Package:
+    """An artifact that is not in a file yet: its manifest, and its other entries by name.
+
+    A manifest with other remarks may replace the one that `pack` made.
+    """
+
+    manifest: Manifest
+    contents: Mapping[str, Content]
+
+    def write(self, path: Path) -> None:
+        """Write the artifact: the whole file appears at `path`, or nothing does.
+
+        Raises
+        ------
+        CompileError
+            If the artifact would be larger than 4 GiB.
+        UsageError
+            If nothing can be written at `path`.
+        """
+        with atomic_write(path) as file:
+            self._write(file)
+
+    @contextmanager
+    def temporary(self, beside: Path) -> Iterator[Path]:
+        """Write a file in the folder of `beside`, and remove it behind the block.
+
+        What has been loaded from it stays usable.
+        """
+        descriptor, name = tempfile.mkstemp(dir=beside.parent, prefix=f".{beside.name}.")
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                self._write(file)
+            yield Path(name)
+        finally:
+            os.unlink(name)
+
+    def _write(self, file: BinaryIO) -> None:
+        entries: list[Entry] = []
+        contents = {MANIFEST: _content([self.manifest.to_json()]), **self.contents}
+        for name, content in contents.items():
+            entry = _entry(name, content, entries)
+            entries.append(entry)
+            file.write(local_header(entry))
+            file.writelines(content.chunks)
+        file.write(central_directory(entries))
 
 
 def write_artifact(
@@ -49,12 +108,28 @@ def write_artifact(
     params: Mapping[str, np.ndarray[Any, Any]],
     device_code: Mapping[str, bytes] = MappingProxyType({}),
 ) -> Manifest:
-    """Write an artifact: the whole file appears at `path`, or nothing does.
+    """Write what `pack` makes of these to `path`, and return the manifest as written.
+
+    Raises
+    ------
+    ArtifactError, CompileError, UsageError
+        As `pack` and `Package.write`.
+    """
+    package = pack(manifest, libraries, params, device_code)
+    package.write(path)
+    return package.manifest
+
+
+def pack(
+    manifest: Manifest,
+    libraries: Mapping[str, bytes],
+    params: Mapping[str, np.ndarray[Any, Any]],
+    device_code: Mapping[str, bytes] = MappingProxyType({}),
+) -> Package:
+    """Put an artifact together.
 
     Parameters
     ----------
-    path : Path
-        Where to write; an artifact that is there is replaced at the end.
     manifest : Manifest
         Everything but `entries` and the devices' `library` and `device_code`, which are filled in
         here.
@@ -65,25 +140,16 @@ def write_artifact(
     device_code
         Code of each GPU that has work, by the device's name.
 
-    Returns
-    -------
-    Manifest
-        As written.
-
     Raises
     ------
     ArtifactError
         If programs or buffers break a rule that the runtime would refuse.
-    CompileError
-        If the artifact would be larger than 4 GiB.
-    UsageError
-        If nothing can be written at `path`.
     """
-    contents: dict[str, Chunks] = {}
-    library_of = _name_contents(libraries, "so", contents)
-    code_of = _name_contents(device_code, "cubin", contents)
+    chunks: dict[str, Chunks] = {}
+    library_of = _name_contents(libraries, "so", chunks)
+    code_of = _name_contents(device_code, "cubin", chunks)
     if params:
-        contents[PARAMS] = _safetensors(params)
+        chunks[PARAMS] = _safetensors(params)
     manifest = replace(
         manifest,
         devices=tuple(
@@ -92,20 +158,12 @@ def write_artifact(
             )
             for device in manifest.devices
         ),
-        entries={name: _sha256(chunks) for name, chunks in contents.items()},
+        entries={name: _sha256(data) for name, data in chunks.items()},
     )
     verify_manifest(
         manifest, {name: (array.shape, array.dtype.name) for name, array in params.items()}
     )
-    with atomic_write(path) as file:
-        entries: list[Entry] = []
-        for name, chunks in {MANIFEST: [manifest.to_json()], **contents}.items():
-            entry = _entry(name, chunks, entries)
-            entries.append(entry)
-            file.write(local_header(entry))
-            file.writelines(chunks)
-        file.write(central_directory(entries))
-    return manifest
+    return Package(manifest, {name: _content(data) for name, data in chunks.items()})
 
 
 def _name_contents(
@@ -119,11 +177,16 @@ def _name_contents(
     return {device: named[content] for device, content in files.items()}
 
 
-def _entry(name: str, chunks: Chunks, before: Sequence[Entry]) -> Entry:
+def _content(chunks: Chunks) -> Content:
     crc = 0
     for chunk in chunks:
         crc = zlib.crc32(chunk, crc)
-    entry = Entry(name, sum(map(len, chunks)), crc, before[-1].end if before else 0)
+    return Content(chunks, crc)
+
+
+def _entry(name: str, content: Content, before: Sequence[Entry]) -> Entry:
+    size = sum(map(len, content.chunks))
+    entry = Entry(name, size, content.crc, before[-1].end if before else 0)
     if entry.end + 2**20 > MAX_ARCHIVE_BYTES:
         raise CompileError(
             f"the artifact would be larger than {MAX_ARCHIVE_BYTES >> 30} GiB, which its format "

@@ -19,7 +19,7 @@ import numpy as np
 
 from hios_tvm.errors import ExecutionError
 from hios_tvm.statistics import LatencySummary
-from hios_tvm.verify import deviations
+from hios_tvm.verification.deviation import deviations
 
 __all__ = ["RIVALS", "Comparison", "Contestant", "Subject", "compare"]
 

@@ -1,56 +1,46 @@
-"""The whole way of a model: from a Relax module to an artifact."""
+"""The whole way of a model: from a Relax module to an artifact that was verified."""
 
 from __future__ import annotations
 
-import json
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import tvm
 from tvm.ir import IRModule
-from tvm.target import Target
 
-from hios_tvm import __version__
-from hios_tvm.artifact import predicted, write_artifact
-from hios_tvm.buffer_plan import plan_buffers
-from hios_tvm.contest import Trial, choose_entrants, run_contest
-from hios_tvm.costs.table import CostTable
-from hios_tvm.cpu_features import cpu_features
-from hios_tvm.cuda_kernels import CudaCode, build_device_code, generate_cuda
-from hios_tvm.devices import Platform
-from hios_tvm.errors import ScheduleError, UsageError
-from hios_tvm.files import check_writable
-from hios_tvm.gpu_models import Precision
-from hios_tvm.graph import OperatorGraph
-from hios_tvm.kernels import compile_kernels
-from hios_tvm.library import link_library
-from hios_tvm.machine import describe_machine
-from hios_tvm.measure.cache import default_cache_dir, kernel_dir
-from hios_tvm.measure.network_costs import network_costs
-from hios_tvm.measure.remote import RpcAddress
-from hios_tvm.network import Network, apply_pass, lower_network
-from hios_tvm.passes.annotate_schedule import AnnotateSchedule
-from hios_tvm.passes.partition_by_device import Partition, PartitionByDevice
-from hios_tvm.passes.targets import parse_targets
-from hios_tvm.runtime.devices.cpu import parse_cores
-from hios_tvm.runtime.devices.names import device_kind, of_kind
-from hios_tvm.runtime.launches import GpuKernel
-from hios_tvm.runtime.manifest import (
-    DeviceSpec,
-    Manifest,
-    TensorSpec,
+from hios_tvm import runtime
+from hios_tvm.artifact import Package
+from hios_tvm.build import (
+    Compilation,
+    CompileOptions,
+    Progress,
+    build_artifact,
+    measured_costs,
+    phase,
 )
-from hios_tvm.schedule import Schedule
-from hios_tvm.schedulers import evaluated, make_schedule, options_of
-from hios_tvm.schedulers.auto import candidates
-from hios_tvm.simulate import Timeline, evaluate
-from hios_tvm.tuning.choose import TunedChoice
+from hios_tvm.costs.table import CostTable, Measurement
+from hios_tvm.cpu_features import cpu_features
+from hios_tvm.devices import Platform
+from hios_tvm.files import check_writable
+from hios_tvm.graph import Operator, OperatorGraph
+from hios_tvm.network import Network, lower_network
+from hios_tvm.passes.targets import arch_of, parse_targets
+from hios_tvm.runtime.devices.cpu import device_model, parse_cores
+from hios_tvm.runtime.devices.names import device_kind, gpu_model_name, gpu_place, of_kind
+from hios_tvm.schedule import DeviceSchedule, Schedule, Stage
+from hios_tvm.schedulers import make_schedule, options_of
+from hios_tvm.simulate import evaluate
+from hios_tvm.verification.deviation import Arrays
+from hios_tvm.verification.first_difference import Compile, Observation
+from hios_tvm.verification.judgement import model_tolerance
+from hios_tvm.verification.reproducer import Recipe
+from hios_tvm.verification.verifier import NOT_ASKED_FOR, OneDevice, verify
+
+if TYPE_CHECKING:
+    from hios_tvm.verification.reference import Reference
 
 __all__ = [
     "Compilation",
@@ -61,90 +51,6 @@ __all__ = [
     "lower_network",
 ]
 
-Progress = Callable[[str, int, int], None]
-"""Called with a phase's name, the steps done and the steps in all."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class CompileOptions:
-    """What `compile_model` does.
-
-    Attributes
-    ----------
-    devices : tuple of str
-        Devices to compile for, such as ``("cpu@0", "cpu@1")``.
-    target : str
-        What to generate code for: ``host``, ``portable`` or the name of a CPU, ``sm_90`` or another
-        architecture of GPUs, or both with a comma between them (`parse_targets`).
-    precision : str
-        How GPUs multiply in convolutions and products: ``fp32``, or rounded to ``tf32`` or
-        ``fp16`` on tensor cores, with sums in single precision.
-    scheduler, scheduler_options
-        Name in `hios_tvm.schedulers.SCHEDULERS`, and the options of that scheduler.
-    memory : mapping of str to int
-        Bytes that weights and activations may take, by device; no limit where absent.
-    schedule : Schedule, optional
-        A schedule made elsewhere, used instead of a scheduler.
-    costs : CostTable, optional
-        Times to schedule with; without it they are measured on this machine, and estimated for
-        GPUs.
-    link : str
-        What connects GPUs where `costs` do not say: a name in `LINKS`.
-    rpc : RpcAddress, optional
-        Where to measure instead: a TVM RPC server or tracker.
-    cache_dir : Path, optional
-        Folder of measured costs and compiled kernels; None keeps nothing.
-    merge_convolutions : bool
-        Also try the network with one convolution in place of several with one input, and keep
-        what is faster by prediction. It takes measured costs of both.
-    dump_dir : Path, optional
-        Where to write the module after each phase, as TVMScript.
-    database : Path, optional
-        Folder of a tuning database: kernels in it that beat the default ones are used.
-    """
-
-    devices: tuple[str, ...]
-    target: str = "host"
-    precision: Precision = "fp32"
-    scheduler: str = "hios-lp"
-    scheduler_options: Mapping[str, Any] = field(default_factory=dict)
-    memory: Mapping[str, int] = field(default_factory=dict)
-    schedule: Schedule | None = None
-    costs: CostTable | None = None
-    link: str = "pcie4"
-    rpc: RpcAddress | None = None
-    cache_dir: Path | None = field(default_factory=default_cache_dir)
-    merge_convolutions: bool = False
-    dump_dir: Path | None = None
-    database: Path | None = None
-
-    def __post_init__(self) -> None:
-        if self.merge_convolutions and (self.costs is not None or self.schedule is not None):
-            raise UsageError(
-                "merging convolutions takes costs of both networks, measured now: give neither "
-                "costs nor a schedule"
-            )
-
-
-@dataclass(frozen=True)
-class Compilation:
-    """What was decided and made; `seconds` by phase, `trials` where schedules were tried out.
-
-    `notes` says in sentences what an option brought.
-    """
-
-    graph: OperatorGraph
-    costs: CostTable
-    platform: Platform
-    schedule: Schedule
-    timeline: Timeline
-    manifest: Manifest
-    annotated: IRModule
-    seconds: Mapping[str, float]
-    tuned: TunedChoice
-    trials: tuple[Trial, ...] = ()
-    notes: tuple[str, ...] = ()
-
 
 def compile_model(
     mod: IRModule,
@@ -152,30 +58,65 @@ def compile_model(
     options: CompileOptions,
     *,
     name: str = "model",
+    reference: Reference | None = None,
+    reproducer: Path | None = None,
     progress: Progress = lambda phase, done, total: None,
 ) -> Compilation:
     """Compile a frontend's module and write the artifact to `output`.
 
     The file appears when everything has succeeded, never before.
 
+    Parameters
+    ----------
+    mod : IRModule
+    output : Path
+    options : CompileOptions
+    name : str
+        The model's, for reports.
+    reference : Reference, optional
+        Such as an `OnnxReference` of the same model. The artifact is run on random inputs and
+        compared with it, where it can run here, and the manifest says what came of it.
+    reproducer : Path, optional
+        Folder for the smallest model that differs, should the artifact be wrong.
+
     Raises
     ------
     UsageError, CostError, ScheduleError, CompileError
         Where an option, the costs, the schedule or code generation is at fault.
+    VerificationError
+        If outputs differ from the reference's: nothing is written then.
     """
     check_writable(output)  # like the options, before work is spent
     options_of(options.scheduler, **options.scheduler_options)
     seconds: dict[str, float] = {}
     notes: list[str] = []
-    with _phase("lower", seconds, progress):
+    with phase("lower", seconds, progress):
         network = _lower(mod, name, options)
     if options.merge_convolutions:
-        with _phase("merge convolutions", seconds, progress):
+        with phase("merge convolutions", seconds, progress):
             network = _merged_if_faster(mod, network, options, notes, progress)
-    compilation = compile_network(network, output, options, progress=progress)
+    compilation, package = build_artifact(network, options, progress=progress)
+    seconds |= compilation.seconds
+    verification = NOT_ASKED_FOR
+    if reference is not None:
+        with phase("verify", seconds, progress):
+            verification = verify(
+                package,
+                output,
+                mod,
+                reference,
+                features=cpu_features(network.target),
+                tolerance=model_tolerance(mod, options.precision),
+                devices=_one_of_each_kind(network, compilation, options),
+                reproducer=reproducer,
+            )
+    with phase("write", seconds, progress):
+        manifest = replace(package.manifest, verification=verification)
+        replace(package, manifest=manifest).write(output)
     return replace(
         compilation,
-        seconds={**seconds, **compilation.seconds},
+        manifest=manifest,
+        seconds=seconds,
         notes=(*notes, *compilation.notes),
     )
 
@@ -224,7 +165,7 @@ def _merged_if_faster(
 
 
 def _predicted_ms(network: Network, options: CompileOptions, progress: Progress) -> float:
-    costs, platform = _costs(network, options, progress)
+    costs, platform = measured_costs(network, options, progress)
     arguments = (network.graph, costs, platform.with_memory(options.memory))
     schedule = make_schedule(options.scheduler, *arguments, **options.scheduler_options)
     return evaluate(*arguments, schedule).makespan_ms
@@ -240,7 +181,7 @@ def compile_network(
 ) -> Compilation:
     """Compile what `lower_network` returned for ``options.target``, and write the artifact.
 
-    `info` is added to the manifest's `compile_info`.
+    It is not verified. `info` is added to the manifest's `compile_info`.
 
     Raises
     ------
@@ -248,249 +189,72 @@ def compile_network(
         As `compile_model`.
     """
     check_writable(output)
-    seconds: dict[str, float] = {}
-    with _phase("measure", seconds, progress):
-        costs, platform = _costs(network, options, progress)
-        platform = platform.with_memory(options.memory)
-    problem = _Problem(network, costs, platform, options)
-    with _phase("schedule", seconds, progress):
-        schedule, trials = _schedule(problem, progress)
-    timeline = evaluate(network.graph, costs, platform, schedule)
-    with _phase("partition", seconds, progress):
-        cuda = _cuda(network, schedule)
-        annotated, partition = _partition(network, schedule, cuda.kernels)
-    with _phase("generate code", seconds, progress):
-        libraries = _libraries(partition, network.target, options, progress)
-        device_code = _device_code(partition, network, cuda, options)
-    with _phase("write", seconds, progress):
-        manifest = _manifest(problem, partition, schedule, timeline)
-        manifest = replace(manifest, gpu_kernels=cuda.kernels)
-        _check_memory(problem, schedule, manifest)
-        tried = {"trials": [trial.to_data() for trial in trials]} if trials else {}
-        manifest = replace(manifest, compile_info={**manifest.compile_info, **tried, **info})
-        weights = _used(network.weights, manifest)
-        manifest = write_artifact(output, manifest, libraries, weights, device_code)
-    return Compilation(
-        network.graph,
-        costs,
-        platform,
-        schedule,
-        timeline,
-        manifest,
-        annotated,
-        seconds,
-        network.tuned,
-        tuple(trials),
-        (*network.tuned.notes, *_estimates(costs)),
-    )
+    compilation, package = build_artifact(network, options, info=info, progress=progress)
+    seconds = dict(compilation.seconds)
+    with phase("write", seconds, progress):
+        package.write(output)
+    return replace(compilation, seconds=seconds)
 
 
-def _estimates(costs: CostTable) -> tuple[str, ...]:
-    """Say which devices were scheduled with estimates."""
-    return tuple(
-        f"the costs of {model} are estimates, not measured"
-        for model, times in costs.latency.items()
-        if any(measurement.source == "estimated" for measurement in times.values())
-    )
+def _one_of_each_kind(
+    network: Network, compilation: Compilation, options: CompileOptions
+) -> list[OneDevice]:
+    """Return how parts of the model are compiled for one busy device of each kind."""
+    busy = [device.device for device in compilation.schedule if device.stages]
+    first = {device_kind(device): device for device in reversed(busy)}
+    merged = network.merge_convolutions
+    return [
+        OneDevice(
+            Recipe(device, options.target, options.precision, options.database, merged),
+            _compiler_of_parts(device, options, merged),
+        )
+        for device in first.values()
+    ]
 
 
-@dataclass(frozen=True)
-class _Problem:
-    """What there is to schedule, and how."""
+def _compiler_of_parts(device: str, options: CompileOptions, merge_convolutions: bool) -> Compile:
+    """Return what compiles a part of the model as the whole was, but for `device` alone."""
+    lowering = replace(options, dump_dir=None)
 
-    network: Network
-    costs: CostTable
-    platform: Platform
-    options: CompileOptions
+    def compile_and_run(mod: IRModule, draws: Sequence[Arrays]) -> Observation:
+        network = _lower(mod, "part", lowering, merge_convolutions=merge_convolutions)
+        _, package = build_artifact(network, _one_after_another(network, device, options))
+        kernels = tuple(_call(network.graph, op) for op in network.graph.operators)
+        return Observation(_outputs(package, draws), kernels)
 
-
-def _schedule(problem: _Problem, progress: Progress) -> tuple[Schedule, list[Trial]]:
-    """Run the scheduler; where it is `auto` and the devices are here, try the best few out."""
-    options, graph = problem.options, problem.network.graph
-    if options.schedule is not None:
-        return options.schedule, []
-    arguments = (graph, problem.costs, problem.platform)
-    measured_here = options.costs is None and options.rpc is None and not problem.network.gpu_target
-    if options.scheduler != "auto" or not measured_here:
-        return make_schedule(options.scheduler, *arguments, **options.scheduler_options), []
-    found = candidates(*arguments, options_of("auto", **options.scheduler_options))
-    entrants = choose_entrants(found)
-    if len(entrants) == 1:
-        return evaluated(entrants[0], *arguments), []
-
-    def write(schedule: Schedule, path: Path) -> None:
-        _, partition = _partition(problem.network, schedule)
-        libraries = _libraries(partition, problem.network.target, options, progress)
-        timeline = evaluate(*arguments, schedule)
-        manifest = _manifest(problem, partition, schedule, timeline)
-        write_artifact(path, manifest, libraries, _used(problem.network.weights, manifest))
-
-    trials = run_contest(entrants, write, lambda done, total: progress("try out", done, total))
-    best = min(range(len(trials)), key=lambda i: trials[i].latency.median_ms)
-    return evaluated(entrants[best], *arguments), trials
+    return compile_and_run
 
 
-def _check_memory(problem: _Problem, schedule: Schedule, manifest: Manifest) -> None:
-    """Compare what is planned with each limit; schedulers could only estimate activations."""
-    limit = {device.name: device.memory_bytes for device in problem.platform.devices}
-    arena = {device.name: device.arena_bytes for device in manifest.devices}
-    for device in schedule:
-        most = limit[device.device]
-        weights = problem.network.graph.weight_bytes(device.operators)
-        if most is not None and weights + arena[device.device] > most:
-            raise ScheduleError(
-                f"device {device.device!r} has {most} bytes of memory, its operators need "
-                f"{weights} for weights and {arena[device.device]} for activations"
-            )
+def _outputs(package: Package, draws: Sequence[Arrays]) -> tuple[Arrays, ...]:
+    with package.temporary(Path(tempfile.gettempdir(), "part.hios")) as path:
+        session = runtime.load(path)
+    with session:
+        return tuple(session.run(inputs) for inputs in draws)
 
 
-def _partition(
-    network: Network,
-    schedule: Schedule,
-    gpu_kernels: Mapping[str, GpuKernel] = MappingProxyType({}),
-) -> tuple[IRModule, Partition]:
-    targets = {device.device: _target(network, device.device) for device in schedule}
-    annotated = apply_pass(AnnotateSchedule(schedule, targets), network.mod)
-    return annotated, PartitionByDevice(gpu_kernels)(annotated)
-
-
-def _target(network: Network, device: str) -> Target:
-    """Return what code for `device` is generated for."""
-    on_gpu = network.gpu_target is not None and device_kind(device) == "cuda"
-    return network.gpu_target if on_gpu else network.target
-
-
-def _cuda(network: Network, schedule: Schedule) -> CudaCode:
-    """Return the code of all kernels that run on GPUs."""
-    if network.gpu_mod is None or network.gpu_target is None:
-        return CudaCode("", {})
-    operator = network.graph.operator
-    names = {
-        operator[name].kernel
-        for device in schedule
-        if device_kind(device.device) == "cuda"
-        for name in device.operators
-    }
-    kernels = IRModule({name: network.gpu_mod[name] for name in sorted(names)})
-    return generate_cuda(kernels, network.gpu_target)
-
-
-def _device_code(
-    partition: Partition, network: Network, cuda: CudaCode, options: CompileOptions
-) -> dict[str, bytes]:
-    """Compile the code of the GPUs that have a program: one for all of them."""
-    gpus = {p.device for p in partition.programs if device_kind(p.device) == "cuda"}
-    if not gpus or network.gpu_target is None:
-        return {}
-    code = build_device_code(
-        cuda.source, network.gpu_target, cache_dir=kernel_dir(options.cache_dir)
-    )
-    return dict.fromkeys(sorted(gpus), code)
-
-
-def _costs(
-    network: Network, options: CompileOptions, progress: Progress
-) -> tuple[CostTable, Platform]:
-    """Return the given costs, or measure them; and the platform that they belong to."""
-    return network_costs(
-        network,
-        options.devices,
-        given=options.costs,
-        link=options.link,
-        rpc=options.rpc,
+def _one_after_another(network: Network, device: str, options: CompileOptions) -> CompileOptions:
+    """Return options that put all operators on `device` and measure nothing."""
+    stages = tuple(Stage(((operator.name,),)) for operator in network.graph.operators)
+    if network.gpu_target is not None and device_kind(device) == "cuda":
+        model = gpu_model_name(arch_of(network.gpu_target), gpu_place(device).parts)
+    else:
+        model = device_model(device)
+    times = {operator.name: Measurement(1.0) for operator in network.graph.operators}
+    return CompileOptions(
+        devices=(device,),
+        target=options.target,
+        precision=options.precision,
+        schedule=Schedule("sequential", (DeviceSchedule(device, stages),)),
+        costs=CostTable({model: times}, platform=Platform.uniform(1)),
         cache_dir=options.cache_dir,
-        progress=progress,
     )
 
 
-def _libraries(
-    partition: Partition, target: Target, options: CompileOptions, progress: Progress
-) -> dict[str, bytes]:
-    """Compile and link the kernels of each device that has a program."""
-    libraries = {}
-    busy = {program.device for program in partition.programs}
-    for device, module in partition.modules.items():
-        if device in busy:
-            if device_kind(device) == "cuda":
-                libraries[device] = link_library([], target)  # the executor alone
-                continue
-            objects = compile_kernels(
-                module,
-                target,
-                cache_dir=kernel_dir(options.cache_dir),
-                progress=lambda done, total: progress("generate code", done, total),
-            )
-            libraries[device] = link_library(objects.values(), target)
-    return libraries
+def _call(graph: OperatorGraph, operator: Operator) -> str:
+    """Write a call of a kernel: ``relu(float32[1, 8]) -> float32[1, 8]``."""
 
+    def types(tensors: Sequence[str]) -> str:
+        found = [graph.tensor[name] for name in tensors]
+        return ", ".join(f"{tensor.dtype}{list(tensor.shape)}" for tensor in found)
 
-def _manifest(
-    problem: _Problem, partition: Partition, schedule: Schedule, timeline: Timeline
-) -> Manifest:
-    network, costs, platform = problem.network, problem.costs, problem.platform
-    main = network.mod["main"]
-    plan = plan_buffers(partition.programs, partition.buffers)
-    features = cpu_features(network.target)
-    buffer_of = {buffer.name: buffer for buffer in partition.buffers}
-
-    def specs(attribute: str, buffers: Iterable[str]) -> tuple[TensorSpec, ...]:
-        return tuple(
-            TensorSpec(str(name), buffer, buffer_of[buffer].shape, buffer_of[buffer].dtype)
-            for name, buffer in zip(main.attrs[attribute], buffers, strict=True)
-        )
-
-    return Manifest(
-        tvm_version=tvm.__version__,
-        model=network.graph.name,
-        inputs=specs("input_names", network.graph.inputs),
-        outputs=specs("output_names", partition.outputs),
-        devices=tuple(
-            DeviceSpec(
-                name=device.name,
-                kind=device_kind(device.name),
-                library=None,
-                target=str(_target(network, device.name)),
-                cpu_features=features if device_kind(device.name) == "cpu" else (),
-                arena_bytes=plan.arena_bytes.get(device.name, 0),
-            )
-            for device in platform.devices
-        ),
-        programs=partition.programs,
-        buffers=plan.buffers,
-        schedule=json.loads(schedule.to_json()),
-        predicted_makespan_ms=timeline.makespan_ms,
-        prediction=predicted(schedule, timeline, costs, platform),
-        compile_info={
-            "hios_tvm": __version__,
-            "target": problem.options.target,
-            "tuned_kernels": sorted(network.tuned.kernels),
-            "machine": str(describe_machine()),
-            "independence": platform.independence,
-            "device_work_ms": _work_ms(schedule, costs, platform),
-        },
-    )
-
-
-def _work_ms(schedule: Schedule, costs: CostTable, platform: Platform) -> dict[str, float]:
-    """Predicted time of each device's stages, as if it ran alone."""
-    model = {device.name: device.model for device in platform.devices}
-    return {
-        device.device: sum(
-            costs.stage_ms(stage.groups, model[device.device]) for stage in device.stages
-        )
-        for device in schedule
-    }
-
-
-def _used(weights: Mapping[str, np.ndarray], manifest: Manifest) -> dict[str, np.ndarray]:
-    used = {buffer.weight for buffer in manifest.buffers if buffer.space == "param"}
-    return {name: weights[name] for name in weights if name in used}
-
-
-@contextmanager
-def _phase(name: str, seconds: dict[str, float], progress: Progress) -> Iterator[None]:
-    progress(name, 0, 1)
-    start = time.perf_counter()
-    yield
-    seconds[name] = time.perf_counter() - start
-    progress(name, 1, 1)
+    return f"{operator.kernel}({types(operator.inputs)}) -> {types(operator.outputs)}"

@@ -12,7 +12,7 @@ from typing import Any
 from hios_tvm import runtime
 from hios_tvm.schedule import Schedule
 from hios_tvm.statistics import LatencySummary
-from hios_tvm.verify import random_inputs
+from hios_tvm.verification.inputs import random_inputs
 
 __all__ = ["MOST_ENTRANTS", "Trial", "choose_entrants", "run_contest"]
 

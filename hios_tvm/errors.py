@@ -16,6 +16,7 @@ HiosError
  |-- DeviceError                    a device that this machine does not have
  |-- ExecutionError                 a run that failed
  |    `-- RunTimeoutError           a run that took longer than its `timeout`
+ |-- VerificationError              an artifact whose numbers are wrong, and that is not written
  `-- SessionClosedError             a session used after it was closed
 """
 
@@ -39,6 +40,7 @@ __all__ = [
     "SessionClosedError",
     "UnsupportedOperatorError",
     "UsageError",
+    "VerificationError",
 ]
 
 
@@ -124,6 +126,17 @@ class ExecutionError(HiosError, RuntimeError):
 
 class RunTimeoutError(ExecutionError, TimeoutError):
     """A run took longer than its `timeout`."""
+
+
+class VerificationError(HiosError, RuntimeError):
+    """Outputs of a new artifact differ from the reference's; `operator` is the first that does.
+
+    It is None where no part of the model shows the difference alone.
+    """
+
+    def __init__(self, message: str, *, operator: str | None = None) -> None:
+        super().__init__(message)
+        self.operator = operator
 
 
 class SessionClosedError(HiosError, RuntimeError):

@@ -29,6 +29,7 @@ class Network:
 
     `kernels` is the module before the kernels got their loops; `tuned` says which of them got
     those of a tuning database. `gpu_mod` has the same kernels with loops for `gpu_target`.
+    `merge_convolutions` is how it was lowered.
     """
 
     mod: IRModule
@@ -39,6 +40,7 @@ class Network:
     tuned: TunedChoice = field(default_factory=TunedChoice)
     gpu_target: Target | None = None
     gpu_mod: IRModule | None = None
+    merge_convolutions: bool = False
 
 
 def lower_network(
@@ -76,7 +78,9 @@ def lower_network(
     graph = extract_operator_graph(canonical, name)
     weights = collect_weights(lowered)
     gpu_mod = None if gpu is None else schedule_kernels(kernels, gpu, dump_dir=dump_dir)
-    return Network(canonical, graph, weights, parsed, kernels, tuned, gpu, gpu_mod)
+    return Network(
+        canonical, graph, weights, parsed, kernels, tuned, gpu, gpu_mod, merge_convolutions
+    )
 
 
 def apply_pass(step: Any, mod: IRModule) -> IRModule:

@@ -82,12 +82,13 @@ class HiosBackendRep(BackendRep):
         Parameters
         ----------
         inputs
-            A list of arrays in the model's order, a mapping by name, or one array.
+            A list of arrays in the model's order, a mapping by name, or one array. A sequence
+            is a list of arrays, an optional without a value is None.
 
         Returns
         -------
         tuple of ndarray
-            In the model's order; also by name, as ``outputs["y"]``.
+            In the model's order; also by name, as ``outputs["y"]``. A sequence is a list.
 
         Raises
         ------
@@ -106,17 +107,21 @@ class HiosBackendRep(BackendRep):
             if len(arrays) != len(names):
                 raise InputError(f"inputs: {len(arrays)} are given, the model has {len(names)}")
             feeds = dict(zip(names, arrays, strict=True))
-        for name, array in feeds.items():
-            if array is None or isinstance(array, Sequence):
-                raise InputError(f"inputs: {name!r} is no tensor; only tensors can be inputs")
-        feeds = {name: np.asarray(array) for name, array in feeds.items()}
-        outputs = self._run_specialized(feeds) if self.session is None else self.session.run(feeds)
-        result: tuple[Any, ...] = namedtupledict("Outputs", list(outputs))(*outputs.values())
+        if self.session is None:
+            outputs = self._run_specialized(feeds)
+        else:
+            for name, value in feeds.items():
+                if value is None or isinstance(value, Sequence):
+                    raise InputError(f"inputs: {name!r} is no tensor; the model has a tensor there")
+            outputs = self.session.run(_tensors(feeds))
+        values = {value.name: _output(outputs, value.name) for value in self._model.graph.output}
+        result: tuple[Any, ...] = namedtupledict("Outputs", list(values))(*values.values())
         return result
 
-    def _run_specialized(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+    def _run_specialized(self, values: Mapping[str, Any]) -> dict[str, Array]:
         """Compile for the shapes, the small inputs or, if they do not do, all inputs of a run."""
-        given = _with_tensors(self._model, feeds)
+        given = _with_tensors(self._model, values)
+        feeds = _tensors(values)
         small = [name for name, array in feeds.items() if _is_setting(array)]
         error: HiosError | None = None
         for fixed in ([], small, list(feeds)):
@@ -154,6 +159,7 @@ class HiosBackend(Backend):
         *,
         devices: Sequence[str] | None = None,
         cache_dir: Path | None = None,
+        shapes: Mapping[str, tuple[int, ...]] | None = None,
         **kwargs: Any,
     ) -> HiosBackendRep:
         """Compile `model`.
@@ -169,6 +175,8 @@ class HiosBackend(Backend):
             cores that this process may use.
         cache_dir : Path, optional
             Folder that keeps compiled kernels.
+        shapes : mapping of input name to shape, optional
+            Compile now, for these shapes and any values of the inputs.
 
         Raises
         ------
@@ -185,8 +193,10 @@ class HiosBackend(Backend):
         names = tuple(devices or (cpu_device_name([core]) for core in cores))
         options = _Options(names, cache_dir)
         try:
-            return HiosBackendRep(model, options, _compile(model, options))
+            return HiosBackendRep(model, options, _compile(model, options, shapes))
         except ModelError as error:
+            if shapes is not None:
+                raise
             if isinstance(error, DynamicShapeError) or _has_settings(model):
                 return HiosBackendRep(model, options)
             raise
@@ -267,8 +277,8 @@ def _is_setting(array: Array) -> bool:
 
 
 def _has_settings(model: onnx.ModelProto) -> bool:
-    """Return whether the values of a run may make a model static: settings, and optionals."""
-    if any(value.type.HasField("optional_type") for value in model_inputs(model.graph)):
+    """Return whether the values of a run may make a model static: settings, and sequences."""
+    if not all(value.type.HasField("tensor_type") for value in model_inputs(model.graph)):
         return True
     kinds = [value.type.tensor_type for value in model_inputs(model.graph)]
     floats = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16)
@@ -278,14 +288,46 @@ def _has_settings(model: onnx.ModelProto) -> bool:
     )
 
 
-def _with_tensors(model: onnx.ModelProto, values: Mapping[str, Array]) -> onnx.ModelProto:
-    """Return `model` with the optional inputs that are given as tensors."""
+def _tensors(values: Mapping[str, Any]) -> dict[str, Array]:
+    """All tensors that are given, those of a sequence by names of their own."""
+    tensors: dict[str, Array] = {}
+    for name, value in values.items():
+        if isinstance(value, Sequence):
+            tensors |= {f"{name}/{i}": np.asarray(part) for i, part in enumerate(value)}
+        elif value is not None:
+            tensors[name] = np.asarray(value)
+    return tensors
+
+
+def _with_tensors(model: onnx.ModelProto, values: Mapping[str, Any]) -> onnx.ModelProto:
+    """Return `model` with tensors as its only inputs, of which nodes make sequences again."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    for value in copy.graph.input:
-        if value.type.HasField("optional_type") and value.name in values:
-            value.CopyFrom(_value_info(value.name, values[value.name]))
+    nodes = []
+    for value in [value for value in copy.graph.input if not value.type.HasField("tensor_type")]:
+        given = values[value.name]
+        if value.type.HasField("optional_type") and isinstance(given, np.ndarray):
+            value.CopyFrom(_value_info(value.name, given))
+            continue
+        copy.graph.input.remove(value)
+        parts = _tensors({value.name: given})
+        copy.graph.input.extend(_value_info(name, array) for name, array in parts.items())
+        if given is None:
+            node = helper.make_node("Optional", [], [value.name], type=value.type)
+        else:
+            node = helper.make_node("SequenceConstruct", list(parts), [value.name])
+        nodes.append(node)
+    nodes += copy.graph.node
+    del copy.graph.node[:]
+    copy.graph.node.extend(nodes)
     return copy
+
+
+def _output(outputs: Mapping[str, Array], name: str) -> Array | list[Array]:
+    """Return a tensor, or the tensors of a sequence."""
+    if name in outputs:
+        return outputs[name]
+    return [outputs[part] for i in range(len(outputs)) if (part := f"{name}/{i}") in outputs]
 
 
 def _with_constants(model: onnx.ModelProto, values: Mapping[str, Array]) -> onnx.ModelProto:

@@ -8,11 +8,12 @@ They define the computation on weights packed for the kernels of
 from __future__ import annotations
 
 import math
+from collections.abc import MutableMapping
 
 import numpy as np
 import tvm
 from tvm import relax, te, tirx, topi
-from tvm.ir import Call
+from tvm.ir import Call, GenericConst
 
 from hios_tvm.passes.dataflow import constant_value
 from hios_tvm.passes.kernel_shapes import (
@@ -47,11 +48,16 @@ def legalize_conv2d(
 
 
 def legalize_matmul(
-    builder: relax.BlockBuilder, call: Call, target: tvm.target.Target
+    builder: relax.BlockBuilder,
+    call: Call,
+    target: tvm.target.Target,
+    *,
+    packed: MutableMapping[tuple[GenericConst, int], GenericConst],
 ) -> relax.Expr | None:
     """Return a product with a constant matrix on packed weights, or None for any other.
 
-    To the kernels it is a pointwise convolution of an image of one row.
+    To the kernels it is a pointwise convolution of an image of one row. `packed` keeps the packed
+    weights by matrix and block: the steps of a recurrent layer share theirs.
     """
     data, weight = call.args
     array = constant_value(weight)
@@ -76,11 +82,14 @@ def legalize_matmul(
         vectors=tile.vectors,
         lanes=tile.lanes,
     )
-    packed = pack_weights(array.T[:, :, None, None], groups=1, block=shape.block)
+    key = (weight, shape.block)
+    if key not in packed:
+        blocks = pack_weights(array.T[:, :, None, None], groups=1, block=shape.block)
+        packed[key] = relax.const(blocks)
     return builder.call_te(
         lambda x, w: _product(x, w, shape),
         data,
-        relax.const(packed),
+        packed[key],
         primfunc_name_hint="matmul",
         primfunc_attrs={"op_pattern": OUT_ELEMENTWISE_FUSABLE},
     )

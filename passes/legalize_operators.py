@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import tvm
 from tvm import relax
@@ -10,6 +11,14 @@ from tvm.ir import Call
 
 from hios_tvm.passes.dataflow import operator_name
 from hios_tvm.passes.legalize_convolution import legalize_conv2d, legalize_matmul
+from hios_tvm.passes.legalize_elementwise import (
+    legalize_cast,
+    legalize_clip,
+    legalize_extreme,
+    legalize_not,
+    legalize_not_equal,
+    legalize_relu,
+)
 from hios_tvm.passes.legalize_extremum import legalize_extremum
 from hios_tvm.passes.legalize_product import legalize_product
 from hios_tvm.passes.legalize_window import legalize_depthwise, legalize_pool
@@ -18,12 +27,19 @@ from hios_tvm.passes.legalize_winograd import legalize_winograd
 __all__ = ["legalizations"]
 
 _LEGALIZERS = {
-    "relax.matmul": (legalize_matmul, legalize_product),
+    "relax.astype": (legalize_cast,),
+    "relax.clip": (legalize_clip,),
+    "relax.logical_not": (legalize_not,),
+    "relax.matmul": (legalize_product,),
     "relax.max": (legalize_extremum,),
+    "relax.maximum": (legalize_extreme,),
     "relax.min": (legalize_extremum,),
+    "relax.minimum": (legalize_extreme,),
     "relax.nn.avg_pool2d": (legalize_pool,),
     "relax.nn.conv2d": (legalize_depthwise, legalize_winograd, legalize_conv2d),
     "relax.nn.max_pool2d": (legalize_pool,),
+    "relax.nn.relu": (legalize_relu,),
+    "relax.not_equal": (legalize_not_equal,),
 }
 
 
@@ -35,8 +51,12 @@ def legalizations(
     What none of them takes goes to TVM's own; `winograd` allows Winograd's method.
     """
 
+    with_constant = partial(legalize_matmul, packed={})
+
     def legalize(builder: relax.BlockBuilder, call: Call) -> relax.Expr:
-        for legalizer in _LEGALIZERS[operator_name(call)]:
+        name = operator_name(call)
+        own: tuple[Callable[..., relax.Expr | None], ...] = _LEGALIZERS[name]
+        for legalizer in (with_constant, *own) if name == "relax.matmul" else own:
             if legalizer is legalize_winograd and not winograd:
                 continue
             legalized = legalizer(builder, call, target)

@@ -28,8 +28,11 @@ from hios_tvm.passes.winograd_matrices import MATRICES, TILE, Matrix
 __all__ = ["legalize_winograd", "transform_weights"]
 
 _PRODUCT_CYCLES = 0.55  # of a vector of products in a register tile
-_TRANSFORM_CYCLES = 5.0  # of a vector that a transform reads and writes
-_BYTES_PER_CYCLE = 6.0  # of weights, which come from memory that several cores share
+_TRANSFORM_CYCLES = 9.0  # of a vector that a transform reads and writes
+_BYTES_PER_CYCLE = 2.5  # of weights, which come from memory that several cores share
+_LEAST_GAIN = (
+    0.6  # of the direct way's cycles: less is not worth two to four times its rounding error
+)
 
 
 def legalize_winograd(
@@ -70,7 +73,7 @@ def transform_weights(weights: np.ndarray, *, block: int) -> np.ndarray:
 
 
 def _winograd_shape(direct: ConvolutionShape, target: tvm.target.Target) -> WinogradShape | None:
-    """Return the shape of the same convolution; None if the direct way takes fewer cycles."""
+    """Return the shape of the same convolution; None if that gains too little."""
     plain = (direct.kernel, direct.strides, direct.dilation) == ((3, 3), (1, 1), (1, 1))
     if not plain or direct.groups > 1 or direct.in_channels % direct.lanes:
         return None
@@ -101,14 +104,17 @@ def _winograd_shape(direct: ConvolutionShape, target: tvm.target.Target) -> Wino
     cycles = _cycles(
         shape.work / direct.lanes, tiles * shape.points * vectors, 4 * shape.points * channels
     )
-    return shape if cycles < _cycles(direct.work / direct.lanes, 0.0, 4 * 9 * channels) else None
+    direct_cycles = _cycles(direct.work / direct.lanes, 0.0, 4 * 9 * channels)
+    return shape if cycles < _LEAST_GAIN * direct_cycles else None
 
 
 def _cycles(products: float, transformed: float, weight_bytes: int) -> float:
-    """Estimate a kernel's cycles from its vectors of products and of transformed elements."""
+    """Estimate a kernel's cycles from its vectors of products and of transformed elements.
+
+    Weights that a kernel reads once are waited for.
+    """
     arithmetic = products * _PRODUCT_CYCLES + transformed * _TRANSFORM_CYCLES
-    memory = weight_bytes / _BYTES_PER_CYCLE
-    return max(arithmetic, memory) + min(arithmetic, memory) / 2
+    return arithmetic + weight_bytes / _BYTES_PER_CYCLE
 
 
 def _convolution(data: te.Tensor, weight: te.Tensor, shape: WinogradShape) -> te.Tensor:

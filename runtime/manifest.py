@@ -22,10 +22,12 @@ __all__ = [
     "Buffer",
     "DeviceSpec",
     "Manifest",
+    "OutputError",
     "PredictedOperator",
     "PredictedTransfer",
     "Prediction",
     "TensorSpec",
+    "Verification",
 ]
 
 FORMAT_VERSION = 2
@@ -130,14 +132,71 @@ class Prediction:
     transfers: tuple[PredictedTransfer, ...] = ()
 
 
+@dataclass(frozen=True)
+class OutputError:
+    """How far an output was from its reference when the artifact was made.
+
+    Attributes
+    ----------
+    output : str
+    error : float
+        Largest error over all draws, relative to the output's largest magnitude.
+    allowed : float
+        What it might have been. 0 for whole numbers and truth values, which have to be equal
+        where rounding does not decide.
+    """
+
+    output: str
+    error: float
+    allowed: float
+
+
+@dataclass(frozen=True)
+class Verification:
+    """Whether the artifact was run against a reference before it was written.
+
+    Attributes
+    ----------
+    verified : bool
+    reason : str
+        Why it was not verified.
+    reference : str
+        What it was compared with, with its version.
+    seeds : tuple of int
+        Of the random inputs, one for each draw.
+    scale : int
+        What the random inputs were multiplied with, so that the outputs depend on them.
+    outputs : tuple of OutputError
+    notes : tuple of str
+        What limits the meaning of the comparison, in sentences.
+    """
+
+    verified: bool = False
+    reason: str = "the artifact does not say"
+    reference: str = ""
+    seeds: tuple[int, ...] = ()
+    scale: int = 1
+    outputs: tuple[OutputError, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        if not self.verified:
+            return f"not verified: {self.reason}"
+        worst = max((output.error for output in self.outputs), default=0.0)
+        return (
+            f"verified against {self.reference}: largest error {worst:.1e} of the largest "
+            f"magnitude, {len(self.seeds)} draws"
+        )
+
+
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
     """What ``manifest.json`` holds.
 
     `gpu_kernels` says how the kernels of GPUs are launched.
     `schedule` and `compile_info` are plain JSON objects for people and tools; the runtime never
-    interprets them, nor `prediction`. `entries` maps each other entry of the archive but its
-    signature to its SHA-256 (hex).
+    interprets them, nor `prediction` and `verification`. `entries` maps each other entry of the
+    archive but its signature to its SHA-256 (hex).
     """
 
     format_version: int = FORMAT_VERSION
@@ -153,6 +212,7 @@ class Manifest:
     predicted_makespan_ms: float | None = None
     prediction: Prediction = Prediction()
     compile_info: Mapping[str, Any] = field(default_factory=dict)
+    verification: Verification = Verification()
     entries: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property

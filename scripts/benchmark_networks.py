@@ -25,7 +25,7 @@ from hios_tvm.frontends import load_model
 from hios_tvm.machine import describe_machine
 from hios_tvm.runtime.archive import read_manifest
 from hios_tvm.runtime.devices.cpu import parse_cores
-from hios_tvm.verify import random_inputs
+from hios_tvm.verification.inputs import random_inputs
 from hios_tvm.zoo import NETWORKS, build
 
 LARGEST_ERROR = 1e-4

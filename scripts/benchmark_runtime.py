@@ -40,7 +40,7 @@ from hios_tvm.runtime.manifest import Buffer, DeviceSpec, Manifest, TensorSpec
 from hios_tvm.runtime.measure import measure_handover
 from hios_tvm.runtime.session import Session, load
 from hios_tvm.runtime.trace import RunTrace
-from hios_tvm.verify import random_inputs
+from hios_tvm.verification.inputs import random_inputs
 from hios_tvm.zoo import build
 
 CHAIN = 200  # operators in a row, each so small that only the executor counts

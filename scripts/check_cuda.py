@@ -32,7 +32,7 @@ from hios_tvm.runtime.devices.cuda import load_driver
 from hios_tvm.runtime.devices.names import gpu_place, split_devices
 from hios_tvm.runtime.profile import profile_artifact, write_costs
 from hios_tvm.runtime.trace import RunTrace
-from hios_tvm.verify import RTOL, deviations
+from hios_tvm.verification.deviation import RTOL, deviations
 
 NETWORKS = "inception_v3,nasnet_a_large,randwire,squeezenet1_1,resnet50,densenet121"
 ON_ONE = ("sequential", "ios", "hios-lp", "auto")
@@ -73,7 +73,8 @@ def prepare(
     from hios_tvm.costs.instance import read_costs
     from hios_tvm.frontends import load_model
     from hios_tvm.profile import export_kernels
-    from hios_tvm.verify import onnxruntime_outputs, random_inputs
+    from hios_tvm.verification.inputs import random_inputs
+    from hios_tvm.verification.onnx_reference import onnxruntime_outputs
     from hios_tvm.zoo import build
 
     # By the end of an artifact's name: which devices it is for

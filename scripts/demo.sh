@@ -10,7 +10,7 @@ if ! command -v g++ >/dev/null; then
 fi
 python=${PYTHON:-python3}
 [ -x .venv/bin/python ] || "$python" -m venv .venv
-.venv/bin/python -m pip install --quiet --disable-pip-version-check -e '.[onnxruntime]'
+.venv/bin/python -m pip install --quiet --disable-pip-version-check -e .
 
 # The first two cores that this process may use; one device where there is only one.
 devices=$(.venv/bin/python -c "

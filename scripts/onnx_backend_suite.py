@@ -206,7 +206,9 @@ def _run_case(executor: str, case: TestCase) -> tuple[str, str]:
         prepared = (_prepare_hios if executor == HIOS else _prepare_tvm)(model)
         for inputs, expected in _data(case, model):
             outputs = list(prepared(inputs))
-            runner.Runner.assert_similar_outputs(expected, outputs, case.rtol, case.atol)
+            assert [_count(value) for value in expected] == [_count(value) for value in outputs]
+            arrays, others = [*_flat(expected)], [*_flat(outputs)]
+            runner.Runner.assert_similar_outputs(arrays, others, case.rtol, case.atol)
     except AssertionError as error:
         return "wrong", str(error).strip()[:300]
     except HiosError as error:
@@ -214,6 +216,17 @@ def _run_case(executor: str, case: TestCase) -> tuple[str, str]:
     except Exception as error:
         return "failed", f"{type(error).__name__}: {error}"[:300]
     return "passed", ""
+
+
+def _count(value: Any) -> int | None:
+    """Return the length of a sequence; None for a tensor."""
+    return len(value) if isinstance(value, list) else None
+
+
+def _flat(values: Sequence[Any]) -> Iterator[Any]:
+    """Yield tensors and those in sequences, which ONNX's runner compares only one by one."""
+    for value in values:
+        yield from value if isinstance(value, list) else [value]
 
 
 def _prepare_hios(model: onnx.ModelProto) -> Run:

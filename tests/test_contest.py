@@ -15,7 +15,8 @@ from hios_tvm.contest import MOST_ENTRANTS, choose_entrants
 from hios_tvm.frontends.onnx import from_onnx
 from hios_tvm.report.explain import compilation_data, why_chosen
 from hios_tvm.schedule import DeviceSchedule, Schedule, Stage
-from hios_tvm.verify import onnxruntime_outputs, random_inputs
+from hios_tvm.verification.inputs import random_inputs
+from hios_tvm.verification.onnx_reference import onnxruntime_outputs
 from hios_tvm.zoo import build
 
 CORES = sorted(os.sched_getaffinity(0))

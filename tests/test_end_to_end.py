@@ -25,7 +25,9 @@ from hios_tvm.frontends.onnx import from_onnx
 from hios_tvm.passes.extract_operator_graph import bindings, is_call_tir
 from hios_tvm.passes.targets import host_target
 from hios_tvm.schedule import DeviceSchedule, Schedule, Stage
-from hios_tvm.verify import deviations, onnxruntime_outputs, random_inputs
+from hios_tvm.verification.deviation import deviations
+from hios_tvm.verification.inputs import random_inputs
+from hios_tvm.verification.onnx_reference import onnxruntime_outputs
 from hios_tvm.zoo import NETWORKS, build
 
 # Small images: the kernels are the same, and the tests take a minute.

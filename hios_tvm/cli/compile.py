@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -10,7 +11,6 @@ from hios_tvm.cli.options import (
     EXISTING_FILE,
     NEW_FILE,
     json_option,
-    load_inputs,
     milliseconds,
     precision_option,
     print_json,
@@ -20,7 +20,13 @@ from hios_tvm.cli.options import (
 )
 from hios_tvm.cli.progress import progress_bar
 from hios_tvm.costs.links import LINKS
+from hios_tvm.errors import UsageError
 from hios_tvm.gpu_models import Precision
+
+if TYPE_CHECKING:
+    from tvm.ir import IRModule
+
+    from hios_tvm.verification.reference import Reference
 
 
 @click.command("compile")
@@ -100,9 +106,20 @@ from hios_tvm.gpu_models import Precision
 )
 @click.option("--no-cache", is_flag=True, help="Measure and compile everything anew.")
 @click.option(
-    "--verify",
-    is_flag=True,
-    help="Run the artifact and compare with ONNX Runtime; name the first operator that differs.",
+    "--verify/--no-verify",
+    default=True,
+    show_default=True,
+    help="Run the artifact on random inputs, where it can run here, and compare it with ONNX "
+    "Runtime (a Relay program: with TVM's default executor). Where they differ, nothing is "
+    "written, and the first operator that differs is named.",
+)
+@click.option(
+    "--dump-reproducer",
+    "reproducer",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="FOLDER",
+    help="Should the artifact be wrong: write the smallest model that shows it into FOLDER, with "
+    "inputs, expected outputs and a command, to report it with.",
 )
 @click.option(
     "--dump-ir",
@@ -135,6 +152,7 @@ def command(
     cost_cache: Path | None,
     no_cache: bool,
     verify: bool,
+    reproducer: Path | None,
     dump_ir: Path | None,
     no_progress: bool,
     json_file: str | None,
@@ -143,7 +161,8 @@ def command(
 
     The kernels are measured on this machine, the operators are scheduled over the devices, and
     the artifact holds code for each device, the weights and the schedule. Measured costs and
-    compiled kernels are kept, so that a second compile is quick.
+    compiled kernels are kept, so that a second compile is quick. Before the artifact is written,
+    it is compared with a reference; what came of it is in the artifact, and inspect shows it.
     """
     from hios_tvm.compiler import CompileOptions, compile_model
     from hios_tvm.costs.instance import Instance, read_costs
@@ -156,6 +175,8 @@ def command(
     from hios_tvm.report.explain import compilation_data, device_reports, why_chosen, why_idle
     from hios_tvm.schedule import Schedule
 
+    if reproducer is not None and not verify:
+        raise UsageError("--dump-reproducer needs the comparison that --no-verify leaves out")
     scheduler_options = {"window": window} if window is not None else {}
     if inter_only:
         scheduler_options["inter_only"] = True
@@ -182,8 +203,19 @@ def command(
         progress("import", 0, 1)
         module = load_model(model, shapes=parsed_shapes, params=params)
         progress("import", 1, 1)
-        result = compile_model(module, path, options, name=model.stem, progress=progress)
-    for note in result.notes:
+        result = compile_model(
+            module,
+            path,
+            options,
+            name=model.stem,
+            reference=_reference(model, module, parsed_shapes) if verify else None,
+            reproducer=reproducer,
+            progress=progress,
+        )
+    verification = result.manifest.verification
+    if not verification.verified:
+        stderr().print(str(verification), soft_wrap=True)
+    for note in (*result.notes, *verification.notes):
         stderr().print(note, soft_wrap=True)
     if save_costs is not None:
         Instance(result.graph, result.costs, result.platform).save(save_costs)
@@ -206,23 +238,20 @@ def command(
         )
         for line in [*why_chosen(result), *why_idle(result)]:
             console.print(line)
-    if verify:
-        _verify(model, path, parsed_shapes, precision)
+        if verification.verified:
+            console.print(str(verification), soft_wrap=True)
 
 
 def _text(path: Path) -> str:
     return path.read_text(errors="replace")  # what is no text is no JSON either
 
 
-def _verify(
-    model: Path, artifact: Path, shapes: dict[str, tuple[int, ...]], precision: Precision
-) -> None:
-    from hios_tvm import runtime
-    from hios_tvm.cli.verification import check_outputs
-    from hios_tvm.verify import RTOL
+def _reference(model: Path, module: IRModule, shapes: dict[str, tuple[int, ...]]) -> Reference:
+    """Return what the artifact is compared with."""
+    if model.suffix == ".onnx":
+        from hios_tvm.verification.onnx_reference import OnnxReference
 
-    with runtime.load(artifact) as session:
-        specs = [(spec.name, spec.shape, spec.dtype) for spec in session.inputs]
-        inputs = load_inputs((), specs, 0, None)
-        outputs = session.run(inputs)
-    check_outputs(outputs, inputs, model, shapes=shapes, rtol=RTOL[precision])
+        return OnnxReference(model, shapes)
+    from hios_tvm.verification.relax_reference import RelaxReference
+
+    return RelaxReference(module)

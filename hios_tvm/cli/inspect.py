@@ -34,7 +34,8 @@ def command(
     verify_key: Path | None,
     json_file: str | None,
 ) -> None:
-    """Show devices, stages, transfers, memory and the predicted makespan of ARTIFACT.
+    """Show devices, stages, transfers, memory and the predicted makespan of ARTIFACT, and
+    whether it was verified.
 
     Nothing of the artifact is executed. With --verify-key, its signature and the hashes of all its
     entries are checked first.
@@ -63,6 +64,7 @@ def command(
             "devices": [asdict(report) for report in reports],
             "cpu_features": sorted({f for device in found.devices for f in device.cpu_features}),
             "compile_info": dict(found.compile_info),
+            "verification": asdict(found.verification),
         }
         if json_file is not None:
             print_json(data, json_file)
@@ -77,6 +79,14 @@ def command(
         print_table(title, list(reports[0].COLUMNS), rows)
         if found.predicted_makespan_ms is not None:
             console.print(f"predicted makespan {milliseconds(found.predicted_makespan_ms)}")
+        console.print(str(found.verification), soft_wrap=True)
+        for output in found.verification.outputs:
+            console.print(
+                f"  output {output.output}: error {output.error:.1e}, allowed {output.allowed:.1e}",
+                soft_wrap=True,
+            )
+        for note in found.verification.notes:
+            console.print(f"  {note}", soft_wrap=True)
         if verify_key is not None:
             console.print(f"signed by the owner of {verify_key}, and undamaged")
         console.print(f"needs CPU features: {', '.join(data['cpu_features']) or 'none'}")

@@ -221,7 +221,7 @@ def load_inputs(
     UsageError
         If an option cannot be understood, a file cannot be read, or a name is unknown.
     """
-    from hios_tvm.verify import random_inputs
+    from hios_tvm.verification.inputs import random_inputs
 
     given: dict[str, np.ndarray] = {}
     for option in inputs:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from hios_tvm.cli.options import (
     stdout,
     verify_key_option,
 )
-from hios_tvm.cli.verification import check_outputs
+from hios_tvm.cli.verification import artifact_tolerance, check_outputs
 from hios_tvm.errors import UsageError
 from hios_tvm.files import check_writable
 from hios_tvm.runtime.devices.names import split_devices
@@ -58,7 +59,12 @@ from hios_tvm.runtime.trace import RunTrace, write_chrome_trace
     type=EXISTING_FILE,
     help="Compare with this ONNX model in ONNX Runtime, or with recorded outputs (.npz).",
 )
-@click.option("--rtol", default=1e-4, show_default=True, help="Error over largest magnitude.")
+@click.option(
+    "--rtol",
+    type=click.FloatRange(0),
+    help="Largest error of --verify, over the largest magnitude.  [default: 1e-4, or what suits "
+    "the artifact's half precision or --precision]",
+)
 @verify_key_option
 @json_option
 def command(
@@ -74,7 +80,7 @@ def command(
     timeout: float | None,
     cuda_graph: bool,
     reference: Path | None,
-    rtol: float,
+    rtol: float | None,
     verify_key: Path | None,
     json_file: str | None,
 ) -> None:
@@ -111,7 +117,9 @@ def command(
             values = " ".join(f"{key} {value}" for key, value in _summary(array).items())
             stdout().print(f"{name}: {values}", soft_wrap=True)
     if reference is not None:
-        check_outputs(outputs, arrays, reference, rtol=rtol)
+        usual = artifact_tolerance(session.manifest)
+        tolerance = usual if rtol is None else replace(usual, rtol=rtol)
+        check_outputs(outputs, arrays, reference, tolerance)
 
 
 def _write_trace(path: Path, trace: RunTrace) -> None:

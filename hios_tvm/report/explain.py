@@ -234,5 +234,6 @@ def compilation_data(result: Compilation, path: Path) -> dict[str, Any]:
         "devices": [asdict(report) for report in device_reports(result)],
         "seconds": dict(result.seconds),
         "trials": [trial.to_data() for trial in result.trials],
+        "verification": asdict(result.manifest.verification),
         "notes": why_idle(result),
     }

@@ -26,7 +26,8 @@ from hios_tvm.runtime.measure import KernelCall, measure_kernels
 from hios_tvm.runtime.memory import TensorTable, address_of, aligned_empty
 from hios_tvm.runtime.native import load_library
 from hios_tvm.tuning.database import Trial
-from hios_tvm.verify import RTOL, deviations, random_inputs
+from hios_tvm.verification.deviation import SINGLE, deviations
+from hios_tvm.verification.inputs import random_inputs
 
 __all__ = ["Bench"]
 
@@ -194,7 +195,7 @@ def _answer(
     for library in job.timed:
         actual = _outputs(library, call, cores, inputs)
         for deviation in deviations(actual, expected):
-            if not deviation.within(RTOL["fp32"]):
+            if not deviation.within(SINGLE):
                 error = deviation.max_error
                 return f"its results differ from the default kernel's by {error:.1e} of the largest"
     turns = [

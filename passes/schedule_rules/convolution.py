@@ -20,11 +20,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from tvm import s_tir, tirx
-from tvm.tirx import AllocBuffer, Broadcast, BufferLoad, BufferStore, IfThenElse, Ramp, Stmt
+from tvm.tirx import Broadcast, BufferLoad, BufferStore, IfThenElse, Ramp, Stmt
 
 from hios_tvm.passes.kernel_shapes import CONVOLUTION, ConvolutionShape
+from hios_tvm.passes.schedule_rules.blocked_sums import MOST_TERMS, BlockedSums
 from hios_tvm.passes.schedule_rules.borders import Tile, kernel_rows, pixels_inside, tiles_of_row
 from hios_tvm.passes.schedule_rules.epilogue import (
     Epilogue,
@@ -156,52 +158,42 @@ class _Nest:
     def _tile(self, batch: Index, row: Index, tile: Tile, block: Index) -> Stmt:
         """Compute `tile` for all channels of a block, in registers."""
         shape = self.shape
-        sums = tirx.decl_buffer(
-            (tile.pixels * shape.block,), "float32", "sums", scope="local", layout=None
-        )
-        zero = Broadcast(tirx.const(0.0, "float32"), shape.lanes)
-        statements: list[Stmt] = [AllocBuffer(sums)]
-        statements += [
-            BufferStore(sums, zero, [Ramp(i * shape.lanes, 1, shape.lanes)])
-            for i in range(tile.pixels * shape.vectors)
-        ]
+        vectors = [(i * shape.lanes, shape.lanes) for i in range(tile.pixels * shape.vectors)]
+        sums = BlockedSums.of(vectors, is_single=_level(shape) == "tile")
         first, count = kernel_rows(shape, row)
-        statements.append(
-            loop(
-                "kernel_row",
-                first,
-                count,
-                lambda k: self._kernel_row(sums, batch, row, tile, block, k),
-            )
-        )
-        statements.append(self._finish(sums, batch, row, tile, block))
-        return sequence(statements)
+
+        def kernel_row(k: Index) -> Stmt:
+            terms = self._kernel_row(sums, batch, row, tile, block, k)
+            return sums.block(terms) if _level(shape) == "row" else terms
+
+        terms = loop("kernel_row", first, count, kernel_row)
+        return sequence([sums.around(terms), self._finish(sums.totals, batch, row, tile, block)])
 
     def _kernel_row(
         self,
-        sums: tirx.Var,
+        sums: BlockedSums,
         batch: Index,
         row: Index,
         tile: Tile,
         block: Index,
         kernel_row: Index,
     ) -> Stmt:
-        shape = self.shape
+        shape, level = self.shape, _level(self.shape)
         columns, channels = shape.kernel[1], shape.group_inputs
         fmas = tile.pixels * shape.vectors
         unroll_channels = shape.has_few_inputs
         unroll_columns = unroll_channels and columns * channels * fmas <= _UNROLLED_FMAS
 
         def column(kernel_column: Index, first: int, end: int) -> Stmt:
-            return loop(
-                "channel",
-                0,
-                channels,
-                lambda channel: self._step(
-                    sums, batch, row, tile, block, (kernel_row, kernel_column), channel, first, end
-                ),
-                unroll=unroll_channels,
-            )
+            kernel = (kernel_row, kernel_column)
+
+            def step(channel: Index) -> Stmt:
+                return self._step(sums.sums, batch, row, tile, block, kernel, channel, first, end)
+
+            if level == "channel":
+                return sums.loop("channel", channels, step)
+            terms = loop("channel", 0, channels, step, unroll=unroll_channels)
+            return sums.block(terms) if level == "column" else terms
 
         if not tile.at_border:
             return loop(
@@ -295,6 +287,20 @@ class _Nest:
         if self.shape.is_pointwise:
             return _unflattened(column, self.epilogue.shape)
         return [batch, row, column]
+
+
+def _level(shape: ConvolutionShape) -> Literal["tile", "row", "column", "channel"]:
+    """Return which part of the reduction is one block of terms: the largest that is short enough.
+
+    All of it, a row or a column of the kernel, or some channels.
+    """
+    channels = shape.group_inputs
+    rows, columns = shape.kernel
+    if rows * columns * channels <= MOST_TERMS:
+        return "tile"
+    if rows > 1 and columns * channels <= MOST_TERMS:
+        return "row"
+    return "column" if channels <= MOST_TERMS else "channel"
 
 
 def _unflattened(pixel: Index, shape: Sequence[Index]) -> list[Index]:

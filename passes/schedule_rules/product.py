@@ -16,9 +16,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tvm import s_tir, tirx
-from tvm.tirx import AllocBuffer, BufferLoad, BufferStore, IfThenElse, Stmt
+from tvm.tirx import BufferLoad, BufferStore, IfThenElse, Stmt
 
 from hios_tvm.passes.kernel_shapes import PRODUCT, ProductShape
+from hios_tvm.passes.schedule_rules.blocked_sums import MOST_TERMS, BlockedSums
 from hios_tvm.passes.schedule_rules.epilogue import Epilogue, find_block, fused_epilogue
 from hios_tvm.passes.schedule_rules.loop_nest import (
     Index,
@@ -115,40 +116,34 @@ class _Nest:
         self, batch: Sequence[Index], row: Index, rows: int, column: Index, columns: int
     ) -> Stmt:
         shape = self.shape
-        sums = tirx.decl_buffer((rows * columns,), "float32", "sums", scope="local", layout=None)
         vectors = [
             (start, min(shape.lanes, columns - start)) for start in range(0, columns, shape.lanes)
         ]
         places = [(r, start, lanes) for r in range(rows) for start, lanes in vectors]
-
-        def store(r: int, start: int, lanes: int, value: tirx.Expr) -> Stmt:
-            return BufferStore(sums, value, [vector_index(r * columns + start, lanes)])
+        accumulators = BlockedSums.of(
+            [(r * columns + start, lanes) for r, start, lanes in places],
+            is_single=shape.inner <= MOST_TERMS,
+        )
+        sums = accumulators.sums
 
         def step(k: Index) -> Stmt:
             statements = []
             for r, start, lanes in places:
                 factor = BufferLoad(self.left, [*batch, row + r, k])
                 term = BufferLoad(self.right, [*batch, k, vector_index(column + start, lanes)])
-                total = BufferLoad(sums, [vector_index(r * columns + start, lanes)])
+                at = [vector_index(r * columns + start, lanes)]
                 product = broadcast(factor, lanes) * term
-                statements.append(store(r, start, lanes, total + product))
+                statements.append(BufferStore(sums, BufferLoad(sums, at) + product, at))
             return sequence(statements)
 
         def finish(r: int) -> Stmt:
             def element(c: Index) -> Stmt:
-                result = BufferLoad(sums, [r * columns + c])
+                result = BufferLoad(accumulators.totals, [r * columns + c])
                 return self.epilogue.store([*batch, row + r, column + c], result)
 
             return sequence(
                 [vector_loops("v", start, lanes, lanes, element) for start, lanes in vectors]
             )
 
-        zero = tirx.const(0.0, "float32")
-        return sequence(
-            [
-                AllocBuffer(sums),
-                *(store(r, start, lanes, broadcast(zero, lanes)) for r, start, lanes in places),
-                loop("k", 0, shape.inner, step),
-                *(finish(r) for r in range(rows)),
-            ]
-        )
+        terms = accumulators.loop("k", shape.inner, step)
+        return sequence([accumulators.around(terms), *(finish(r) for r in range(rows))])

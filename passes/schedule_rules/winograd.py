@@ -22,6 +22,7 @@ from tvm import s_tir, tirx
 from tvm.tirx import AllocBuffer, Broadcast, BufferLoad, BufferStore, IfThenElse, Ramp, Stmt
 
 from hios_tvm.passes.kernel_shapes import WINOGRAD, WinogradShape
+from hios_tvm.passes.schedule_rules.blocked_sums import BlockedSums
 from hios_tvm.passes.schedule_rules.epilogue import (
     Epilogue,
     find_block,
@@ -47,6 +48,9 @@ _CACHE_BYTES = 384 * 1024
 
 _FEW_CHUNKS = 4
 """Where there are fewer chunks, threads share the blocks of channels instead."""
+
+_MOST_TERMS = 32
+"""Of a block of a sum: the output's transform enlarges rounding errors of the products."""
 
 
 class Winograd:
@@ -258,37 +262,37 @@ class _Nest:
     ) -> Stmt:
         """Multiply the inputs of `tiles` tiles with the weights of a block, in registers."""
         shape = self.shape
-        sums = _Vectors("sums", tiles * shape.vectors, shape.lanes)
-        zero = Broadcast(tirx.const(0.0, "float32"), shape.lanes)
         places = [(t, v) for t in range(tiles) for v in range(shape.vectors)]
+        accumulators = BlockedSums.of(
+            [(i * shape.lanes, shape.lanes) for i in range(len(places))],
+            is_single=shape.in_channels <= _MOST_TERMS,
+        )
+        sums, totals = accumulators.sums, accumulators.totals
+
+        def vector(i: int) -> list[tirx.Expr]:
+            return [Ramp(i * shape.lanes, 1, shape.lanes)]
 
         def step(channel: Index) -> Stmt:
             statements = []
-            for t, v in places:
+            for i, (t, v) in enumerate(places):
                 at = (first + t) * shape.in_channels + channel
                 factor = BufferLoad(inputs, [point, at])
                 lanes = Ramp(v * shape.lanes, 1, shape.lanes)
                 weight = BufferLoad(self.weight, [block, point, channel, lanes])
-                i = t * shape.vectors + v
                 product = Broadcast(factor, shape.lanes) * weight
-                statements.append(sums.store(i, sums.load(i) + product))
+                statements.append(
+                    BufferStore(sums, BufferLoad(sums, vector(i)) + product, vector(i))
+                )
             return sequence(statements)
 
-        return sequence(
-            [
-                AllocBuffer(sums.buffer),
-                *(sums.store(i, zero) for i in range(len(places))),
-                loop("channel", 0, shape.in_channels, step),
-                *(
-                    BufferStore(
-                        products,
-                        sums.load(t * shape.vectors + v),
-                        [point, Ramp((first + t) * shape.block + v * shape.lanes, 1, shape.lanes)],
-                    )
-                    for t, v in places
-                ),
-            ]
-        )
+        def store(i: int, t: int, v: int) -> Stmt:
+            place = (first + t) * shape.block + v * shape.lanes
+            result = BufferLoad(totals, vector(i))
+            return BufferStore(products, result, [point, Ramp(place, 1, shape.lanes)])
+
+        terms = accumulators.loop("channel", shape.in_channels, step, most=_MOST_TERMS)
+        stores = [store(i, t, v) for i, (t, v) in enumerate(places)]
+        return sequence([accumulators.around(terms), *stores])
 
     def _output(self, products: tirx.Var, tile: Index, place: Index, block: Index) -> Stmt:
         """Transform the products of a tile, for all channels of a block."""

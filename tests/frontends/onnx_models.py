@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,10 @@ import onnx
 import onnxruntime
 import tvm
 from onnx import helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
 from tvm import relax
+
+from hios_tvm import onnx_backend
 
 Array = npt.NDArray[Any]
 Shape = Sequence[int | str | None] | None
@@ -73,3 +77,87 @@ def assert_same_outputs(
 
 def noise(*shape: int, seed: int = 0) -> Array:
     return np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)
+
+
+# --- Many nodes in one model, which costs one compilation
+
+
+@dataclass(frozen=True)
+class NodeCase:
+    """A node, the inputs that it gets when the model runs, and those that the model holds."""
+
+    node: onnx.NodeProto
+    inputs: Mapping[str, Array]
+    weights: Mapping[str, Array] = field(default_factory=dict)
+
+
+def case(
+    op: str,
+    inputs: Mapping[str, Array],
+    weights: Mapping[str, Array] | None = None,
+    **attributes: Any,
+) -> NodeCase:
+    """A node of one output, whose inputs are in the order of `inputs`, then `weights`."""
+    weights = weights or {}
+    outputs = attributes.pop("outputs", ["y"])
+    order = attributes.pop("order", [*inputs, *weights])
+    return NodeCase(helper.make_node(op, order, outputs, **attributes), inputs, weights)
+
+
+def joined_model(cases: Mapping[str, NodeCase], *, opset: int = 17) -> onnx.ModelProto:
+    """All nodes side by side; tensors are named after their case."""
+
+    def full(label: str, name: str) -> str:
+        return f"{label}/{name}" if name else ""
+
+    nodes, inputs, outputs, weights = [], [], [], []
+    for label, entry in cases.items():
+        node = onnx.NodeProto()
+        node.CopyFrom(entry.node)
+        node.name = label
+        node.input[:] = [full(label, name) for name in entry.node.input]
+        node.output[:] = [full(label, name) for name in entry.node.output]
+        nodes.append(node)
+        for name, array in entry.inputs.items():
+            element = helper.np_dtype_to_tensor_dtype(array.dtype)
+            inputs.append(helper.make_tensor_value_info(full(label, name), element, array.shape))
+        weights += [
+            numpy_helper.from_array(array, full(label, name))
+            for name, array in entry.weights.items()
+        ]
+        outputs += [onnx.ValueInfoProto(name=name) for name in node.output if name]
+    graph = helper.make_graph(nodes, "cases", inputs, outputs, weights)
+    imports = [helper.make_opsetid("", opset), helper.make_opsetid("com.microsoft", 1)]
+    return helper.make_model(graph, opset_imports=imports, ir_version=10)
+
+
+def feeds_of(cases: Mapping[str, NodeCase]) -> dict[str, Array]:
+    return {
+        f"{label}/{name}": array
+        for label, entry in cases.items()
+        for name, array in entry.inputs.items()
+    }
+
+
+def assert_cases_agree(
+    cases: Mapping[str, NodeCase],
+    *,
+    opset: int = 17,
+    rtol: float = 0,
+    atol: float = 0,
+    reference: bool = False,
+) -> None:
+    """The compiled nodes give the types, shapes and elements of ONNX Runtime, or of ONNX's
+    reference.
+    """
+    model, feeds = joined_model(cases, opset=opset), feeds_of(cases)
+    if reference:
+        expected = ReferenceEvaluator(model).run(None, feeds)
+    else:
+        expected = run_onnx_runtime(model, feeds)
+    shapes = {name: array.shape for name, array in feeds.items()}
+    actual = onnx_backend.prepare(model, shapes=shapes).run(feeds)
+    for value, ours, theirs in zip(model.graph.output, actual, expected, strict=True):
+        theirs = np.asarray(theirs)
+        assert (ours.dtype, ours.shape) == (theirs.dtype, theirs.shape), value.name
+        np.testing.assert_allclose(ours, theirs, rtol=rtol, atol=atol, err_msg=value.name)

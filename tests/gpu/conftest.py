@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 from fake_driver import FakeDriver
 
-import hios_tvm.compiler
+import hios_tvm.build
 import hios_tvm.measure.gpu
 import hios_tvm.runtime.gpu_measure
 import hios_tvm.runtime.profile
 import hios_tvm.runtime.session
+import hios_tvm.verification.here
 from hios_tvm.runtime.devices.cuda import CudaDriver
 
 collect_ignore = ["conftest.py"]  # not a module with doctests: its name is not unique
@@ -23,13 +24,17 @@ def start(monkeypatch: pytest.MonkeyPatch) -> Callable[..., FakeDriver]:
     def begin(gpus: int = 3, seed: int = 0, *, here: bool = False, **fail: int) -> FakeDriver:
         fake = FakeDriver(gpus, seed, fail)
         driver = CudaDriver(fake)
-        users = [hios_tvm.runtime.session, hios_tvm.runtime.profile]
+        users = [
+            hios_tvm.runtime.session,
+            hios_tvm.runtime.profile,
+            hios_tvm.verification.here,
+        ]
         for module in [*users, *[hios_tvm.measure.gpu] * here]:
             monkeypatch.setattr(module, "load_driver", lambda: driver)
         return fake
 
     # The stand-in executes CUDA's source
-    for module in (hios_tvm.compiler, hios_tvm.measure.gpu):
+    for module in (hios_tvm.build, hios_tvm.measure.gpu):
         monkeypatch.setattr(module, "build_device_code", _source_as_code)
     # The emulator is slow, and its times say nothing
     for constant, value in (("_CALLS", 2), ("_ROUNDS", 2), ("_TRANSFER_BYTES", (1 << 10, 1 << 16))):

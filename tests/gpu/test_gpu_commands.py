@@ -102,9 +102,29 @@ def test_compile_for_tensor_cores(
     ]
     model = tmp_path / "model.onnx"
     onnx.save(model_of(nodes, {"x": (1, 24, 9, 7)}, {"w": random(40, 24, 3, 3, seed=1)}), model)
-    options = ("--devices", "cuda:0", "--target", "sm_80", "--precision", precision, "--verify")
+    options = ("--devices", "cuda:0", "--target", "sm_80", "--precision", precision)
     result = call("compile", model, *options)
     assert result.exit_code == 0, result.output
     error = re.search(r"largest error ([0-9.e-]+) of", result.output)
     assert error is not None
     assert 1e-5 < float(error[1]) < 1e-3, "rounded, and no more than that"
+    artifact = model.with_suffix(".hios")
+    assert call("run", artifact, "--verify", model).exit_code == 0
+    strict = call("run", artifact, "--verify", model, "--rtol", "1e-6")
+    assert strict.exit_code == 1
+    assert "--dump-reproducer FOLDER" in strict.stderr
+
+
+def test_a_gpu_that_is_not_here_leaves_the_artifact_unverified(
+    start: Callable[..., FakeDriver], tmp_path: Path
+) -> None:
+    start(gpus=1)
+    model = tmp_path / "model.onnx"
+    onnx.save(model_of([helper.make_node("Relu", ["x"], ["y"])], {"x": (1, 24)}, {}), model)
+    result = call("compile", model, "--devices", "cuda:1", "--target", "sm_80")
+    assert result.exit_code == 0, result.output
+    (line,) = (line for line in result.stderr.splitlines() if "verified" in line)
+    assert line == "not verified: there is no GPU cuda:1: this process may use 1"
+    result = call("compile", model, "--devices", "cuda:0", "--target", "sm_120")
+    assert result.exit_code == 0, result.output
+    assert "GPU cuda:0 of this machine is of the architecture sm_" in result.stderr

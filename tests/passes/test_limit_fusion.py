@@ -75,7 +75,7 @@ def test_gates_of_images(rule: str, axes: tuple[int, ...], fusion: str) -> None:
 def test_gates_behind_winograd(fusion: str) -> None:
     """Only the batch can have extent 1: other images and windows take the direct way."""
     head = helper.make_node("Conv", ["g", "w"], ["h"], pads=[1, 1, 1, 1])
-    inputs = {"x": (2, 32, 24, 24), "g": (1, 64, 24, 24)}
+    inputs = {"x": (2, 32, 40, 40), "g": (1, 64, 40, 40)}
     model = gate([head], inputs, {"w": 0.1 * random(32, 64, 3, 3)})
     assert any("winograd" in name for name in kernels(lowered(model)))
     assert_right(model)

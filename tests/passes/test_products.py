@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from lowered_models import assert_lowers_right, kernels, lowered, model_of, random
 from onnx import ModelProto, helper
 
+from hios_tvm.passes.canonicalize_operators import collect_weights
 from hios_tvm.passes.targets import parse_target
 
 extents = st.sampled_from([1, 2, 3, 7, 15, 16, 17, 31, 33, 48, 65])
@@ -76,3 +77,13 @@ def test_half_precision_is_left_to_tvm_in_single_precision() -> None:
         value.type.tensor_type.elem_type = 10
     feeds = {"x": random(5, 40).astype("float16"), "w": random(40, 6).astype("float16")}
     assert_lowers_right(model, feeds, tolerance=1e-3)
+
+
+def test_products_with_one_matrix_share_its_packed_weights() -> None:
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["h"]),
+        helper.make_node("MatMul", ["h", "w"], ["y"]),
+    ]
+    model = model_of(nodes, {"x": (3, 32)}, {"w": random(32, 32)})
+    weights = collect_weights(lowered(model))
+    assert [array.size for array in weights.values()] == [32 * 32]

@@ -1,12 +1,17 @@
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lowered_models import assert_lowers_right, kernels, lowered, model_of, random
+from lowered_models import assert_lowers_right, kernels, lowered, model_of, random, run_lowered
 from onnx import ModelProto, helper
 
+from hios_tvm.passes import legalize_winograd
 from hios_tvm.passes.legalize_winograd import transform_weights
 from hios_tvm.passes.targets import parse_target
 from hios_tvm.passes.winograd_matrices import MATRICES, TILE
@@ -30,6 +35,30 @@ def convolution(
     nodes.append(helper.make_node("Relu", ["a" if residual else "c"], ["y"]))
     weights = {"w": random(outputs, data[1], 3, 3, seed=7), "b": random(outputs, seed=8)}
     return model_of(nodes, inputs, weights)
+
+
+@contextmanager
+def wherever_possible() -> Iterator[None]:
+    """Take Winograd's method for every convolution that it can compute."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(legalize_winograd, "_LEAST_GAIN", math.inf)
+        yield
+
+
+def test_sums_of_many_channels_are_nearly_as_exact_as_direct_ones() -> None:
+    """Against double precision; the usual points, and sums in one go, are 5 times worse."""
+    data, weight = random(1, 256, 12, 12), random(16, 256, 3, 3, seed=1)
+    node = helper.make_node("Conv", ["x", "w"], ["y"])
+    model = model_of([node], {"x": data.shape}, {"w": weight})
+    windows = np.lib.stride_tricks.sliding_window_view(data.astype("float64"), (3, 3), (2, 3))
+    exact = np.einsum("nchwij,ocij->nohw", windows, weight)
+    errors = []
+    for context in (wherever_possible(), nullcontext()):
+        with context:
+            (result,) = run_lowered(model, {"x": data})
+        errors.append(np.sqrt(np.mean((result - exact) ** 2) / np.mean(exact**2)))
+    assert errors[1] < 3e-7, "direct"
+    assert errors[0] < 8e-7, "by Winograd's method"
 
 
 def test_matrices_compute_a_filter() -> None:
@@ -78,7 +107,8 @@ def test_any_image(
     residual: bool,
 ) -> None:
     model = convolution((batch, 16 * vectors, height, width), outputs, pads, residual=residual)
-    assert_lowers_right(model, tolerance=TOLERANCE)
+    with wherever_possible():
+        assert_lowers_right(model, tolerance=TOLERANCE)
 
 
 @pytest.mark.parametrize(
@@ -92,25 +122,30 @@ def test_any_image(
 )
 def test_sizes_of_networks(data: tuple[int, int, int, int], outputs: int) -> None:
     model = convolution(data, outputs)
-    assert [name for name in kernels(lowered(model)) if "winograd" in name]
-    assert_lowers_right(model, tolerance=TOLERANCE)
+    with wherever_possible():
+        assert [name for name in kernels(lowered(model)) if "winograd" in name]
+        assert_lowers_right(model, tolerance=TOLERANCE)
 
 
 def test_narrower_vectors() -> None:
     model, target = convolution((1, 24, 21, 18), 20), parse_target("portable")
-    assert [name for name in kernels(lowered(model, target)) if "winograd" in name]
-    assert_lowers_right(model, target=target, tolerance=TOLERANCE)
+    with wherever_possible():
+        assert [name for name in kernels(lowered(model, target)) if "winograd" in name]
+        assert_lowers_right(model, target=target, tolerance=TOLERANCE)
 
 
 def test_bias_residual_and_activation_are_one_kernel() -> None:
     model = convolution((1, 32, 20, 20), 32, residual=True)
-    assert len([name for name in kernels(lowered(model)) if "conv2d" in name]) == 1
+    with wherever_possible():
+        (kernel,) = (name for name in kernels(lowered(model)) if "conv2d" in name)
+    assert "winograd" in kernel
 
 
 def test_weights_of_few_tiles_decide_against_it() -> None:
-    """Transformed weights are four times as many: too many to read for four tiles."""
-    few, many = convolution((1, 512, 7, 7), 512), convolution((1, 64, 56, 56), 64)
-    assert not [name for name in kernels(lowered(few)) if "winograd" in name]
+    """Transformed weights are four times as many: too many to read for few tiles."""
+    many = convolution((1, 64, 56, 56), 64)
+    for few in (convolution((1, 512, 7, 7), 512), convolution((1, 304, 14, 14), 304)):
+        assert not [name for name in kernels(lowered(few)) if "winograd" in name]
     assert [name for name in kernels(lowered(many)) if "winograd" in name]
 
 

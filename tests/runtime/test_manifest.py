@@ -14,10 +14,12 @@ from hios_tvm.runtime.manifest import (
     Buffer,
     DeviceSpec,
     Manifest,
+    OutputError,
     PredictedOperator,
     PredictedTransfer,
     Prediction,
     TensorSpec,
+    Verification,
 )
 
 NAMES = st.text(min_size=1, max_size=8)
@@ -70,6 +72,16 @@ MANIFESTS = st.builds(
         lists(st.builds(PredictedTransfer, NAMES, NAMES, TIMES, TIMES)),
     ),
     compile_info=PLAIN,
+    verification=st.builds(
+        Verification,
+        st.booleans(),
+        st.text(),
+        st.text(),
+        lists(SIZES),
+        SIZES,
+        lists(st.builds(OutputError, NAMES, TIMES, TIMES)),
+        lists(st.text()),
+    ),
     entries=st.dictionaries(NAMES, NAMES),
 )
 
@@ -78,6 +90,14 @@ MANIFESTS = st.builds(
 @given(MANIFESTS)
 def test_json_restores_an_equal_manifest(manifest: Manifest) -> None:
     assert Manifest.from_json(manifest.to_json()) == manifest
+
+
+def test_manifests_that_know_of_no_verification_still_load() -> None:
+    data = _small()
+    del data["verification"]
+    found = Manifest.from_json(json.dumps(data).encode()).verification
+    assert found == Verification()
+    assert not found.verified and found.reason
 
 
 def _small() -> dict[str, Any]:

@@ -1,45 +1,33 @@
-"""TVM's ONNX importer, bent to the contract of the frontends.
+"""The conversion of an ONNX graph, node by node.
 
-TVM's own entry point renames inputs, prints, warns, and reports errors without saying which node
-they come from. This importer converts node by node, so that every error names its node, and what
-is known at import is computed at import: shapes, conditions, and whatever follows from constants.
+Every error names its node. What is known at import is computed at import: shapes, conditions, and
+whatever follows from constants. The type of every result is compared with ONNX's own inference.
 """
 
 from __future__ import annotations
 
 import contextlib
-import io
 import keyword
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from math import prod
-from types import SimpleNamespace
+from collections import ChainMap
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 
 import numpy as np
 import tvm
 from onnx import IR_VERSION, GraphProto, NodeProto, checker, helper, numpy_helper
-from onnx.reference import ReferenceEvaluator
 from tvm import relax
-from tvm.relax.frontend.onnx.onnx_frontend import ONNXGraphImporter
 
-from hios_tvm.errors import DynamicShapeError, HiosError, ModelError, UnsupportedOperatorError
-from hios_tvm.frontends.onnx.converters import CONVERTERS
+from hios_tvm.errors import DynamicShapeError, HiosError, ModelError
+from hios_tvm.frontends.onnx.attributes import Attributes
+from hios_tvm.frontends.onnx.folding import fold
+from hios_tvm.frontends.onnx.functions import ONNX_DOMAINS
+from hios_tvm.frontends.onnx.inference import TensorTypeFact, declared_types, inferred_types
 from hios_tvm.frontends.onnx.inputs import ELEMENT_TYPES, model_inputs
-from hios_tvm.frontends.onnx.operators import ONNX_DOMAINS
-from hios_tvm.frontends.onnx.transposed import with_explicit_pads
+from hios_tvm.frontends.onnx.operators.call import OperatorCall, Value
+from hios_tvm.frontends.onnx.operators.table import CONVERTERS
+from hios_tvm.frontends.tensors import constant_of, dtype_of, numpy_dtype, shape_of
 
 __all__ = ["OnnxImporter"]
-
-MAX_FOLDED_ELEMENTS = 1 << 20
-"""Constants up to this size are computed with at import: shapes, indices, small weights."""
-
-MAX_MOVED_ELEMENTS = 1 << 28
-"""The same for operators that only arrange values: weights, however they were written."""
-
-MOVING_OPERATORS = frozenset(
-    {"Cast", "Concat", "ConstantOfShape", "DequantizeLinear", "Identity", "Reshape", "Slice"}
-    | {"Squeeze", "Transpose", "Unsqueeze"}
-)
 
 
 class OnnxImporter:
@@ -54,17 +42,17 @@ class OnnxImporter:
     """
 
     def __init__(self, opset: int, label: str) -> None:
-        self._converter = ONNXGraphImporter(shape_dict={}, dtype_dict={}, sanitize=False)
-        self._converter.opset = opset
-        self._nodes: dict[str, relax.Expr] = self._converter._nodes  # results by tensor name
+        self._builder = relax.BlockBuilder()
+        self._values: MutableMapping[str, Value] = ChainMap()  # results by tensor name
+        self._weights: dict[int, tuple[GraphProto, dict[str, Value]]] = {}
+        self._inferred: Mapping[str, TensorTypeFact] = {}
         self._opset = opset
         self._label = label
-        self._dynamic: list[str] = []
 
     def import_graph(
         self, graph: GraphProto, shapes: Mapping[str, tuple[int, ...]]
     ) -> tvm.IRModule:
-        """Convert `graph`, whose operators are all supported.
+        """Convert `graph`, whose operators are all in the table.
 
         Parameters
         ----------
@@ -74,162 +62,210 @@ class OnnxImporter:
         Raises
         ------
         ModelError
-            Naming the node or tensor that cannot be converted.
+            Naming the node or tensor that cannot be converted, or whose type is not what ONNX
+            infers or the model declares.
         """
-        self._parse_initializers(graph)
+        self._values.update(self._weights_of(graph))
         inputs = self._declare_inputs(graph, shapes)
-        builder = self._converter.bb
+        self._inferred = inferred_types(graph, self._opset, shapes)
+        builder = self._builder
         with builder.function("main", params=inputs):
             try:
                 with builder.dataflow():
-                    self._convert_nodes(graph)
-                    outputs = [self._output(value.name) for value in graph.output]
+                    self._convert_nodes(graph.node)
+                    self._check_declared(graph)
+                    results = self._results(graph)
+                    outputs = [self._output(name, value) for name, value in results]
             except ModelError:
                 builder._end_block()  # a builder with an open block complains when it is deleted
                 raise
             builder.emit_func_output(outputs[0] if len(outputs) == 1 else relax.Tuple(outputs))
         names = {
             "input_names": [value.name for value in model_inputs(graph)],
-            "output_names": [value.name for value in graph.output],
+            "output_names": [name for name, _ in results],
         }
         module = builder.get()
         module["main"] = module["main"].with_attrs(names)
-        module = relax.transform.DeadCodeElimination(["main"])(module)
-        self._check_static(module["main"])
-        return module
+        module = relax.transform.CanonicalizeBindings()(module)  # outputs have names of their own
+        return relax.transform.DeadCodeElimination(["main"])(module)
 
-    def _parse_initializers(self, graph: GraphProto) -> None:
+    def _weights_of(self, graph: GraphProto) -> dict[str, Value]:
+        """Initializers by name; those of a loop's body are the same in all iterations."""
+        if id(graph) in self._weights:
+            return self._weights[id(graph)][1]
         if graph.sparse_initializer:
             raise ModelError(f"{self._label} has sparse weights; export it with dense ones")
+        weights: dict[str, Value] = {}
         for tensor in graph.initializer:
             with self._context(f"initializer {tensor.name!r}"):
-                self._nodes[tensor.name] = _constant(numpy_helper.to_array(tensor))
+                weights[tensor.name] = _constant(numpy_helper.to_array(tensor))
+        self._weights[id(graph)] = graph, weights  # keeps the graph, and so its id
+        return weights
 
     def _declare_inputs(
         self, graph: GraphProto, shapes: Mapping[str, tuple[int, ...]]
     ) -> list[relax.Var]:
         """One parameter for each input, named after it as far as identifiers allow."""
-        variables = []
+        variables: list[relax.Var] = []
+        taken: set[str] = set()
         for value in model_inputs(graph):
             with self._context(f"input {value.name!r}"):
-                dtype = str(helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type))
-                name = self._converter._name_supply.fresh_name(_identifier(value.name))
-                variable = relax.Var(str(name), relax.TensorType(shapes[value.name], dtype))
-                self._nodes[value.name] = variable
+                dtype = helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type).name
+                name = _identifier(value.name, taken)
+                variable = relax.Var(name, relax.TensorType(shapes[value.name], dtype))
+                self._values[value.name] = variable
                 variables.append(variable)
         return variables
 
-    def _convert_nodes(self, graph: GraphProto) -> None:
-        for node in graph.node:
+    def _convert_nodes(self, nodes: Sequence[NodeProto]) -> None:
+        for node in nodes:
             with self._context(_describe(node), node):
-                if node.op_type == "If":
-                    self._take_branch(node)
-                elif not self._fold(node):
+                if not (self._is_empty(node) or self._fold(node)):
                     self._convert(node)
-                    self._note_results(node)
+                self._check_types(node)
 
     def _convert(self, node: NodeProto) -> None:
-        """Emit a node's operators, by a converter of our own or of TVM."""
-        if node.op_type == "ConvTranspose":
-            shapes = [_sizes(self._nodes[name]) for name in node.input[:2]]
-            node = with_explicit_pads(node, *shapes)
-        if node.op_type not in CONVERTERS:
-            self._converter._construct_nodes(SimpleNamespace(node=[node]))
-            return
-        inputs = [self._nodes[name] if name else None for name in node.input]
-        attributes = {entry.name: helper.get_attribute_value(entry) for entry in node.attribute}
-        results = CONVERTERS[node.op_type](inputs, attributes)
-        for name, result in zip(node.output, results, strict=False):
-            self._nodes[name] = self._converter.bb.normalize(result)
+        """Bind what a node computes."""
+        domain = "" if node.domain in ONNX_DOMAINS else node.domain
+        attributes = Attributes(node)
+        call = OperatorCall(
+            name=node.op_type,
+            builder=self._builder,
+            version=self._opset,
+            arguments=tuple(self._values[name] if name else None for name in node.input),
+            attributes=attributes,
+            is_used=tuple(bool(name) for name in node.output),
+            place=f"{self._label}: {_describe(node)}",
+            import_graph=self._import_subgraph,
+        )
+        results = CONVERTERS[domain, node.op_type](call)
+        if attributes.unread:
+            names = ", ".join(attributes.unread)
+            raise call.unsupported(f"the attributes {names} are not known; export it without them")
+        outputs = results if isinstance(results, list) else [results]
+        for name, output in zip(node.output, outputs, strict=False):
+            if name:
+                self._values[name] = self._bound(output)
+        missing = [name for name in node.output[len(outputs) :] if name]
+        if missing:
+            raise call.unsupported(f"nothing computes its outputs {', '.join(missing)}")
 
-    def _take_branch(self, node: NodeProto) -> None:
-        """Convert the branch of an If that will run: its condition must be known."""
-        condition = self._nodes[node.input[0]]
-        if not isinstance(condition, tvm.ir.GenericConst):
-            raise UnsupportedOperatorError(
-                f"{self._label}: the condition of {_describe(node)} is not known before the model "
-                "runs; export the model without control flow",
-                operators=("If",),
-            )
-        chosen = "then_branch" if condition.value.numpy().all() else "else_branch"
-        branch = next(attribute.g for attribute in node.attribute if attribute.name == chosen)
-        self._parse_initializers(branch)
-        self._convert_nodes(branch)
-        for output, value in zip(node.output, branch.output, strict=True):
-            self._nodes[output] = self._nodes[value.name]
+    def _bound(self, value: Value) -> Value:
+        if isinstance(value, tuple):
+            return tuple(self._bound(part) for part in value)
+        if value is None or isinstance(value, (relax.Var, tvm.ir.GenericConst)):
+            return value
+        variable = self._builder.emit(value)
+        if _has_static_type(variable) and 0 in shape_of(variable):
+            return constant_of(np.zeros(shape_of(variable), numpy_dtype(dtype_of(variable))))
+        return variable
 
-    def _fold(self, node: NodeProto) -> bool:
-        """Compute a node on constants with ONNX's reference implementation, where that is small.
-
-        TVM's converters do this for some operators only, and without it shapes that exporters
-        compute step by step would not be known.
-        """
-        names = list(dict.fromkeys(name for name in node.input if name))
-        values = [self._nodes[name] for name in names]
-        if node.domain not in ONNX_DOMAINS:
+    def _is_empty(self, node: NodeProto) -> bool:
+        """Bind outputs without elements, for which there is nothing to compute."""
+        types = [self._inferred.get(name) for name in node.output if name]
+        arrays = [None if fact is None else fact.empty() for fact in types]
+        empty = [array for array in arrays if array is not None]
+        if len(empty) < len(arrays):
             return False
-        if not all(isinstance(value, tvm.ir.GenericConst) for value in values):
-            return False
-        arrays = [value.value.numpy() for value in values]
-        size = sum(array.size for array in arrays)
-        if node.op_type == "ConstantOfShape":
-            size = prod(arrays[0].tolist())
-        limit = MAX_MOVED_ELEMENTS if node.op_type in MOVING_OPERATORS else MAX_FOLDED_ELEMENTS
-        if size > limit or not (names or node.op_type == "Constant"):
-            return False
-        version = [helper.make_opsetid("", self._opset)]
-        function = helper.make_function("hios", "fold", names, node.output, [node], version)
-        try:
-            with np.errstate(all="ignore"):
-                feeds = dict(zip(names, arrays, strict=True))
-                results = ReferenceEvaluator(function).run(None, feeds, attributes={})
-            constants = [_constant(np.asarray(result)) for result in results]
-        except Exception:  # what it cannot compute, TVM may still convert
-            return False
-        self._nodes.update(zip(node.output, constants, strict=True))
+        self._bind(node, empty)
         return True
 
-    def _note_results(self, node: NodeProto) -> None:
-        """Make known shapes constants, as which all operators take them; note unknown ones."""
+    def _import_subgraph(self, graph: GraphProto, arguments: Sequence[Value]) -> list[Value]:
+        """Convert the body of control flow in a scope of its own; return its outputs."""
+        if len(arguments) != len(graph.input):
+            raise ValueError(f"its body has {len(graph.input)} inputs, {len(arguments)} are given")
+        outer, inferred = self._values, self._inferred
+        names = (value.name for value in graph.input)
+        self._values = ChainMap(dict(zip(names, arguments, strict=True)), outer)
+        self._inferred = {}  # in a loop, shapes of a name may differ from pass to pass
+        try:
+            self._values.update(self._weights_of(graph))
+            self._convert_nodes(graph.node)
+            return [self._values[value.name] for value in graph.output]
+        finally:
+            self._values, self._inferred = outer, inferred
+
+    def _fold(self, node: NodeProto) -> bool:
+        """Bind the results of a node on constants, if they can be computed now."""
+        if node.domain not in ONNX_DOMAINS:
+            return False
+        values = {name: self._values[name] for name in node.input if name}
+        results = fold(node, values, self._opset)
+        if results is None:
+            return False
+        self._bind(node, results)
+        return True
+
+    def _bind(self, node: NodeProto, arrays: Sequence[np.ndarray]) -> None:
+        names = (name for name in node.output if name)
+        self._values.update(zip(names, map(_constant, arrays), strict=True))
+
+    def _check_types(self, node: NodeProto) -> None:
+        """Compare a node's results with what ONNX infers.
+
+        Raises
+        ------
+        DynamicShapeError
+            If a shape is not known.
+        ModelError
+            If a type differs: the model is not valid, or the converter is wrong.
+        """
         for name in filter(None, node.output):
-            value = self._nodes[name]
-            if isinstance(value, relax.ShapeExpr) and _is_static(value.values):
-                sizes = [int(size) for size in value.values]
-                self._nodes[name] = _constant(np.asarray(sizes, np.int64))
-            elif isinstance(value, relax.Expr) and not _has_static_type(value.ty):
-                self._dynamic.append(f"{_describe(node)}: {name}")
+            value = self._values[name]
+            if not isinstance(value, relax.Expr):
+                continue
+            if not _has_static_type(value):
+                raise DynamicShapeError(
+                    f"{self._label}: the shape of {name!r}, which {_describe(node)} computes, "
+                    "depends on data; only models with static shapes can be compiled",
+                    dimensions=(f"{_describe(node)}: {name}",),
+                )
+            fact = self._inferred.get(name)
+            if fact is not None and fact.contradicts(dtype_of(value), shape_of(value)):
+                raise ValueError(
+                    f"{name!r} is imported as {_type_text(value)}, ONNX infers {fact}; "
+                    "please report this model"
+                )
 
-    def _output(self, name: str) -> relax.Var:
+    def _check_declared(self, graph: GraphProto) -> None:
+        for name, fact in declared_types(graph).items():
+            value = self._values[name]
+            if isinstance(value, relax.Expr) and fact.contradicts(dtype_of(value), shape_of(value)):
+                raise ModelError(
+                    f"{self._label}: output {name!r} is declared as {fact}, its operators compute "
+                    f"{_type_text(value)}; correct the declaration, or export the model again"
+                )
+
+    def _results(self, graph: GraphProto) -> list[tuple[str, relax.Expr]]:
+        """Outputs with their names; those of a sequence's elements end in their position."""
+        results: list[tuple[str, relax.Expr]] = []
+        for name in (value.name for value in graph.output):
+            value = self._values[name]
+            parts = [(name, value)]
+            if isinstance(value, tuple):
+                parts = [(f"{name}/{i}", part) for i, part in enumerate(value)]
+            for part_name, part in parts:
+                if not isinstance(part, relax.Expr):
+                    raise ModelError(f"{self._label}: output {part_name!r} has no value")
+                results.append((part_name, part))
+        if not results:
+            raise ModelError(f"{self._label}: all its outputs are empty sequences")
+        return results
+
+    def _output(self, name: str, value: relax.Expr) -> relax.Var:
         with self._context(f"output {name!r}"):
-            return self._converter.bb.emit_output(self._nodes[name])
-
-    def _check_static(self, function: relax.Function) -> None:
-        """Refuse what is left of shapes that depend on data."""
-        bindings = [binding for block in function.body.blocks for binding in block.bindings]
-        if all(_has_static_type(binding.var.ty) for binding in bindings):
-            return
-        results = tuple(self._dynamic) or tuple(binding.var.name for binding in bindings)
-        raise DynamicShapeError(
-            f"{self._label}: these shapes depend on data: {', '.join(results)}; "
-            "only models with static shapes can be compiled",
-            dimensions=results,
-        )
+            return self._builder.emit_output(value)
 
     @contextlib.contextmanager
     def _context(self, place: str, node: NodeProto | None = None) -> Iterator[None]:
-        """Say in every error where it comes from; TVM prints what it also raises."""
+        """Say in every error where it comes from."""
         try:
-            with contextlib.redirect_stdout(io.StringIO()):
-                yield
+            yield
         except HiosError:
             raise
         except Exception as error:
             reason = (node and _broken_rule(node, self._opset)) or _readable(error)
             raise ModelError(f"{self._label}: cannot import {place}: {reason}") from error
-
-
-def _sizes(value: relax.Expr) -> list[int]:
-    return [int(size) for size in value.ty.shape.values]
 
 
 def _broken_rule(node: NodeProto, opset: int) -> str:
@@ -253,32 +289,33 @@ def _readable(error: Exception) -> str:
     return re.sub(r"T\.int64\((-?\d+)\)", r"\1", line)
 
 
-def _constant(array: np.ndarray) -> tvm.ir.GenericConst:
-    """A constant of the array's own dtype; given an array, `relax.const` makes int64 int32."""
+def _constant(array: np.ndarray) -> relax.Expr:
     if helper.np_dtype_to_tensor_dtype(array.dtype) not in ELEMENT_TYPES:
         raise ValueError(f"elements of type {array.dtype} cannot be compiled")
-    return relax.const(tvm.runtime.tensor(np.ascontiguousarray(array).reshape(array.shape)))
+    return constant_of(array)
 
 
 def _describe(node: NodeProto) -> str:
     return f"{node.op_type} {node.name or node.output[0]!r}"
 
 
-def _identifier(name: str) -> str:
-    """A name that may stand in TVMScript, where R, I and T mean its own modules."""
+def _identifier(name: str, taken: set[str]) -> str:
+    """A new name that may stand in TVMScript, where R, I and T mean its own modules."""
     name = re.sub(r"[^0-9A-Za-z_]", "_", name)
-    if name.isidentifier() and not keyword.iskeyword(name) and name not in ("R", "I", "T"):
-        return name
-    return f"input_{name}"
+    if not name.isidentifier() or keyword.iskeyword(name) or name in ("R", "I", "T"):
+        name = f"input_{name}"
+    candidates = (name, *(f"{name}_{i}" for i in range(1, len(taken) + 1)))
+    chosen = next(candidate for candidate in candidates if candidate not in taken)
+    taken.add(chosen)
+    return chosen
 
 
-def _is_static(shape: Iterable[object]) -> bool:
-    return all(isinstance(size, int | tvm.tirx.IntImm) for size in shape)
+def _has_static_type(value: relax.Expr) -> bool:
+    shape = getattr(value.ty, "shape", None)
+    return isinstance(shape, relax.ShapeExpr) and all(
+        isinstance(size, int | tvm.tirx.IntImm) for size in shape.values
+    )
 
 
-def _has_static_type(kind: relax.Type) -> bool:
-    if isinstance(kind, relax.TupleType):
-        return all(_has_static_type(field) for field in kind.fields)
-    if isinstance(kind, relax.TensorType):
-        return isinstance(kind.shape, relax.ShapeExpr) and _is_static(kind.shape.values)
-    return True
+def _type_text(value: relax.Expr) -> str:
+    return f"{dtype_of(value)} {list(shape_of(value))}"

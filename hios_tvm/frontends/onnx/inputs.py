@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from math import prod
 
-from onnx import GraphProto, TensorProto, TypeProto, ValueInfoProto
+from onnx import GraphProto, TensorProto, TypeProto, ValueInfoProto, helper
 
 from hios_tvm.errors import ModelError, UsageError
 
-__all__ = ["ELEMENT_TYPES", "check_outputs", "input_shapes", "model_inputs"]
+__all__ = ["ELEMENT_TYPES", "input_shapes", "model_inputs", "without_weights"]
 
 Shape = tuple[int, ...]
 
@@ -25,19 +26,30 @@ INPUT_TYPES = ELEMENT_TYPES | {TensorProto.FLOAT8E8M0}
 """What inputs may hold: powers of two are right to read, and not to write."""
 
 
+MAX_PROPAGATED_ELEMENTS = 1 << 10
+"""Larger weights are no shapes, axes or indices: ONNX's own tools need their types alone."""
+
+
+def without_weights(graph: GraphProto) -> GraphProto:
+    """A copy in which large weights are inputs: ONNX's own tools handle no more than 2 GB.
+
+    Types that the model notes for its tensors are left out: exporters leave stale ones behind.
+    """
+    light = GraphProto(name=graph.name, node=graph.node, output=graph.output)
+    light.input.extend(model_inputs(graph))
+    for tensor in graph.initializer:
+        if prod(tensor.dims) <= MAX_PROPAGATED_ELEMENTS:
+            light.initializer.append(tensor)
+        else:
+            info = helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+            light.input.append(info)
+    return light
+
+
 def model_inputs(graph: GraphProto) -> list[ValueInfoProto]:
     """The inputs that a caller gives; models of IR version 3 list their weights as well."""
     weights = {tensor.name for tensor in graph.initializer}
     return [value for value in graph.input if value.name not in weights]
-
-
-def check_outputs(graph: GraphProto, label: str) -> None:
-    """All outputs are tensors; a `ModelError` names the first that is none."""
-    for value in graph.output:
-        if value.type.WhichOneof("value") not in (None, "tensor_type"):
-            raise ModelError(
-                f"{label}: output {value.name!r} is no tensor; only tensors can be outputs"
-            )
 
 
 def input_shapes(

@@ -10,9 +10,9 @@ from onnx import ModelProto
 
 from hios_tvm.errors import DynamicShapeError, ModelError, UnsupportedOperatorError
 from hios_tvm.frontends.onnx.files import external_tensors, load_external_data, read_model
+from hios_tvm.frontends.onnx.functions import expand_functions, unsupported_operators
 from hios_tvm.frontends.onnx.importer import OnnxImporter
-from hios_tvm.frontends.onnx.inputs import check_outputs, input_shapes
-from hios_tvm.frontends.onnx.operators import expand_functions, unsupported_operators
+from hios_tvm.frontends.onnx.inputs import input_shapes
 from hios_tvm.frontends.onnx.structure import check_names, check_structure, default_opset
 
 __all__ = ["from_onnx", "load_onnx"]
@@ -92,7 +92,6 @@ def _import(
     check_names(model.graph, label)
     model = expand_functions(model, opset, label)
     check_structure(model.graph, label)
-    check_outputs(model.graph, label)
     static_shapes, unknown = input_shapes(model.graph, shapes, label)
     unsupported = unsupported_operators(model.graph)
     if unsupported:

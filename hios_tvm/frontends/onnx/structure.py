@@ -6,7 +6,7 @@ import onnx
 from onnx import GraphProto, ModelProto
 
 from hios_tvm.errors import ModelError
-from hios_tvm.frontends.onnx.operators import ONNX_DOMAINS, subgraphs
+from hios_tvm.frontends.onnx.functions import ONNX_DOMAINS, subgraphs
 
 __all__ = ["check_names", "check_structure", "default_opset"]
 

@@ -20,7 +20,8 @@ from hios_tvm.frontends.relay.evaluator import Evaluator
 from hios_tvm.frontends.relay.json_reader import NodeTable
 from hios_tvm.frontends.relay.operators.table import OPERATORS
 from hios_tvm.frontends.relay.syntax import Position
-from hios_tvm.frontends.relay.values import Closure, Scope, Value, constant_of, describe, tensors_in
+from hios_tvm.frontends.relay.values import Closure, Scope, Value, describe, tensors_in
+from hios_tvm.frontends.tensors import constant_of
 
 __all__ = ["convert_program"]
 

@@ -20,16 +20,8 @@ from hios_tvm.frontends.relay.json_reader import NodeTable
 from hios_tvm.frontends.relay.operators.call import OperatorCall
 from hios_tvm.frontends.relay.operators.table import OPERATORS
 from hios_tvm.frontends.relay.syntax import Position
-from hios_tvm.frontends.relay.values import (
-    Closure,
-    Data,
-    Operator,
-    Scope,
-    Value,
-    array_of,
-    constant_of,
-    describe,
-)
+from hios_tvm.frontends.relay.values import Closure, Data, Operator, Scope, Value, describe
+from hios_tvm.frontends.tensors import array_of, constant_of
 
 __all__ = ["Evaluator"]
 

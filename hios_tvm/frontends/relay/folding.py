@@ -9,7 +9,8 @@ import numpy as np
 from tvm.ir import GenericConst
 
 from hios_tvm.frontends.relay import syntax
-from hios_tvm.frontends.relay.values import Value, array_of, constant_of
+from hios_tvm.frontends.relay.values import Value
+from hios_tvm.frontends.tensors import array_of, constant_of
 
 __all__ = ["fold"]
 

@@ -10,12 +10,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-import numpy as np
-import tvm
 from tvm import relax
-from tvm.ir import GenericConst
 
 from hios_tvm.frontends.relay import syntax
+from hios_tvm.frontends.tensors import dtype_of, shape_of
 
 __all__ = [
     "Closure",
@@ -23,11 +21,7 @@ __all__ = [
     "Operator",
     "Scope",
     "Value",
-    "array_of",
-    "constant_of",
     "describe",
-    "dtype_of",
-    "shape_of",
     "tensors_in",
 ]
 
@@ -74,28 +68,6 @@ class Scope:
     def lookup_converted(self, expression: syntax.Expression) -> Value | None:
         key = id(expression)
         return next((s.converted[key] for s in self.chain() if key in s.converted), None)
-
-
-def constant_of(array: np.ndarray) -> GenericConst:
-    """A constant tensor; unlike `relax.const`, of the array's own element type."""
-    return relax.const(tvm.runtime.tensor(np.asarray(array, order="C")))
-
-
-def shape_of(tensor: relax.Expr) -> tuple[int, ...]:
-    """The static shape of a tensor."""
-    return tuple(int(dimension) for dimension in tensor.ty.shape)
-
-
-def dtype_of(tensor: relax.Expr) -> str:
-    return str(tensor.ty.dtype)
-
-
-def array_of(value: Value) -> np.ndarray | None:
-    """The elements of a tensor that is constant, else None."""
-    if isinstance(value, GenericConst):
-        array: np.ndarray = value.value.numpy()
-        return array
-    return None
 
 
 def tensors_in(value: Value) -> list[relax.Expr] | None:

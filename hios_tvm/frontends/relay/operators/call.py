@@ -2,41 +2,28 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
-import ml_dtypes
 import numpy as np
 from tvm import relax
-from tvm.ir import GenericConst
 
 from hios_tvm.errors import RelayError, UnsupportedOperatorError
 from hios_tvm.frontends.relay.attributes import Attributes
 from hios_tvm.frontends.relay.syntax import Position
-from hios_tvm.frontends.relay.values import (
-    Value,
-    array_of,
-    constant_of,
-    describe,
-    dtype_of,
-    shape_of,
-)
+from hios_tvm.frontends.relay.values import Value, describe
+from hios_tvm.frontends.tensors import TensorBuilder, array_of
 
-__all__ = ["MAX_DIMENSIONS", "Converter", "OperatorCall", "constant"]
-
-MAX_DIMENSIONS = 32
+__all__ = ["Converter", "OperatorCall"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class OperatorCall:
+class OperatorCall(TensorBuilder):
     """The operator's name, its arguments and attributes, and the builder that takes bindings."""
 
-    name: str
     arguments: tuple[Value, ...]
     attributes: Attributes
-    builder: relax.BlockBuilder
     position: Position
 
     # --- Arguments ---
@@ -73,55 +60,6 @@ class OperatorCall:
             raise self.error(f"{name} {axis} is not an axis of {rank} dimensions")
         return axis % rank
 
-    # --- Results ---
-
-    def emit(self, expression: relax.Expr) -> relax.Expr:
-        """Bind an expression, so that its shape is known."""
-        if isinstance(expression, (relax.Var, GenericConst)):
-            return expression
-        return self.builder.emit(expression)
-
-    def compute(self, function: Callable[..., Any], *arguments: Any, **options: Any) -> relax.Expr:
-        """Bind a tensor expression, for what Relax has no operator of its own for."""
-        hint = self.name.replace(".", "_")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # TVM warns of tags left over when it raises an error
-            return self.builder.emit_te(function, *arguments, primfunc_name_hint=hint, **options)
-
-    def cast(self, tensor: relax.Expr, dtype: str) -> relax.Expr:
-        if dtype_of(tensor) == dtype:
-            return tensor
-        array = array_of(tensor)
-        if array is not None:
-            return constant(array, dtype)
-        return self.emit(relax.op.astype(tensor, dtype))
-
-    def reshape(self, tensor: relax.Expr, shape: Sequence[int]) -> relax.Expr:
-        if shape_of(tensor) == tuple(shape):
-            return tensor
-        if len(shape) > MAX_DIMENSIONS:
-            raise self.error(f"a tensor cannot have {len(shape)} dimensions")
-        array = array_of(tensor)
-        if array is not None and array.size == np.prod(shape, dtype=np.int64):
-            return constant_of(array.reshape(shape))
-        return self.emit(relax.op.reshape(tensor, list(shape)))
-
-    def permute(self, tensor: relax.Expr, axes: Sequence[int]) -> relax.Expr:
-        """Permute dimensions; of a constant right away, so that weights are permuted only once."""
-        if list(axes) == list(range(len(axes))):
-            return tensor
-        array = array_of(tensor)
-        if array is not None:
-            return constant_of(array.transpose(axes))
-        return self.emit(relax.op.permute_dims(tensor, list(axes)))
-
-    def along(self, vector: relax.Expr, axis: int, rank: int) -> relax.Expr:
-        """Shape a vector so that it broadcasts along one axis of a tensor; a scalar stays."""
-        size = int(np.prod(shape_of(vector), dtype=np.int64))
-        if size == 1:
-            return self.reshape(vector, [])
-        return self.reshape(vector, [size if i == axis % rank else 1 for i in range(rank)])
-
     # --- Errors ---
 
     def error(self, message: str) -> RelayError:
@@ -134,10 +72,3 @@ class OperatorCall:
 
 
 Converter: TypeAlias = "Callable[[OperatorCall], Value]"
-
-
-def constant(value: Any, dtype: str) -> GenericConst:
-    """A constant tensor of an element type by its name."""
-    element = ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype
-    with np.errstate(over="ignore", invalid="ignore"):  # as the compiled cast does
-        return constant_of(np.asarray(value).astype(element))

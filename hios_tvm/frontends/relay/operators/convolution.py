@@ -8,7 +8,8 @@ from tvm import relax, topi
 
 from hios_tvm.frontends.relay.operators.call import Converter, OperatorCall
 from hios_tvm.frontends.relay.operators.layouts import layout_attribute, to_layout
-from hios_tvm.frontends.relay.values import Value, dtype_of, shape_of
+from hios_tvm.frontends.relay.values import Value
+from hios_tvm.frontends.tensors import dtype_of, shape_of
 
 __all__ = [
     "batch_matmul",

@@ -9,8 +9,9 @@ from typing import Any
 from tvm import relax
 from tvm.ir import GenericConst
 
-from hios_tvm.frontends.relay.operators.call import Converter, OperatorCall, constant
-from hios_tvm.frontends.relay.values import Value, dtype_of, shape_of
+from hios_tvm.frontends.relay.operators.call import Converter, OperatorCall
+from hios_tvm.frontends.relay.values import Value
+from hios_tvm.frontends.tensors import constant, dtype_of, shape_of
 
 __all__ = [
     "arg_reduction",

@@ -8,7 +8,8 @@ from tvm import relax, topi
 
 from hios_tvm.frontends.relay.operators.call import Converter, OperatorCall
 from hios_tvm.frontends.relay.operators.convolution import SPATIAL
-from hios_tvm.frontends.relay.values import Value, dtype_of, shape_of
+from hios_tvm.frontends.relay.values import Value
+from hios_tvm.frontends.tensors import dtype_of, shape_of
 
 __all__ = [
     "affine_grid",

@@ -9,13 +9,16 @@ from typing import Any
 import numpy as np
 from tvm import relax, tirx, topi
 
-from hios_tvm.frontends.relay.operators.call import (
+from hios_tvm.frontends.relay.operators.call import Converter, OperatorCall
+from hios_tvm.frontends.relay.values import Value
+from hios_tvm.frontends.tensors import (
     MAX_DIMENSIONS,
-    Converter,
-    OperatorCall,
+    array_of,
     constant,
+    constant_of,
+    dtype_of,
+    shape_of,
 )
-from hios_tvm.frontends.relay.values import Value, array_of, constant_of, dtype_of, shape_of
 
 __all__ = [
     "advanced_index",

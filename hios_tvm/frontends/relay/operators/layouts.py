@@ -12,7 +12,8 @@ import re
 from tvm import relax
 
 from hios_tvm.frontends.relay.operators.call import OperatorCall
-from hios_tvm.frontends.relay.values import Value, shape_of
+from hios_tvm.frontends.relay.values import Value
+from hios_tvm.frontends.tensors import shape_of
 
 __all__ = ["layout_attribute", "layout_transform", "plain_layout", "to_layout"]
 

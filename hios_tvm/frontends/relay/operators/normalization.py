@@ -7,8 +7,9 @@ from collections.abc import Callable
 import numpy as np
 from tvm import relax, topi
 
-from hios_tvm.frontends.relay.operators.call import Converter, OperatorCall, constant
-from hios_tvm.frontends.relay.values import Value, constant_of, dtype_of, shape_of
+from hios_tvm.frontends.relay.operators.call import Converter, OperatorCall
+from hios_tvm.frontends.relay.values import Value
+from hios_tvm.frontends.tensors import constant, constant_of, dtype_of, shape_of
 
 __all__ = [
     "batch_norm",

@@ -10,7 +10,8 @@ from tvm import relax, topi
 from hios_tvm.frontends.relay.operators.call import Converter, OperatorCall
 from hios_tvm.frontends.relay.operators.convolution import SPATIAL, padding
 from hios_tvm.frontends.relay.operators.layouts import layout_attribute, to_layout
-from hios_tvm.frontends.relay.values import Value, shape_of
+from hios_tvm.frontends.relay.values import Value
+from hios_tvm.frontends.tensors import shape_of
 
 __all__ = ["adaptive_pool", "average_pool", "global_pool", "max_pool"]
 

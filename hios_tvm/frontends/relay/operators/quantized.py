@@ -10,10 +10,11 @@ import numpy as np
 from tvm import relax
 from tvm.ir import GenericConst
 
-from hios_tvm.frontends.relay.operators.call import Converter, OperatorCall, constant
+from hios_tvm.frontends.relay.operators.call import Converter, OperatorCall
 from hios_tvm.frontends.relay.operators.convolution import matrix_product
 from hios_tvm.frontends.relay.operators.elementwise import round_tensor
-from hios_tvm.frontends.relay.values import Value, array_of, constant_of, dtype_of, shape_of
+from hios_tvm.frontends.relay.values import Value
+from hios_tvm.frontends.tensors import array_of, constant, constant_of, dtype_of, shape_of
 
 __all__ = [
     "dequantize",

@@ -7,8 +7,9 @@ import math
 import numpy as np
 from tvm import relax, topi
 
-from hios_tvm.frontends.relay.operators.call import MAX_DIMENSIONS, OperatorCall
-from hios_tvm.frontends.relay.values import Value, dtype_of, shape_of
+from hios_tvm.frontends.relay.operators.call import OperatorCall
+from hios_tvm.frontends.relay.values import Value
+from hios_tvm.frontends.tensors import MAX_DIMENSIONS, dtype_of, shape_of
 
 __all__ = [
     "batch_flatten",

@@ -1,0 +1,1 @@
+"""Conversion of ONNX operators to Relax: one module for each family, and the table of all."""

@@ -1,0 +1,292 @@
+"""Arithmetic on single elements: sums, products, quotients, powers, extremes, rounding, bits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+from tvm import relax, te, tirx, topi
+
+from hios_tvm.frontends.onnx.operators.call import Converter, OperatorCall, Value
+from hios_tvm.frontends.onnx.operators.casts import converted
+from hios_tvm.frontends.onnx.operators.precision import in_single, is_float, is_signed, widened
+from hios_tvm.frontends.tensors import array_of, constant, constant_of, dtype_of, shape_of
+
+__all__ = ["OPERATORS", "binary", "operands"]
+
+Function = Callable[..., relax.Expr]
+
+
+def operands(call: OperatorCall) -> tuple[relax.Expr, relax.Expr]:
+    """Two tensors that broadcast as NumPy's.
+
+    Up to opset 6 the second one's dimensions are those of the first from ``axis`` on.
+    """
+    left, right = call.tensor(0), call.tensor(1)
+    if call.version >= 7:
+        return left, right
+    call.attributes.ignore("consumed_inputs", "broadcast")
+    rank, shape = len(shape_of(left)), shape_of(right)
+    if "axis" in call.attributes and 0 < len(shape) < rank:
+        axis = call.axis(rank)
+        if axis + len(shape) > rank:
+            raise ValueError(f"{len(shape)} dimensions do not fit axis {axis} of {rank}")
+        right = call.reshape(right, [*shape, *[1] * (rank - axis - len(shape))])
+    call.attributes.ignore("axis")
+    return left, right
+
+
+def binary(function: Function) -> Converter:
+    """An operator of two tensors without attributes of its own."""
+    return lambda call: function(*operands(call))
+
+
+def unary(function: Function) -> Converter:
+    """An operator of one tensor that is exact in every type."""
+
+    def convert(call: OperatorCall) -> Value:
+        call.attributes.ignore("consumed_inputs")
+        return function(call.tensor(0))
+
+    return convert
+
+
+def single(function: Function) -> Converter:
+    """A function of one tensor, of 16-bit floats in single precision."""
+    return in_single(lambda _, x: function(x))
+
+
+# --- Quotients and powers ---
+
+
+def divide(call: OperatorCall) -> Value:
+    left, right = operands(call)
+    if is_float(dtype_of(left)):
+        return relax.op.divide(left, right)
+    return call.compute(lambda a, b: _elementwise(_truncated_quotient, a, b), left, right)
+
+
+def modulo(call: OperatorCall) -> Value:
+    """The remainder has the divisor's sign, with ``fmod`` the dividend's."""
+    is_truncated, dtype = call.attributes.flag("fmod"), dtype_of(call.tensor(0))
+    if is_float(dtype):
+        function = _float_remainder if is_truncated else _float_modulus
+    else:
+        function = _truncated_remainder if is_truncated else _modulus
+    left, right = (widened(call, call.tensor(i)) for i in range(2))
+    return call.cast(call.compute(lambda a, b: _elementwise(function, a, b), left, right), dtype)
+
+
+def _elementwise(
+    function: Callable[[tirx.Expr, tirx.Expr], tirx.Expr], left: te.Tensor, right: te.Tensor
+) -> te.Tensor:
+    """A function of the elements of two tensors that broadcast."""
+    shape = np.broadcast_shapes(*(tuple(int(n) for n in t.shape) for t in (left, right)))
+    left, right = topi.broadcast_to(left, shape), topi.broadcast_to(right, shape)
+    return te.compute(shape, lambda *at: function(left(*at), right(*at)), name="elementwise")
+
+
+def _is_trap(divisor: tirx.Expr) -> tirx.Expr:
+    """Whether processors may trap: division by zero, and of the least number by -1."""
+    is_zero = divisor == tirx.const(0, divisor.ty)
+    if not is_signed(str(divisor.ty.dtype)):
+        return is_zero
+    return tirx.any(is_zero, divisor == tirx.const(-1, divisor.ty))
+
+
+def _truncated_quotient(a: tirx.Expr, b: tirx.Expr) -> tirx.Expr:
+    """The quotient towards zero; that by zero is zero, as NumPy's."""
+    zero, one = tirx.const(0, a.ty), tirx.const(1, a.ty)
+    quotient = tirx.truncdiv(a, tirx.Select(_is_trap(b), one, b))
+    special = tirx.Select(b == zero, zero, zero - a)
+    return tirx.Select(_is_trap(b), special, quotient)
+
+
+def _modulus(a: tirx.Expr, b: tirx.Expr) -> tirx.Expr:
+    zero = tirx.const(0, a.ty)
+    remainder = _truncated_remainder(a, b)
+    if not is_signed(str(a.ty.dtype)):
+        return remainder
+    crosses = tirx.all(remainder != zero, _differ_in_sign(remainder, b))
+    return remainder + tirx.Select(crosses, b, zero)
+
+
+def _truncated_remainder(a: tirx.Expr, b: tirx.Expr) -> tirx.Expr:
+    zero, one = tirx.const(0, a.ty), tirx.const(1, a.ty)
+    remainder = tirx.truncmod(a, tirx.Select(_is_trap(b), one, b))
+    return tirx.Select(_is_trap(b), zero, remainder)
+
+
+def _differ_in_sign(a: tirx.Expr, b: tirx.Expr) -> tirx.Expr:
+    """Whether one of two numbers is negative; TVM cannot compare the two truth values."""
+    zero = tirx.const(0, a.ty)
+    return tirx.any(tirx.all(a < zero, b >= zero), tirx.all(a >= zero, b < zero))
+
+
+def _float_remainder(a: tirx.Expr, b: tirx.Expr) -> tirx.Expr:
+    name = "fmodf" if str(a.ty.dtype) == "float32" else "fmod"
+    return tirx.call_pure_extern(a.ty, name, a, b)
+
+
+def _float_modulus(a: tirx.Expr, b: tirx.Expr) -> tirx.Expr:
+    """As NumPy's: a zero has the divisor's sign, too."""
+    zero = tirx.const(0, a.ty)
+    remainder = _float_remainder(a, b)
+    moved = tirx.Select(_differ_in_sign(remainder, b), remainder + b, remainder)
+    return tirx.Select(remainder == zero, tirx.copysign(zero, b), moved)
+
+
+def power(call: OperatorCall) -> Value:
+    """The result has the base's type, whatever the exponent's."""
+    base, exponent = operands(call)
+    dtype = dtype_of(base)
+    if not is_float(dtype) and not is_float(dtype_of(exponent)):
+        exponent = call.cast(exponent, "int64")
+        return call.compute(lambda a, b: _elementwise(_integer_power, a, b), base, exponent)
+    known = array_of(exponent)
+    if is_float(dtype) and known is not None and known.size == 1 and float(known.flat[0]) in (2, 3):
+        wide = call.emit(call.broadcast(widened(call, base), _result_shape(base, exponent)))
+        result = call.emit(relax.op.multiply(wide, wide))
+        if float(known.flat[0]) == 3:
+            result = call.emit(relax.op.multiply(result, wide))
+        return call.cast(result, dtype)
+    # Integers above 2^24 are no floats of single precision
+    is_single = dtype_of(exponent) == dtype or known is not None
+    compute = (
+        "float32" if is_single and dtype not in ("float64",) and is_float(dtype) else "float64"
+    )
+    result = call.emit(relax.op.power(call.cast(base, compute), call.cast(exponent, compute)))
+    return converted(call, result, dtype)
+
+
+def _result_shape(*tensors: relax.Expr) -> tuple[int, ...]:
+    return np.broadcast_shapes(*(shape_of(tensor) for tensor in tensors))
+
+
+def _integer_power(base: tirx.Expr, exponent: tirx.Expr) -> tirx.Expr:
+    """By squaring, modulo the range; of negative exponents, the fraction is cut off."""
+    zero, one = tirx.const(0, base.ty), tirx.const(1, base.ty)
+    # From 64 on, all bases but 0, 1 and -1 exceed the range; these depend on the parity alone
+    last = tirx.const(62, "int64") + exponent % tirx.const(2, "int64")
+    size = tirx.Select(exponent < tirx.const(64, "int64"), tirx.max(exponent, 0), last)
+    result, square = one, base
+    for bit in range(6):
+        is_set = ((size >> tirx.const(bit, "int64")) & tirx.const(1, "int64")) != 0
+        result = tirx.Select(is_set, result * square, result)
+        square = square * square
+    is_odd = exponent % tirx.const(2, "int64") != 0
+    inverse = tirx.Select(base == one, one, zero)
+    if is_signed(str(base.ty.dtype)):
+        minus = tirx.const(-1, base.ty)
+        inverse = tirx.Select(base == minus, tirx.Select(is_odd, minus, one), inverse)
+    return tirx.Select(exponent < tirx.const(0, "int64"), inverse, result)
+
+
+def reciprocal(_: OperatorCall, x: relax.Expr) -> relax.Expr:
+    return relax.op.divide(constant(1, dtype_of(x)), x)
+
+
+# --- Any number of tensors ---
+
+
+def variadic(function: Function) -> Converter:
+    """All tensors by `function` of two."""
+
+    def convert(call: OperatorCall) -> Value:
+        call.attributes.ignore("consumed_inputs")
+        first, *rest = call.tensors()
+        for tensor in rest:
+            first = call.emit(function(tensor, first))  # kernels repeat their left operand
+        return first
+
+    return convert
+
+
+def total(call: OperatorCall) -> Value:
+    return call.cast(_sum(call), dtype_of(call.tensor(0)))
+
+
+def mean(call: OperatorCall) -> Value:
+    result = _sum(call)
+    count = constant(len(call.arguments), dtype_of(result))
+    return call.cast(call.emit(relax.op.divide(result, count)), dtype_of(call.tensor(0)))
+
+
+def _sum(call: OperatorCall) -> relax.Expr:
+    call.attributes.ignore("consumed_inputs")
+    first, *rest = (widened(call, tensor) for tensor in call.tensors())
+    for tensor in rest:
+        first = call.emit(relax.op.add(first, tensor))
+    return first
+
+
+# --- Signs and rounding ---
+
+
+def absolute(call: OperatorCall) -> Value:
+    call.attributes.ignore("consumed_inputs")
+    x = call.tensor(0)
+    return relax.op.abs(x) if is_signed(dtype_of(x)) else x
+
+
+def sign(call: OperatorCall) -> Value:
+    """What is not a number stays so."""
+    x = widened(call, call.tensor(0))
+    zero, one = constant(0, dtype_of(x)), constant(1, dtype_of(x))
+    result = relax.op.where(relax.op.greater(x, zero), one, zero)
+    if is_signed(dtype_of(x)):
+        result = relax.op.where(relax.op.less(x, zero), constant(-1, dtype_of(x)), result)
+    if is_float(dtype_of(x)):
+        result = relax.op.where(relax.op.isnan(x), x, result)
+    return call.cast(call.emit(result), dtype_of(call.tensor(0)))
+
+
+# --- Bits ---
+
+
+def bit_shift(call: OperatorCall) -> Value:
+    """Shifts by a negative number, or by all bits and more, shift every bit out."""
+    x, places = operands(call)
+    dtype = dtype_of(x)
+    bits = np.iinfo(dtype).bits
+    is_right = call.attributes.choice("direction", ("LEFT", "RIGHT"), "") == "RIGHT"
+    inside = call.emit(relax.op.less(places, constant(bits, dtype)))
+    if is_signed(dtype):
+        positive = call.emit(relax.op.greater_equal(places, constant(0, dtype)))
+        inside = call.emit(relax.op.logical_and(inside, positive))
+    all_but_sign = constant(bits - 1 if is_right else 0, dtype)
+    places = call.emit(relax.op.where(inside, places, all_but_sign))
+    shift = relax.op.right_shift if is_right else relax.op.left_shift
+    shifted = call.emit(shift(x, places))
+    if is_right and is_signed(dtype):
+        return shifted  # what is left of it is the sign
+    return relax.op.where(inside, shifted, constant_of(np.zeros((), dtype)))
+
+
+OPERATORS: Mapping[str, Converter] = {
+    "Abs": absolute,
+    "Add": binary(relax.op.add),
+    "BitShift": bit_shift,
+    "BitwiseAnd": binary(relax.op.bitwise_and),
+    "BitwiseNot": unary(relax.op.bitwise_not),
+    "BitwiseOr": binary(relax.op.bitwise_or),
+    "BitwiseXor": binary(relax.op.bitwise_xor),
+    "Ceil": single(relax.op.ceil),
+    "Div": divide,
+    "Exp": single(relax.op.exp),
+    "Floor": single(relax.op.floor),
+    "Log": single(relax.op.log),
+    "Max": variadic(relax.op.maximum),
+    "Mean": mean,
+    "Min": variadic(relax.op.minimum),
+    "Mod": modulo,
+    "Mul": binary(relax.op.multiply),
+    "Neg": unary(relax.op.negative),
+    "Pow": power,
+    "Reciprocal": in_single(reciprocal),
+    "Round": single(relax.op.round),
+    "Sign": sign,
+    "Sqrt": single(relax.op.sqrt),
+    "Sub": binary(relax.op.subtract),
+    "Sum": total,
+}

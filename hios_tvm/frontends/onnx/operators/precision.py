@@ -1,0 +1,46 @@
+"""The types in which operators compute."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from tvm import relax
+
+from hios_tvm.frontends.onnx.operators.call import Converter, OperatorCall, Value
+from hios_tvm.frontends.tensors import dtype_of
+
+__all__ = ["in_single", "is_float", "is_signed", "widened"]
+
+
+def is_float(dtype: str) -> bool:
+    return "float" in dtype
+
+
+def is_signed(dtype: str) -> bool:
+    return is_float(dtype) or dtype.startswith("int")
+
+
+def widened(call: OperatorCall, tensor: relax.Expr) -> relax.Expr:
+    """The tensor, floats of 16 bits as float32.
+
+    ONNX Runtime computes so too: rounding after each step adds up, and C libraries have no
+    functions of 16 bits.
+    """
+    return call.cast(tensor, "float32") if dtype_of(tensor).endswith("float16") else tensor
+
+
+def in_single(function: Callable[[OperatorCall, relax.Expr], relax.Expr]) -> Converter:
+    """An operator of one tensor that computes 16-bit floats in single precision.
+
+    Parameters
+    ----------
+    function : callable
+        Of the call and the widened tensor; its result has the widened tensor's type.
+    """
+
+    def convert(call: OperatorCall) -> Value:
+        x = call.tensor(0)
+        call.attributes.ignore("consumed_inputs")  # of opset 1, about memory
+        return call.cast(call.emit(function(call, widened(call, x))), dtype_of(x))
+
+    return convert

@@ -1,0 +1,213 @@
+"""Resizing of tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from tvm import relax, te, tirx
+
+from hios_tvm.frontends.onnx.operators.call import (
+    Converter,
+    OperatorCall,
+    Value,
+    normalized_axis,
+)
+from hios_tvm.frontends.onnx.operators.sampling import (
+    COORDINATES,
+    NEAREST_MODES,
+    AxisResize,
+    Filter,
+    Taps,
+    source_taps,
+)
+from hios_tvm.frontends.tensors import constant, constant_of, dtype_of, shape_of
+
+__all__ = ["OPERATORS"]
+
+_MAX_UNROLLED_TAPS = 4
+
+
+def resize(call: OperatorCall) -> Value:
+    if call.version < 11:
+        return _resize_by_factors(call, _factors(call, 1))
+    attributes = call.attributes
+    how = Filter(
+        mode=attributes.choice("mode", ("nearest", "linear", "cubic"), "nearest"),
+        coordinates=attributes.choice("coordinate_transformation_mode", COORDINATES, "half_pixel"),
+        nearest=attributes.choice("nearest_mode", NEAREST_MODES, "round_prefer_floor"),
+        cubic_coeff=attributes.number("cubic_coeff_a", -0.75),
+        exclude_outside=attributes.flag("exclude_outside"),
+        antialias=attributes.flag("antialias"),
+    )
+    return _resized(call, _read_axes(call), how, attributes.number("extrapolation_value", 0.0))
+
+
+def upsample(call: OperatorCall) -> Value:
+    if call.version >= 9:
+        factors = _factors(call, 1)
+    elif call.version >= 7:
+        factors = call.attributes.numbers("scales")
+    else:
+        names = ("height_scale", "width_scale")
+        factors = [1.0, 1.0, *(call.attributes.number(name) for name in names)]
+    return _resize_by_factors(call, factors)
+
+
+def _resize_by_factors(call: OperatorCall, factors: Sequence[float]) -> relax.Expr:
+    """The versions that know neither modes of coordinates nor of rounding."""
+    mode = call.attributes.choice("mode", ("nearest", "linear", "bilinear"), "nearest")
+    shape = shape_of(call.tensor(0))
+    if len(factors) != len(shape):
+        raise ValueError(f"scales {list(factors)} do not fit {len(shape)} dimensions")
+    axes = {i: _by_scale(shape[i], factor) for i, factor in enumerate(factors)}
+    how = Filter(mode.removeprefix("bi"), "asymmetric", nearest="simple")
+    return _resized(call, axes, how)
+
+
+# --- What is resized ---
+
+
+def _factors(call: OperatorCall, index: int) -> list[float]:
+    return [float(factor) for factor in call.constant(index, "its scales").ravel()]
+
+
+def _read_axes(call: OperatorCall) -> dict[int, AxisResize]:
+    """How the axes change, from scales, sizes and regions of interest."""
+    shape = shape_of(call.tensor(0))
+    rank = len(shape)
+    given = call.attributes.integers("axes", list(range(rank)))
+    axes = [normalized_axis(axis, rank, "axes") for axis in given]
+    roi = _region(call, len(axes))
+    policies = ("stretch", "not_larger", "not_smaller")
+    policy = call.attributes.choice("keep_aspect_ratio_policy", policies, "stretch")
+    if _is_given(call, 3):
+        sizes = call.integers(3, "its sizes") or []
+        _check_count(sizes, axes, "sizes")
+        resized = _by_sizes([shape[axis] for axis in axes], sizes, policy)
+    elif _is_given(call, 2):
+        factors = _factors(call, 2)
+        _check_count(factors, axes, "scales")
+        resized = [
+            _by_scale(shape[axis], factor) for axis, factor in zip(axes, factors, strict=True)
+        ]
+    else:
+        raise ValueError("it has neither scales nor sizes")
+    return {
+        axis: AxisResize(how.size, how.out, how.scale, part)
+        for axis, how, part in zip(axes, resized, roi, strict=True)
+    }
+
+
+def _is_given(call: OperatorCall, index: int) -> bool:
+    """Whether an input is there; exporters also leave inputs out as empty tensors."""
+    tensor = call.optional_tensor(index)
+    return tensor is not None and shape_of(tensor) != (0,)
+
+
+def _check_count(values: Sequence[float], axes: Sequence[int], name: str) -> None:
+    if len(values) != len(axes):
+        raise ValueError(f"{name} {list(values)} do not fit {len(axes)} axes")
+    if min(values, default=1) <= 0:
+        raise ValueError(f"{name} {list(values)} are not all positive")
+
+
+def _region(call: OperatorCall, count: int) -> list[tuple[float, float]]:
+    coordinates = call.attributes.text("coordinate_transformation_mode", "half_pixel")
+    if coordinates != "tf_crop_and_resize":
+        return [(0.0, 1.0)] * count
+    values = [float(place) for place in call.constant(1, "its region of interest").ravel()]
+    if len(values) != 2 * count:
+        raise ValueError(f"roi {values} does not fit {count} axes")
+    return list(zip(values[:count], values[count:], strict=True))
+
+
+def _by_scale(size: int, factor: float) -> AxisResize:
+    # In single precision, as the scale is given
+    return AxisResize(size, int(np.floor(np.float32(size) * np.float32(factor))), factor)
+
+
+def _by_sizes(shape: Sequence[int], sizes: Sequence[int], policy: str) -> list[AxisResize]:
+    scales = [
+        float(np.float32(out) / np.float32(size)) for size, out in zip(shape, sizes, strict=True)
+    ]
+    if policy == "stretch":
+        return [AxisResize(*each) for each in zip(shape, sizes, scales, strict=True)]
+    scale = min(scales) if policy == "not_larger" else max(scales)
+    outs = [int(np.floor(np.float32(scale) * np.float32(size) + 0.5)) for size in shape]
+    return [AxisResize(size, out, scale) for size, out in zip(shape, outs, strict=True)]
+
+
+# --- Resizing, axis by axis ---
+
+
+def _resized(
+    call: OperatorCall, axes: Mapping[int, AxisResize], how: Filter, outside: float = 0.0
+) -> relax.Expr:
+    """`outside` is the value of what lies outside the image."""
+    data = call.tensor(0)
+    dtype = dtype_of(data)
+    is_float = dtype.startswith(("float", "bfloat"))
+    if not is_float and (how.mode == "cubic" or how.antialias):
+        raise call.unsupported(
+            f"it resizes {dtype} in the mode {how.mode}; cast its input to float32"
+        )
+    shape = [axes[i].out if i in axes else size for i, size in enumerate(shape_of(data))]
+    if 0 in shape:
+        return constant(np.zeros(shape), dtype)
+    taps = {
+        axis: source_taps(change, how)
+        for axis, change in axes.items()
+        if _changes(change, how.coordinates)
+    }
+    exact = how.mode == "nearest" or dtype in ("float32", "float64")
+    result = data if exact else call.cast(data, "float32")
+    # What shrinks most comes first: less is left for the others
+    for axis in sorted(taps, key=lambda axis: axes[axis].out / axes[axis].size):
+        result = _combined(call, result, axis, taps[axis])
+    for axis, table in taps.items():
+        if not table.inside.all():
+            inside = call.along(constant_of(table.inside), axis, len(shape))
+            value = constant(outside, dtype_of(result))
+            result = call.emit(relax.op.where(inside, result, value))
+    return call.cast(result, dtype)
+
+
+def _changes(axis: AxisResize, coordinates: str) -> bool:
+    is_whole = coordinates != "tf_crop_and_resize" or axis.roi == (0.0, 1.0)
+    return not (is_whole and axis.scale == 1.0 and axis.size == axis.out)
+
+
+def _combined(call: OperatorCall, data: relax.Expr, axis: int, taps: Taps) -> relax.Expr:
+    """Each element along `axis` as a sum of weighted elements."""
+    if taps.is_identity:
+        return data
+    dtype, rank = dtype_of(data), len(shape_of(data))
+    count = taps.indices.shape[1]
+    if count > _MAX_UNROLLED_TAPS:
+        weights = constant(taps.weights, dtype)
+        indices = constant_of(taps.indices.astype(np.int32))
+        return call.compute(_weighted_sum, data, indices, weights, axis=axis)
+    result = None
+    for indices, weights in zip(taps.indices.T, taps.weights.T, strict=True):
+        part = call.emit(relax.op.take(data, constant_of(indices.astype(np.int32)), axis, "clip"))
+        if (weights != 1).any():
+            factors = call.along(constant(weights, dtype), axis, rank)
+            part = call.emit(relax.op.multiply(part, factors))
+        result = part if result is None else call.emit(relax.op.add(result, part))
+    return result
+
+
+def _weighted_sum(data: te.Tensor, indices: te.Tensor, weights: te.Tensor, axis: int) -> te.Tensor:
+    out, taps = indices.shape
+    tap = te.reduce_axis((0, taps), "tap")
+    shape = [*data.shape[:axis], out, *data.shape[axis + 1 :]]
+
+    def element(*at: tirx.Var) -> tirx.Expr:
+        source = (*at[:axis], indices[at[axis], tap], *at[axis + 1 :])
+        return te.sum(data[source] * weights[at[axis], tap], axis=tap)
+
+    return te.compute(shape, element, name="weighted_sum")
+
+
+OPERATORS: Mapping[str, Converter] = {"Resize": resize, "Upsample": upsample}

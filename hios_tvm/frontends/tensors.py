@@ -1,0 +1,154 @@
+"""Tensors of Relax expressions, and the operations on them that all frontends need."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import tvm
+from tvm import relax
+from tvm.ir import GenericConst
+
+__all__ = [
+    "MAX_DIMENSIONS",
+    "TensorBuilder",
+    "array_of",
+    "constant",
+    "constant_of",
+    "dtype_of",
+    "numpy_dtype",
+    "shape_of",
+]
+
+MAX_DIMENSIONS = 32
+
+
+def constant_of(array: np.ndarray) -> GenericConst:
+    """A constant tensor; unlike `relax.const`, of the array's own element type."""
+    return relax.const(tvm.runtime.tensor(np.asarray(array, order="C")))
+
+
+def constant(value: Any, dtype: str) -> GenericConst:
+    """A constant tensor of an element type by its name."""
+    with np.errstate(over="ignore", invalid="ignore"):  # as the compiled cast does
+        return constant_of(np.asarray(value).astype(numpy_dtype(dtype)))
+
+
+def numpy_dtype(name: str) -> np.dtype:
+    """An element type by its name, also one that NumPy itself lacks."""
+    return np.dtype(ml_dtypes.bfloat16 if name == "bfloat16" else name)
+
+
+def shape_of(tensor: relax.Expr) -> tuple[int, ...]:
+    """The static shape of a tensor."""
+    return tuple(int(dimension) for dimension in tensor.ty.shape)
+
+
+def dtype_of(tensor: relax.Expr) -> str:
+    """The element type's name."""
+    return str(tensor.ty.dtype)
+
+
+def array_of(value: object) -> np.ndarray | None:
+    """A copy of the elements of a tensor that is constant, else None."""
+    if isinstance(value, GenericConst):
+        array: np.ndarray = value.value.numpy()
+        return array
+    return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorBuilder:
+    """Binds expressions in a function under construction; `name` is that of the operator."""
+
+    name: str
+    builder: relax.BlockBuilder
+
+    def emit(self, expression: relax.Expr) -> relax.Expr:
+        """Bind an expression, so that its shape is known."""
+        if isinstance(expression, (relax.Var, GenericConst)):
+            return expression
+        return self.builder.emit(expression)
+
+    def compute(self, function: Callable[..., Any], *arguments: Any, **options: Any) -> relax.Expr:
+        """Bind a tensor expression, for what Relax has no operator of its own for."""
+        hint = self.name.replace(".", "_")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # TVM warns of tags left over when it raises an error
+            return self.builder.emit_te(function, *arguments, primfunc_name_hint=hint, **options)
+
+    def cast(self, tensor: relax.Expr, dtype: str) -> relax.Expr:
+        """Convert elements; of a constant right away."""
+        if dtype_of(tensor) == dtype:
+            return tensor
+        array = array_of(tensor)
+        if array is not None:
+            return constant(array, dtype)
+        return self.emit(relax.op.astype(tensor, dtype))
+
+    def reshape(self, tensor: relax.Expr, shape: Sequence[int]) -> relax.Expr:
+        """Give a tensor another shape of as many elements; a constant right away."""
+        if shape_of(tensor) == tuple(shape):
+            return tensor
+        if len(shape) > MAX_DIMENSIONS:
+            raise self.error(f"a tensor cannot have {len(shape)} dimensions")
+        array = array_of(tensor)
+        if array is not None and array.size == np.prod(shape, dtype=np.int64):
+            return constant_of(array.reshape(shape))
+        return self.emit(relax.op.reshape(tensor, list(shape)))
+
+    def permute(self, tensor: relax.Expr, axes: Sequence[int]) -> relax.Expr:
+        """Permute dimensions; of a constant right away, so that weights are permuted only once."""
+        if list(axes) == list(range(len(axes))):
+            return tensor
+        array = array_of(tensor)
+        if array is not None:
+            return constant_of(array.transpose(axes))
+        return self.emit(relax.op.permute_dims(tensor, list(axes)))
+
+    def slice(self, tensor: relax.Expr, parts: Mapping[int, range]) -> relax.Expr:
+        """Take some indices along each axis of `parts`, which must lie inside of the tensor."""
+        shape = shape_of(tensor)
+        parts = {axis: part for axis, part in parts.items() if part != range(shape[axis])}
+        result = [len(parts[axis]) if axis in parts else size for axis, size in enumerate(shape)]
+        if 0 in result:
+            return self.empty(result, dtype_of(tensor))
+        if not parts:
+            return tensor
+        array = array_of(tensor)
+        if array is not None:
+            return constant_of(array[np.ix_(*_indices(shape, parts))])
+        # Relax counts a bound of -1 from the end: what stops before the first element stops here.
+        ends = [p.stop if p.stop >= 0 else -shape[axis] - 1 for axis, p in parts.items()]
+        starts, steps = [p.start for p in parts.values()], [p.step for p in parts.values()]
+        return self.emit(relax.op.strided_slice(tensor, list(parts), starts, ends, steps))
+
+    def concatenate(self, tensors: Sequence[relax.Expr], axis: int) -> relax.Expr:
+        """Join tensors along an axis, of which some may be empty."""
+        full = [tensor for tensor in tensors if shape_of(tensor)[axis] > 0]
+        if not full:
+            return tensors[0]
+        return full[0] if len(full) == 1 else self.emit(relax.op.concat(full, axis))
+
+    def empty(self, shape: Sequence[int], dtype: str) -> relax.Expr:
+        """A tensor without elements."""
+        return self.reshape(constant([], dtype), shape)
+
+    def along(self, vector: relax.Expr, axis: int, rank: int) -> relax.Expr:
+        """Shape a vector so that it broadcasts along one axis of a tensor; a scalar stays."""
+        size = int(np.prod(shape_of(vector), dtype=np.int64))
+        if size == 1:
+            return self.reshape(vector, [])
+        return self.reshape(vector, [size if i == axis % rank else 1 for i in range(rank)])
+
+    def error(self, message: str) -> Exception:
+        """What to raise where the operator's operands break its rules."""
+        return ValueError(message)
+
+
+def _indices(shape: Sequence[int], parts: Mapping[int, range]) -> list[range]:
+    return [parts.get(axis, range(size)) for axis, size in enumerate(shape)]

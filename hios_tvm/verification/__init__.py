@@ -1,0 +1,1 @@
+"""Is an artifact right? Inputs, references, comparison, and the search for what is wrong."""

@@ -1,0 +1,206 @@
+"""How far outputs are from a reference, and how far they may be."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from hios_tvm.errors import UsageError
+from hios_tvm.gpu_models import Precision
+
+__all__ = [
+    "RTOL",
+    "SINGLE",
+    "TOLERANCES",
+    "Arrays",
+    "Deviation",
+    "Spread",
+    "Tolerance",
+    "deviations",
+    "over_draws",
+    "reference_spread",
+]
+
+RTOL: Mapping[Precision, float] = {"fp32": 1e-4, "tf32": 1e-2, "fp16": 1e-2}
+"""Largest error that counts as equal, relative to the output's largest magnitude."""
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """How exact a model is: the largest error, relative to the output's largest magnitude, and half
+    a unit in the last place of the coarsest type that it computes in, relative to a value.
+    """
+
+    rtol: float = RTOL["fp32"]
+    rounding: float = 2.0**-24
+
+    def __or__(self, other: Tolerance) -> Tolerance:
+        """Return the tolerance of a model that computes in both ways."""
+        return Tolerance(max(self.rtol, other.rtol), max(self.rounding, other.rounding))
+
+
+SINGLE = Tolerance()
+"""Of models that compute in single precision all through."""
+
+TOLERANCES: Mapping[str, Tolerance] = {
+    "fp32": SINGLE,
+    "tf32": Tolerance(RTOL["tf32"], 2.0**-11),
+    "fp16": Tolerance(RTOL["fp16"], 2.0**-11),
+    "float16": Tolerance(5e-3, 2.0**-11),
+    "bfloat16": Tolerance(2e-2, 2.0**-8),
+}
+"""By the precision of GPUs' products, and by the element types of a model."""
+
+Arrays = Mapping[str, np.ndarray]
+
+_RANGE_SHARE = 1e-2
+_ROUNDINGS = 64
+_SPREADS = 4.0
+_UNEQUAL_SPREADS = 2
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How far runs of one reference are apart, by output: what rounding alone can do.
+
+    `error` is relative to the largest magnitude, `unequal` a number of elements.
+    """
+
+    error: float = 0.0
+    unequal: int = 0
+
+
+@dataclass(frozen=True)
+class Deviation:
+    """How far one output is from its reference.
+
+    Attributes
+    ----------
+    output : str
+    max_error : float
+        Largest error, relative to the largest magnitude of the reference.
+    cosine : float
+        Of the angle between both.
+    value_range : float
+        Largest value of the reference minus its smallest, relative to the largest magnitude; 1
+        where the reference is a single value.
+    unequal : int
+        Elements that are not exactly equal.
+    is_exact : bool
+        Whether these are whole numbers or truth values, which are equal or not.
+    shapes : pair of tuples of int, optional
+        Of the output and the reference where they are not the same: then nothing else is known.
+    """
+
+    output: str
+    max_error: float
+    cosine: float
+    value_range: float
+    unequal: int
+    is_exact: bool
+    shapes: tuple[tuple[int, ...], tuple[int, ...]] | None = None
+
+    @staticmethod
+    def of_shapes(output: str, own: tuple[int, ...], expected: tuple[int, ...]) -> Deviation:
+        """Return how an output of another shape deviates: infinitely."""
+        return Deviation(
+            output, float("inf"), 0.0, 1.0, math.prod(expected), False, (own, expected)
+        )
+
+    def allowed(self, tolerance: Tolerance, spread: Spread = Spread()) -> float:
+        """Return the largest error that counts as equal, relative to the largest magnitude.
+
+        It is ``tolerance.rtol``, with two corrections:
+
+        - *A large constant must not hide what matters.* The probabilities that softmax makes of
+          1000 tiny logits are all close to 0.001, and any nonsense of that size would be within
+          1e-4 of the largest one. So the error may be no more than 1e-2 of the range of the
+          values either. Where that is below 64 roundings, the range is itself of the size of what
+          sums in another order differ by, and 64 roundings are allowed.
+        - *A network that amplifies rounding is not wrong.* Where runs of the reference itself
+          are `spread` apart, four times that is allowed.
+        """
+        within_range = max(_RANGE_SHARE * self.value_range, _ROUNDINGS * tolerance.rounding)
+        return max(min(tolerance.rtol, within_range), _SPREADS * spread.error)
+
+    def within(self, tolerance: Tolerance | float, spread: Spread = Spread()) -> bool:
+        """Whether the output counts as equal (NaN never does).
+
+        Floats may be off by what is `allowed`; a plain number is the `rtol` of single precision.
+        Whole numbers and truth values must be equal, but for twice as many elements as differ
+        between runs of the reference: there, rounding decides.
+        """
+        if self.is_exact:
+            return self.unequal <= _UNEQUAL_SPREADS * spread.unequal
+        if not isinstance(tolerance, Tolerance):
+            tolerance = Tolerance(tolerance)
+        return self.max_error <= self.allowed(tolerance, spread)
+
+
+def deviations(outputs: Arrays, reference: Arrays) -> tuple[Deviation, ...]:
+    """Compare outputs of the same names.
+
+    Raises
+    ------
+    UsageError
+        If the names or shapes are not the same.
+    """
+    if outputs.keys() != reference.keys():
+        raise UsageError(
+            f"the reference holds {sorted(reference)}, the model returns {sorted(outputs)}"
+        )
+    return tuple(_deviation(name, outputs[name], reference[name]) for name in outputs)
+
+
+def over_draws(draws: Sequence[Arrays]) -> dict[str, np.ndarray]:
+    """Return each output of all draws as one array, the draws along its first axis.
+
+    Compared like this, all draws share one largest magnitude and one range: a model that returns
+    a single value has a range too.
+    """
+    return {name: np.stack([draw[name] for draw in draws]) for name in draws[0]}
+
+
+def reference_spread(runs: Iterable[Arrays], reference: Arrays) -> dict[str, Spread]:
+    """Return how far `runs` of the reference are from its first one, by output."""
+    largest = dict.fromkeys(reference, Spread())
+    for run in runs:
+        for found in deviations(run, reference):
+            other = largest[found.output]
+            error = found.max_error if np.isfinite(found.max_error) else 0.0
+            largest[found.output] = Spread(
+                max(error, other.error), max(found.unequal, other.unequal)
+            )
+    return largest
+
+
+def _deviation(name: str, output: np.ndarray, reference: np.ndarray) -> Deviation:
+    if output.shape != reference.shape:
+        raise UsageError(
+            f"output {name!r} has shape {output.shape}, its reference {reference.shape}"
+        )
+    is_exact = output.dtype.kind in "iub" and reference.dtype.kind in "iub"
+    if output.size == 0:
+        return Deviation(name, 0.0, 1.0, 1.0, 0, is_exact)
+    a = output.astype(np.float64).ravel()
+    b = reference.astype(np.float64).ravel()
+    # Equal infinities, and NaN where it belongs; large whole numbers are no doubles
+    same = (output == reference).ravel() if is_exact else (a == b) | (np.isnan(a) & np.isnan(b))
+    error = float(np.max(np.abs(a[~same] - b[~same]), initial=0.0))
+    known = b[np.isfinite(b)]
+    magnitude = float(np.max(np.abs(known), initial=0.0))
+    values = float(np.ptp(known)) if known.size > 1 else magnitude
+    finite = np.isfinite(a) & np.isfinite(b)
+    norms = float(np.linalg.norm(a[finite]) * np.linalg.norm(b[finite]))
+    cosine = float(a[finite] @ b[finite]) / norms if norms else float(error == 0.0)
+    return Deviation(
+        name,
+        max_error=error / magnitude if magnitude else error,
+        cosine=cosine,
+        value_range=values / magnitude if magnitude else 1.0,
+        unequal=int(np.count_nonzero(~same)),
+        is_exact=is_exact,
+    )

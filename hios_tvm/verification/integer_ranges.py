@@ -1,0 +1,137 @@
+"""Which whole numbers the inputs of a model may be: an analysis of what they index and divide."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+from tvm import relax
+from tvm.ir import Call, IRModule
+
+from hios_tvm.passes.dataflow import bindings, constant_value, operator_name
+from hios_tvm.verification.inputs import IntegerRange
+
+__all__ = ["integer_ranges"]
+
+
+# What returns the elements of these arguments, in another place or type
+_MOVES: Mapping[str, tuple[int, ...]] = {
+    "relax.astype": (0,),
+    "relax.reshape": (0,),
+    "relax.flatten": (0,),
+    "relax.concat": (0,),
+    "relax.split": (0,),
+    "relax.strided_slice": (0,),
+    "relax.dynamic_strided_slice": (0,),
+    "relax.broadcast_to": (0,),
+    "relax.expand_dims": (0,),
+    "relax.squeeze": (0,),
+    "relax.permute_dims": (0,),
+    "relax.repeat": (0,),
+    "relax.tile": (0,),
+    "relax.flip": (0,),
+    "relax.where": (1, 2),
+    "relax.take": (0,),
+    "relax.gather_elements": (0,),
+    "relax.gather_nd": (0,),
+    "relax.stop_lift_params": (0,),
+}
+_DIVISIONS = ("relax.divide", "relax.floor_divide", "relax.mod", "relax.floor_mod")
+
+
+def integer_ranges(mod: IRModule) -> dict[str, IntegerRange]:
+    """Return the valid values of the inputs of `main` that index tables, or divide.
+
+    An input indexes where it reaches the indices of a `take`, gather, scatter or `one_hot` through
+    casts, changes of shape, slices, concatenations, or sums with a constant; the smallest table
+    counts. What reaches them through other arithmetic is not found, and inputs that are not named
+    here are masks, flags or numbers to compute with.
+    """
+    main = mod["main"]
+    wanted: dict[relax.Var, IntegerRange] = {}
+    for binding in reversed(list(bindings(main))):
+        own = wanted.get(binding.var)
+        for value, values in _constraints(binding.value, own):
+            for var in _variables(value):
+                both = wanted.get(var, IntegerRange()) & values
+                if not both.is_empty:
+                    wanted[var] = both
+    names = [str(name) for name in main.attrs["input_names"]]
+    return {
+        name: wanted[param]
+        for name, param in zip(names, main.params, strict=True)
+        if param in wanted and _is_integer(param)
+    }
+
+
+def _constraints(
+    value: relax.Expr, own: IntegerRange | None
+) -> Iterator[tuple[relax.Expr, IntegerRange]]:
+    """Yield the operands of `value` that have to lie in a range; `own` is that of the result."""
+    if isinstance(value, relax.TupleGetItem | relax.Var | relax.Tuple) and own is not None:
+        yield value, own
+    if not isinstance(value, Call):
+        return
+    yield from _limits(value)
+    name = operator_name(value)
+    if own is None:
+        return
+    for i in _MOVES.get(name, ()):
+        yield value.args[i], own
+    if name in ("relax.add", "relax.subtract"):
+        yield from _shifts(value, name, own)
+
+
+def _limits(call: Call) -> Iterator[tuple[relax.Expr, IntegerRange]]:
+    """Yield what `call` itself indexes or divides by."""
+    name = operator_name(call)
+    if name in _DIVISIONS:
+        yield call.args[1], IntegerRange(low=1)
+    elif name == "relax.one_hot":
+        yield call.args[0], _below(int(call.attrs.depth))
+    elif name == "relax.take":
+        shape = _shape(call.args[0])
+        axis = call.attrs.axis
+        yield call.args[1], _below(math.prod(shape) if axis is None else shape[int(axis)])
+    elif name in ("relax.gather_elements", "relax.scatter_elements"):
+        yield call.args[1], _below(_shape(call.args[0])[int(call.attrs.axis)])
+    elif name in ("relax.gather_nd", "relax.scatter_nd"):
+        first = int(call.attrs.batch_dims) if name == "relax.gather_nd" else 0
+        count = _shape(call.args[1])[-1]
+        yield call.args[1], _below(min(_shape(call.args[0])[first : first + count], default=1))
+
+
+def _shifts(call: Call, name: str, own: IntegerRange) -> Iterator[tuple[relax.Expr, IntegerRange]]:
+    """Yield the operand of a sum with a constant, in the range that the constant shifts."""
+    for operand, other in (call.args, reversed(call.args)):
+        constant = constant_value(other)
+        if constant is None or constant.dtype.kind not in "iu" or constant.size == 0:
+            continue
+        if name == "relax.subtract" and other is call.args[0]:
+            continue  # a constant minus an index: a reversal
+        sign = 1 if name == "relax.add" else -1
+        for by in {int(np.min(constant)), int(np.max(constant))}:
+            yield operand, own.shifted(sign * by)
+
+
+def _variables(value: relax.Expr) -> Iterator[relax.Var]:
+    if isinstance(value, relax.Var):
+        yield value
+    elif isinstance(value, relax.Tuple):
+        for field in value.fields:
+            yield from _variables(field)
+    elif isinstance(value, relax.TupleGetItem):
+        yield from _variables(value.tuple_value)
+
+
+def _below(count: int) -> IntegerRange:
+    return IntegerRange(0, count - 1)
+
+
+def _shape(value: relax.Expr) -> list[int]:
+    return [int(size) for size in value.ty.shape]
+
+
+def _is_integer(param: relax.Var) -> bool:
+    return str(param.ty.dtype).startswith(("int", "uint"))

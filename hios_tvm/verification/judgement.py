@@ -1,0 +1,93 @@
+"""Outputs of several draws against those of a reference: equal, or not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from tvm import relax
+from tvm.ir import IRModule
+
+from hios_tvm.errors import ModelError
+from hios_tvm.passes.dataflow import bindings
+from hios_tvm.verification.deviation import (
+    TOLERANCES,
+    Arrays,
+    Deviation,
+    Spread,
+    Tolerance,
+    deviations,
+    over_draws,
+    reference_spread,
+)
+from hios_tvm.verification.reference import Reference
+
+__all__ = ["Judgement", "judge", "model_tolerance"]
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """How far each output is from its reference, and what is allowed.
+
+    `spread` is empty where it was not needed.
+    """
+
+    deviations: tuple[Deviation, ...]
+    tolerance: Tolerance
+    spread: Mapping[str, Spread] = field(default_factory=dict)
+
+    @property
+    def wrong(self) -> tuple[Deviation, ...]:
+        """The outputs that differ."""
+        return tuple(
+            found
+            for found in self.deviations
+            if not found.within(self.tolerance, self.spread.get(found.output, Spread()))
+        )
+
+    def allowed(self, found: Deviation) -> float:
+        """The largest error that `found` might have; 0 where outputs have to be equal."""
+        spread = self.spread.get(found.output, Spread())
+        return 0.0 if found.is_exact else found.allowed(self.tolerance, spread)
+
+
+def judge(
+    outputs: Sequence[Arrays],
+    inputs: Sequence[Arrays],
+    expected: Sequence[Arrays],
+    reference: Reference,
+    tolerance: Tolerance,
+) -> Judgement:
+    """Compare the outputs of each draw of inputs with what the reference returned for it.
+
+    Only where they differ is the reference run again, to see what rounding alone does.
+    """
+    shapes = {
+        name: (outputs[0][name].shape, array.shape)
+        for name, array in expected[0].items()
+        if name in outputs[0] and outputs[0][name].shape != array.shape
+    }
+    if shapes:
+        found = tuple(Deviation.of_shapes(name, *both) for name, both in shapes.items())
+        return Judgement(found, tolerance)
+    found = deviations(over_draws(outputs), over_draws(expected))
+    plain = Judgement(found, tolerance)
+    if not plain.wrong:
+        return plain
+    try:
+        reruns = zip(*(list(reference.run_otherwise(draw)) for draw in inputs), strict=True)
+        spread = reference_spread(map(over_draws, reruns), over_draws(expected))
+    except ModelError:  # it cannot run without its optimisations: then nothing more is known
+        return plain
+    return Judgement(found, tolerance, spread)
+
+
+def model_tolerance(mod: IRModule, precision: str) -> Tolerance:
+    """Return the tolerance of a model compiled with a precision, by its types."""
+    main = mod["main"]
+    types = [var.ty for var in (*main.params, *(binding.var for binding in bindings(main)))]
+    tolerance = TOLERANCES[precision]
+    for kind in types:
+        if isinstance(kind, relax.TensorType):
+            tolerance |= TOLERANCES.get(str(kind.dtype), TOLERANCES["fp32"])
+    return tolerance

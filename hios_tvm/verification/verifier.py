@@ -1,0 +1,201 @@
+"""An artifact against a reference, before it is given away."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tvm.ir import IRModule
+
+from hios_tvm import runtime
+from hios_tvm.artifact import Package
+from hios_tvm.errors import DeviceError, HiosError, ModelError, UsageError, VerificationError
+from hios_tvm.runtime.manifest import OutputError, Verification
+from hios_tvm.verification.deviation import SINGLE, Arrays, Deviation, Tolerance
+from hios_tvm.verification.first_difference import Compile, Difference, first_difference
+from hios_tvm.verification.here import why_not_here
+from hios_tvm.verification.inputs import LEAST_CHANGE, SEEDS, Draws, telling_draws
+from hios_tvm.verification.integer_ranges import integer_ranges
+from hios_tvm.verification.judgement import Judgement, judge
+from hios_tvm.verification.reference import Reference
+from hios_tvm.verification.reproducer import Recipe, write_reproducer
+
+__all__ = ["NOT_ASKED_FOR", "OneDevice", "verify"]
+
+NOT_ASKED_FOR = Verification(reason="it was compiled without a reference, as with --no-verify")
+
+_MOST_KERNELS = 4  # in a message
+
+
+@dataclass(frozen=True)
+class OneDevice:
+    """How parts of a model are compiled as the artifact was, for one of its devices."""
+
+    recipe: Recipe
+    compile_and_run: Compile
+
+
+def verify(
+    package: Package,
+    output: Path,
+    mod: IRModule,
+    reference: Reference,
+    *,
+    features: Collection[str],
+    tolerance: Tolerance,
+    devices: Sequence[OneDevice],
+    reproducer: Path | None = None,
+) -> Verification:
+    """Run an artifact on two draws of random inputs and compare it with a reference.
+
+    Parameters
+    ----------
+    package : Package
+        The artifact.
+    output : Path
+        Where it will be written. A file beside it holds it for as long as it is loaded.
+    mod : IRModule
+        The imported model, from which follows what its inputs may be.
+    reference : Reference
+    features : collection of str
+        Of the CPU that it was compiled for, in the words of /proc/cpuinfo.
+    tolerance : Tolerance
+    devices : sequence of OneDevice
+        One of each kind, to search the first operator that differs with.
+    reproducer : Path, optional
+        Folder to write the smallest model that differs into.
+
+    Returns
+    -------
+    Verification
+        With the reason where the artifact, or the reference, cannot run here.
+
+    Raises
+    ------
+    VerificationError
+        If outputs differ; it names the first operator that does.
+    """
+    reason = why_not_here(package.manifest, features)
+    if reason is not None:
+        return Verification(reason=reason)
+    specs = [(spec.name, spec.shape, spec.dtype) for spec in package.manifest.inputs]
+    try:
+        draws = telling_draws(specs, integer_ranges(mod), reference.run)
+    except (ModelError, UsageError) as error:
+        return Verification(reason=str(error))
+    try:
+        outputs = _run(package, output, draws)
+    except DeviceError as error:  # too little memory, or another process has the device
+        return Verification(reason=str(error))
+    found = judge(outputs, draws.inputs, draws.expected, reference, tolerance)
+    if found.wrong:
+        raise _refusal(found, draws, reference, tolerance, devices, reproducer)
+    return _verification(found, draws, reference)
+
+
+def _run(package: Package, output: Path, draws: Draws) -> list[Arrays]:
+    with package.temporary(output) as path:
+        session = runtime.load(path)
+    with session:
+        return [session.run(inputs) for inputs in draws.inputs]
+
+
+def _verification(found: Judgement, draws: Draws, reference: Reference) -> Verification:
+    return Verification(
+        verified=True,
+        reason="",
+        reference=reference.runner,
+        seeds=SEEDS,
+        scale=draws.scale,
+        outputs=tuple(
+            OutputError(one.output, one.max_error, found.allowed(one)) for one in found.deviations
+        ),
+        notes=tuple(_notes(found, draws, reference)),
+    )
+
+
+def _notes(found: Judgement, draws: Draws, reference: Reference) -> list[str]:
+    notes = [
+        f"output {name!r} does not depend on the inputs: it changes by less than "
+        f"{LEAST_CHANGE:g} of its magnitude"
+        for name in draws.unchanged
+    ]
+    if found.tolerance != SINGLE:
+        notes.append(
+            f"the model computes in half precision or with rounded factors: errors of "
+            f"{found.tolerance.rtol:g} are allowed"
+        )
+    for name, spread in found.spread.items():
+        if spread.error > 0 or spread.unequal > 0:
+            notes.append(
+                f"output {name!r} amplifies rounding: runs of {reference.runner} differ by "
+                f"{spread.error:.1e} of its largest magnitude, in {spread.unequal} elements"
+            )
+    return notes
+
+
+def _refusal(
+    found: Judgement,
+    draws: Draws,
+    reference: Reference,
+    tolerance: Tolerance,
+    devices: Sequence[OneDevice],
+    reproducer: Path | None,
+) -> VerificationError:
+    """Search the first operator that differs, and say all that is known."""
+    what = "; ".join(_distance(found, output) for output in found.wrong)
+    message = f"the artifact is wrong, and was not written: {what} ({reference.runner})"
+    try:
+        for device in devices:
+            difference = first_difference(
+                reference, draws.inputs, device.compile_and_run, tolerance
+            )
+            if difference is not None:
+                break
+        else:
+            return VerificationError(
+                f"{message}. Where all operators run one after another on one device, the model "
+                "agrees: the fault is in the schedule, the plan of the memory, or the runtime"
+            )
+    except HiosError as error:
+        return VerificationError(f"{message}. The first operator was not found: {error}")
+    message += f". {_where(difference)}"
+    if reproducer is None:
+        advice = "--dump-reproducer FOLDER writes the smallest model that shows it, for a report"
+    else:
+        write_reproducer(
+            reproducer,
+            difference,
+            runner=reference.runner,
+            recipe=device.recipe,
+            message=message,
+        )
+        advice = f"{reproducer} holds the smallest model that shows it: report it with that"
+    return VerificationError(f"{message}. {advice}", operator=difference.step.operator)
+
+
+def _distance(found: Judgement, output: Deviation) -> str:
+    if output.shapes is not None:
+        own, expected = map(list, output.shapes)
+        return f"output {output.output!r} has shape {own}, that of the reference {expected}"
+    if output.is_exact:
+        return f"output {output.output!r} differs from the reference in {output.unequal} elements"
+    return (
+        f"output {output.output!r} differs from the reference by {output.max_error:.1e} of its "
+        f"largest magnitude, {found.allowed(output):.1e} is allowed"
+    )
+
+
+def _where(difference: Difference) -> str:
+    step = difference.step
+    wrong = [found.output for found in difference.judgement.wrong if found.output in step.writes]
+    computes = ", ".join(map(repr, wrong or step.writes))
+    named = f" ({step.name})" if step.name and step.name not in step.writes else ""
+    text = f"The first operator that differs is {step.operator}{named}, which computes {computes}"
+    kernels = difference.kernels[-_MOST_KERNELS:]
+    if kernels:
+        left_out = len(difference.kernels) - len(kernels)
+        before = f"{left_out} more, " if left_out else ""
+        text += f"; it is compiled to {before}{', '.join(kernels)}"
+    return text
