@@ -58,8 +58,9 @@ def resize(b: Builder) -> None:
     none = b.constant([], np.float32) if b.opset < 13 else None
     region = none
     if attributes.get("coordinate_transformation_mode") == "tf_crop_and_resize":
-        starts = [float(b.one_of(0.0, 0.1, 0.25)) for _ in axes]
-        ends = [float(b.one_of(1.0, 0.8, 1.2)) for _ in axes]
+        # ONNX Runtime leaves axes of scale 1 as they are, whatever their region
+        starts = [0.0 if scale == 1 else b.one_of(0.0, 0.1, 0.25) for scale in scales]
+        ends = [1.0 if scale == 1 else b.one_of(1.0, 0.8, 1.2) for scale in scales]
         region = b.constant([*starts, *ends], np.float32)
     if b.chance(0.5):
         sizes = [max(1, round(n * scale)) for n, scale in zip(extents, scales, strict=True)]
