@@ -31,7 +31,8 @@ from hios_tvm.errors import HiosError, UsageError
 from hios_tvm.files import atomic_write
 from hios_tvm.measure.cache import default_cache_dir
 from hios_tvm.onnx_backend import prepare
-from hios_tvm.verify import deviations, onnxruntime_outputs
+from hios_tvm.verification.deviation import deviations
+from hios_tvm.verification.onnx_reference import onnxruntime_outputs
 
 LARGEST_ERROR = 2e-5  # of the largest magnitude of an output
 # How much farther than ONNX Runtime we may be from float64: Winograd's method rounds more often,
