@@ -131,7 +131,6 @@ def test_random_programs(seed: int) -> None:
     assert_kernels_agree(*program(seed, has_gates=False))
 
 
-@pytest.mark.xfail(reason="results of convolutions that broadcast upwards are wrong")
 @pytest.mark.parametrize("seed", [0, 1])
 def test_random_programs_with_gates(seed: int) -> None:
     assert_kernels_agree(*program(seed, has_gates=True))
