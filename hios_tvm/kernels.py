@@ -114,6 +114,10 @@ def code_target(kernel: tvm.tirx.PrimFunc, target: Target) -> Target:
     return Target({**json.loads(str(target)), "opt-level": 1})
 
 
+def _constant(value: tvm.tirx.Expr, *, otherwise: int) -> int:
+    return int(value) if isinstance(value, tvm.tirx.IntImm) else otherwise
+
+
 def _wraps_around(kernel: tvm.tirx.PrimFunc) -> bool:
     """Whether a serial loop's variable is taken modulo a power of two below its extent.
 
@@ -124,11 +128,11 @@ def _wraps_around(kernel: tvm.tirx.PrimFunc) -> bool:
 
     def enter(loop: tvm.tirx.For) -> tvm.tirx.For:
         if loop.kind == tvm.tirx.ForKind.SERIAL and not _has_vectors(loop.body):
-            extents[loop.loop_var] = int(getattr(loop.extent, "value", 2**31))
+            extents[loop.loop_var] = _constant(loop.extent, otherwise=2**31)
         return loop
 
     def check(modulo: tvm.tirx.Expr) -> tvm.tirx.Expr:
-        divisor = int(getattr(modulo.b, "value", 0))
+        divisor = _constant(modulo.b, otherwise=0)
         if divisor > 1 and divisor & (divisor - 1) == 0:
             variables = tvm.tirx.analysis.undefined_vars(tvm.tirx.Evaluate(modulo.a), [])
             found.extend(extents.get(variable, 0) > divisor for variable in variables)

@@ -26,7 +26,9 @@ from hios_tvm.passes.legalize_winograd import legalize_winograd
 
 __all__ = ["legalizations"]
 
-_LEGALIZERS = {
+_Legalizer = Callable[[relax.BlockBuilder, Call, tvm.target.Target], "relax.Expr | None"]
+
+_LEGALIZERS: Mapping[str, tuple[_Legalizer, ...]] = {
     "relax.astype": (legalize_cast,),
     "relax.clip": (legalize_clip,),
     "relax.logical_not": (legalize_not,),
@@ -55,8 +57,10 @@ def legalizations(
 
     def legalize(builder: relax.BlockBuilder, call: Call) -> relax.Expr:
         name = operator_name(call)
-        own: tuple[Callable[..., relax.Expr | None], ...] = _LEGALIZERS[name]
-        for legalizer in (with_constant, *own) if name == "relax.matmul" else own:
+        legalizers = list(_LEGALIZERS[name])
+        if name == "relax.matmul":
+            legalizers.insert(0, with_constant)
+        for legalizer in legalizers:
             if legalizer is legalize_winograd and not winograd:
                 continue
             legalized = legalizer(builder, call, target)

@@ -48,8 +48,8 @@ class Product:
         if block is None or sch.get_producers(block):
             return None
         shape = ProductShape.from_annotation(sch.get(block).annotations[PRODUCT])
-        reads = sch.get(block).reads
-        left, right = reads[0].source, reads[-1].source  # one region where a matrix meets itself
+        sources = [region.source for region in sch.get(block).reads]
+        left, right = sources[0], sources[-1]  # one source if a matrix is multiplied by itself
         epilogue = fused_epilogue(sch, block)
         if epilogue is None:
             return None

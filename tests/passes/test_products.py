@@ -35,17 +35,16 @@ def test_any_product_without_avx512(rows: int, inner: int, columns: int) -> None
     assert_lowers_right(model, target=parse_target("portable"))
 
 
+def test_product_of_a_matrix_and_itself() -> None:
+    assert_lowers_right(model_of([helper.make_node("MatMul", ["x", "x"], ["y"])], {"x": (5, 5)}))
+
+
 @pytest.mark.parametrize(
     ("left", "right"),
     [((5, 7), (2, 7, 3)), ((1, 5, 7), (4, 7, 3)), ((7,), (7, 3)), ((2, 3, 5, 7), (3, 7, 4))],
 )
 def test_operands_that_are_broadcast(left: tuple[int, ...], right: tuple[int, ...]) -> None:
     assert_lowers_right(product(left, right))
-
-
-def test_a_matrix_times_itself() -> None:
-    """One buffer is both operands."""
-    assert_lowers_right(model_of([helper.make_node("MatMul", ["x", "x"], ["y"])], {"x": (20, 20)}))
 
 
 def test_large_matrices_are_shared_in_chunks() -> None:

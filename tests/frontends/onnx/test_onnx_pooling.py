@@ -35,13 +35,14 @@ def geometries(op: str) -> dict[str, NodeCase]:
     }
 
 
+COUNTED: dict[str, dict[str, Any]] = {
+    "symmetric": {"pads": [1, 1, 1, 1]},
+    "rounded up": {"pads": [1, 0, 1, 2], "strides": [2, 3], "ceil_mode": 1},
+    "gaps": {"pads": [2, 0, 1, 2], "dilations": [2, 1], "strides": [3, 2], "ceil_mode": 1},
+}
 AVERAGES = geometries("AveragePool") | {
     f"counted padding, {label}": pool("AveragePool", [3, 3], count_include_pad=1, **options)
-    for label, options in {
-        "symmetric": {"pads": [1, 1, 1, 1]},
-        "rounded up": {"pads": [1, 0, 1, 2], "strides": [2, 3], "ceil_mode": 1},
-        "gaps": {"pads": [2, 0, 1, 2], "dilations": [2, 1], "strides": [3, 2], "ceil_mode": 1},
-    }.items()
+    for label, options in COUNTED.items()
 }
 MAXIMA = geometries("MaxPool") | {
     "integers": pool("MaxPool", [2, 2], (50 * IMAGE).astype(np.int8), pads=[1, 1, 1, 1]),

@@ -119,7 +119,7 @@ def test_versions_without_modes(op: str, opset: int) -> None:
     ("wrong", "message"),
     [
         (by_scales([2, 2]), r"scales \[2.0, 2.0\] do not fit 4 axes"),
-        (by_scales([1, 1, 0, 2]), "are not all positive"),
+        (by_scales([1, 1, -1, 2]), "are not all positive"),
         (case("Resize", {"x": IMAGE}), "neither scales nor sizes"),
         (crop([0, 1], [2, 3, 4, 4]), r"roi \[0.0, 1.0\] does not fit 4 axes"),
         (by_sizes([2, 3, 4, 4], nearest_mode="up"), "nearest_mode is 'up'; it can be"),

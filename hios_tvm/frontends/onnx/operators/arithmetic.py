@@ -139,47 +139,58 @@ def _float_modulus(a: tirx.Expr, b: tirx.Expr) -> tirx.Expr:
 def power(call: OperatorCall) -> Value:
     """The result has the base's type, whatever the exponent's."""
     base, exponent = operands(call)
-    dtype = dtype_of(base)
+    dtype, known = dtype_of(base), array_of(exponent)
     if not is_float(dtype) and not is_float(dtype_of(exponent)):
-        exponent = call.cast(exponent, "int64")
-        return call.compute(lambda a, b: _elementwise(_integer_power, a, b), base, exponent)
-    known = array_of(exponent)
-    if is_float(dtype) and known is not None and known.size == 1 and float(known.flat[0]) in (2, 3):
-        wide = call.emit(call.broadcast(widened(call, base), _result_shape(base, exponent)))
-        result = call.emit(relax.op.multiply(wide, wide))
-        if float(known.flat[0]) == 3:
-            result = call.emit(relax.op.multiply(result, wide))
-        return call.cast(result, dtype)
+        return call.compute(_integer_power, base, call.cast(exponent, "int64"))
+    if is_float(dtype) and known is not None and known.size == 1 and known.flat[0] in (2, 3):
+        return _small_power(call, base, int(known.flat[0]), _result_shape(base, exponent))
     # Integers above 2^24 are no floats of single precision
-    is_single = dtype_of(exponent) == dtype or known is not None
-    compute = (
-        "float32" if is_single and dtype not in ("float64",) and is_float(dtype) else "float64"
-    )
+    is_mixed = dtype_of(exponent) != dtype and known is None
+    is_double = is_mixed or dtype == "float64" or not is_float(dtype)
+    compute = "float64" if is_double else "float32"
     result = call.emit(relax.op.power(call.cast(base, compute), call.cast(exponent, compute)))
     return converted(call, result, dtype)
+
+
+def _small_power(
+    call: OperatorCall, base: relax.Expr, exponent: int, shape: tuple[int, ...]
+) -> relax.Expr:
+    wide = call.broadcast(widened(call, base), shape)
+    result = call.emit(relax.op.multiply(wide, wide))
+    if exponent == 3:
+        result = call.emit(relax.op.multiply(result, wide))
+    return call.cast(result, dtype_of(base))
 
 
 def _result_shape(*tensors: relax.Expr) -> tuple[int, ...]:
     return np.broadcast_shapes(*(shape_of(tensor) for tensor in tensors))
 
 
-def _integer_power(base: tirx.Expr, exponent: tirx.Expr) -> tirx.Expr:
-    """By squaring, modulo the range; of negative exponents, the fraction is cut off."""
-    zero, one = tirx.const(0, base.ty), tirx.const(1, base.ty)
-    # From 64 on, all bases but 0, 1 and -1 exceed the range; these depend on the parity alone
-    last = tirx.const(62, "int64") + exponent % tirx.const(2, "int64")
-    size = tirx.Select(exponent < tirx.const(64, "int64"), tirx.max(exponent, 0), last)
-    result, square = one, base
-    for bit in range(6):
-        is_set = ((size >> tirx.const(bit, "int64")) & tirx.const(1, "int64")) != 0
-        result = tirx.Select(is_set, result * square, result)
-        square = square * square
-    is_odd = exponent % tirx.const(2, "int64") != 0
-    inverse = tirx.Select(base == one, one, zero)
-    if is_signed(str(base.ty.dtype)):
-        minus = tirx.const(-1, base.ty)
-        inverse = tirx.Select(base == minus, tirx.Select(is_odd, minus, one), inverse)
-    return tirx.Select(exponent < tirx.const(0, "int64"), inverse, result)
+def _integer_power(base: te.Tensor, exponent: te.Tensor) -> te.Tensor:
+    """Modulo the range; of negative exponents, the fraction is cut off."""
+    shape = np.broadcast_shapes(*(tuple(int(n) for n in t.shape) for t in (base, exponent)))
+    base, exponent = topi.broadcast_to(base, shape), topi.broadcast_to(exponent, shape)
+    dtype = str(base.dtype)
+    one, zero = tirx.const(1, dtype), tirx.const(0, dtype)
+    k = te.reduce_axis((0, 64), "k")
+    multiply = te.comm_reducer(lambda a, b: a * b, lambda kind: tirx.const(1, kind), name="product")
+
+    def factor(*at: tirx.Var) -> tirx.Expr:
+        # From 64 on, all bases but 0, 1 and -1 exceed the range; these depend on the parity alone
+        exact, last = exponent(*at), 62 + tirx.truncmod(exponent(*at), tirx.const(2, "int64"))
+        count = tirx.Select(exact < tirx.const(64, "int64"), exact, last)
+        return multiply(tirx.Select(tirx.Cast("int64", k.var) < count, base(*at), one), axis=[k])
+
+    def result(*at: tirx.Var) -> tirx.Expr:
+        inverse = tirx.Select(base(*at) == one, one, zero)
+        if is_signed(dtype):
+            minus = tirx.const(-1, dtype)
+            is_odd = tirx.truncmod(exponent(*at), tirx.const(2, "int64")) != 0
+            inverse = tirx.Select(base(*at) == minus, tirx.Select(is_odd, minus, one), inverse)
+        return tirx.Select(exponent(*at) < tirx.const(0, "int64"), inverse, products(*at))
+
+    products = te.compute(shape, factor, name="products")
+    return te.compute(shape, result, name="power")
 
 
 def reciprocal(_: OperatorCall, x: relax.Expr) -> relax.Expr:

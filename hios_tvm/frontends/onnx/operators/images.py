@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -14,6 +14,8 @@ from hios_tvm.frontends.onnx.operators.call import Converter, OperatorCall, Valu
 from hios_tvm.frontends.tensors import constant, dtype_of, shape_of
 
 __all__ = ["OPERATORS"]
+
+_OPAQUE = 8  # TVM's number for kernels that are not fused with others
 
 
 # --- Blocks ---
@@ -119,66 +121,106 @@ def grid_sample(call: OperatorCall) -> Value:
     if how.mode != "nearest" and not dtype.startswith(("float", "bfloat")):
         raise call.unsupported(f"it interpolates {dtype}; cast its input to float32")
     work = "float64" if "float64" in (dtype, dtype_of(grid)) else "float32"
-    grid = call.cast(grid, work)
     data = data if how.mode == "nearest" else call.cast(data, work)
-    return call.cast(call.compute(partial(_sampled, how=how), data, grid), dtype)
+    # Apart, so that they are computed once for all channels, and not within each other
+    apart = {"primfunc_attrs": {"op_pattern": _OPAQUE}}
+    places = call.compute(partial(_source_places, how=how), call.cast(grid, work), **apart)
+    tables = [call.compute(partial(_indices, how=how), places, **apart)]
+    if how.mode != "nearest":
+        tables.append(call.compute(partial(_weights, how=how), places, **apart))
+    return call.cast(call.compute(partial(_sampled, how=how), data, *tables), dtype)
 
 
-def _sampled(data: te.Tensor, grid: te.Tensor, how: _Sampling) -> te.Tensor:
-    rank = len(how.image)
-    batch, *out = grid.shape[:-1]
-    places = te.compute(grid.shape, lambda *at: _source_place(grid(*at), at[-1], how), "places")
+def _sampled(
+    data: te.Tensor, indices: te.Tensor, weights: te.Tensor | None = None, *, how: _Sampling
+) -> te.Tensor:
+    rank, count = len(how.image), len(how.reach)
+    batch, *out = indices.shape[:-2]
 
     def element(n: tirx.Var, c: tirx.Var, *at: tirx.Var) -> tirx.Expr:
-        axes = [_axis_taps(places[(n, *at, rank - 1 - i)], i, how) for i in range(rank)]
         total = None
-        for taps in itertools.product(*axes):
-            value = data[(n, c, *(tap.index for tap in taps))]
-            conditions = [tap.inside for tap in taps if tap.inside is not None]
-            if conditions:
-                value = tirx.Select(tirx.all(*conditions), value, tirx.const(0, data.dtype))
-            for tap in taps:
-                value = value if tap.weight is None else value * tap.weight
+        for taps in itertools.product(range(count), repeat=rank):
+            # The grid's first column is the last axis
+            columns = [(n, *at, rank - 1 - axis, tap) for axis, tap in enumerate(taps)]
+            where = [indices[column] for column in columns]
+            value = data[(n, c, *(te.max(index, 0) for index in where))]
+            if how.padding == "zeros":
+                inside = tirx.all(*(index >= 0 for index in where))
+                value = tirx.Select(inside, value, tirx.const(0, data.dtype))
+            if weights is not None:
+                for column in columns:
+                    value = value * weights[column]
             total = value if total is None else total + value
         return total
 
     return te.compute((batch, data.shape[1], *out), element, name="sampled")
 
 
-@dataclass(frozen=True)
-class _Tap:
-    """An element along one axis, whose index is always valid.
+def _source_places(grid: te.Tensor, how: _Sampling) -> te.Tensor:
+    """Where coordinates from -1 to 1 lie, in elements."""
 
-    Its weight is None where that is 1, its condition where it always holds.
-    """
+    def place(*at: tirx.Var) -> tirx.Expr:
+        return _of_column(at[-1], how, lambda size: _source_place(grid(*at), size, how))
 
-    index: tirx.Expr
-    weight: tirx.Expr | None
-    inside: tirx.Expr | None
+    return te.compute(grid.shape, place, name="places")
 
 
-def _source_place(value: tirx.Expr, column: tirx.Expr, how: _Sampling) -> tirx.Expr:
-    """Where a coordinate from -1 to 1 lies, in elements; the first column is the last axis."""
-    result = None
-    for i, size in enumerate(reversed(how.image)):
-        place = _one_source_place(value, size, how)
-        result = place if result is None else tirx.Select(column == i, place, result)
+def _indices(places: te.Tensor, how: _Sampling) -> te.Tensor:
+    """The elements around each place, along each axis; -1 for those outside that count as 0."""
+
+    def index(*at: tirx.Var) -> tirx.Expr:
+        place = te.floor(places(*at[:-1])) + (at[-1] + how.reach[0]).astype(places.dtype)
+        return _of_column(at[-2], how, lambda size: _element(place, size, how))
+
+    return te.compute((*places.shape, len(how.reach)), index, name="indices")
+
+
+def _weights(places: te.Tensor, how: _Sampling) -> te.Tensor:
+    """The weights of the elements around each place, along each axis."""
+
+    def weight(*at: tirx.Var) -> tirx.Expr:
+        place = places(*at[:-1])
+        choices = _WEIGHTS[how.mode](place - te.floor(place))
+        result = choices[-1]
+        for tap, choice in enumerate(choices[:-1]):
+            result = tirx.Select(at[-1] == tap, choice, result)
+        return result
+
+    return te.compute((*places.shape, len(how.reach)), weight, name="weights")
+
+
+def _of_column(
+    column: tirx.Expr, how: _Sampling, function: Callable[[int], tirx.Expr]
+) -> tirx.Expr:
+    """What `function` makes of the extent of a column's axis; the first column is the last axis."""
+    *others, first = (function(size) for size in how.image)
+    result = first
+    for i, other in enumerate(reversed(others), start=1):
+        result = tirx.Select(column == i, other, result)
     return result
 
 
-def _one_source_place(value: tirx.Expr, size: int, how: _Sampling) -> tirx.Expr:
+def _source_place(value: tirx.Expr, size: int, how: _Sampling) -> tirx.Expr:
     if how.align_corners:
         place = (value + 1.0) / 2.0 * float(size - 1)
     else:
         place = ((value + 1.0) * float(size) - 1.0) / 2.0
     if how.mode == "nearest":
         place = te.nearbyint(place)
-    if how.padding == "border":
-        place = te.max(te.min(place, float(size - 1)), 0.0)
-    elif how.padding == "reflection":
+    if how.padding == "reflection":
         place = _reflected(place, size, how.align_corners)
-    # Beyond, nothing changes any more, and indices must stay in the range of their type
+    # Further away nothing changes any more, and indices must stay in the range of their type
     return te.max(te.min(place, float(size + 2)), -3.0)
+
+
+def _element(place: tirx.Expr, size: int, how: _Sampling) -> tirx.Expr:
+    """The index of the element at a whole place."""
+    if how.padding == "zeros":
+        inside = tirx.all(place >= 0.0, place < float(size))
+        return tirx.Select(inside, place, place * 0.0 - 1.0).astype("int32")
+    if how.padding == "reflection":
+        place = _reflected(place, size, how.align_corners)
+    return te.max(te.min(place, float(size - 1)), 0.0).astype("int32")
 
 
 def _reflected(place: tirx.Expr, size: int, align_corners: bool) -> tirx.Expr:
@@ -196,24 +238,7 @@ def _reflected(place: tirx.Expr, size: int, align_corners: bool) -> tirx.Expr:
     return tirx.Select(distance > 0, reflected, place)
 
 
-def _axis_taps(place: tirx.Expr, axis: int, how: _Sampling) -> list[_Tap]:
-    first = te.floor(place)
-    fraction = place - first
-    weights: Sequence[tirx.Expr | None] = _WEIGHTS[how.mode](fraction)
-    return [
-        _tap(first.astype("int32") + step, weight, how.image[axis], how, place.dtype)
-        for step, weight in zip(how.reach, weights, strict=True)
-    ]
-
-
-def _tap(index: tirx.Expr, weight: tirx.Expr | None, size: int, how: _Sampling, dtype: str) -> _Tap:
-    inside = tirx.all(index >= 0, index < size) if how.padding == "zeros" else None
-    if how.padding == "reflection":
-        index = _reflected(index.astype(dtype), size, how.align_corners).astype("int32")
-    return _Tap(te.max(te.min(index, size - 1), 0), weight, inside)
-
-
-def _cubic_weights(fraction: tirx.Expr) -> list[tirx.Expr | None]:
+def _cubic_weights(fraction: tirx.Expr) -> list[tirx.Expr]:
     a = -0.75
 
     def near(x: tirx.Expr) -> tirx.Expr:
@@ -225,8 +250,7 @@ def _cubic_weights(fraction: tirx.Expr) -> list[tirx.Expr | None]:
     return [far(fraction + 1.0), near(fraction), near(1.0 - fraction), far(2.0 - fraction)]
 
 
-_WEIGHTS: Mapping[str, Callable[[tirx.Expr], Sequence[tirx.Expr | None]]] = {
-    "nearest": lambda fraction: [None],
+_WEIGHTS: Mapping[str, Callable[[tirx.Expr], list[tirx.Expr]]] = {
     "linear": lambda fraction: [1.0 - fraction, fraction],
     "cubic": _cubic_weights,
 }

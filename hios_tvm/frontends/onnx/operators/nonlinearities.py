@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 
-import numpy as np
+import ml_dtypes
 from tvm import relax
 
 from hios_tvm.frontends.onnx.operators.call import Converter, OperatorCall, Value
@@ -13,9 +14,6 @@ from hios_tvm.frontends.onnx.operators.precision import in_single, is_float, wid
 from hios_tvm.frontends.tensors import constant, dtype_of, shape_of
 
 __all__ = ["OPERATORS"]
-
-MOST = {"float16": 65504.0, "bfloat16": float(np.float32(3.3895314e38))}
-"""The largest finite numbers of types that NumPy does not know or that are widened."""
 
 
 def function(of: Callable[..., relax.Expr]) -> Converter:
@@ -87,17 +85,24 @@ def clip(call: OperatorCall) -> Value:
 
 
 def _bounds(call: OperatorCall, dtype: str) -> tuple[relax.Expr | None, relax.Expr | None]:
+    most = _largest(dtype)
     if call.version < 11:
-        most = float(np.finfo(dtype).max) if dtype != "bfloat16" else MOST[dtype]
-        low, high = (call.attributes.number(k, d) for k, d in (("min", -most), ("max", most)))
-        return constant(max(low, -most), dtype), constant(min(high, most), dtype)
-    low, high = (call.optional_tensor(i) for i in (1, 2))
-    given = [None if bound is None else call.reshape(bound, []) for bound in (low, high)]
+        least = max(call.attributes.number("min", -most), -most)
+        greatest = min(call.attributes.number("max", most), most)
+        return constant(least, dtype), constant(greatest, dtype)
+    given = [call.optional_tensor(i) for i in (1, 2)]
+    low, high = (None if bound is None else call.reshape(bound, []) for bound in given)
     if is_float(dtype):
-        most = float(np.finfo(dtype).max) if dtype != "bfloat16" else MOST[dtype]
-        limits = (constant(-most, dtype), constant(most, dtype))
-        given = [limit if b is None else b for limit, b in zip(limits, given, strict=True)]
-    return given[0], given[1]
+        low = constant(-most, dtype) if low is None else low
+        high = constant(most, dtype) if high is None else high
+    return low, high
+
+
+def _largest(dtype: str) -> float:
+    """The largest finite float of a type; infinity for integers, which have no need of it."""
+    if not is_float(dtype):
+        return math.inf
+    return float(ml_dtypes.finfo(dtype).max)  # type: ignore[no-untyped-call]
 
 
 def shrink(call: OperatorCall) -> Value:

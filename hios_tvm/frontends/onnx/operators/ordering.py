@@ -72,7 +72,8 @@ def _te_position(x: te.Tensor, axis: int, is_max: bool, last: bool) -> te.Tensor
 
     def element(*at: tirx.Var) -> Pair:
         index = (*at[:axis], k, *at[axis:])
-        return reducer((tirx.Cast("int64", k.var), x(*index)), axis=[k])
+        pair: Pair = reducer((tirx.Cast("int64", k.var), x(*index)), axis=[k])
+        return pair
 
     return te.compute(shape[:axis] + shape[axis + 1 :], element, name="position")[0]
 

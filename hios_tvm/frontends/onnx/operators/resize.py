@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
+from math import prod
 
 import numpy as np
 from tvm import relax, te, tirx
@@ -25,7 +27,8 @@ from hios_tvm.frontends.tensors import constant, constant_of, dtype_of, shape_of
 
 __all__ = ["OPERATORS"]
 
-_MAX_UNROLLED_TAPS = 4
+_MAX_UNROLLED_TAPS = 16
+_INJECTIVE = 2  # TVM's number for kernels that compute each element from some of others
 
 
 def resize(call: OperatorCall) -> Value:
@@ -163,8 +166,9 @@ def _resized(
     exact = how.mode == "nearest" or dtype in ("float32", "float64")
     result = data if exact else call.cast(data, "float32")
     # What shrinks most comes first: less is left for the others
-    for axis in sorted(taps, key=lambda axis: axes[axis].out / axes[axis].size):
-        result = _combined(call, result, axis, taps[axis])
+    order = sorted(taps, key=lambda axis: axes[axis].out / axes[axis].size)
+    for group in _kernels(order, taps):
+        result = _combined(call, result, {axis: taps[axis] for axis in group})
     for axis, table in taps.items():
         if not table.inside.all():
             inside = call.along(constant_of(table.inside), axis, len(shape))
@@ -178,24 +182,64 @@ def _changes(axis: AxisResize, coordinates: str) -> bool:
     return not (is_whole and axis.scale == 1.0 and axis.size == axis.out)
 
 
-def _combined(call: OperatorCall, data: relax.Expr, axis: int, taps: Taps) -> relax.Expr:
-    """Each element along `axis` as a sum of weighted elements."""
-    if taps.is_identity:
-        return data
-    dtype, rank = dtype_of(data), len(shape_of(data))
-    count = taps.indices.shape[1]
-    if count > _MAX_UNROLLED_TAPS:
-        weights = constant(taps.weights, dtype)
-        indices = constant_of(taps.indices.astype(np.int32))
-        return call.compute(_weighted_sum, data, indices, weights, axis=axis)
-    result = None
-    for indices, weights in zip(taps.indices.T, taps.weights.T, strict=True):
-        part = call.emit(relax.op.take(data, constant_of(indices.astype(np.int32)), axis, "clip"))
-        if (weights != 1).any():
-            factors = call.along(constant(weights, dtype), axis, rank)
-            part = call.emit(relax.op.multiply(part, factors))
-        result = part if result is None else call.emit(relax.op.add(result, part))
-    return result
+def _kernels(order: Sequence[int], taps: Mapping[int, Taps]) -> list[list[int]]:
+    """The axes that one kernel resizes: as many as need few elements together."""
+    groups: list[list[int]] = []
+    for axis in order:
+        if taps[axis].is_identity:
+            continue
+        together = [*(groups[-1] if groups else []), axis]
+        if prod(taps[i].count for i in together) <= _MAX_UNROLLED_TAPS and groups:
+            groups[-1] = together
+        else:
+            groups.append([axis])
+    return groups
+
+
+def _combined(call: OperatorCall, data: relax.Expr, taps: Mapping[int, Taps]) -> relax.Expr:
+    """Each element along some axes as a sum of weighted elements."""
+    dtype = dtype_of(data)
+    tables = [
+        table
+        for axis in taps
+        for table in (
+            constant_of(taps[axis].indices.astype(np.int32)),
+            constant(taps[axis].weights, dtype),
+        )
+    ]
+    if prod(taps[axis].count for axis in taps) > _MAX_UNROLLED_TAPS:
+        return call.compute(_weighted_sum, data, *tables, axis=next(iter(taps)))
+    # Its indices come from tables, which TVM takes for a reason not to fuse the kernel.
+    attributes = {"op_pattern": _INJECTIVE}
+    kernel = partial(_unrolled_sum, taps=taps)
+    return call.compute(kernel, data, *tables, primfunc_attrs=attributes)
+
+
+def _unrolled_sum(data: te.Tensor, *tables: te.Tensor, taps: Mapping[int, Taps]) -> te.Tensor:
+    shape = list(data.shape)
+    for axis, table in taps.items():
+        shape[axis] = table.indices.shape[0]
+    axes = list(taps)
+
+    def element(*at: tirx.Var) -> tirx.Expr:
+        def total(position: int, source: list[tirx.Expr]) -> tirx.Expr:
+            """The sum over the axes from `position` on."""
+            if position == len(axes):
+                return data[tuple(source)]
+            axis = axes[position]
+            indices, weights = tables[2 * position : 2 * position + 2]
+            result = None
+            for tap in range(taps[axis].count):
+                source[axis] = indices[at[axis], tap]
+                part = total(position + 1, list(source))
+                if not taps[axis].is_choice:
+                    part = part * weights[at[axis], tap]
+                result = part if result is None else result + part
+            return result
+
+        return total(0, list(at))
+
+    return te.compute(shape, element, name="interpolated")
 
 
 def _weighted_sum(data: te.Tensor, indices: te.Tensor, weights: te.Tensor, axis: int) -> te.Tensor:

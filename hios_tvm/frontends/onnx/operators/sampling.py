@@ -79,6 +79,16 @@ class Taps:
     inside: np.ndarray
 
     @property
+    def count(self) -> int:
+        """How many elements each element consists of."""
+        return int(self.indices.shape[1])
+
+    @property
+    def is_choice(self) -> bool:
+        """Whether each element is just one other element."""
+        return self.count == 1 and bool((self.weights == 1).all())
+
+    @property
     def is_identity(self) -> bool:
         same = np.arange(self.size)[:, None]
         return bool(self.inside.all()) and np.array_equal(self.indices, same)
@@ -100,6 +110,9 @@ def source_taps(axis: AxisResize, how: Filter) -> Taps:
     # A filter that is stretched over what becomes one element
     stretch = max(1.0, 1 / axis.scale) if how.antialias else 1.0
     exact = places.astype(np.float64)
+    if how.mode == "linear" and not how.antialias:
+        # The same, but the weights of an element at the border need no sum, which may be rounded
+        exact = np.clip(exact, 0, axis.size - 1)
     span = int(np.ceil(reach * stretch))
     taps = np.floor(exact).astype(np.int64)[:, None] + np.arange(1 - span, span + 1)
     weights = kernel((taps - exact[:, None]) / stretch)
