@@ -1,7 +1,9 @@
 """Compile random networks, compare them with ONNX Runtime, and shrink what fails.
 
 A network is right, wrong (other numbers than ONNX Runtime's), crashed (any exception that is no
-clear error, the end of the process, no end within the limit) or refused with a clear error.
+clear error, the end of the process, no end within the limit) or refused with a clear error. Where
+the operator that a wrong network was shrunk to returns what ONNX's own reference implementation
+does, the network is called "standard": ONNX Runtime differs from both.
 
     python scripts/fuzz_networks.py --count 500 --seed 0 --keep failures
     python scripts/fuzz_networks.py --count 50 --source nnsmith --nnsmith-python venv/bin/python
@@ -24,7 +26,7 @@ import click
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "networks"))
 
 from random_networks.generate import random_network
-from random_networks.judge import KINDS, Verdict
+from random_networks.judge import KINDS, Verdict, follows_standard
 from random_networks.network import Network
 from random_networks.reference import reference_of
 from random_networks.shrink import shrink
@@ -63,14 +65,14 @@ def main(
     with Judge(limit) as judge:
         for name, network in networks:
             verdict = judge(network)
-            found.append((name, verdict))
             if verdict.kind != "right":
                 line = f"{name}: {verdict.kind}: {verdict.reason.splitlines()[0][:200]}"
                 stdout().print(line, markup=False, soft_wrap=True)
             same = [v for _, v in found if v.cause == verdict.cause]
-            is_common = verdict.kind != "wrong" and len(same) > KEPT_BY_CAUSE
-            if keep is not None and verdict.kind in KINDS[1:] and not is_common:
-                _keep(network, verdict, judge, keep / f"{name}_{verdict.kind}")
+            is_common = verdict.kind != "wrong" and len(same) >= KEPT_BY_CAUSE
+            if verdict.kind in KINDS[1:] and not is_common:
+                verdict = _shrunk(network, verdict, judge, keep, name)
+            found.append((name, verdict))
     _report(found, redrawn)
     sys.exit(any(verdict.kind in ("wrong", "crashed") for _, verdict in found))
 
@@ -98,24 +100,30 @@ def _nnsmith(count: int, seed: int, python: str) -> Iterator[tuple[str, Network]
             yield f"nnsmith{path.name}", Network.load(path)
 
 
-def _keep(network: Network, verdict: Verdict, judge: Judge, folder: Path) -> None:
-    """Shrink a failure and write it."""
+def _shrunk(
+    network: Network, verdict: Verdict, judge: Judge, keep: Path | None, name: str
+) -> Verdict:
+    """Shrink a failure, write it into the folder `keep`, and return the final verdict."""
     is_late = verdict.reason.startswith(LATE)  # to shrink it would take the limit again and again
     small = network if is_late else shrink(network, verdict, judge)
     last = verdict if is_late else judge(small)
     if last.cause != verdict.cause:
         small, last = network, verdict  # what fails now and then is kept as it was found
+    if last.kind == "wrong" and follows_standard(small):
+        last = Verdict("standard", last.reason)
     operators = ", ".join(small.operators)
-    note = f"{last.kind}: {last.reason}\noperators: {operators}\n"
-    small.save(folder, reference_of(small).outputs, note)
-    stdout().print(f"  shrunk to {operators}", markup=False, soft_wrap=True)
+    stdout().print(f"  shrunk to {operators}: {last.kind}", markup=False, soft_wrap=True)
+    if keep is not None:
+        note = f"{last.kind}: {last.reason}\noperators: {operators}\n"
+        small.save(keep / f"{name}_{last.kind}", reference_of(small).outputs, note)
+    return last
 
 
 def _report(found: list[tuple[str, Verdict]], redrawn: Counter[str]) -> None:
     kinds = Counter(verdict.kind for _, verdict in found)
     rows = [[kind, str(kinds[kind])] for kind in dict.fromkeys([*KINDS, *kinds])]
     print_table("Networks", ["verdict", "networks"], rows)
-    causes = Counter(v.cause for _, v in found if v.kind not in ("right", "wrong"))
+    causes = Counter(v.cause for _, v in found if v.kind not in ("right", "wrong", "standard"))
     example = {verdict.cause: name for name, verdict in reversed(found)}
     if causes:
         rows = [[str(n), example[cause], cause] for cause, n in causes.most_common()]

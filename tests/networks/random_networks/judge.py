@@ -6,14 +6,15 @@ import re
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from hios_tvm import onnx_backend
 from hios_tvm.errors import HiosError
 from random_networks.network import Array, Network
-from random_networks.reference import Reference, reference_of
+from random_networks.reference import Reference, reference_of, standard_of
 
-__all__ = ["KINDS", "Verdict", "judge"]
+__all__ = ["KINDS", "Verdict", "follows_standard", "judge"]
 
 KINDS = ("right", "wrong", "crashed", "refused")
 
@@ -39,14 +40,34 @@ class Verdict:
         return f"{self.kind}: {re.sub(r'-?[0-9]+', '#', text)[:160]}"
 
 
+MOVES = 16
+"""Evaluations of the reference on moved inputs before a network counts as wrong.
+
+A step such as a threshold may fall to either side of it by rounding.
+"""
+
+
 def judge(network: Network, *, cache_dir: Path | None = None) -> Verdict:
     """Compile and run `network`, in this process, on two devices that take turns."""
+    run = partial(_outputs, network, cache_dir)
+    verdict = verdict_of(run, reference_of(network))
+    if verdict.kind == "wrong":
+        verdict = verdict_of(run, reference_of(network, moves=MOVES))
+    return verdict
 
-    def run() -> Mapping[str, Array]:
-        rep = onnx_backend.prepare(network.model, cache_dir=cache_dir)
-        return dict(zip(network.outputs, rep.run(dict(network.inputs)), strict=True))
 
-    return verdict_of(run, reference_of(network))
+def follows_standard(network: Network) -> bool:
+    """Whether the outputs are those of ONNX's reference implementation."""
+    try:
+        reference = standard_of(network)
+    except Exception:  # it has gaps and defects of its own
+        return False
+    return verdict_of(partial(_outputs, network, None), reference).kind == "right"
+
+
+def _outputs(network: Network, cache_dir: Path | None) -> Mapping[str, Array]:
+    rep = onnx_backend.prepare(network.model, cache_dir=cache_dir)
+    return dict(zip(network.outputs, rep.run(dict(network.inputs)), strict=True))
 
 
 def verdict_of(run: Callable[[], Mapping[str, Array]], reference: Reference) -> Verdict:
