@@ -40,10 +40,19 @@ COUNTED: dict[str, dict[str, Any]] = {
     "rounded up": {"pads": [1, 0, 1, 2], "strides": [2, 3], "ceil_mode": 1},
     "gaps": {"pads": [2, 0, 1, 2], "dilations": [2, 1], "strides": [3, 2], "ceil_mode": 1},
 }
-AVERAGES = geometries("AveragePool") | {
-    f"counted padding, {label}": pool("AveragePool", [3, 3], count_include_pad=1, **options)
-    for label, options in COUNTED.items()
+CROPPED = {
+    f"cropped, {mode} {stride}": pool("AveragePool", [1, 2], strides=[stride, 4], auto_pad=mode)
+    for mode in ("SAME_UPPER", "SAME_LOWER")
+    for stride in (4, 5, 6)
 }
+AVERAGES = (
+    geometries("AveragePool")
+    | CROPPED
+    | {
+        f"counted padding, {label}": pool("AveragePool", [3, 3], count_include_pad=1, **options)
+        for label, options in COUNTED.items()
+    }
+)
 MAXIMA = geometries("MaxPool") | {
     "integers": pool("MaxPool", [2, 2], (50 * IMAGE).astype(np.int8), pads=[1, 1, 1, 1]),
     "natural numbers": pool("MaxPool", [2, 2], np.abs(50 * IMAGE).astype(np.uint8), strides=[2, 1]),

@@ -155,7 +155,7 @@ def _kept_part(
         whole = (image[i] - 1) * strides[i] + spans[i] + extra[i]
         if wanted or mode.startswith("SAME"):
             size = wanted[i] if wanted else image[i] * strides[i]
-            start, end = split_padding(whole - size, mode)
+            start, end = split_padding(max(0, whole - size), mode)
             size = size if wanted else whole - start - end
         else:
             start, end = pads[i] if mode == "NOTSET" else (0, 0)

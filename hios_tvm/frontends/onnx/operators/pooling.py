@@ -36,7 +36,7 @@ def average_pool(call: OperatorCall) -> Value:
     data = call.tensor(0)
     windows = _read_windows(call, data)
     include_padding = call.attributes.flag("count_include_pad")
-    if windows.rank <= 2 and dtype_of(data) in _IMAGE_TYPES and max(windows.dilations) == 1:
+    if _is_common(data, windows) and max(windows.dilations) == 1:
         return _average_of_image(call, data, windows, include_padding)
     sums = call.compute(partial(_window_sums, windows=windows), _computable(call, data))
     divisors = _counts(windows, include_padding).astype(dtype_of(sums))
@@ -107,7 +107,8 @@ def _read_windows(call: OperatorCall, data: relax.Expr) -> Windows:
     kernel = call.attributes.integers("kernel_shape")
     if len(kernel) != len(image) or min(kernel) < 1:
         raise ValueError(f"kernel_shape {kernel} does not fit {len(image)} spatial axes")
-    return read_windows(call, image, kernel, ceil_mode=call.attributes.flag("ceil_mode"))
+    ceil_mode = call.attributes.flag("ceil_mode")
+    return read_windows(call, image, kernel, ceil_mode=ceil_mode, may_crop=True)
 
 
 def _spatial_axes(data: relax.Expr) -> list[int]:
@@ -127,6 +128,11 @@ def _counts(windows: Windows, include_padding: bool) -> np.ndarray:
 
 
 # --- Poolings that passes know ---
+
+
+def _is_common(data: relax.Expr, windows: Windows) -> bool:
+    is_cropped = min((*windows.before, *windows.after)) < 0
+    return windows.rank <= 2 and dtype_of(data) in _IMAGE_TYPES and not is_cropped
 
 
 def _average_of_image(
@@ -169,7 +175,7 @@ def _pooled_image(
 
 
 def _maxima(call: OperatorCall, data: relax.Expr, windows: Windows) -> relax.Expr:
-    if windows.rank <= 2 and dtype_of(data) in _IMAGE_TYPES:
+    if _is_common(data, windows):
         return _pooled_image(call, data, windows, relax.op.nn.max_pool2d)
     kernel = partial(_window_maxima, windows=windows)
     return call.cast(call.compute(kernel, _computable(call, data)), dtype_of(data))

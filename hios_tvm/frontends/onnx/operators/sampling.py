@@ -148,10 +148,10 @@ def _source_places(axis: AxisResize, coordinates: str) -> np.ndarray:
         if axis.out == 1:
             return np.array([half * (start + end) * (size - 1)], one)
         return start * (size - 1) + at * (end - start) * (size - 1) / (out - 1)
-    places = (at + half) / scale - half
+    shift = one(0)
     if coordinates == "half_pixel_symmetric":
-        places = places + size / 2 * (1 - out / (scale * size))
-    return places
+        shift = size / 2 * (1 - out / (scale * size))
+    return shift + (at + half) / scale - half
 
 
 def _round_prefer_floor(places: np.ndarray) -> np.ndarray:

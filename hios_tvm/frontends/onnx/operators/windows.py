@@ -21,7 +21,7 @@ class Windows:
     ----------
     image, kernel, strides, dilations : tuple of int
     before, after : tuple of int
-        Padding, in elements.
+        Padding, in elements; negative where elements are cut off.
     out : tuple of int
         How many windows there are.
     """
@@ -69,7 +69,12 @@ class Windows:
 
 
 def read_windows(
-    call: OperatorCall, image: Sequence[int], kernel: Sequence[int], *, ceil_mode: bool = False
+    call: OperatorCall,
+    image: Sequence[int],
+    kernel: Sequence[int],
+    *,
+    ceil_mode: bool = False,
+    may_crop: bool = False,
 ) -> Windows:
     """The windows of a convolution or pooling, from the attributes that describe them.
 
@@ -82,6 +87,9 @@ def read_windows(
         Extents of a window.
     ceil_mode : bool
         Whether a last window may reach beyond the padding, if it begins before its end.
+    may_crop : bool
+        Whether ``auto_pad`` may give negative padding, where strides leave elements out: ONNX
+        Runtime's poolings take it as it comes, its convolutions take it for none.
     """
     rank = len(image)
     strides = axis_sizes(call, "strides", rank)
@@ -94,7 +102,8 @@ def read_windows(
         first, last = pads[i] if mode == "NOTSET" else (0, 0)
         if mode.startswith("SAME"):
             out = -(-size // strides[i])
-            first, last = split_padding((out - 1) * strides[i] + span - size, mode)
+            total = (out - 1) * strides[i] + span - size
+            first, last = split_padding(total if may_crop else max(0, total), mode)
         else:
             out = _windows_along(size, first, last, span, strides[i], ceil_mode)
         before.append(first)
@@ -129,9 +138,8 @@ def read_pads(call: OperatorCall, rank: int) -> list[tuple[int, int]]:
 
 def split_padding(total: int, mode: str) -> tuple[int, int]:
     """Padding before and after an axis; an odd one goes after it only for SAME_UPPER."""
-    total = max(0, total)
-    less = total // 2
-    return (less, total - less) if mode == "SAME_UPPER" else (total - less, less)
+    first = int((total if mode == "SAME_UPPER" else total + 1) / 2)
+    return first, total - first
 
 
 def _windows_along(
