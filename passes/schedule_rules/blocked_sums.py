@@ -24,7 +24,7 @@ from hios_tvm.passes.schedule_rules.loop_nest import Index, broadcast, loop, seq
 
 __all__ = ["MOST_TERMS", "BlockedSums"]
 
-MOST_TERMS = 256
+MOST_TERMS = 1024
 """Of a block in convolutions and products.
 
 A block takes thousands of cycles, and adding it to the totals some tens. On 512 channels, sums of a
@@ -105,7 +105,10 @@ class BlockedSums:
         )
 
     def _add_to_totals(self) -> Stmt:
-        statements = []
+        first = tirx.address_of(BufferLoad(self.totals, [0]))
+        statements: list[Stmt] = [
+            tirx.Evaluate(tirx.call_intrin("", "tirx.prefetch", first, 1, 3, 1))
+        ]
         for start, length in self.vectors:
             at = [vector_index(start, length)]
             total = BufferLoad(self.totals, at) + BufferLoad(self.sums, at)

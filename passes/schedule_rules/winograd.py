@@ -49,7 +49,7 @@ _CACHE_BYTES = 384 * 1024
 _FEW_CHUNKS = 4
 """Where there are fewer chunks, threads share the blocks of channels instead."""
 
-_MOST_TERMS = 32
+_MOST_TERMS = 64
 """Of a block of a sum: the output's transform enlarges rounding errors of the products."""
 
 
