@@ -30,9 +30,7 @@ __all__ = ["legalize_winograd", "transform_weights"]
 _PRODUCT_CYCLES = 0.55  # of a vector of products in a register tile
 _TRANSFORM_CYCLES = 9.0  # of a vector that a transform reads and writes
 _BYTES_PER_CYCLE = 2.5  # of weights, which come from memory that several cores share
-_LEAST_GAIN = (
-    0.6  # of the direct way's cycles: less is not worth two to four times its rounding error
-)
+_LEAST_GAIN = 0.85  # of the direct way's cycles
 
 
 def legalize_winograd(
@@ -60,7 +58,7 @@ def transform_weights(weights: np.ndarray, *, block: int) -> np.ndarray:
     """Transform ``(outputs, inputs, 3, 3)`` as `WinogradShape` describes.
 
     >>> transform_weights(np.ones((40, 3, 3, 3), "float32"), block=32).shape
-    (2, 36, 3, 32)
+    (2, 16, 3, 32)
     """
     outputs, inputs, _, _ = weights.shape
     matrix = np.array(MATRICES.filters)

@@ -22,7 +22,7 @@ from tvm import s_tir, tirx
 from tvm.tirx import AllocBuffer, Broadcast, BufferLoad, BufferStore, IfThenElse, Ramp, Stmt
 
 from hios_tvm.passes.kernel_shapes import WINOGRAD, WinogradShape
-from hios_tvm.passes.schedule_rules.blocked_sums import BlockedSums
+from hios_tvm.passes.schedule_rules.blocked_sums import MOST_TERMS, BlockedSums
 from hios_tvm.passes.schedule_rules.epilogue import (
     Epilogue,
     find_block,
@@ -48,9 +48,6 @@ _CACHE_BYTES = 384 * 1024
 
 _FEW_CHUNKS = 4
 """Where there are fewer chunks, threads share the blocks of channels instead."""
-
-_MOST_TERMS = 64
-"""Of a block of a sum: the output's transform enlarges rounding errors of the products."""
 
 
 class Winograd:
@@ -265,7 +262,7 @@ class _Nest:
         places = [(t, v) for t in range(tiles) for v in range(shape.vectors)]
         accumulators = BlockedSums.of(
             [(i * shape.lanes, shape.lanes) for i in range(len(places))],
-            is_single=shape.in_channels <= _MOST_TERMS,
+            is_single=shape.in_channels <= MOST_TERMS,
         )
         sums, totals = accumulators.sums, accumulators.totals
 
@@ -290,7 +287,7 @@ class _Nest:
             result = BufferLoad(totals, vector(i))
             return BufferStore(products, result, [point, Ramp(place, 1, shape.lanes)])
 
-        terms = accumulators.loop("channel", shape.in_channels, step, most=_MOST_TERMS)
+        terms = accumulators.loop("channel", shape.in_channels, step)
         stores = [store(i, t, v) for i, (t, v) in enumerate(places)]
         return sequence([accumulators.around(terms), *stores])
 

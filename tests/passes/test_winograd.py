@@ -16,7 +16,7 @@ from hios_tvm.passes.legalize_winograd import transform_weights
 from hios_tvm.passes.targets import parse_target
 from hios_tvm.passes.winograd_matrices import MATRICES, TILE
 
-TOLERANCE = 1e-5  # of the largest output
+TOLERANCE = 5e-6  # of the largest output
 
 
 def convolution(
@@ -45,8 +45,8 @@ def wherever_possible() -> Iterator[None]:
         yield
 
 
-def test_sums_of_many_channels_are_nearly_as_exact_as_direct_ones() -> None:
-    """Against double precision; the usual points, and sums in one go, are 5 times worse."""
+def test_sums_of_many_channels_are_as_exact_as_direct_ones() -> None:
+    """Against double precision; tiles of 4 with the usual points are 12 times worse."""
     data, weight = random(1, 256, 12, 12), random(16, 256, 3, 3, seed=1)
     node = helper.make_node("Conv", ["x", "w"], ["y"])
     model = model_of([node], {"x": data.shape}, {"w": weight})
@@ -57,8 +57,7 @@ def test_sums_of_many_channels_are_nearly_as_exact_as_direct_ones() -> None:
         with context:
             (result,) = run_lowered(model, {"x": data})
         errors.append(np.sqrt(np.mean((result - exact) ** 2) / np.mean(exact**2)))
-    assert errors[1] < 3e-7, "direct"
-    assert errors[0] < 8e-7, "by Winograd's method"
+    assert max(errors) < 5e-7
 
 
 def test_matrices_compute_a_filter() -> None:
@@ -80,11 +79,11 @@ def test_halves_make_the_matrices() -> None:
 def test_transformed_weights_are_padded_to_blocks() -> None:
     weights = random(5, 3, 3, 3)
     packed = transform_weights(weights, block=4)
-    assert packed.shape == (2, 36, 3, 4)
+    assert packed.shape == (2, 16, 3, 4)
     assert not packed[1, :, :, 1:].any()
     matrix = np.array(MATRICES.filters)
     expected = matrix @ weights[4, 2] @ matrix.T
-    np.testing.assert_allclose(packed[1, :, 2, 0].reshape(6, 6), expected, rtol=1e-5)
+    np.testing.assert_allclose(packed[1, :, 2, 0].reshape(4, 4), expected, rtol=1e-5)
 
 
 @settings(max_examples=25, deadline=None, derandomize=True)
@@ -142,10 +141,9 @@ def test_bias_residual_and_activation_are_one_kernel() -> None:
 
 
 def test_weights_of_few_tiles_decide_against_it() -> None:
-    """Transformed weights are four times as many: too many to read for few tiles."""
-    many = convolution((1, 64, 56, 56), 64)
-    for few in (convolution((1, 512, 7, 7), 512), convolution((1, 304, 14, 14), 304)):
-        assert not [name for name in kernels(lowered(few)) if "winograd" in name]
+    """Transformed weights are 1.8 times as many: too many to read for few tiles."""
+    few, many = convolution((1, 512, 7, 7), 512), convolution((1, 64, 56, 56), 64)
+    assert not [name for name in kernels(lowered(few)) if "winograd" in name]
     assert [name for name in kernels(lowered(many)) if "winograd" in name]
 
 
