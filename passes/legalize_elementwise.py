@@ -1,7 +1,7 @@
 """Legalizations of operators on single elements that TVM's own compute wrongly.
 
-TVM's maximum of a number and of what is none may be the number. Here the comparison is put so that
-what is not a number falls through; with a constant bound that is still one instruction of x86.
+TVM's maximum of a number and NaN may be the number. Here the comparison is written so that NaN
+stays; with a constant bound, x86 still needs one instruction.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ Function = Callable[[tirx.Expr], tirx.Expr]
 def legalize_relu(
     builder: relax.BlockBuilder, call: Call, _target: tvm.target.Target
 ) -> relax.Expr | None:
-    """Return a rectifier of floats that lets what is not a number pass."""
+    """Return a rectifier of floats that returns NaN for NaN."""
     if _dtype(call) not in _FLOATS:
         return None
     return _elementwise(builder, call.args[0], lambda x: _bounded(x, 0.0, is_max=True), "relu")
@@ -43,7 +43,7 @@ def legalize_relu(
 def legalize_clip(
     builder: relax.BlockBuilder, call: Call, _target: tvm.target.Target
 ) -> relax.Expr | None:
-    """Return a clipping of floats that lets what is not a number pass; the upper bound wins."""
+    """Return a clipping of floats that returns NaN for NaN; the upper bound wins."""
     if _dtype(call) not in _FLOATS:
         return None
     low, high = (float(bound.value) for bound in call.args[1:])
@@ -57,7 +57,7 @@ def legalize_clip(
 def legalize_extreme(
     builder: relax.BlockBuilder, call: Call, _target: tvm.target.Target
 ) -> relax.Expr | None:
-    """Return the maximum or minimum of two tensors of floats: not a number if either is not."""
+    """Return the maximum or minimum of two tensors of floats: NaN if either is NaN."""
     if _dtype(call) not in _FLOATS:
         return None
     is_max = operator_name(call) == "relax.maximum"
@@ -76,7 +76,7 @@ def legalize_extreme(
 def legalize_not(builder: relax.BlockBuilder, call: Call, _target: tvm.target.Target) -> relax.Expr:
     """Return a negation that TVM does not turn into the opposite comparison.
 
-    Of numbers that are none, a comparison and its opposite are both false.
+    With NaN, a comparison and its opposite are both false.
     """
     return _elementwise(builder, call.args[0], _negated, "logical_not")
 
@@ -84,7 +84,7 @@ def legalize_not(builder: relax.BlockBuilder, call: Call, _target: tvm.target.Ta
 def legalize_not_equal(
     builder: relax.BlockBuilder, call: Call, _target: tvm.target.Target
 ) -> relax.Expr | None:
-    """Return a comparison of floats that says that what is not a number differs from all."""
+    """Return a comparison of floats in which NaN differs from everything."""
     left, right = call.args
     if _dtype(left) not in _FLOATS:
         return None
@@ -142,6 +142,6 @@ def _bounded(x: tirx.Expr, number: float, *, is_max: bool) -> tirx.Expr:
 def _extreme(left: te.Tensor, right: te.Tensor, *, is_max: bool) -> te.Tensor:
     """The right tensor stands once, so that long chains stay short: TVM fuses by repeating."""
     extreme = topi.maximum(left, right) if is_max else topi.minimum(left, right)
-    # TVM's own is the right number where one is none; it has no such test of bfloat16
+    # TVM's own returns `right` if one is NaN; its isnan does not take bfloat16
     is_none = topi.isnan(topi.cast(left, "float32") if left.dtype == "bfloat16" else left)
     return topi.where(is_none, left, extreme)

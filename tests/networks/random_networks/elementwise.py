@@ -214,7 +214,7 @@ def logic(b: Builder) -> None:
 
 @pattern(since=13, weight=0.5)
 def special_numbers(b: Builder) -> None:
-    """Infinities, and what is no number; nothing but an output reads the result."""
+    """Infinities and NaN; nothing but an output reads the result."""
     x = b.feed(b.rng.choice(np.array([1.5, -2.0, np.inf, -np.inf, np.nan], b.float_type), (3, 7)))
     operator = b.one_of(
         "IsNaN", "IsInf", "Relu", "Max", "Min", "Clip", "Abs", "Add", "Less", "Where"

@@ -99,7 +99,7 @@ def _has_float16(graph: onnx.GraphProto) -> bool:
 def _check_defined(network: Network) -> None:
     """Raise ValueError where ONNX does not define a result.
 
-    That is the order of what is no number, and a float as an integer that cannot hold it.
+    That is the order of NaN, and the conversion of a float to an integer that cannot hold it.
     """
     nodes = [n for n in network.model.graph.node if n.op_type in (*CASTS, *ORDERINGS)]
     names = [name for node in nodes for name in (node.input[0], node.output[0])]
@@ -109,7 +109,7 @@ def _check_defined(network: Network) -> None:
         if before is None or after is None or before.dtype.kind != "f":
             continue
         if node.op_type in ORDERINGS and bool(np.isnan(before).any()):
-            raise ValueError(f"{node.op_type} {node.output[0]!r} orders what is no number")
+            raise ValueError(f"{node.op_type} {node.output[0]!r} orders NaN")
         if node.op_type in CASTS and after.dtype.kind in "iu":
             limits, wide = np.iinfo(after.dtype), np.trunc(before.astype(np.float64))
             if not bool(((wide >= limits.min) & (wide <= limits.max)).all()):

@@ -241,7 +241,7 @@ def absolute(call: OperatorCall) -> Value:
 
 
 def sign(call: OperatorCall) -> Value:
-    """What is not a number stays so."""
+    """NaN stays NaN."""
     x = widened(call, call.tensor(0))
     zero, one = constant(0, dtype_of(x)), constant(1, dtype_of(x))
     result = relax.op.where(relax.op.greater(x, zero), one, zero)

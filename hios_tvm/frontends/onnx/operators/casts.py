@@ -45,7 +45,7 @@ def converted(call: OperatorCall, x: relax.Expr, dtype: str) -> relax.Expr:
 
 
 def _truth(call: OperatorCall, x: relax.Expr) -> relax.Expr:
-    """Whether elements are not zero; TVM says so of what is not a number only if asked."""
+    """Whether elements are not zero; NaN is not zero, which TVM must be told."""
     result = relax.op.not_equal(x, constant(0, dtype_of(x)))
     if is_float(dtype_of(x)):
         result = relax.op.logical_or(result, relax.op.isnan(x))
@@ -61,7 +61,7 @@ def _low_bits(x: tirx.Expr, dtype: str) -> tirx.Expr:
     is_short = dtype == "int32" or np.iinfo(dtype).bits < 32
     wide = "int32" if is_short else "int64"
     limit = tirx.const(2.0**31 if is_short else 2.0**63, x.ty)
-    inside = tirx.all(x >= -limit, x < limit)  # false for what is not a number
+    inside = tirx.all(x >= -limit, x < limit)  # false for NaN
     safe = tirx.Select(inside, x, tirx.const(0, x.ty))
     least = tirx.const(np.iinfo(wide).min, wide)
     return tirx.Cast(dtype, tirx.Select(inside, tirx.Cast(wide, safe), least))

@@ -26,7 +26,7 @@ def _number(value: float, x: relax.Expr) -> relax.Expr:
 
 
 def _where_negative(x: relax.Expr, then: relax.Expr) -> relax.Expr:
-    """`then` for negative elements; what is not a number stays."""
+    """`then` for negative elements; NaN stays NaN."""
     return relax.op.where(relax.op.less(x, _number(0, x)), then, x)
 
 

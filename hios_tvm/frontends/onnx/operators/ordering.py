@@ -21,7 +21,7 @@ Pair = tuple[tirx.Expr, tirx.Expr]
 
 
 def arg_extreme(is_max: bool) -> Converter:
-    """The position of the largest or least element along an axis; not a number beats all."""
+    """The position of the largest or least element along an axis; NaN comes before all numbers."""
 
     def convert(call: OperatorCall) -> Value:
         x = widened(call, call.tensor(0))
@@ -144,7 +144,7 @@ def running(function: Callable[..., relax.Expr]) -> Converter:
 
 
 def top_k(call: OperatorCall) -> list[Value]:
-    """Of equal elements the first comes first; what is not a number counts as the largest."""
+    """Of equal elements the first comes first; NaN counts as the largest."""
     x = call.tensor(0)
     axis = call.axis(len(shape_of(x)), -1)
     if call.version < 10:
