@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 from tvm import relax
 from tvm.ir import Call, GenericConst, IRModule
 
-__all__ = ["Rewrite", "Rewriter", "bindings", "constant_value", "operator_name", "rewrite_main"]
+__all__ = [
+    "Rewrite",
+    "Rewriter",
+    "bindings",
+    "constant_value",
+    "operator_name",
+    "rewrite_main",
+    "substitute",
+]
 
 
 class Rewriter:
@@ -79,28 +87,29 @@ def rewrite_main(mod: IRModule, rewrite: Rewrite) -> IRModule:
             for binding in bindings(main):
                 if not uses[binding.var]:
                     continue
-                value = builder.normalize(_substitute(binding.value, replaced))
+                value = builder.normalize(substitute(binding.value, replaced))
                 value = rewrite(rewriter, value)
                 if not isinstance(value, relax.Var | relax.Tuple | GenericConst):
                     value = rewriter.emit(value, binding.var.name, uses[binding.var])
                 replaced[binding.var] = value
-            result = builder.emit_output(_substitute(main.body.body, replaced))
+            result = builder.emit_output(substitute(main.body.body, replaced))
         builder.emit_func_output(result)
     return relax.transform.DeadCodeElimination()(builder.finalize())
 
 
-def _substitute(value: relax.Expr, replaced: dict[relax.Var, relax.Expr]) -> relax.Expr:
+def substitute(value: relax.Expr, replaced: Mapping[relax.Var, relax.Expr]) -> relax.Expr:
+    """Return a bound value that reads what `replaced` says instead of its variables."""
     if isinstance(value, relax.Var):
         return replaced.get(value, value)
     if isinstance(value, relax.Tuple):
-        return relax.Tuple([_substitute(field, replaced) for field in value.fields])
+        return relax.Tuple([substitute(field, replaced) for field in value.fields])
     if isinstance(value, relax.TupleGetItem):
-        source = _substitute(value.tuple_value, replaced)
+        source = substitute(value.tuple_value, replaced)
         if isinstance(source, relax.Tuple):
             return source.fields[value.index]
         return relax.TupleGetItem(source, value.index)
     if isinstance(value, Call):
-        args = [_substitute(arg, replaced) for arg in value.args]
+        args = [substitute(arg, replaced) for arg in value.args]
         return Call(value.op, args, value.attrs, value.ty_args, value.span)
     return value
 

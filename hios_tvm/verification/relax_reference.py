@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import tvm
 from tvm import relax
-from tvm.ir import Call, GlobalVar, IRModule
+from tvm.ir import GlobalVar, IRModule
 
 from hios_tvm.errors import ModelError
-from hios_tvm.passes.dataflow import bindings, operator_name
+from hios_tvm.passes.dataflow import bindings, operator_name, substitute
 from hios_tvm.passes.targets import host_target
 from hios_tvm.verification.deviation import Arrays
 from hios_tvm.verification.reference import Reference, Step, perturbed
@@ -141,7 +141,7 @@ class RelaxReference(Reference):
         with builder.function("main", params, attrs=attrs):
             with builder.dataflow():
                 for binding in chosen:
-                    value = _substitute(binding.value, replaced)
+                    value = substitute(binding.value, replaced)
                     replaced[binding.var] = builder.emit(value, binding.var.name)
                 results = [builder.emit_output(replaced[var_of[name]]) for name in outputs]
             builder.emit_func_output(results[0] if len(results) == 1 else relax.Tuple(results))
@@ -166,19 +166,6 @@ def _variables(value: relax.Expr) -> list[relax.Var]:
 
 def _functions(value: relax.Expr) -> list[GlobalVar]:
     return [arg for arg in getattr(value, "args", ()) if isinstance(arg, GlobalVar)]
-
-
-def _substitute(value: relax.Expr, replaced: Mapping[relax.Var, relax.Expr]) -> relax.Expr:
-    if isinstance(value, relax.Var):
-        return replaced.get(value, value)
-    if isinstance(value, relax.Tuple):
-        return relax.Tuple([_substitute(field, replaced) for field in value.fields])
-    if isinstance(value, relax.TupleGetItem):
-        return relax.TupleGetItem(_substitute(value.tuple_value, replaced), value.index)
-    if isinstance(value, Call):
-        args = [_substitute(arg, replaced) for arg in value.args]
-        return Call(value.op, args, value.attrs, value.ty_args, value.span)
-    return value
 
 
 def _cannot_run(error: Exception) -> ModelError:
