@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from random_networks.broadcasting import FLOAT_BINARY, binary
-from random_networks.builder import Builder, Tensor
+from random_networks.builder import Builder, Redraw, Tensor
 from random_networks.elementwise import activation
 from random_networks.menu import pattern
 
@@ -13,6 +15,9 @@ REDUCTIONS = (
     "ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceL1", "ReduceL2",
     "ReduceSumSquare", "ReduceLogSum", "ReduceLogSumExp",
 )  # fmt: skip
+
+LEAST_DEVIATION = 1e-3
+"""Of values that are normalized without a constant that keeps their deviation from zero."""
 
 
 def reduced(b: Builder, operator: str, x: Tensor, axes: list[int]) -> Tensor:
@@ -139,7 +144,11 @@ def local_response_normalisation(b: Builder) -> None:
 @pattern(since=9)
 def mean_variance_normalisation(b: Builder) -> None:
     x = b.pick(4, where=lambda t: t.shape[0] * t.shape[2] * t.shape[3] > 3)
-    b.add("MeanVarianceNormalization", x, axes=b.one_of(None, [0, 2, 3], [1, 2, 3], [2, 3]))
+    axes = b.one_of(None, [0, 2, 3], [1, 2, 3], [2, 3])
+    deviation = x.value.astype(np.float64).std(axis=tuple(axes or (0, 2, 3)))
+    if deviation.min() < LEAST_DEVIATION:
+        raise Redraw("rounding errors of equal values would be divided by their deviation")
+    b.add("MeanVarianceNormalization", x, axes=axes)
 
 
 @pattern()
