@@ -14,6 +14,7 @@ from tvm import relax
 from tvm.ir import GenericConst
 
 __all__ = [
+    "ARGUMENT_RANGES",
     "MAX_DIMENSIONS",
     "TensorBuilder",
     "array_of",
@@ -25,6 +26,10 @@ __all__ = [
 ]
 
 MAX_DIMENSIONS = 32
+
+ARGUMENT_RANGES = "hios.argument_ranges"
+"""Attribute of kernels whose arguments are indices or divisors, for who draws inputs: for each
+argument its number, the least valid value, and the largest or -1 where there is none."""
 
 
 def constant_of(array: np.ndarray) -> GenericConst:

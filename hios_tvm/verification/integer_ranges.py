@@ -9,6 +9,7 @@ import numpy as np
 from tvm import relax
 from tvm.ir import Call, IRModule
 
+from hios_tvm.frontends.tensors import ARGUMENT_RANGES
 from hios_tvm.passes.dataflow import bindings, constant_value, operator_name
 from hios_tvm.verification.inputs import IntegerRange
 
@@ -52,7 +53,7 @@ def integer_ranges(mod: IRModule) -> dict[str, IntegerRange]:
     wanted: dict[relax.Var, IntegerRange] = {}
     for binding in reversed(list(bindings(main))):
         own = wanted.get(binding.var)
-        for value, values in _constraints(binding.value, own):
+        for value, values in _constraints(mod, binding.value, own):
             for var in _variables(value):
                 both = wanted.get(var, IntegerRange()) & values
                 if not both.is_empty:
@@ -66,14 +67,14 @@ def integer_ranges(mod: IRModule) -> dict[str, IntegerRange]:
 
 
 def _constraints(
-    value: relax.Expr, own: IntegerRange | None
+    mod: IRModule, value: relax.Expr, own: IntegerRange | None
 ) -> Iterator[tuple[relax.Expr, IntegerRange]]:
     """Yield the operands of `value` that have to lie in a range; `own` is that of the result."""
     if isinstance(value, relax.TupleGetItem | relax.Var | relax.Tuple) and own is not None:
         yield value, own
     if not isinstance(value, Call):
         return
-    yield from _limits(value)
+    yield from _limits(mod, value)
     name = operator_name(value)
     if own is None:
         return
@@ -83,10 +84,14 @@ def _constraints(
         yield from _shifts(value, name, own)
 
 
-def _limits(call: Call) -> Iterator[tuple[relax.Expr, IntegerRange]]:
+def _limits(mod: IRModule, call: Call) -> Iterator[tuple[relax.Expr, IntegerRange]]:
     """Yield what `call` itself indexes or divides by."""
     name = operator_name(call)
-    if name in _DIVISIONS:
+    if name == "relax.call_tir":
+        for argument, low, high in mod[call.args[0]].attrs.get(ARGUMENT_RANGES, ()):
+            limits = IntegerRange(int(low), int(high) if high >= 0 else None)
+            yield call.args[1].fields[int(argument)], limits
+    elif name in _DIVISIONS:
         yield call.args[1], IntegerRange(low=1)
     elif name == "relax.one_hot":
         yield call.args[0], _below(int(call.attrs.depth))

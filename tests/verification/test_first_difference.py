@@ -119,8 +119,8 @@ def test_shapes_are_computed_again_in_a_part() -> None:
         helper.make_node("Sin", ["x"], ["a"]),
         helper.make_node("Shape", ["a"], ["s"]),
         helper.make_node("Exp", ["a"], ["b"]),
-        helper.make_node("Constant", [], ["axes"], value_ints=[0]),
-        helper.make_node("Unsqueeze", ["b", "axes"], ["c"]),
+        helper.make_node("Constant", [], ["sizes"], value_ints=[1, 4]),
+        helper.make_node("Expand", ["b", "sizes"], ["c"]),
         helper.make_node("Reshape", ["c", "s"], ["d"]),
         helper.make_node("Tanh", ["d"], ["y"]),
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import numpy as np
 from tvm import relax, te, tirx, topi
@@ -10,7 +11,14 @@ from tvm import relax, te, tirx, topi
 from hios_tvm.frontends.onnx.operators.call import Converter, OperatorCall, Value
 from hios_tvm.frontends.onnx.operators.casts import converted
 from hios_tvm.frontends.onnx.operators.precision import in_single, is_float, is_signed, widened
-from hios_tvm.frontends.tensors import array_of, constant, constant_of, dtype_of, shape_of
+from hios_tvm.frontends.tensors import (
+    ARGUMENT_RANGES,
+    array_of,
+    constant,
+    constant_of,
+    dtype_of,
+    shape_of,
+)
 
 __all__ = ["OPERATORS", "binary", "operands"]
 
@@ -63,7 +71,7 @@ def divide(call: OperatorCall) -> Value:
     left, right = operands(call)
     if is_float(dtype_of(left)):
         return relax.op.divide(left, right)
-    return call.compute(lambda a, b: _elementwise(_truncated_quotient, a, b), left, right)
+    return _divided(call, _truncated_quotient, left, right)
 
 
 def modulo(call: OperatorCall) -> Value:
@@ -74,7 +82,18 @@ def modulo(call: OperatorCall) -> Value:
     else:
         function = _truncated_remainder if is_truncated else _modulus
     left, right = (widened(call, call.tensor(i)) for i in range(2))
-    return call.cast(call.compute(lambda a, b: _elementwise(function, a, b), left, right), dtype)
+    return call.cast(_divided(call, function, left, right), dtype)
+
+
+def _divided(
+    call: OperatorCall,
+    function: Callable[[tirx.Expr, tirx.Expr], tirx.Expr],
+    left: relax.Expr,
+    right: relax.Expr,
+) -> relax.Expr:
+    """A quotient or remainder; divisors of zero are not valid."""
+    limits = {ARGUMENT_RANGES: [[1, 1, -1]]}
+    return call.compute(partial(_elementwise, function), left, right, primfunc_attrs=limits)
 
 
 def _elementwise(

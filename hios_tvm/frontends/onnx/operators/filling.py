@@ -10,7 +10,7 @@ from onnx import helper
 from tvm import relax, te, tirx
 
 from hios_tvm.frontends.onnx.operators.call import Converter, OperatorCall, Value
-from hios_tvm.frontends.tensors import constant, constant_of, dtype_of, shape_of
+from hios_tvm.frontends.tensors import ARGUMENT_RANGES, constant, constant_of, dtype_of, shape_of
 
 __all__ = ["OPERATORS"]
 
@@ -85,7 +85,8 @@ def one_hot(call: OperatorCall) -> Value:
 
     if shape_of(values) != (2,):
         raise ValueError("its values must be a vector of the off and the on value")
-    return call.compute(compute, indices, values)
+    limits = {ARGUMENT_RANGES: [[0, 0, depth - 1]]}
+    return call.compute(compute, indices, values, primfunc_attrs=limits)
 
 
 def trilu(call: OperatorCall) -> Value:

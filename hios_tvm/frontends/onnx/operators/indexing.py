@@ -13,7 +13,7 @@ import numpy as np
 from tvm import relax, te, tirx
 
 from hios_tvm.frontends.onnx.operators.call import Converter, OperatorCall, Value
-from hios_tvm.frontends.tensors import array_of, constant_of, shape_of
+from hios_tvm.frontends.tensors import ARGUMENT_RANGES, array_of, constant_of, shape_of
 
 __all__ = ["OPERATORS", "index_inside"]
 
@@ -50,7 +50,7 @@ def _take(call: OperatorCall, data: relax.Expr, indices: relax.Expr, axis: int) 
 
         return te.compute(shape, element, name="gather")
 
-    return call.compute(compute, data, indices)
+    return call.compute(compute, data, indices, primfunc_attrs=_indices_below(extent))
 
 
 def gather_elements(call: OperatorCall) -> Value:
@@ -68,7 +68,7 @@ def gather_elements(call: OperatorCall) -> Value:
 
         return te.compute(shape, element, name="gather_elements")
 
-    return call.compute(compute, data, indices)
+    return call.compute(compute, data, indices, primfunc_attrs=_indices_below(sizes[axis]))
 
 
 def gather_nd(call: OperatorCall) -> Value:
@@ -90,7 +90,13 @@ def gather_nd(call: OperatorCall) -> Value:
 
         return te.compute([*outer, *sizes[batch + length :]], element, name="gather_nd")
 
-    return call.compute(compute, data, indices)
+    limits = _indices_below(min(sizes[batch : batch + length]))
+    return call.compute(compute, data, indices, primfunc_attrs=limits)
+
+
+def _indices_below(extent: int) -> dict[str, list[list[int]]]:
+    """Attributes of a kernel whose second argument is indices of a dimension."""
+    return {ARGUMENT_RANGES: [[1, 0, extent - 1]]}
 
 
 def compress(call: OperatorCall) -> Value:

@@ -13,7 +13,7 @@ from tvm import relax, te, tirx
 
 from hios_tvm.frontends.onnx.operators.call import Converter, OperatorCall, Value
 from hios_tvm.frontends.onnx.operators.indexing import index_inside
-from hios_tvm.frontends.tensors import array_of, constant_of, shape_of
+from hios_tvm.frontends.tensors import ARGUMENT_RANGES, array_of, constant_of, shape_of
 
 __all__ = ["OPERATORS"]
 
@@ -90,7 +90,8 @@ def _inside(call: OperatorCall, indices: relax.Expr, extents: Sequence[int]) -> 
 
         return te.compute(indices.shape, element, name="indices")
 
-    return call.compute(compute, indices, bounds)
+    limits = {ARGUMENT_RANGES: [[0, 0, min(extents) - 1]]}
+    return call.compute(compute, indices, bounds, primfunc_attrs=limits)
 
 
 def _replace(
