@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import tvm
 import tvm_ffi
 from tvm import tirx
 from tvm.ir import Call, IRModule
-from tvm.tirx import Expr, Select
+from tvm.tirx import Expr, For, ForKind, Select, Stmt
 
 __all__ = ["VectorMath"]
 
@@ -29,8 +30,47 @@ class VectorMath:
         mod = mod.clone()
         for var, func in list(mod.functions_items()):
             if isinstance(func, tirx.PrimFunc):
-                mod[var] = func.with_body(tvm_ffi.structural_map(func.body, [(Call, _replaced)]))
+                kept = _same_in_all_lanes(func.body)
+                replaced = partial(_replaced_unless, kept)
+                mod[var] = func.with_body(tvm_ffi.structural_map(func.body, [(Call, replaced)]))
         return mod
+
+
+def _same_in_all_lanes(body: Stmt) -> list[Call]:
+    """Return the calls in loops over lanes that compute one number for all of them.
+
+    They gain nothing from arithmetic, and TVM 0.27 refuses to make vectors of a product with names
+    that are the same in all lanes ("Let cannot bind the same var to two different values").
+    """
+    found: list[Call] = []
+
+    def visit_loop(loop: For) -> For:
+        def visit_call(call: Call) -> Call:
+            if _function(call) is not None and not _reads(call, loop.loop_var):
+                found.append(call)
+            return call
+
+        if loop.kind == ForKind.VECTORIZED:
+            tvm_ffi.structural_map(loop.body, [(Call, visit_call)])
+        return loop
+
+    tvm_ffi.structural_map(body, [(For, visit_loop)])
+    return found
+
+
+def _reads(value: Expr, var: tirx.Var) -> bool:
+    found: list[bool] = []
+
+    def visit(other: tirx.Var) -> tirx.Var:
+        found.append(bool(other.same_as(var)))
+        return other
+
+    tvm_ffi.structural_map(value, [(tirx.Var, visit)])
+    return any(found)
+
+
+def _replaced_unless(kept: Sequence[Call], call: Call) -> Expr:
+    return call if any(call.same_as(other) for other in kept) else _replaced(call)
 
 
 Then = Callable[[Expr], Expr]

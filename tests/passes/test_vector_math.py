@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from lowered_models import Array, lowered, model_of, run_lowered
+from lowered_models import Array, assert_lowers_right, lowered, model_of, run_lowered
 from onnx import helper
 
 from hios_tvm.passes.targets import parse_target
@@ -76,3 +76,12 @@ def test_double_precision_stays() -> None:
     data = np.linspace(-5, 5, 64)
     (result,) = run_lowered(model, {"x": data})
     np.testing.assert_allclose(result, np.exp(data), rtol=1e-13)
+
+
+@pytest.mark.parametrize("operator", ["Selu", "Elu", "Celu", "Mish", "HardSwish", "Gelu"])
+def test_one_number_for_all_lanes(operator: str) -> None:
+    """The activation of a single element is added to vectors."""
+    nodes = [helper.make_node(operator, ["t"], ["s"]), helper.make_node("Add", ["s", "x"], ["y"])]
+    model = model_of(nodes, {"t": (1, 1, 1, 1), "x": (7, 16, 3, 7)})
+    model.opset_import[0].version = 20
+    assert_lowers_right(model)
