@@ -6,8 +6,19 @@ from typing import Any
 
 import numpy as np
 import pytest
-from onnx_models import Array, NodeCase, assert_cases_agree, case, joined_model, noise
+from onnx import helper
+from onnx_models import (
+    Array,
+    NodeCase,
+    assert_cases_agree,
+    case,
+    joined_model,
+    make_model,
+    noise,
+    run_onnx_runtime,
+)
 
+from hios_tvm import onnx_backend
 from hios_tvm.errors import ModelError, UnsupportedOperatorError
 from hios_tvm.frontends.onnx import from_onnx
 
@@ -134,3 +145,16 @@ def test_cubic_resizing_of_integers_is_unsupported() -> None:
     wrong = by_sizes([1, 1, 4, 4], np.ones((1, 1, 2, 2), np.uint8), mode="cubic")
     with pytest.raises(UnsupportedOperatorError, match="cast its input to float32"):
         from_onnx(joined_model({"wrong": wrong}, opset=19))
+
+
+def test_a_padded_image_is_resized_in_one_kernel() -> None:
+    """Places from a table and those of the image must be of one type of integer."""
+    weights = {"pads": np.array([0, 0, 0, 0, 0, 0, 1, 1]), "scales": np.array([1, 1, 2.4, 0.6])}
+    weights["scales"] = weights["scales"].astype(np.float32)
+    nodes = [
+        helper.make_node("Pad", ["x", "pads"], ["p"]),
+        helper.make_node("Resize", ["p", "", "scales"], ["y"], mode="nearest"),
+    ]
+    model = make_model(nodes, {"x": IMAGE.shape}, ["y"], weights)
+    (expected,) = run_onnx_runtime(model, {"x": IMAGE})
+    np.testing.assert_allclose(onnx_backend.run_model(model, [IMAGE])[0], expected, rtol=1e-6)

@@ -239,8 +239,8 @@ def _deformed_windows(
             at_y, at_x = top + float(down), left + float(right)
             share = (1 - te.abs(y - at_y)) * (1 - te.abs(x - at_x))
             conditions = (at_y >= 0.0, at_y < float(height), at_x >= 0.0, at_x < float(width))
-            index_y = te.max(te.min(at_y, height - 1.0), 0.0).astype("int32")
-            index_x = te.max(te.min(at_x, width - 1.0), 0.0).astype("int32")
+            index_y = te.max(te.min(at_y, height - 1.0), 0.0).astype("int64")
+            index_x = te.max(te.min(at_x, width - 1.0), 0.0).astype("int64")
             value = data[n, c, index_y, index_x] * share
             return tirx.Select(tirx.all(*conditions), value, tirx.const(0, data.dtype))
 

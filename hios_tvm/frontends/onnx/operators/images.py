@@ -217,10 +217,10 @@ def _element(place: tirx.Expr, size: int, how: _Sampling) -> tirx.Expr:
     """The index of the element at a whole place."""
     if how.padding == "zeros":
         inside = tirx.all(place >= 0.0, place < float(size))
-        return tirx.Select(inside, place, place * 0.0 - 1.0).astype("int32")
+        return tirx.Select(inside, place, place * 0.0 - 1.0).astype("int64")
     if how.padding == "reflection":
         place = _reflected(place, size, how.align_corners)
-    return te.max(te.min(place, float(size - 1)), 0.0).astype("int32")
+    return te.max(te.min(place, float(size - 1)), 0.0).astype("int64")
 
 
 def _reflected(place: tirx.Expr, size: int, align_corners: bool) -> tirx.Expr:

@@ -72,7 +72,7 @@ def _aligned(data: te.Tensor, rois: te.Tensor, batches: te.Tensor, how: _Pooling
             share = (tap.astype(dtype) + 0.5) * size / count.astype(dtype)
             places.append(start + part.astype(dtype) * size + share)
             taps.append(tap)
-        parts = _bilinear_parts(data, batches[roi].astype("int32"), c, *places)
+        parts = _bilinear_parts(data, batches[roi].astype("int64"), c, *places)
         if how.mode == "avg":
             return te.sum(parts[0] + parts[1] + parts[2] + parts[3], axis=taps)
         maximum = te.comm_reducer(
@@ -106,7 +106,7 @@ def _bilinear_parts(
     def neighbours(place: tirx.Expr, size: int) -> list[tuple[tirx.Expr, tirx.Expr]]:
         place = te.max(te.min(place, float(size - 1)), 0.0)
         low = te.floor(place)
-        index = low.astype("int32")
+        index = low.astype("int64")
         return [(index, 1.0 - (place - low)), (te.min(index + 1, size - 1), place - low)]
 
     return [

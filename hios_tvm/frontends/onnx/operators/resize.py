@@ -203,7 +203,7 @@ def _combined(call: OperatorCall, data: relax.Expr, taps: Mapping[int, Taps]) ->
         table
         for axis in taps
         for table in (
-            constant_of(taps[axis].indices.astype(np.int32)),
+            constant_of(taps[axis].indices.astype(np.int64)),
             constant(taps[axis].weights, dtype),
         )
     ]
