@@ -62,14 +62,17 @@ def range_(call: OperatorCall) -> Value:
 
 
 def one_hot(call: OperatorCall) -> Value:
-    """Since version 11 negative indices count from the end; others outside give the off value."""
+    """Negative indices count from the end; others outside give the off value.
+
+    Version 9 has no indices that count from the end; ONNX Runtime and ONNX's reference count them.
+    """
     indices, values = call.tensor(0), call.tensor(2)
     depth = int(call.constant(1, "the depth of its vectors").reshape(-1)[0])
     if depth < 0:
         raise ValueError(f"its depth is {depth}")
     sizes = list(shape_of(indices))
     axis = call.axis(len(sizes) + 1, default=-1)
-    counts_back = call.version >= 11 and not dtype_of(indices).startswith("u")
+    counts_back = not dtype_of(indices).startswith("u")
 
     def compute(indices: te.Tensor, values: te.Tensor) -> te.Tensor:
         def element(*position: tirx.Var) -> tirx.Expr:
