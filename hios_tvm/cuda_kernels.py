@@ -23,6 +23,7 @@ from tvm.tirx.build import split_host_device_mods
 from hios_tvm.errors import CompileError
 from hios_tvm.files import atomic_write
 from hios_tvm.graph import dtype_bytes
+from hios_tvm.passes.exact_floats import NanExtrema
 from hios_tvm.passes.gpu_rules.fragments import ROUND_TF32
 from hios_tvm.passes.targets import arch_of, precision_of
 from hios_tvm.runtime.launches import GpuKernel, Launch
@@ -151,7 +152,7 @@ def _split(name: str, kernel: tirx.PrimFunc, target: Target) -> tuple[GpuKernel,
         )
     (device,) = devices.values()
     nbytes = tuple(_nbytes(param) for param in kernel.params)
-    return _launches(host[name], nbytes), finish()(device)
+    return _launches(host[name], nbytes), tvm.transform.Sequential([NanExtrema(), finish()])(device)
 
 
 def _nbytes(buffer: tirx.Var) -> int:

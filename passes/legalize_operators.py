@@ -11,14 +11,7 @@ from tvm.ir import Call
 
 from hios_tvm.passes.dataflow import operator_name
 from hios_tvm.passes.legalize_convolution import legalize_conv2d, legalize_matmul
-from hios_tvm.passes.legalize_elementwise import (
-    legalize_cast,
-    legalize_clip,
-    legalize_extreme,
-    legalize_not,
-    legalize_not_equal,
-    legalize_relu,
-)
+from hios_tvm.passes.legalize_elementwise import legalize_by_zero, legalize_cast
 from hios_tvm.passes.legalize_extremum import legalize_extremum
 from hios_tvm.passes.legalize_product import legalize_product
 from hios_tvm.passes.legalize_window import legalize_depthwise, legalize_pool
@@ -30,18 +23,14 @@ _Legalizer = Callable[[relax.BlockBuilder, Call, tvm.target.Target], "relax.Expr
 
 _LEGALIZERS: Mapping[str, tuple[_Legalizer, ...]] = {
     "relax.astype": (legalize_cast,),
-    "relax.clip": (legalize_clip,),
-    "relax.logical_not": (legalize_not,),
+    "relax.divide": (legalize_by_zero,),
     "relax.matmul": (legalize_product,),
     "relax.max": (legalize_extremum,),
-    "relax.maximum": (legalize_extreme,),
     "relax.min": (legalize_extremum,),
-    "relax.minimum": (legalize_extreme,),
+    "relax.multiply": (legalize_by_zero,),
     "relax.nn.avg_pool2d": (legalize_pool,),
     "relax.nn.conv2d": (legalize_depthwise, legalize_winograd, legalize_conv2d),
     "relax.nn.max_pool2d": (legalize_pool,),
-    "relax.nn.relu": (legalize_relu,),
-    "relax.not_equal": (legalize_not_equal,),
 }
 
 

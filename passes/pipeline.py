@@ -11,6 +11,7 @@ from tvm.ir import IRModule
 from hios_tvm.errors import CompileError, HiosError
 from hios_tvm.passes.channels_last import ChannelsLast
 from hios_tvm.passes.dump_ir import DumpIR
+from hios_tvm.passes.exact_floats import ExactComparisons, NanExtrema
 from hios_tvm.passes.fold_batch_norm import FoldBatchNorm
 from hios_tvm.passes.fold_constants import FoldConstants
 from hios_tvm.passes.gpu_rules import gpu_rules
@@ -99,6 +100,7 @@ def lower_to_kernels(
             LimitFusion(),
             relax.transform.FuseOps(),
             relax.transform.FuseTIR(),
+            ExactComparisons(),
             MergeEqualKernels(),
             DumpIR("phase3-kernels", dump_dir),
         ]
@@ -136,11 +138,11 @@ def _cpu_loops(target: tvm.target.Target) -> list[tvm.transform.Pass]:
         Fallback(lanes),
     ]
     # TVMScript folds constants when it reads a kernel; simplified ones read back as they are
-    return [ScheduleKernels(rules), VectorMath(), tirx.transform.StmtSimplify()]
+    return [ScheduleKernels(rules), NanExtrema(), VectorMath(), tirx.transform.StmtSimplify()]
 
 
 def _gpu_loops(target: tvm.target.Target) -> list[tvm.transform.Pass]:
-    return [ScheduleKernels(gpu_rules(target))]
+    return [ScheduleKernels(gpu_rules(target)), NanExtrema(of_reductions=False)]
 
 
 def _run(phases: tvm.transform.Pass, mod: IRModule, target: tvm.target.Target) -> IRModule:

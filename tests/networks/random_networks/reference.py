@@ -22,7 +22,10 @@ ONNX has some steps of float64 networks computed in float32, such as statistics 
 """
 
 CASTS = ("Cast", "CastLike")
-ORDERINGS = ("ArgMax", "ArgMin", "TopK")
+ORDERINGS = ("ArgMax", "ArgMin", "Hardmax", "TopK")
+EXTREMA = ("GlobalMaxPool", "MaxPool", "ReduceMax", "ReduceMin")
+"""Where one number is NaN, so is our result; ONNX Runtime's depends on the places."""
+
 
 SPREADS = 4.0
 """An error of so many times the reference's own spread is allowed."""
@@ -101,14 +104,14 @@ def _check_defined(network: Network) -> None:
 
     That is the order of NaN, and the conversion of a float to an integer that cannot hold it.
     """
-    nodes = [n for n in network.model.graph.node if n.op_type in (*CASTS, *ORDERINGS)]
+    nodes = [n for n in network.model.graph.node if n.op_type in (*CASTS, *ORDERINGS, *EXTREMA)]
     names = [name for node in nodes for name in (node.input[0], node.output[0])]
     values = values_of(network, [name for name in dict.fromkeys(names) if name])
     for node in nodes:
         before, after = values.get(node.input[0]), values.get(node.output[0])
         if before is None or after is None or before.dtype.kind != "f":
             continue
-        if node.op_type in ORDERINGS and bool(np.isnan(before).any()):
+        if node.op_type in (*ORDERINGS, *EXTREMA) and bool(np.isnan(before).any()):
             raise ValueError(f"{node.op_type} {node.output[0]!r} orders NaN")
         if node.op_type in CASTS and after.dtype.kind in "iu":
             limits, wide = np.iinfo(after.dtype), np.trunc(before.astype(np.float64))

@@ -1,0 +1,139 @@
+"""Passes that keep TVM's simplifier from treating floats as real numbers.
+
+TVM 0.27 simplifies ``(x + y) - y`` to ``x``, ``x - x`` to 0 and ``x == x`` to true, and negates
+``x < y`` to ``y <= x``. Floats round, and NaN and infinity break all four. Its maximum of a number
+and NaN may be the number.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import tvm
+import tvm_ffi
+from tvm import s_tir, tirx
+from tvm.ir import Call, IRModule, TensorLoad
+from tvm.tirx import EQ, NE, BufferStore, Expr, FloatImm, Max, Min, Not, Select, Stmt, Sub
+
+__all__ = ["ExactComparisons", "NanExtrema"]
+
+Rewritings = Mapping[type[Expr], Callable[[Any], Expr]]
+
+
+@tvm.transform.module_pass(opt_level=0, name="ExactComparisons")
+class ExactComparisons:
+    """Write differences and comparisons of floats as what TVM does not simplify.
+
+    Before kernels are scheduled, since rules simplify too::
+
+        a - b   ->  a + b * -1           the same rounding; LLVM makes it a subtraction again
+        a == b  ->  a <= b and a >= b
+        a != b  ->  uint8(a == b) == 0
+        not a   ->  uint8(a) == 0        where `a` reads a tensor
+    """
+
+    def transform_module(self, mod: IRModule, _ctx: tvm.transform.PassContext) -> IRModule:
+        return _rewritten(mod, _exact_comparisons)
+
+
+@tvm.transform.module_pass(opt_level=0, name="NanExtrema")
+class NanExtrema:
+    """Make each maximum and minimum of floats NaN where one of the two is, as NumPy's are.
+
+    After kernels are scheduled, since rules recognize reductions by `Max` and `Min`. TVM recognizes
+    reductions across a GPU's threads too, when it lowers them: `of_reductions=False` leaves
+    reductions as they are, for a second run after that.
+    """
+
+    def __init__(self, *, of_reductions: bool = True) -> None:
+        self.of_reductions = of_reductions
+
+    def transform_module(self, mod: IRModule, _ctx: tvm.transform.PassContext) -> IRModule:
+        def rewritings(body: Stmt) -> Rewritings:
+            reduced = [] if self.of_reductions else _reduced_buffers(body)
+
+            def extremum(value: Max | Min) -> Expr:
+                loaded = value.a.source if isinstance(value.a, TensorLoad) else None
+                is_reduction = any(buffer.same_as(loaded) for buffer in reduced)
+                return _with_nan(value) if _is_float(value.a) and not is_reduction else value
+
+            return {Max: extremum, Min: extremum}
+
+        return _rewritten(mod, rewritings)
+
+
+def _rewritten(mod: IRModule, rewritings: Callable[[Stmt], Rewritings]) -> IRModule:
+    mod = mod.clone()
+    for var, func in list(mod.functions_items()):
+        if isinstance(func, tirx.PrimFunc):
+            rules = list(rewritings(func.body).items())
+            mod[var] = func.with_body(tvm_ffi.structural_map(func.body, rules))
+    return mod
+
+
+def _exact_comparisons(_body: Stmt) -> Rewritings:
+    return {Sub: _sum, EQ: _equal, NE: _unequal, Not: _negation}
+
+
+def _sum(difference: Sub) -> Expr:
+    a, b = difference.a, difference.b
+    return a + b * tirx.const(-1.0, b.ty) if _is_float(a) else difference
+
+
+def _equal(comparison: EQ) -> Expr:
+    a, b = comparison.a, comparison.b
+    return tirx.all(a <= b, a >= b) if _is_float(a) else comparison
+
+
+def _unequal(comparison: NE) -> Expr:
+    a, b = comparison.a, comparison.b
+    return _is_false(tirx.all(a <= b, a >= b)) if _is_float(a) else comparison
+
+
+def _negation(negation: Not) -> Expr:
+    reads = _parts(negation.a, TensorLoad, Call)  # more than arithmetic of loop variables
+    return _is_false(negation.a) if reads else negation
+
+
+def _is_false(condition: Expr) -> Expr:
+    return tirx.Cast("uint8", condition) == tirx.const(0, "uint8")
+
+
+def _with_nan(extremum: Max | Min) -> Expr:
+    """Return an extremum by comparisons: LLVM makes a maximum and a mask of them.
+
+    Comparisons of vectors are in CUDA too, where the maximum of a number and NaN is the number.
+    """
+    a, b = extremum.a, extremum.b
+    if _is_number(b) or len(_parts(a, Select)) > len(_parts(b, Select)):
+        a, b = b, a  # what is repeated less comes second, so that chains stay short
+    is_max = isinstance(extremum, Max)
+    larger = Select(b < a if is_max else b > a, a, b)
+    return larger if _is_number(a) else Select(a <= a, larger, a)
+
+
+def _is_number(value: Expr) -> bool:
+    return isinstance(value, FloatImm) and not math.isnan(value.value)
+
+
+def _is_float(value: Expr) -> bool:
+    return "float" in str(value.ty.dtype)
+
+
+def _reduced_buffers(body: Stmt) -> list[tirx.Var]:
+    blocks = [block for block in _parts(body, s_tir.SBlock) if block.init is not None]
+    return [store.buffer for block in blocks for store in _parts(block.init, BufferStore)]
+
+
+def _parts(tree: Expr | Stmt, *kinds: type) -> list[Any]:
+    """Return the nodes of `kinds` in `tree`."""
+    found: list[Any] = []
+
+    def visit(node: Any) -> Any:
+        found.append(node)
+        return node
+
+    tvm_ffi.structural_map(tree, [(kind, visit) for kind in kinds])
+    return found
