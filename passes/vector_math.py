@@ -30,28 +30,36 @@ class VectorMath:
         mod = mod.clone()
         for var, func in list(mod.functions_items()):
             if isinstance(func, tirx.PrimFunc):
-                kept = _same_in_all_lanes(func.body)
+                kept = _not_in_vectors(func.body)
                 replaced = partial(_replaced_unless, kept)
                 mod[var] = func.with_body(tvm_ffi.structural_map(func.body, [(Call, replaced)]))
         return mod
 
 
-def _same_in_all_lanes(body: Stmt) -> list[Call]:
-    """Return the calls in loops over lanes that compute one number for all of them.
+def _not_in_vectors(body: Stmt) -> list[Call]:
+    """Return the calls in loops over lanes that no vector computes, as they gain nothing.
 
-    They gain nothing from arithmetic, and TVM 0.27 refuses to make vectors of a product with names
-    that are the same in all lanes ("Let cannot bind the same var to two different values").
+    Some compute one number for all lanes. Others are in a loop that calls a function of C, which
+    TVM 0.27 computes lane by lane. In both it would refuse names ("Let cannot bind the same var to
+    two different values").
     """
     found: list[Call] = []
 
     def visit_loop(loop: For) -> For:
+        calls: list[Call] = []
+
         def visit_call(call: Call) -> Call:
-            if _function(call) is not None and not _reads(call, loop.loop_var):
-                found.append(call)
+            calls.append(call)
             return call
 
         if loop.kind == ForKind.VECTORIZED:
             tvm_ffi.structural_map(loop.body, [(Call, visit_call)])
+        by_lane = any(call.op.name == "tirx.call_pure_extern" for call in calls)
+        found.extend(
+            call
+            for call in calls
+            if _function(call) is not None and (by_lane or not _reads(call, loop.loop_var))
+        )
         return loop
 
     tvm_ffi.structural_map(body, [(For, visit_loop)])

@@ -85,3 +85,13 @@ def test_one_number_for_all_lanes(operator: str) -> None:
     model = model_of(nodes, {"t": (1, 1, 1, 1), "x": (7, 16, 3, 7)})
     model.opset_import[0].version = 20
     assert_lowers_right(model)
+
+
+def test_functions_of_c_stand_beside() -> None:
+    """A call of C's `atan` keeps its loop from becoming vectors."""
+    nodes = [
+        helper.make_node("Atan", ["x"], ["a"]),
+        helper.make_node("Tanh", ["x"], ["t"]),
+        helper.make_node("Mul", ["a", "t"], ["y"]),
+    ]
+    assert_lowers_right(model_of(nodes, {"x": (45, 9)}))
