@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from onnx_models import Array, NodeCase, assert_cases_agree, case, joined_model, noise
 
-from hios_tvm.errors import ModelError
+from hios_tvm.errors import ModelError, UnsupportedOperatorError
 from hios_tvm.frontends.onnx import from_onnx
 
 IMAGE = noise(2, 3, 7, 6)
@@ -96,6 +96,12 @@ def test_windows_that_do_not_fit() -> None:
     wrong = {"wrong": pool("MaxPool", [9, 2])}
     with pytest.raises(ModelError, match="a window of 9 does not fit an axis of 7"):
         from_onnx(joined_model(wrong))
+
+
+def test_automatic_pads_of_windows_with_gaps_are_refused() -> None:
+    gaps = {"gaps": pool("MaxPool", [2, 1], auto_pad="SAME_UPPER", dilations=[2, 1])}
+    with pytest.raises(UnsupportedOperatorError, match="auto_pad with dilations"):
+        from_onnx(joined_model(gaps))
 
 
 @pytest.mark.parametrize("shape", [None, [1, 1, 5, 6]])

@@ -12,7 +12,13 @@ import tvm
 from tvm import relax, te, tirx
 
 from hios_tvm.frontends.onnx.operators.call import Converter, OperatorCall, Value
-from hios_tvm.frontends.onnx.operators.windows import Windows, axis_sizes, read_pads, read_windows
+from hios_tvm.frontends.onnx.operators.windows import (
+    AUTO_PADS,
+    Windows,
+    axis_sizes,
+    read_pads,
+    read_windows,
+)
 from hios_tvm.frontends.tensors import constant_of, dtype_of, shape_of
 
 __all__ = ["OPERATORS"]
@@ -108,6 +114,13 @@ def _read_windows(call: OperatorCall, data: relax.Expr) -> Windows:
     if len(kernel) != len(image) or min(kernel) < 1:
         raise ValueError(f"kernel_shape {kernel} does not fit {len(image)} spatial axes")
     ceil_mode = call.attributes.flag("ceil_mode")
+    same = call.attributes.choice("auto_pad", AUTO_PADS, "NOTSET").startswith("SAME")
+    dilations = axis_sizes(call, "dilations", len(image))
+    if same and any(size > 1 < step for size, step in zip(kernel, dilations, strict=True)):
+        raise call.unsupported(
+            "auto_pad with dilations means other pads to ONNX Runtime than in the standard; give "
+            "pads instead"
+        )
     return read_windows(call, image, kernel, ceil_mode=ceil_mode, may_crop=True)
 
 
