@@ -31,29 +31,29 @@ __all__ = [
 
 if TYPE_CHECKING:
     from hios_tvm.compiler import CompileOptions, compile_model
-    from hios_tvm.costs.table import CostTable
-    from hios_tvm.devices import Device, Link, Platform
     from hios_tvm.frontends import load_model
-    from hios_tvm.graph import OperatorGraph
     from hios_tvm.runtime import load
-    from hios_tvm.schedule import Schedule
     from hios_tvm.schedulers import make_schedule
-    from hios_tvm.simulate import evaluate
+    from hios_tvm.schedulers.evaluate import evaluate
+    from hios_tvm.schema.costs import CostTable
+    from hios_tvm.schema.graph import OperatorGraph
+    from hios_tvm.schema.platform import Device, Link, Platform
+    from hios_tvm.schema.schedule import Schedule
     from hios_tvm.verification.onnx_reference import OnnxReference
     from hios_tvm.verification.relax_reference import RelaxReference
 else:
     _MODULE_OF = {
         "CompileOptions": "hios_tvm.compiler",
-        "CostTable": "hios_tvm.costs.table",
-        "Device": "hios_tvm.devices",
-        "Link": "hios_tvm.devices",
+        "CostTable": "hios_tvm.schema.costs",
+        "Device": "hios_tvm.schema.platform",
+        "Link": "hios_tvm.schema.platform",
         "OnnxReference": "hios_tvm.verification.onnx_reference",
-        "OperatorGraph": "hios_tvm.graph",
-        "Platform": "hios_tvm.devices",
+        "OperatorGraph": "hios_tvm.schema.graph",
+        "Platform": "hios_tvm.schema.platform",
         "RelaxReference": "hios_tvm.verification.relax_reference",
-        "Schedule": "hios_tvm.schedule",
+        "Schedule": "hios_tvm.schema.schedule",
         "compile_model": "hios_tvm.compiler",
-        "evaluate": "hios_tvm.simulate",
+        "evaluate": "hios_tvm.schedulers.evaluate",
         "load": "hios_tvm.runtime",
         "load_model": "hios_tvm.frontends",
         "make_schedule": "hios_tvm.schedulers",

@@ -16,32 +16,32 @@ import tvm
 from tvm.ir import IRModule
 from tvm.target import Target
 
-from hios_tvm.artifact import Package, pack, predicted, write_artifact
-from hios_tvm.buffer_plan import plan_buffers
-from hios_tvm.contest import Trial, choose_entrants, run_contest
-from hios_tvm.costs.table import CostTable
-from hios_tvm.cpu_features import cpu_features
-from hios_tvm.cuda_kernels import CudaCode, build_device_code, generate_cuda
-from hios_tvm.devices import Platform
+from hios_tvm.artifact.buffer_plan import plan_buffers
+from hios_tvm.artifact.write import Package, pack, predicted, write_artifact
+from hios_tvm.backends.cpu.codegen import compile_kernels
+from hios_tvm.backends.cpu.features import cpu_features
+from hios_tvm.backends.cpu.library import link_library
+from hios_tvm.backends.cuda.codegen import CudaCode, build_device_code, generate_cuda
+from hios_tvm.backends.network import Network, apply_pass
 from hios_tvm.errors import ScheduleError, UsageError
-from hios_tvm.gpu_models import Precision
-from hios_tvm.graph import OperatorGraph
-from hios_tvm.kernels import compile_kernels
-from hios_tvm.library import link_library
-from hios_tvm.machine import describe_machine
-from hios_tvm.measure.cache import default_cache_dir, kernel_dir
-from hios_tvm.measure.network_costs import network_costs
-from hios_tvm.measure.remote import RpcAddress
-from hios_tvm.network import Network, apply_pass
+from hios_tvm.measuring.cache import default_cache_dir, kernel_dir
+from hios_tvm.measuring.contest import Trial, choose_entrants, run_contest
+from hios_tvm.measuring.network_costs import network_costs
+from hios_tvm.measuring.remote import RpcAddress
 from hios_tvm.passes.annotate_schedule import AnnotateSchedule
 from hios_tvm.passes.partition_by_device import Partition, PartitionByDevice
-from hios_tvm.runtime.devices.names import device_kind
-from hios_tvm.runtime.launches import GpuKernel
-from hios_tvm.runtime.manifest import DeviceSpec, Manifest, TensorSpec
-from hios_tvm.schedule import Schedule
 from hios_tvm.schedulers import evaluated, make_schedule, options_of
 from hios_tvm.schedulers.auto import candidates
-from hios_tvm.simulate import Timeline, evaluate
+from hios_tvm.schedulers.evaluate import Timeline, evaluate
+from hios_tvm.schema.costs import CostTable
+from hios_tvm.schema.device_names import device_kind
+from hios_tvm.schema.gpu_models import Precision
+from hios_tvm.schema.graph import OperatorGraph
+from hios_tvm.schema.launches import GpuKernel
+from hios_tvm.schema.machine import describe_machine
+from hios_tvm.schema.manifest import DeviceSpec, Manifest, TensorSpec
+from hios_tvm.schema.platform import Platform
+from hios_tvm.schema.schedule import Schedule
 from hios_tvm.tuning.choose import TunedChoice
 from hios_tvm.version import __version__
 

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 from tvm.ir import IRModule
 
 from hios_tvm import runtime
-from hios_tvm.artifact import Package
+from hios_tvm.artifact.write import Package
+from hios_tvm.backends.cpu.features import cpu_features
+from hios_tvm.backends.network import Network, lower_network
 from hios_tvm.build import (
     Compilation,
     CompileOptions,
@@ -21,18 +23,16 @@ from hios_tvm.build import (
     measured_costs,
     phase,
 )
-from hios_tvm.costs.table import CostTable, Measurement
-from hios_tvm.cpu_features import cpu_features
-from hios_tvm.devices import Platform
 from hios_tvm.files import check_writable
-from hios_tvm.graph import Operator, OperatorGraph
-from hios_tvm.network import Network, lower_network
 from hios_tvm.passes.targets import arch_of, parse_targets
 from hios_tvm.runtime.devices.cpu import device_model, parse_cores
-from hios_tvm.runtime.devices.names import device_kind, gpu_model_name, gpu_place, of_kind
-from hios_tvm.schedule import DeviceSchedule, Schedule, Stage
 from hios_tvm.schedulers import make_schedule, options_of
-from hios_tvm.simulate import evaluate
+from hios_tvm.schedulers.evaluate import evaluate
+from hios_tvm.schema.costs import CostTable, Measurement
+from hios_tvm.schema.device_names import device_kind, gpu_model_name, gpu_place, of_kind
+from hios_tvm.schema.graph import Operator, OperatorGraph
+from hios_tvm.schema.platform import Platform
+from hios_tvm.schema.schedule import DeviceSchedule, Schedule, Stage
 from hios_tvm.verification.deviation import Arrays
 from hios_tvm.verification.first_difference import Compile, Observation
 from hios_tvm.verification.judgement import model_tolerance

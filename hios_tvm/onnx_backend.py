@@ -20,9 +20,8 @@ import onnx
 from onnx import NodeProto, TensorProto, ValueInfoProto, helper
 from onnx.backend.base import Backend, BackendRep, namedtupledict
 
+from hios_tvm.backends.network import lower_network
 from hios_tvm.compiler import CompileOptions, compile_network
-from hios_tvm.costs.table import CostTable, Measurement
-from hios_tvm.devices import Platform
 from hios_tvm.errors import (
     CompileError,
     DynamicShapeError,
@@ -33,12 +32,13 @@ from hios_tvm.errors import (
 )
 from hios_tvm.frontends.onnx import from_onnx
 from hios_tvm.frontends.onnx.inputs import model_inputs
-from hios_tvm.graph import OperatorGraph
-from hios_tvm.measure.platform import cpu_platform
-from hios_tvm.network import lower_network
+from hios_tvm.measuring.platform import cpu_platform
 from hios_tvm.runtime.devices.cpu import allowed_cores, cpu_device_name
 from hios_tvm.runtime.session import Session, load
-from hios_tvm.schedule import DeviceSchedule, Schedule, Stage
+from hios_tvm.schema.costs import CostTable, Measurement
+from hios_tvm.schema.graph import OperatorGraph
+from hios_tvm.schema.platform import Platform
+from hios_tvm.schema.schedule import DeviceSchedule, Schedule, Stage
 
 __all__ = [
     "HiosBackend",

@@ -11,7 +11,7 @@ from tvm.target import Target
 
 from hios_tvm.errors import ScheduleError
 from hios_tvm.passes.extract_operator_graph import bindings, is_call_tir
-from hios_tvm.schedule import Schedule
+from hios_tvm.schema.schedule import Schedule
 
 __all__ = ["SCHEDULE", "AnnotateSchedule", "schedule_of"]
 

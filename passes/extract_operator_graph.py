@@ -9,8 +9,8 @@ from tvm import relax
 from tvm.ir import IRModule
 
 from hios_tvm.errors import CompileError
-from hios_tvm.graph import Operator, OperatorGraph, Tensor
 from hios_tvm.passes.canonicalize_operators import NUM_INPUT
+from hios_tvm.schema.graph import Operator, OperatorGraph, Tensor
 
 __all__ = ["bindings", "extract_operator_graph", "is_call_tir", "tensor_names"]
 

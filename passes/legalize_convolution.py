@@ -1,7 +1,7 @@
 """Legalizations of convolutions and matrix products whose weights are constants.
 
 They define the computation on weights packed for the kernels of
-`hios_tvm.passes.schedule_rules.convolution`; NumPy packs, at compile time. What they do not take
+`hios_tvm.passes.cpu_rules.convolution`; NumPy packs, at compile time. What they do not take
 (other layouts, weights that are computed, other types) goes to TVM's own legalizations.
 """
 
@@ -15,6 +15,7 @@ import tvm
 from tvm import relax, te, tirx, topi
 from tvm.ir import Call, GenericConst
 
+from hios_tvm.passes.cpu_rules.register_tile import RegisterTile, choose_tile
 from hios_tvm.passes.dataflow import constant_value
 from hios_tvm.passes.kernel_shapes import (
     CONVOLUTION,
@@ -22,7 +23,6 @@ from hios_tvm.passes.kernel_shapes import (
     OUT_ELEMENTWISE_FUSABLE,
     ConvolutionShape,
 )
-from hios_tvm.passes.schedule_rules.register_tile import RegisterTile, choose_tile
 from hios_tvm.passes.targets import vector_lanes, vector_registers
 
 __all__ = ["conv2d_shape", "legalize_conv2d", "legalize_matmul", "pack_weights"]

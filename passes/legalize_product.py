@@ -6,8 +6,8 @@ import tvm
 from tvm import relax, te, tirx
 from tvm.ir import Call
 
+from hios_tvm.passes.cpu_rules.register_tile import choose_tile
 from hios_tvm.passes.kernel_shapes import OUT_ELEMENTWISE_FUSABLE, PRODUCT, ProductShape
-from hios_tvm.passes.schedule_rules.register_tile import choose_tile
 from hios_tvm.passes.targets import vector_lanes, vector_registers
 
 __all__ = ["legalize_product"]

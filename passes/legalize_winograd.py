@@ -13,6 +13,7 @@ import tvm
 from tvm import relax, te, tirx, topi
 from tvm.ir import Call
 
+from hios_tvm.passes.cpu_rules.register_tile import choose_tile
 from hios_tvm.passes.dataflow import constant_value
 from hios_tvm.passes.kernel_shapes import (
     OUT_ELEMENTWISE_FUSABLE,
@@ -21,7 +22,6 @@ from hios_tvm.passes.kernel_shapes import (
     WinogradShape,
 )
 from hios_tvm.passes.legalize_convolution import conv2d_shape
-from hios_tvm.passes.schedule_rules.register_tile import choose_tile
 from hios_tvm.passes.targets import vector_registers
 from hios_tvm.passes.winograd_matrices import MATRICES, TILE, Matrix
 

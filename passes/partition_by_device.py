@@ -13,12 +13,14 @@ import tvm
 from tvm import relax
 from tvm.ir import IRModule
 
-from hios_tvm.graph import OperatorGraph
 from hios_tvm.passes.annotate_schedule import schedule_of
 from hios_tvm.passes.canonicalize_operators import NUM_INPUT
 from hios_tvm.passes.extract_operator_graph import bindings, is_call_tir, tensor_names
-from hios_tvm.runtime.devices.names import device_kind
-from hios_tvm.runtime.instructions import (
+from hios_tvm.schema.device_names import device_kind
+from hios_tvm.schema.graph import OperatorGraph
+from hios_tvm.schema.launches import GpuKernel
+from hios_tvm.schema.manifest import Buffer
+from hios_tvm.schema.program import (
     COPY_STREAM,
     Call,
     Copy,
@@ -27,9 +29,7 @@ from hios_tvm.runtime.instructions import (
     Signal,
     Wait,
 )
-from hios_tvm.runtime.launches import GpuKernel
-from hios_tvm.runtime.manifest import Buffer
-from hios_tvm.schedule import Schedule, Stage
+from hios_tvm.schema.schedule import Schedule, Stage
 
 __all__ = ["Partition", "PartitionByDevice", "programs_of"]
 

@@ -10,6 +10,13 @@ from tvm.ir import IRModule
 
 from hios_tvm.errors import CompileError, HiosError
 from hios_tvm.passes.channels_last import ChannelsLast
+from hios_tvm.passes.cpu_rules.convolution import Convolution
+from hios_tvm.passes.cpu_rules.fallback import Fallback
+from hios_tvm.passes.cpu_rules.injective import Injective
+from hios_tvm.passes.cpu_rules.product import Product
+from hios_tvm.passes.cpu_rules.rows import Rows
+from hios_tvm.passes.cpu_rules.window import SlidingWindow
+from hios_tvm.passes.cpu_rules.winograd import Winograd
 from hios_tvm.passes.dump_ir import DumpIR
 from hios_tvm.passes.exact_floats import ExactComparisons, NanExtrema
 from hios_tvm.passes.fold_batch_norm import FoldBatchNorm
@@ -22,13 +29,6 @@ from hios_tvm.passes.merge_equal_kernels import MergeEqualKernels
 from hios_tvm.passes.ordinary_convolutions import OrdinaryConvolutions
 from hios_tvm.passes.raise_pads import RaisePads
 from hios_tvm.passes.schedule_kernels import ScheduleKernels, ScheduleRule
-from hios_tvm.passes.schedule_rules.convolution import Convolution
-from hios_tvm.passes.schedule_rules.fallback import Fallback
-from hios_tvm.passes.schedule_rules.injective import Injective
-from hios_tvm.passes.schedule_rules.product import Product
-from hios_tvm.passes.schedule_rules.rows import Rows
-from hios_tvm.passes.schedule_rules.window import SlidingWindow
-from hios_tvm.passes.schedule_rules.winograd import Winograd
 from hios_tvm.passes.simplify_inference import SimplifyInference
 from hios_tvm.passes.single_precision import SinglePrecision
 from hios_tvm.passes.targets import vector_lanes

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 import tvm
 from tvm.target import codegen
 
-from hios_tvm.cpu_features import missing_features
+from hios_tvm.backends.cpu.features import missing_features
 from hios_tvm.errors import DeviceError, UsageError
-from hios_tvm.gpu_models import PRECISIONS, Precision, gpu_model
 from hios_tvm.runtime.devices.cpu import available_features
 from hios_tvm.runtime.devices.cuda import load_driver
-from hios_tvm.runtime.devices.names import device_kind
+from hios_tvm.schema.device_names import device_kind
+from hios_tvm.schema.gpu_models import PRECISIONS, Precision, gpu_model
 
 __all__ = [
     "PORTABLE_CPU",

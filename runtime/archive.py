@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING
 
 from hios_tvm.errors import ArtifactError
 from hios_tvm.runtime.devices.cpu import available_features
-from hios_tvm.runtime.manifest import ALIGNMENT, REBUILD_COMMAND, Manifest
 from hios_tvm.runtime.signature import (
     SIGNATURE,
     SIGNATURE_BYTES,
@@ -28,6 +27,7 @@ from hios_tvm.runtime.signature import (
 )
 from hios_tvm.runtime.verify import verify_manifest
 from hios_tvm.runtime.weights import Weights, header_length, map_weights, read_header
+from hios_tvm.schema.manifest import ALIGNMENT, REBUILD_COMMAND, Manifest
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey

@@ -9,10 +9,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from hios_tvm.runtime.dtypes import element_type
 from hios_tvm.runtime.executor import Executor, Task
-from hios_tvm.runtime.instructions import Call, Instruction, Signal, Wait
 from hios_tvm.runtime.memory import Arena, TensorTable, align_up
+from hios_tvm.schema.dtypes import element_type
+from hios_tvm.schema.program import Call, Instruction, Signal, Wait
 
 __all__ = [
     "Bench",

@@ -16,8 +16,6 @@ import numpy as np
 
 from hios_tvm.errors import DeviceError, ExecutionError, RunTimeoutError, SessionClosedError
 from hios_tvm.runtime.devices.cpu import pin_thread
-from hios_tvm.runtime.instructions import Call, Copy, Instruction, Signal, Wait
-from hios_tvm.runtime.manifest import ALIGNMENT
 from hios_tvm.runtime.memory import TensorTable, address_of
 from hios_tvm.runtime.native import (
     DLTENSOR_POINTER,
@@ -31,6 +29,8 @@ from hios_tvm.runtime.native import (
     NativeWorker,
     raised_message,
 )
+from hios_tvm.schema.manifest import ALIGNMENT
+from hios_tvm.schema.program import Call, Copy, Instruction, Signal, Wait
 
 __all__ = ["DEFAULT_SPIN_US", "Executor", "Lowered", "Task", "Work"]
 

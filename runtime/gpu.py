@@ -17,10 +17,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from hios_tvm.runtime.devices.cuda import Gpu
-from hios_tvm.runtime.devices.names import device_kind
 from hios_tvm.runtime.executor import Lowered
-from hios_tvm.runtime.instructions import Call, Copy, Instruction, Program, Signal, Wait
-from hios_tvm.runtime.launches import GpuKernel, Launch
 from hios_tvm.runtime.memory import TensorTable
 from hios_tvm.runtime.native import (
     KIND_AWAIT_RECORDED,
@@ -39,6 +36,9 @@ from hios_tvm.runtime.native import (
     NativeInstruction,
     NativeLaunch,
 )
+from hios_tvm.schema.device_names import device_kind
+from hios_tvm.schema.launches import GpuKernel, Launch
+from hios_tvm.schema.program import Call, Copy, Instruction, Program, Signal, Wait
 
 __all__ = ["Crossing", "GpuTask", "GraphTask", "Mark", "crossings", "issue_order", "marked"]
 

@@ -16,10 +16,10 @@ from hios_tvm.runtime.bench import Timing
 from hios_tvm.runtime.devices.cuda import Gpu
 from hios_tvm.runtime.executor import Executor
 from hios_tvm.runtime.gpu import GpuTask, Mark, issue_order
-from hios_tvm.runtime.instructions import COPY_STREAM, Call, Copy, Program, Signal, Wait
-from hios_tvm.runtime.launches import GpuKernel
 from hios_tvm.runtime.memory import TensorTable
 from hios_tvm.runtime.native import Library
+from hios_tvm.schema.launches import GpuKernel
+from hios_tvm.schema.program import COPY_STREAM, Call, Copy, Program, Signal, Wait
 
 __all__ = ["GpuBench", "measure_copies"]
 

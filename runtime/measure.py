@@ -24,10 +24,10 @@ from hios_tvm.runtime.bench import (
 )
 from hios_tvm.runtime.devices.cpu import share_cores
 from hios_tvm.runtime.executor import Task
-from hios_tvm.runtime.instructions import Copy, Instruction, Program, Signal, Wait
-from hios_tvm.runtime.manifest import Buffer
 from hios_tvm.runtime.memory import Arena, TensorTable
 from hios_tvm.runtime.native import Library, load_library
+from hios_tvm.schema.manifest import Buffer
+from hios_tvm.schema.program import Copy, Instruction, Program, Signal, Wait
 
 __all__ = [
     "COLD_BYTES",

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from hios_tvm.runtime.dtypes import element_type, numpy_dtype
-from hios_tvm.runtime.manifest import ALIGNMENT
 from hios_tvm.runtime.native import DLTensor
+from hios_tvm.schema.dtypes import element_type, numpy_dtype
+from hios_tvm.schema.manifest import ALIGNMENT
 
 __all__ = ["Arena", "TensorTable", "address_of", "align_up", "aligned_empty"]
 

@@ -28,15 +28,7 @@ from hios_tvm.runtime.devices.cpu import (
     require_cores,
 )
 from hios_tvm.runtime.devices.cuda import Gpu, load_driver, split_gpu
-from hios_tvm.runtime.devices.names import (
-    GPU_STREAMS,
-    device_kind,
-    gpu_model_name,
-    gpu_place,
-    split_devices,
-)
 from hios_tvm.runtime.gpu_measure import GpuBench, measure_copies
-from hios_tvm.runtime.instructions import Call
 from hios_tvm.runtime.measure import (
     KernelArg,
     KernelCall,
@@ -47,13 +39,21 @@ from hios_tvm.runtime.measure import (
     measure_transfers,
 )
 from hios_tvm.runtime.native import load_library
+from hios_tvm.schema.device_names import (
+    GPU_STREAMS,
+    device_kind,
+    gpu_model_name,
+    gpu_place,
+    split_devices,
+)
+from hios_tvm.schema.program import Call
 
 __all__ = ["GRAPH", "WEIGHTS", "cost_data", "kernel_calls", "profile_artifact", "write_costs"]
 
 GRAPH, WEIGHTS = "operator_graph", "weight_inputs"
 """Keys of an exported artifact's `compile_info`: the graph, and which inputs stand for weights."""
 
-COSTS_VERSION = PLATFORM_VERSION = 1  # of the files that hios_tvm.costs.table reads
+COSTS_VERSION = PLATFORM_VERSION = 1  # of the files that hios_tvm.schema.costs reads
 
 Progress = Callable[[int, int], None]
 

@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from hios_tvm.runtime.devices.names import device_kind
-from hios_tvm.runtime.instructions import (
+from hios_tvm.schema.device_names import device_kind
+from hios_tvm.schema.program import (
     COPY_STREAM,
     Call,
     Copy,

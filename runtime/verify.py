@@ -11,8 +11,17 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 from hios_tvm.errors import ArtifactError, DeviceError
-from hios_tvm.runtime.devices.names import check_device, device_kind
-from hios_tvm.runtime.instructions import (
+from hios_tvm.schema.device_names import check_device, device_kind
+from hios_tvm.schema.launches import GpuKernel
+from hios_tvm.schema.manifest import (
+    ALIGNMENT,
+    Buffer,
+    Manifest,
+    PredictedOperator,
+    PredictedTransfer,
+    Prediction,
+)
+from hios_tvm.schema.program import (
     COPY_STREAM,
     Call,
     Copy,
@@ -20,15 +29,6 @@ from hios_tvm.runtime.instructions import (
     Signal,
     Wait,
     reads_and_writes,
-)
-from hios_tvm.runtime.launches import GpuKernel
-from hios_tvm.runtime.manifest import (
-    ALIGNMENT,
-    Buffer,
-    Manifest,
-    PredictedOperator,
-    PredictedTransfer,
-    Prediction,
 )
 
 __all__ = ["HappensBefore", "verify_manifest"]

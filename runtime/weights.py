@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from hios_tvm.errors import ArtifactError
-from hios_tvm.runtime.dtypes import DTYPES
-from hios_tvm.runtime.manifest import ALIGNMENT
 from hios_tvm.runtime.memory import address_of, aligned_empty
-from hios_tvm.runtime.strict_json import parse
+from hios_tvm.schema.dtypes import DTYPES
+from hios_tvm.schema.manifest import ALIGNMENT
+from hios_tvm.schema.strict_json import parse
 
 __all__ = ["MAX_HEADER_BYTES", "StoredTensor", "Weights", "map_weights", "read_header"]
 

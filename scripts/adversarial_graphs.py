@@ -20,11 +20,11 @@ import click
 
 from hios_tvm.cli.options import print_table, scheduler_options, stdout
 from hios_tvm.cli.progress import progress_bar
-from hios_tvm.costs.plain_graph import plain_graph_data
 from hios_tvm.experiments.adversarial import AnnealingOptions, Finding, find_worst
 from hios_tvm.experiments.comparison import check_options, choose_schedulers, options_for
 from hios_tvm.experiments.parallel import run_parallel
 from hios_tvm.schedulers import SCHEDULERS
+from hios_tvm.schema.plain_graph import plain_graph_data
 
 RESULTS = Path(__file__).parent / "results"
 NEVER_WORSE = "auto"

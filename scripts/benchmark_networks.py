@@ -17,14 +17,14 @@ import click
 import onnx
 
 from hios_tvm.cli.options import print_table, stderr, stdout
-from hios_tvm.compare import Comparison, compare
 from hios_tvm.compiler import CompileOptions, compile_model
-from hios_tvm.devices import default_devices, parse_device_list
 from hios_tvm.errors import HiosError
 from hios_tvm.frontends import load_model
-from hios_tvm.machine import describe_machine
+from hios_tvm.measuring.compare import Comparison, compare
 from hios_tvm.runtime.archive import read_manifest
 from hios_tvm.runtime.devices.cpu import parse_cores
+from hios_tvm.schema.machine import describe_machine
+from hios_tvm.schema.platform import default_devices, parse_device_list
 from hios_tvm.verification.inputs import random_inputs
 from hios_tvm.zoo import NETWORKS, build
 

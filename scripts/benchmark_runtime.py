@@ -23,23 +23,23 @@ import numpy as np
 import tvm
 from tvm import relax, te
 
-from hios_tvm.artifact import write_artifact
-from hios_tvm.buffer_plan import plan_buffers
+from hios_tvm.artifact.buffer_plan import plan_buffers
+from hios_tvm.artifact.write import write_artifact
+from hios_tvm.backends.cpu.library import build_library
 from hios_tvm.cli.options import print_table, stderr, stdout
 from hios_tvm.compiler import CompileOptions, compile_model
-from hios_tvm.devices import default_devices, parse_device_list
 from hios_tvm.frontends import load_model
-from hios_tvm.library import build_library
-from hios_tvm.machine import describe_machine
 from hios_tvm.passes.pipeline import lower
 from hios_tvm.passes.targets import host_target
 from hios_tvm.runtime.archive import open_artifact
 from hios_tvm.runtime.devices.cpu import parse_cores
-from hios_tvm.runtime.instructions import Call, Program
-from hios_tvm.runtime.manifest import Buffer, DeviceSpec, Manifest, TensorSpec
 from hios_tvm.runtime.measure import measure_handover
 from hios_tvm.runtime.session import Session, load
 from hios_tvm.runtime.trace import RunTrace
+from hios_tvm.schema.machine import describe_machine
+from hios_tvm.schema.manifest import Buffer, DeviceSpec, Manifest, TensorSpec
+from hios_tvm.schema.platform import default_devices, parse_device_list
+from hios_tvm.schema.program import Call, Program
 from hios_tvm.verification.inputs import random_inputs
 from hios_tvm.zoo import build
 

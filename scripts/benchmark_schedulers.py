@@ -24,16 +24,16 @@ import click
 
 from hios_tvm.cli.options import print_table, scheduler_options, stderr, stdout
 from hios_tvm.cli.progress import progress_bar
-from hios_tvm.costs.instance import Instance, read_instance
-from hios_tvm.costs.links import LINKS
 from hios_tvm.errors import HiosError
 from hios_tvm.experiments.comparison import check_options, choose_schedulers
 from hios_tvm.experiments.known_optimum import graph_with_known_optimum
 from hios_tvm.experiments.random_graphs import LayeredGraphOptions, layered_graph
 from hios_tvm.experiments.scaling import Effort, effort, growth_exponent, moves_per_second
 from hios_tvm.experiments.trials import Outcome, Trial, mean_of, run_trials, with_inter_only
-from hios_tvm.machine import describe_machine
 from hios_tvm.report.figures import draw_lines
+from hios_tvm.schema.instance import Instance, read_instance
+from hios_tvm.schema.links import LINKS
+from hios_tvm.schema.machine import describe_machine
 from hios_tvm.zoo import NETWORKS
 from hios_tvm.zoo.costs import cost_file
 

@@ -26,12 +26,12 @@ import numpy as np
 from hios_tvm import runtime
 from hios_tvm.cli.options import precision_option
 from hios_tvm.errors import HiosError
-from hios_tvm.gpu_models import Precision
 from hios_tvm.runtime.archive import read_manifest
 from hios_tvm.runtime.devices.cuda import load_driver
-from hios_tvm.runtime.devices.names import gpu_place, split_devices
 from hios_tvm.runtime.profile import profile_artifact, write_costs
 from hios_tvm.runtime.trace import RunTrace
+from hios_tvm.schema.device_names import gpu_place, split_devices
+from hios_tvm.schema.gpu_models import Precision
 from hios_tvm.verification.deviation import RTOL, deviations
 
 NETWORKS = "inception_v3,nasnet_a_large,randwire,squeezenet1_1,resnet50,densenet121"
@@ -70,9 +70,9 @@ def prepare(
 ) -> None:
     """Compile artifacts of all networks into FOLDER, with inputs and recorded outputs."""
     from hios_tvm.compiler import CompileOptions, compile_model
-    from hios_tvm.costs.instance import read_costs
     from hios_tvm.frontends import load_model
-    from hios_tvm.profile import export_kernels
+    from hios_tvm.measuring.kernel_export import export_kernels
+    from hios_tvm.schema.instance import read_costs
     from hios_tvm.verification.inputs import random_inputs
     from hios_tvm.verification.onnx_reference import onnxruntime_outputs
     from hios_tvm.zoo import build

@@ -27,11 +27,11 @@ import numpy as np
 import onnx
 
 from hios_tvm.cli.options import print_table, stderr, stdout
-from hios_tvm.devices import default_devices
 from hios_tvm.errors import HiosError, UsageError
 from hios_tvm.files import atomic_write
-from hios_tvm.measure.cache import default_cache_dir
+from hios_tvm.measuring.cache import default_cache_dir
 from hios_tvm.onnx_backend import prepare
+from hios_tvm.schema.platform import default_devices
 from hios_tvm.verification.deviation import deviations
 from hios_tvm.verification.onnx_reference import onnxruntime_outputs
 

@@ -14,14 +14,14 @@ from pathlib import Path
 
 import click
 
+from hios_tvm.backends.network import lower_network
 from hios_tvm.cli.progress import progress_bar
-from hios_tvm.costs.instance import Instance
 from hios_tvm.frontends import load_model
-from hios_tvm.machine import describe_machine
-from hios_tvm.measure.cache import CostCache, default_cache_dir
-from hios_tvm.measure.collect import collect_costs
-from hios_tvm.measure.platform import cpu_platform
-from hios_tvm.network import lower_network
+from hios_tvm.measuring.cache import CostCache, default_cache_dir
+from hios_tvm.measuring.collect import collect_costs
+from hios_tvm.measuring.platform import cpu_platform
+from hios_tvm.schema.instance import Instance
+from hios_tvm.schema.machine import describe_machine
 from hios_tvm.zoo import NETWORKS, build
 from hios_tvm.zoo.costs import COSTS_DIR
 

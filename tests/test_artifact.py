@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 from hios_tvm import artifact
-from hios_tvm.artifact import write_artifact
+from hios_tvm.artifact.write import write_artifact
 from hios_tvm.errors import ArtifactError, CompileError, UsageError
 from hios_tvm.runtime.archive import read_manifest
-from hios_tvm.runtime.instructions import Call, Program
-from hios_tvm.runtime.manifest import Buffer, DeviceSpec, Manifest, TensorSpec
+from hios_tvm.schema.manifest import Buffer, DeviceSpec, Manifest, TensorSpec
+from hios_tvm.schema.program import Call, Program
 
 SPEC = TensorSpec("x", "x", (4,), "float32")
 MANIFEST = Manifest(
@@ -91,7 +91,7 @@ import resource, signal
 from dataclasses import replace
 import numpy as np
 from pathlib import Path
-from hios_tvm.artifact import write_artifact
+from hios_tvm.artifact.write import write_artifact
 from hios_tvm.runtime.archive import read_manifest
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 manifest = read_manifest({str(path)!r})

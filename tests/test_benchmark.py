@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from hios_tvm.benchmark import _busy_share
+from hios_tvm.measuring.benchmark import _busy_share
 from hios_tvm.runtime.trace import RunTrace, Span
 
 

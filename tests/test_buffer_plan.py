@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hios_tvm.buffer_plan import BufferPlan, plan_buffers
+from hios_tvm.artifact.buffer_plan import BufferPlan, plan_buffers
 from hios_tvm.errors import ArtifactError
-from hios_tvm.runtime.instructions import (
+from hios_tvm.schema.manifest import Buffer
+from hios_tvm.schema.program import (
     Call,
     Copy,
     Instruction,
@@ -18,7 +19,6 @@ from hios_tvm.runtime.instructions import (
     Wait,
     reads_and_writes,
 )
-from hios_tvm.runtime.manifest import Buffer
 
 
 @dataclass(frozen=True)

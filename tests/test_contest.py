@@ -11,10 +11,10 @@ import pytest
 
 from hios_tvm import runtime
 from hios_tvm.compiler import Compilation, CompileOptions, compile_model
-from hios_tvm.contest import MOST_ENTRANTS, choose_entrants
 from hios_tvm.frontends.onnx import from_onnx
+from hios_tvm.measuring.contest import MOST_ENTRANTS, choose_entrants
 from hios_tvm.report.explain import compilation_data, why_chosen
-from hios_tvm.schedule import DeviceSchedule, Schedule, Stage
+from hios_tvm.schema.schedule import DeviceSchedule, Schedule, Stage
 from hios_tvm.verification.inputs import random_inputs
 from hios_tvm.verification.onnx_reference import onnxruntime_outputs
 from hios_tvm.zoo import build

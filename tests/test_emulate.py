@@ -13,18 +13,18 @@ from onnx import TensorProto, helper
 
 from hios_tvm.cli import main
 from hios_tvm.compiler import Compilation, CompileOptions, compile_model
-from hios_tvm.costs.instance import Instance
-from hios_tvm.costs.plain_graph import graph_of_edges
-from hios_tvm.costs.table import CostTable, Measurement
-from hios_tvm.devices import Link, Platform
-from hios_tvm.emulate import emulate, emulation_of
 from hios_tvm.errors import UsageError
 from hios_tvm.experiments.random_graphs import LayeredGraphOptions, layered_graph
 from hios_tvm.frontends.onnx import from_onnx
+from hios_tvm.measuring.emulate import emulate, emulation_of
 from hios_tvm.passes.partition_by_device import programs_of
-from hios_tvm.schedule import DeviceSchedule, Schedule, Stage
 from hios_tvm.schedulers import make_schedule
-from hios_tvm.simulate import evaluate
+from hios_tvm.schedulers.evaluate import evaluate
+from hios_tvm.schema.costs import CostTable, Measurement
+from hios_tvm.schema.instance import Instance
+from hios_tvm.schema.plain_graph import graph_of_edges
+from hios_tvm.schema.platform import Link, Platform
+from hios_tvm.schema.schedule import DeviceSchedule, Schedule, Stage
 
 NOISE = 2.0
 """How much later than predicted the fastest of several runs may end, with other work around."""

@@ -18,13 +18,13 @@ from tvm import relax
 
 from hios_tvm import runtime
 from hios_tvm.compiler import Compilation, CompileOptions, compile_model
-from hios_tvm.costs.table import CostTable, Measurement
-from hios_tvm.devices import Link, Platform
 from hios_tvm.errors import CostError
 from hios_tvm.frontends.onnx import from_onnx
 from hios_tvm.passes.extract_operator_graph import bindings, is_call_tir
 from hios_tvm.passes.targets import host_target
-from hios_tvm.schedule import DeviceSchedule, Schedule, Stage
+from hios_tvm.schema.costs import CostTable, Measurement
+from hios_tvm.schema.platform import Link, Platform
+from hios_tvm.schema.schedule import DeviceSchedule, Schedule, Stage
 from hios_tvm.verification.deviation import deviations
 from hios_tvm.verification.inputs import random_inputs
 from hios_tvm.verification.onnx_reference import onnxruntime_outputs
@@ -133,7 +133,7 @@ def test_annotated_module_on_the_stock_virtual_machine_equals_the_artifact(
 
 def _weights(model: onnx.ModelProto) -> dict[str, np.ndarray]:
     """Weights by the names that the compiler gives them."""
-    from hios_tvm.network import lower_network
+    from hios_tvm.backends.network import lower_network
 
     return dict(lower_network(from_onnx(model), "host").weights)
 
@@ -181,9 +181,9 @@ def test_second_compile_measures_nothing(
         raise AssertionError("something was measured")
 
     for name in ("measure_kernels", "measure_joint"):
-        monkeypatch.setattr(f"hios_tvm.measure.collect.{name}", refuse)
+        monkeypatch.setattr(f"hios_tvm.measuring.collect.{name}", refuse)
     for name in ("measure_transfers", "measure_independence"):
-        monkeypatch.setattr(f"hios_tvm.measure.platform.{name}", refuse)
+        monkeypatch.setattr(f"hios_tvm.measuring.platform.{name}", refuse)
     model, _, first = squeezenet
     options = CompileOptions(devices=_devices(2), cache_dir=cache)
     again = compile_model(from_onnx(model), tmp_path / "again.hios", options, name="squeezenet")

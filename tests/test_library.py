@@ -6,9 +6,9 @@ import pytest
 import tvm
 from tvm import te
 
+from hios_tvm.backends.cpu.codegen import compile_kernels
+from hios_tvm.backends.cpu.library import build_library, link_library
 from hios_tvm.errors import ArtifactError, CompileError
-from hios_tvm.kernels import compile_kernels
-from hios_tvm.library import build_library, link_library
 from hios_tvm.runtime.native import ABI_VERSION, load_library
 
 TARGET = tvm.target.Target("llvm")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from hios_tvm.devices import Platform, parse_memory
 from hios_tvm.errors import UsageError
+from hios_tvm.schema.platform import Platform, parse_memory
 
 
 @pytest.mark.parametrize(

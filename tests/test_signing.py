@@ -15,7 +15,8 @@ from cryptography.hazmat.primitives import serialization as pem
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
 from hios_tvm import runtime
-from hios_tvm.artifact import write_artifact
+from hios_tvm.artifact.sign import public_key_path, sign_artifact, write_new_key
+from hios_tvm.artifact.write import write_artifact
 from hios_tvm.cli import main
 from hios_tvm.errors import ArtifactError, UsageError
 from hios_tvm.runtime.archive import (
@@ -25,9 +26,8 @@ from hios_tvm.runtime.archive import (
     open_artifact,
     read_manifest,
 )
-from hios_tvm.runtime.instructions import Call, Program
-from hios_tvm.runtime.manifest import Buffer, DeviceSpec, Manifest, TensorSpec
-from hios_tvm.signing import public_key_path, sign_artifact, write_new_key
+from hios_tvm.schema.manifest import Buffer, DeviceSpec, Manifest, TensorSpec
+from hios_tvm.schema.program import Call, Program
 
 SPEC = TensorSpec("x", "x", (4,), "float32")
 LIBRARIES = {"cpu@0": b"code"}
@@ -255,7 +255,7 @@ sys.modules["cryptography"] = None
 from pathlib import Path
 import hios_tvm.runtime
 from hios_tvm.errors import UsageError
-from hios_tvm.signing import sign_artifact
+from hios_tvm.artifact.sign import sign_artifact
 for call in (
     lambda: hios_tvm.runtime.load(sys.argv[1], verify_key=sys.argv[2]),
     lambda: sign_artifact(Path(sys.argv[1]), Path(sys.argv[2])),

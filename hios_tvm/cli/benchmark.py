@@ -22,11 +22,11 @@ from hios_tvm.cli.options import (
     verify_key_option,
 )
 from hios_tvm.errors import UsageError
-from hios_tvm.runtime.devices.names import split_devices
+from hios_tvm.schema.device_names import split_devices
 
 if TYPE_CHECKING:
-    from hios_tvm.benchmark import BenchmarkResult
-    from hios_tvm.runtime.manifest import Manifest
+    from hios_tvm.measuring.benchmark import BenchmarkResult
+    from hios_tvm.schema.manifest import Manifest
 
 _DIFFERENCES = 5  # operators whose time is furthest from their cost
 
@@ -93,9 +93,9 @@ def command(
         _emulate(artifact, emulate_scale, verify_key, json_file)
         return
     from hios_tvm import runtime
-    from hios_tvm.benchmark import benchmark
-    from hios_tvm.machine import describe_machine
+    from hios_tvm.measuring.benchmark import benchmark
     from hios_tvm.report.explain import bottlenecks
+    from hios_tvm.schema.machine import describe_machine
 
     remap = None if devices is None else split_devices(devices)
     with ExitStack() as stack:
@@ -132,8 +132,8 @@ def command(
 
 
 def _print(artifact: Path, manifest: Manifest, result: BenchmarkResult) -> None:
-    from hios_tvm.machine import describe_machine
     from hios_tvm.report.explain import bottlenecks, cost_differences
+    from hios_tvm.schema.machine import describe_machine
 
     latency, predicted_ms = result.latency, manifest.predicted_makespan_ms
     columns = ["runs", "mean ms", "min ms", "max ms", *latency.percentiles_ms, "runs/s"]
@@ -165,7 +165,7 @@ def _print(artifact: Path, manifest: Manifest, result: BenchmarkResult) -> None:
 def _emulate(
     artifact: Path, scale: float | None, verify_key: Path | None, json_file: str | None
 ) -> None:
-    from hios_tvm.emulate import emulate, emulation_of
+    from hios_tvm.measuring.emulate import emulate, emulation_of
     from hios_tvm.runtime.archive import read_manifest
 
     manifest = read_manifest(artifact, verify_key=verify_key)

@@ -63,13 +63,13 @@ def command(
     artifact      the artifact
     """
     from hios_tvm import runtime
-    from hios_tvm.benchmark import benchmark
-    from hios_tvm.compare import compare
     from hios_tvm.frontends.shapes import parse_shape
-    from hios_tvm.machine import describe_machine
+    from hios_tvm.measuring.benchmark import benchmark
+    from hios_tvm.measuring.compare import compare
     from hios_tvm.report.explain import bottlenecks
     from hios_tvm.runtime.archive import read_manifest
     from hios_tvm.runtime.devices.cpu import parse_cores
+    from hios_tvm.schema.machine import describe_machine
 
     manifest = read_manifest(artifact, verify_key=verify_key)
     if any(device.kind == "cuda" for device in manifest.devices):

@@ -19,9 +19,9 @@ from hios_tvm.cli.options import (
     stdout,
 )
 from hios_tvm.cli.progress import progress_bar
-from hios_tvm.costs.links import LINKS
 from hios_tvm.errors import UsageError
-from hios_tvm.gpu_models import Precision
+from hios_tvm.schema.gpu_models import Precision
+from hios_tvm.schema.links import LINKS
 
 if TYPE_CHECKING:
     from tvm.ir import IRModule
@@ -165,15 +165,15 @@ def command(
     it is compared with a reference; what came of it is in the artifact, and inspect shows it.
     """
     from hios_tvm.compiler import CompileOptions, compile_model
-    from hios_tvm.costs.instance import Instance, read_costs
-    from hios_tvm.devices import default_devices, parse_device_list, parse_memory
     from hios_tvm.files import atomic_write
     from hios_tvm.frontends import load_model
     from hios_tvm.frontends.shapes import parse_shape
-    from hios_tvm.measure.cache import default_cache_dir
-    from hios_tvm.measure.remote import RpcAddress
+    from hios_tvm.measuring.cache import default_cache_dir
+    from hios_tvm.measuring.remote import RpcAddress
     from hios_tvm.report.explain import compilation_data, device_reports, why_chosen, why_idle
-    from hios_tvm.schedule import Schedule
+    from hios_tvm.schema.instance import Instance, read_costs
+    from hios_tvm.schema.platform import default_devices, parse_device_list, parse_memory
+    from hios_tvm.schema.schedule import Schedule
 
     if reproducer is not None and not verify:
         raise UsageError("--dump-reproducer needs the comparison that --no-verify leaves out")

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from hios_tvm.cli.options import input_options, load_inputs, verify_key_option
-from hios_tvm.runtime.devices.names import split_devices
+from hios_tvm.schema.device_names import split_devices
 
 if TYPE_CHECKING:
-    from hios_tvm.benchmark import BenchmarkResult
-    from hios_tvm.runtime.manifest import Manifest
+    from hios_tvm.measuring.benchmark import BenchmarkResult
+    from hios_tvm.schema.manifest import Manifest
 
 __all__ = ["observation_options", "observe"]
 
@@ -54,7 +54,7 @@ def observe(
 ) -> tuple[Manifest, BenchmarkResult | None]:
     """Read an artifact, and measure it unless `iterations` is 0."""
     from hios_tvm import runtime
-    from hios_tvm.benchmark import benchmark
+    from hios_tvm.measuring.benchmark import benchmark
     from hios_tvm.runtime.archive import read_manifest
 
     if iterations == 0:

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from hios_tvm.errors import UsageError
-from hios_tvm.gpu_models import PRECISIONS
+from hios_tvm.schema.gpu_models import PRECISIONS
 
 __all__ = [
     "cuda_graph_option",

@@ -15,8 +15,8 @@ from hios_tvm.cli.options import (
     stdout,
 )
 from hios_tvm.cli.progress import progress_bar
-from hios_tvm.gpu_models import Precision
-from hios_tvm.runtime.devices.names import split_devices
+from hios_tvm.schema.device_names import split_devices
+from hios_tvm.schema.gpu_models import Precision
 
 
 @click.group("profile")
@@ -55,8 +55,8 @@ def export(
     """Write the kernels of MODEL, without weights and without a schedule."""
     from hios_tvm.frontends import load_model
     from hios_tvm.frontends.shapes import parse_shape
-    from hios_tvm.measure.cache import default_cache_dir
-    from hios_tvm.profile import export_kernels
+    from hios_tvm.measuring.cache import default_cache_dir
+    from hios_tvm.measuring.kernel_export import export_kernels
 
     path = output or model.with_suffix(".kernels.hios")
     with progress_bar(enabled=not no_progress) as progress:

@@ -22,8 +22,8 @@ def command(artifact: Path, output: Path | None, **options: Any) -> None:
     The page holds everything that it shows: it needs no network and runs no script. Needs
     matplotlib and Jinja2 (pip install 'hios-tvm[report]').
     """
-    from hios_tvm.machine import describe_machine
     from hios_tvm.report.page import render_page, require_page
+    from hios_tvm.schema.machine import describe_machine
 
     require_page()
     path = output or artifact.with_suffix(".html")

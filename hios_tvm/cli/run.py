@@ -24,8 +24,8 @@ from hios_tvm.cli.options import (
 from hios_tvm.cli.verification import artifact_tolerance, check_outputs
 from hios_tvm.errors import UsageError
 from hios_tvm.files import check_writable
-from hios_tvm.runtime.devices.names import split_devices
 from hios_tvm.runtime.trace import RunTrace, write_chrome_trace
+from hios_tvm.schema.device_names import split_devices
 
 
 @click.command("run")

@@ -18,11 +18,11 @@ from hios_tvm.cli.options import (
     stderr,
 )
 from hios_tvm.cli.progress import progress_bar
-from hios_tvm.costs.links import LINKS
+from hios_tvm.schema.links import LINKS
 
 if TYPE_CHECKING:
-    from hios_tvm.costs.instance import Instance
     from hios_tvm.experiments.comparison import Contestant
+    from hios_tvm.schema.instance import Instance
 
 
 def _list(context: click.Context, _parameter: click.Parameter, wanted: bool) -> None:
@@ -93,9 +93,9 @@ def command(
     The gap is the makespan over a lower bound of every schedule, less one; the speed-up is over
     one device. With one scheduler, --json gives its schedule.
     """
-    from hios_tvm.costs.instance import read_instance
     from hios_tvm.experiments.comparison import choose_schedulers, compare_schedulers
     from hios_tvm.files import atomic_write, check_writable
+    from hios_tvm.schema.instance import read_instance
 
     if output is not None:
         check_writable(output)

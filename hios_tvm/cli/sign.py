@@ -32,7 +32,7 @@ def command(
 
     The signature covers the manifest, which holds the SHA-256 of code and weights.
     """
-    from hios_tvm.signing import sign_artifact, write_new_key
+    from hios_tvm.artifact.sign import sign_artifact, write_new_key
 
     if new_key is not None:
         if artifact is not None or key is not None or output is not None:

@@ -24,8 +24,8 @@ from hios_tvm.cli.progress import progress_bar
 from hios_tvm.errors import HiosError
 
 if TYPE_CHECKING:
-    from hios_tvm.tuner import KernelToTune, TuningPlan
     from hios_tvm.tuning.database import TunedKernel
+    from hios_tvm.tuning.tuner import KernelToTune, TuningPlan
 
 
 @click.command("tune")
@@ -85,11 +85,11 @@ def command(
     Every trial is kept at once: the command may be interrupted at any time, and run again to
     continue. Kernels whose results differ from the default kernel's are never used.
     """
-    from hios_tvm.devices import default_devices
     from hios_tvm.frontends import load_model
     from hios_tvm.frontends.shapes import parse_shape
-    from hios_tvm.measure.cache import default_cache_dir
-    from hios_tvm.tuner import TuneOptions, plan_tuning, tune_kernel
+    from hios_tvm.measuring.cache import default_cache_dir
+    from hios_tvm.schema.platform import default_devices
+    from hios_tvm.tuning.tuner import TuneOptions, plan_tuning, tune_kernel
 
     options = TuneOptions(
         device=device or default_devices()[0],

@@ -8,7 +8,7 @@ import numpy as np
 
 from hios_tvm.cli.options import stdout
 from hios_tvm.errors import ExecutionError, UsageError
-from hios_tvm.runtime.manifest import Manifest
+from hios_tvm.schema.manifest import Manifest
 from hios_tvm.verification.deviation import SINGLE, TOLERANCES, Arrays, Tolerance, deviations
 
 __all__ = ["artifact_tolerance", "check_outputs"]

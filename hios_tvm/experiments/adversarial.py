@@ -14,14 +14,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from hios_tvm.costs.instance import Instance
-from hios_tvm.costs.plain_graph import DEVICE_MODEL, graph_of_edges
-from hios_tvm.costs.table import CostTable, Measurement
-from hios_tvm.devices import Platform
 from hios_tvm.errors import HiosError, UsageError
 from hios_tvm.experiments.comparison import options_for
 from hios_tvm.schedulers import make_schedule
-from hios_tvm.simulate import evaluate
+from hios_tvm.schedulers.evaluate import evaluate
+from hios_tvm.schema.costs import CostTable, Measurement
+from hios_tvm.schema.instance import Instance
+from hios_tvm.schema.plain_graph import DEVICE_MODEL, graph_of_edges
+from hios_tvm.schema.platform import Platform
 
 __all__ = ["AnnealingOptions", "Finding", "find_worst"]
 

@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from hios_tvm.costs.instance import Instance
 from hios_tvm.errors import HiosError, UsageError
-from hios_tvm.schedule import Schedule
 from hios_tvm.schedulers import SCHEDULERS, make_schedule, options_of
-from hios_tvm.simulate import Timeline, evaluate
+from hios_tvm.schedulers.evaluate import Timeline, evaluate
+from hios_tvm.schema.instance import Instance
+from hios_tvm.schema.schedule import Schedule
 
 __all__ = [
     "Contestant",

@@ -6,12 +6,12 @@ import itertools
 import random
 from dataclasses import dataclass
 
-from hios_tvm.costs.instance import Instance
-from hios_tvm.costs.plain_graph import DEVICE_MODEL, graph_of_edges
-from hios_tvm.costs.table import CostTable, Measurement
-from hios_tvm.devices import Platform
 from hios_tvm.errors import GraphError
-from hios_tvm.schedule import DeviceSchedule, Schedule, Stage
+from hios_tvm.schema.costs import CostTable, Measurement
+from hios_tvm.schema.instance import Instance
+from hios_tvm.schema.plain_graph import DEVICE_MODEL, graph_of_edges
+from hios_tvm.schema.platform import Platform
+from hios_tvm.schema.schedule import DeviceSchedule, Schedule, Stage
 
 __all__ = ["KnownOptimum", "graph_with_known_optimum"]
 

@@ -7,11 +7,11 @@ import math
 import random
 from dataclasses import dataclass
 
-from hios_tvm.costs.instance import Instance
-from hios_tvm.costs.plain_graph import DEVICE_MODEL, graph_of_edges
-from hios_tvm.costs.table import CostTable, Measurement
-from hios_tvm.devices import Platform
 from hios_tvm.errors import GraphError
+from hios_tvm.schema.costs import CostTable, Measurement
+from hios_tvm.schema.instance import Instance
+from hios_tvm.schema.plain_graph import DEVICE_MODEL, graph_of_edges
+from hios_tvm.schema.platform import Platform
 
 __all__ = ["LayeredGraphOptions", "layered_graph"]
 

@@ -12,10 +12,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from hios_tvm.costs.instance import Instance
 from hios_tvm.experiments.comparison import options_for
 from hios_tvm.experiments.random_graphs import LayeredGraphOptions, layered_graph
 from hios_tvm.schedulers import SCHEDULERS, make_schedule
+from hios_tvm.schema.instance import Instance
 
 __all__ = ["Effort", "effort", "growth_exponent", "moves_per_second", "sized_graph"]
 

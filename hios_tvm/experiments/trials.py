@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from hios_tvm.costs.instance import Instance
 from hios_tvm.errors import HiosError
 from hios_tvm.experiments.comparison import compare_schedulers, options_for
 from hios_tvm.experiments.parallel import run_parallel
+from hios_tvm.schema.instance import Instance
 
 __all__ = ["INTER_ONLY", "Outcome", "Trial", "mean_of", "run_trials", "with_inter_only"]
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
-    from hios_tvm.benchmark import BenchmarkResult
     from hios_tvm.compiler import Compilation
-    from hios_tvm.runtime.manifest import Manifest
+    from hios_tvm.measuring.benchmark import BenchmarkResult
+    from hios_tvm.schema.manifest import Manifest
 
 __all__ = [
     "DeviceReport",
@@ -70,7 +70,7 @@ class DeviceReport:
 
 def manifest_reports(manifest: Manifest) -> list[DeviceReport]:
     """Read what each device got off an artifact's manifest."""
-    from hios_tvm.runtime.instructions import Call, Copy
+    from hios_tvm.schema.program import Call, Copy
 
     work = manifest.compile_info.get("device_work_ms", {})
     total = sum(work.values()) or 1.0

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from statistics import median
 
-from hios_tvm.benchmark import BenchmarkResult
 from hios_tvm.errors import UsageError
+from hios_tvm.measuring.benchmark import BenchmarkResult
 from hios_tvm.report.drawing import Theme, draw_graph, draw_timelines, render
 from hios_tvm.report.explain import bottlenecks, cost_differences, manifest_reports
 from hios_tvm.report.figures import require_matplotlib
 from hios_tvm.report.timeline import OperatorView, timelines
-from hios_tvm.runtime.instructions import Call, Copy
-from hios_tvm.runtime.manifest import Manifest
+from hios_tvm.schema.manifest import Manifest
+from hios_tvm.schema.program import Call, Copy
 
 __all__ = ["render_page", "require_page"]
 

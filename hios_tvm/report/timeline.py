@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from hios_tvm.benchmark import BenchmarkResult
-from hios_tvm.runtime.instructions import Call, Copy
-from hios_tvm.runtime.manifest import Manifest
+from hios_tvm.measuring.benchmark import BenchmarkResult
 from hios_tvm.runtime.trace import RunTrace
+from hios_tvm.schema.manifest import Manifest
+from hios_tvm.schema.program import Call, Copy
 
 __all__ = [
     "Bar",

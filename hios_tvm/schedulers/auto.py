@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from hios_tvm.costs.table import CostTable
-from hios_tvm.devices import Platform
-from hios_tvm.graph import OperatorGraph
-from hios_tvm.schedule import Schedule
+from hios_tvm.schedulers.evaluate import evaluate
 from hios_tvm.schedulers.portfolio import portfolio
 from hios_tvm.schedulers.refine import RefineOptions, refined
-from hios_tvm.simulate import evaluate
+from hios_tvm.schema.costs import CostTable
+from hios_tvm.schema.graph import OperatorGraph
+from hios_tvm.schema.platform import Platform
+from hios_tvm.schema.schedule import Schedule
 
 __all__ = ["auto", "candidates"]
 

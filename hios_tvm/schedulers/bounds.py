@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from hios_tvm.costs.table import ALPHA, CostTable
-from hios_tvm.devices import Platform
-from hios_tvm.graph import OperatorGraph
+from hios_tvm.schema.costs import ALPHA, CostTable
+from hios_tvm.schema.graph import OperatorGraph
+from hios_tvm.schema.platform import Platform
 
 __all__ = ["lower_bound_ms"]
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hios_tvm.costs.table import CostTable
-from hios_tvm.devices import Platform
-from hios_tvm.graph import OperatorGraph
-from hios_tvm.schedule import Schedule
 from hios_tvm.schedulers.one_device import best_device
 from hios_tvm.schedulers.problem import PlacedStage, Problem
+from hios_tvm.schema.costs import CostTable
+from hios_tvm.schema.graph import OperatorGraph
+from hios_tvm.schema.platform import Platform
+from hios_tvm.schema.schedule import Schedule
 
 __all__ = ["GreedyOptions", "greedy"]
 

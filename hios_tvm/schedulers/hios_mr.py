@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hios_tvm.costs.table import CostTable
-from hios_tvm.devices import Platform
-from hios_tvm.graph import OperatorGraph
-from hios_tvm.schedule import Schedule
 from hios_tvm.schedulers.list_schedule import Clock, advance
 from hios_tvm.schedulers.memory import Memory
 from hios_tvm.schedulers.problem import Problem
 from hios_tvm.schedulers.window import WindowOptions, group_in_window
+from hios_tvm.schema.costs import CostTable
+from hios_tvm.schema.graph import OperatorGraph
+from hios_tvm.schema.platform import Platform
+from hios_tvm.schema.schedule import Schedule
 
 __all__ = ["MappingRecordingOptions", "hios_mr"]
 

@@ -7,13 +7,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from hios_tvm.costs.table import CostTable
-from hios_tvm.devices import Platform
 from hios_tvm.errors import UsageError
-from hios_tvm.graph import OperatorGraph
-from hios_tvm.schedule import Schedule
 from hios_tvm.schedulers.one_device import best_device
 from hios_tvm.schedulers.problem import PlacedStage, Problem
+from hios_tvm.schema.costs import CostTable
+from hios_tvm.schema.graph import OperatorGraph
+from hios_tvm.schema.platform import Platform
+from hios_tvm.schema.schedule import Schedule
 
 __all__ = ["IOSOptions", "ios"]
 

@@ -3,7 +3,7 @@
 A schedule is a list of placed stages in which every stage comes after the stages that it reads
 from. The order of a device is that of its stages in the list, so no such list can deadlock, and
 one pass over it gives all times. Devices count as independent here; the evaluator
-(`hios_tvm.simulate`) knows better, and has the last word.
+(`hios_tvm.schedulers.evaluate`) knows better, and has the last word.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hios_tvm.schedule import Schedule
 from hios_tvm.schedulers.problem import Groups, PlacedStage, Problem
+from hios_tvm.schema.schedule import Schedule
 
 __all__ = ["Clock", "Outcome", "Timed", "advance", "merged", "order_of"]
 

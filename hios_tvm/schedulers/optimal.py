@@ -8,16 +8,16 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from hios_tvm.costs.table import ALPHA, CostTable
-from hios_tvm.devices import Platform
 from hios_tvm.errors import InfeasibleError, UsageError
-from hios_tvm.graph import OperatorGraph
-from hios_tvm.schedule import Schedule
 from hios_tvm.schedulers.list_schedule import Clock, advance, order_of
 from hios_tvm.schedulers.memory import Memory
 from hios_tvm.schedulers.portfolio import portfolio
 from hios_tvm.schedulers.problem import Groups, PlacedStage, Problem
 from hios_tvm.schedulers.refine import RefineOptions, refined
+from hios_tvm.schema.costs import ALPHA, CostTable
+from hios_tvm.schema.graph import OperatorGraph
+from hios_tvm.schema.platform import Platform
+from hios_tvm.schema.schedule import Schedule
 
 __all__ = ["OptimalOptions", "optimal"]
 

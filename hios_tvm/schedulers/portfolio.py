@@ -6,18 +6,18 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
-from hios_tvm.costs.table import CostTable
-from hios_tvm.devices import Platform
 from hios_tvm.errors import InfeasibleError
-from hios_tvm.graph import OperatorGraph
-from hios_tvm.schedule import Schedule
+from hios_tvm.schedulers.evaluate import evaluate
 from hios_tvm.schedulers.greedy import GreedyOptions, greedy
 from hios_tvm.schedulers.heft import EarliestFinishOptions, heft
 from hios_tvm.schedulers.hios_lp import LongestPathOptions, hios_lp
 from hios_tvm.schedulers.hios_mr import MappingRecordingOptions, hios_mr
 from hios_tvm.schedulers.ios import IOSOptions, ios
 from hios_tvm.schedulers.sequential import SequentialOptions, sequential
-from hios_tvm.simulate import evaluate
+from hios_tvm.schema.costs import CostTable
+from hios_tvm.schema.graph import OperatorGraph
+from hios_tvm.schema.platform import Platform
+from hios_tvm.schema.schedule import Schedule
 
 __all__ = ["portfolio"]
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
-from hios_tvm.costs.table import CostTable
-from hios_tvm.devices import Platform
-from hios_tvm.graph import Edge, OperatorGraph
-from hios_tvm.schedule import DeviceSchedule, Schedule, Stage
+from hios_tvm.schema.costs import CostTable
+from hios_tvm.schema.graph import Edge, OperatorGraph
+from hios_tvm.schema.platform import Platform
+from hios_tvm.schema.schedule import DeviceSchedule, Schedule, Stage
 
 __all__ = ["Groups", "PlacedStage", "Problem"]
 

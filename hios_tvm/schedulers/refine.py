@@ -8,17 +8,17 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from hios_tvm.costs.table import CostTable
-from hios_tvm.devices import Platform
 from hios_tvm.errors import UsageError
-from hios_tvm.graph import OperatorGraph
-from hios_tvm.schedule import Schedule
 from hios_tvm.schedulers.bounds import lower_bound_ms
+from hios_tvm.schedulers.evaluate import evaluate
 from hios_tvm.schedulers.list_schedule import Clock, Timed, order_of
 from hios_tvm.schedulers.memory import Memory
 from hios_tvm.schedulers.portfolio import portfolio
 from hios_tvm.schedulers.problem import PlacedStage, Problem
-from hios_tvm.simulate import evaluate
+from hios_tvm.schema.costs import CostTable
+from hios_tvm.schema.graph import OperatorGraph
+from hios_tvm.schema.platform import Platform
+from hios_tvm.schema.schedule import Schedule
 
 __all__ = ["RefineOptions", "refine", "refined"]
 

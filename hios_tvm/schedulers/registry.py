@@ -6,13 +6,10 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
-from hios_tvm.costs.table import CostTable
-from hios_tvm.devices import Platform
 from hios_tvm.errors import UsageError
-from hios_tvm.graph import OperatorGraph
-from hios_tvm.schedule import Schedule
 from hios_tvm.schedulers.auto import auto
 from hios_tvm.schedulers.bounds import lower_bound_ms
+from hios_tvm.schedulers.evaluate import evaluate
 from hios_tvm.schedulers.greedy import GreedyOptions, greedy
 from hios_tvm.schedulers.heft import EarliestFinishOptions, heft
 from hios_tvm.schedulers.hios_lp import LongestPathOptions, hios_lp
@@ -21,7 +18,10 @@ from hios_tvm.schedulers.ios import IOSOptions, ios
 from hios_tvm.schedulers.optimal import OptimalOptions, optimal
 from hios_tvm.schedulers.refine import RefineOptions, refine
 from hios_tvm.schedulers.sequential import SequentialOptions, sequential
-from hios_tvm.simulate import evaluate
+from hios_tvm.schema.costs import CostTable
+from hios_tvm.schema.graph import OperatorGraph
+from hios_tvm.schema.platform import Platform
+from hios_tvm.schema.schedule import Schedule
 
 __all__ = ["SCHEDULERS", "Entry", "evaluated", "make_schedule", "options_of"]
 
@@ -80,8 +80,8 @@ def make_schedule(
 
     Examples
     --------
-    >>> from hios_tvm.costs.table import Measurement
-    >>> from hios_tvm.graph import Operator, Tensor
+    >>> from hios_tvm.schema.costs import Measurement
+    >>> from hios_tvm.schema.graph import Operator, Tensor
     >>> graph = OperatorGraph(
     ...     "two", (Operator("a", "k", (), ("x",)), Operator("b", "k", (), ("y",))),
     ...     (Tensor("x", (1,), "float32"), Tensor("y", (1,), "float32")), outputs=("x", "y"))

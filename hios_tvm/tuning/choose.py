@@ -10,7 +10,7 @@ from tvm import tirx
 from tvm.ir import IRModule
 from tvm.target import Target
 
-from hios_tvm.kernels import kernel_key
+from hios_tvm.backends.cpu.codegen import kernel_key
 from hios_tvm.tuning.database import Subject, TunedKernel, TuningDatabase
 
 __all__ = ["TunedChoice", "choose_tuned", "subject_of"]

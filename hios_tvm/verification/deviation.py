@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hios_tvm.errors import UsageError
-from hios_tvm.gpu_models import Precision
+from hios_tvm.schema.gpu_models import Precision
 
 __all__ = [
     "RTOL",

@@ -8,8 +8,8 @@ from collections.abc import Collection
 from hios_tvm.errors import DeviceError
 from hios_tvm.runtime.devices.cpu import available_features, require_cores
 from hios_tvm.runtime.devices.cuda import load_driver
-from hios_tvm.runtime.devices.names import gpu_place
-from hios_tvm.runtime.manifest import DeviceSpec, Manifest
+from hios_tvm.schema.device_names import gpu_place
+from hios_tvm.schema.manifest import DeviceSpec, Manifest
 
 __all__ = ["why_not_here"]
 

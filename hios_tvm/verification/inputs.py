@@ -9,7 +9,7 @@ from types import MappingProxyType
 import numpy as np
 
 from hios_tvm.errors import ModelError
-from hios_tvm.runtime.dtypes import numpy_dtype
+from hios_tvm.schema.dtypes import numpy_dtype
 from hios_tvm.verification.deviation import Arrays
 
 __all__ = ["Draws", "IntegerRange", "Spec", "random_inputs", "telling_draws"]

@@ -9,9 +9,9 @@ from pathlib import Path
 from tvm.ir import IRModule
 
 from hios_tvm import runtime
-from hios_tvm.artifact import Package
+from hios_tvm.artifact.write import Package
 from hios_tvm.errors import DeviceError, HiosError, ModelError, UsageError, VerificationError
-from hios_tvm.runtime.manifest import OutputError, Verification
+from hios_tvm.schema.manifest import OutputError, Verification
 from hios_tvm.verification.deviation import SINGLE, Arrays, Deviation, Tolerance
 from hios_tvm.verification.first_difference import Compile, Difference, first_difference
 from hios_tvm.verification.here import why_not_here

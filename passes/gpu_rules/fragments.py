@@ -9,8 +9,8 @@ from tvm import tirx
 from tvm.s_tir import TensorIntrin
 from tvm.script import tirx as T
 
-from hios_tvm.gpu_models import Precision
-from hios_tvm.graph import dtype_bytes
+from hios_tvm.schema.gpu_models import Precision
+from hios_tvm.schema.graph import dtype_bytes
 
 __all__ = ["ROUND_TF32", "SHARED", "SIDE", "WARP", "FragmentFormat", "fragment_format"]
 
@@ -56,7 +56,7 @@ class FragmentFormat:
 
 
 # TVM 0.27 knows no fragments of TF32. Those of half precision with a depth of 8, which do not
-# exist, stand for them here, and `hios_tvm.cuda_kernels` writes what is meant
+# exist, stand for them here, and `hios_tvm.backends.cuda.codegen` writes what is meant
 _FORMATS = {
     "tf32": FragmentFormat("tf32", "float32", "float16", 8, 16, skew=4, rate=512),
     "fp16": FragmentFormat("fp16", "float16", "float16", 16, 32, skew=8, rate=1024),

@@ -18,7 +18,6 @@ import tvm
 from tvm import tirx
 from tvm.s_tir.dlight.gpu.matmul import auto_inline_consumer_chain
 
-from hios_tvm.gpu_models import gpu_model
 from hios_tvm.passes.gpu_rules.blocks import inline_all
 from hios_tvm.passes.gpu_rules.matrix_product import (
     VECTOR,
@@ -30,6 +29,7 @@ from hios_tvm.passes.gpu_rules.matrix_product import (
 )
 from hios_tvm.passes.gpu_rules.tiles import SLICE_DEPTH, GemmTile, choose_gemm_tile
 from hios_tvm.passes.targets import arch_of
+from hios_tvm.schema.gpu_models import gpu_model
 
 __all__ = ["ImplicitGemm"]
 

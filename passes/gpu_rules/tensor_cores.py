@@ -21,7 +21,6 @@ from tvm import s_tir, tirx
 from tvm.s_tir.dlight.gpu.matmul import auto_inline_consumer_chain
 from tvm.s_tir.schedule import LoopRV, SBlockRV
 
-from hios_tvm.gpu_models import gpu_model
 from hios_tvm.passes.gpu_rules.blocks import inline_all
 from hios_tvm.passes.gpu_rules.fragments import (
     SHARED,
@@ -40,6 +39,7 @@ from hios_tvm.passes.gpu_rules.matrix_product import (
 )
 from hios_tvm.passes.gpu_rules.tiles import WarpTile, choose_warp_tile
 from hios_tvm.passes.targets import arch_of, precision_of
+from hios_tvm.schema.gpu_models import gpu_model
 
 __all__ = ["TensorCores"]
 

@@ -18,11 +18,11 @@ from click.testing import CliRunner, Result
 from onnx import TensorProto, helper
 
 from hios_tvm.cli import main
-from hios_tvm.costs.instance import read_instance
 from hios_tvm.experiments.sweeps import read_runs
-from hios_tvm.schedule import Schedule
 from hios_tvm.schedulers import SCHEDULERS
-from hios_tvm.simulate import evaluate
+from hios_tvm.schedulers.evaluate import evaluate
+from hios_tvm.schema.instance import read_instance
+from hios_tvm.schema.schedule import Schedule
 
 CORE = min(os.sched_getaffinity(0))
 SMALL = ("--operators", 24, "--edges", 48, "--layers", 5, "--schedulers", "sequential,hios-lp")

@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hios_tvm.costs.instance import Instance, read_instance
-from hios_tvm.costs.plain_graph import read_plain_graph
-from hios_tvm.costs.table import CostTable, Measurement
-from hios_tvm.devices import Device, Link, Platform
 from hios_tvm.errors import CostError, GraphError, HiosError, UsageError
 from hios_tvm.schedulers import make_schedule
+from hios_tvm.schema.costs import CostTable, Measurement
+from hios_tvm.schema.instance import Instance, read_instance
+from hios_tvm.schema.plain_graph import read_plain_graph
+from hios_tvm.schema.platform import Device, Link, Platform
 
 DIAMOND = {
     "operators": [

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from hios_tvm.costs.plain_graph import plain_graph_data, read_plain_graph
 from hios_tvm.errors import UsageError
 from hios_tvm.experiments.adversarial import AnnealingOptions, find_worst
 from hios_tvm.schedulers import SCHEDULERS, make_schedule
+from hios_tvm.schema.plain_graph import plain_graph_data, read_plain_graph
 
 QUICK = AnnealingOptions(steps=150, hottest=0.5, coldest=0.01, cooling=0.97)
 

@@ -8,10 +8,6 @@ from typing import Any
 
 import pytest
 
-from hios_tvm.costs.instance import Instance
-from hios_tvm.costs.plain_graph import read_plain_graph
-from hios_tvm.costs.table import CostTable
-from hios_tvm.devices import Device, Platform
 from hios_tvm.errors import CostError, UsageError
 from hios_tvm.experiments.comparison import (
     check_options,
@@ -20,7 +16,11 @@ from hios_tvm.experiments.comparison import (
     parse_option,
 )
 from hios_tvm.schedulers import SCHEDULERS
-from hios_tvm.simulate import evaluate
+from hios_tvm.schedulers.evaluate import evaluate
+from hios_tvm.schema.costs import CostTable
+from hios_tvm.schema.instance import Instance
+from hios_tvm.schema.plain_graph import read_plain_graph
+from hios_tvm.schema.platform import Device, Platform
 
 
 def fork(transfer_ms: float = 0.5, consumers: int = 2) -> Instance:

@@ -14,7 +14,7 @@ from hios_tvm.experiments.known_optimum import graph_with_known_optimum
 from hios_tvm.experiments.random_graphs import LayeredGraphOptions, layered_graph
 from hios_tvm.schedulers import make_schedule
 from hios_tvm.schedulers.bounds import lower_bound_ms
-from hios_tvm.simulate import evaluate
+from hios_tvm.schedulers.evaluate import evaluate
 
 
 @pytest.mark.parametrize("layers", [8, 14])

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from hios_tvm.costs.instance import Instance
 from hios_tvm.experiments.random_graphs import LayeredGraphOptions, layered_graph
 from hios_tvm.experiments.scaling import effort, growth_exponent, moves_per_second, sized_graph
 from hios_tvm.experiments.trials import Outcome, Trial, mean_of, run_trials, with_inter_only
 from hios_tvm.schedulers import make_schedule
+from hios_tvm.schema.instance import Instance
 
 
 def small(devices: int, seed: int) -> Instance:

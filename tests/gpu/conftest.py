@@ -7,7 +7,7 @@ import pytest
 from fake_driver import FakeDriver
 
 import hios_tvm.build
-import hios_tvm.measure.gpu
+import hios_tvm.measuring.gpu
 import hios_tvm.runtime.gpu_measure
 import hios_tvm.runtime.profile
 import hios_tvm.runtime.session
@@ -29,12 +29,12 @@ def start(monkeypatch: pytest.MonkeyPatch) -> Callable[..., FakeDriver]:
             hios_tvm.runtime.profile,
             hios_tvm.verification.here,
         ]
-        for module in [*users, *[hios_tvm.measure.gpu] * here]:
+        for module in [*users, *[hios_tvm.measuring.gpu] * here]:
             monkeypatch.setattr(module, "load_driver", lambda: driver)
         return fake
 
     # The stand-in executes CUDA's source
-    for module in (hios_tvm.build, hios_tvm.measure.gpu):
+    for module in (hios_tvm.build, hios_tvm.measuring.gpu):
         monkeypatch.setattr(module, "build_device_code", _source_as_code)
     # The emulator is slow, and its times say nothing
     for constant, value in (("_CALLS", 2), ("_ROUNDS", 2), ("_TRANSFER_BYTES", (1 << 10, 1 << 16))):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hios_tvm.runtime.launches import GpuKernel
+from hios_tvm.schema.launches import GpuKernel
 
 _HEADER = Path(__file__).with_name("cuda_emulator.h")
 _KERNEL = re.compile(

@@ -23,20 +23,20 @@ from hios_tvm.errors import (
 )
 from hios_tvm.frontends.onnx import from_onnx
 from hios_tvm.runtime.archive import read_manifest
-from hios_tvm.runtime.devices.names import split_devices
-from hios_tvm.runtime.instructions import COPY_STREAM, Call, Copy
-from hios_tvm.schedule import Schedule
+from hios_tvm.schema.device_names import split_devices
+from hios_tvm.schema.program import COPY_STREAM, Call, Copy
+from hios_tvm.schema.schedule import Schedule
 
 Start = Callable[..., FakeDriver]
 
 
 def random_schedule(devices: tuple[str, ...], seed: int) -> Schedule:
     """Place every operator at random, and group neighbours of one device into streams."""
-    from hios_tvm.costs.table import CostTable, Measurement
-    from hios_tvm.devices import Device, Link, Platform
-    from hios_tvm.network import lower_network
+    from hios_tvm.backends.network import lower_network
     from hios_tvm.passes.targets import cuda_target, host_target
     from hios_tvm.schedulers import make_schedule
+    from hios_tvm.schema.costs import CostTable, Measurement
+    from hios_tvm.schema.platform import Device, Link, Platform
 
     host = host_target()
     network = lower_network(from_onnx(MODEL), host, gpu=cuda_target("sm_80", host))

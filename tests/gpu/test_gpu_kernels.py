@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 from lowered_models import Array, model_of, random, run_onnx_runtime
 from onnx import ModelProto, helper
 
-from hios_tvm.cuda_kernels import generate_cuda
+from hios_tvm.backends.cuda.codegen import generate_cuda
+from hios_tvm.backends.network import apply_pass
 from hios_tvm.frontends.onnx import from_onnx
-from hios_tvm.gpu_models import Precision
-from hios_tvm.network import apply_pass
 from hios_tvm.passes.canonicalize_operators import CanonicalizeOperators, collect_weights
 from hios_tvm.passes.extract_operator_graph import extract_operator_graph
 from hios_tvm.passes.pipeline import lower_to_kernels, schedule_kernels
 from hios_tvm.passes.targets import cuda_target, host_target
+from hios_tvm.schema.gpu_models import Precision
 
 TOLERANCE = {"fp32": 1e-5, "tf32": 1e-3, "fp16": 1e-3}
 

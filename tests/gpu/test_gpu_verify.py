@@ -15,10 +15,10 @@ from hios_tvm.compiler import CompileOptions, compile_model
 from hios_tvm.errors import ArtifactError
 from hios_tvm.frontends.onnx import from_onnx
 from hios_tvm.runtime.archive import open_artifact
-from hios_tvm.runtime.instructions import Call, Copy
-from hios_tvm.runtime.launches import Launch
-from hios_tvm.runtime.manifest import Buffer, DeviceSpec, Manifest
 from hios_tvm.runtime.verify import verify_manifest
+from hios_tvm.schema.launches import Launch
+from hios_tvm.schema.manifest import Buffer, DeviceSpec, Manifest
+from hios_tvm.schema.program import Call, Copy
 
 Shapes = dict[str, tuple[tuple[int, ...], str]]
 DEVICES = ("cuda:0", "cpu@0")

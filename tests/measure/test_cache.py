@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from hios_tvm.costs.table import Measurement
 from hios_tvm.errors import CostError
-from hios_tvm.measure.cache import CostCache
+from hios_tvm.measuring.cache import CostCache
+from hios_tvm.schema.costs import Measurement
 
 
 def test_what_is_put_is_found_by_another_process_of_the_same_folder(tmp_path: Path) -> None:

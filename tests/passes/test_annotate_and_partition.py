@@ -15,8 +15,8 @@ from hios_tvm.passes.annotate_schedule import AnnotateSchedule, schedule_of
 from hios_tvm.passes.canonicalize_operators import CanonicalizeOperators, collect_weights
 from hios_tvm.passes.extract_operator_graph import extract_operator_graph
 from hios_tvm.passes.partition_by_device import PartitionByDevice
-from hios_tvm.runtime.instructions import Call, Copy, Signal, Wait
-from hios_tvm.schedule import DeviceSchedule, Schedule, Stage
+from hios_tvm.schema.program import Call, Copy, Signal, Wait
+from hios_tvm.schema.schedule import DeviceSchedule, Schedule, Stage
 
 LLVM = tvm.target.Target("llvm")
 

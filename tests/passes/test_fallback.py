@@ -6,7 +6,7 @@ import tvm
 from lowered_models import Array, random
 from tvm import te, topi
 
-from hios_tvm.passes.schedule_rules.fallback import Fallback
+from hios_tvm.passes.cpu_rules.fallback import Fallback
 from hios_tvm.passes.targets import host_target
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from lowered_models import Array, random
 from tvm import te, topi
 
-from hios_tvm.passes.schedule_rules.injective import Injective
+from hios_tvm.passes.cpu_rules.injective import Injective
 from hios_tvm.passes.targets import host_target
 
 

@@ -14,12 +14,12 @@ from tvm.script import relax as R
 
 from hios_tvm import runtime
 from hios_tvm.compiler import CompileOptions, compile_model
-from hios_tvm.costs.table import CostTable
 from hios_tvm.errors import UsageError
 from hios_tvm.frontends.onnx import from_onnx
 from hios_tvm.passes.merge_convolutions import MergeConvolutions, mergeable_convolutions
 from hios_tvm.passes.pipeline import lower_to_kernels, schedule_kernels
 from hios_tvm.passes.targets import host_target
+from hios_tvm.schema.costs import CostTable
 
 
 def block() -> ModelProto:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hios_tvm.passes.schedule_rules.register_tile import choose_tile
+from hios_tvm.passes.cpu_rules.register_tile import choose_tile
 
 counts = st.integers(1, 3000)
 

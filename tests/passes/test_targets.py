@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from hios_tvm.cpu_features import cpu_features
+from hios_tvm.backends.cpu.features import cpu_features
 from hios_tvm.errors import UsageError
 from hios_tvm.passes.targets import host_target, parse_target, vector_lanes, vector_registers
 

@@ -10,8 +10,8 @@ from test_timeline import MANIFEST, TRACE
 
 from hios_tvm.report.drawing import draw_graph, draw_timelines, render
 from hios_tvm.report.timeline import OperatorView, measured_timeline, predicted_timeline
-from hios_tvm.runtime.instructions import Call, Program
-from hios_tvm.runtime.manifest import Manifest, PredictedOperator, Prediction
+from hios_tvm.schema.manifest import Manifest, PredictedOperator, Prediction
+from hios_tvm.schema.program import Call, Program
 
 SVG = "{http://www.w3.org/2000/svg}"
 HOSTILE = "</text><script>alert(1)</script>$\\frac$\x00\ud800\U0001f600 & co"

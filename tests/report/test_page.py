@@ -13,11 +13,11 @@ import pytest
 from test_drawing import HOSTILE
 from test_timeline import MANIFEST, TRACE
 
-from hios_tvm.benchmark import BenchmarkResult
+from hios_tvm.measuring.benchmark import BenchmarkResult
 from hios_tvm.report.page import render_page
-from hios_tvm.runtime.instructions import Call, Program
-from hios_tvm.runtime.manifest import PredictedOperator, Prediction
-from hios_tvm.statistics import LatencySummary
+from hios_tvm.schema.latency import LatencySummary
+from hios_tvm.schema.manifest import PredictedOperator, Prediction
+from hios_tvm.schema.program import Call, Program
 
 RESULT = BenchmarkResult(
     latency=LatencySummary.of([9.0, 9.5, 10.0]),

@@ -12,8 +12,8 @@ from hios_tvm.report.timeline import (
     median_run,
     predicted_timeline,
 )
-from hios_tvm.runtime.instructions import Call, Copy, Program, Signal, Wait
-from hios_tvm.runtime.manifest import (
+from hios_tvm.runtime.trace import RunTrace, make_spans
+from hios_tvm.schema.manifest import (
     Buffer,
     DeviceSpec,
     Manifest,
@@ -22,7 +22,7 @@ from hios_tvm.runtime.manifest import (
     Prediction,
     TensorSpec,
 )
-from hios_tvm.runtime.trace import RunTrace, make_spans
+from hios_tvm.schema.program import Call, Copy, Program, Signal, Wait
 
 SPEC = TensorSpec("x", "x", (8,), "float32")
 MANIFEST = Manifest(

@@ -15,11 +15,11 @@ import tvm_ffi.libinfo
 from hand_made import LENGTH, TARGET, HandMade, elementwise, make_buffer, make_manifest
 
 from hios_tvm import runtime
-from hios_tvm.artifact import write_artifact
-from hios_tvm.buffer_plan import plan_buffers
-from hios_tvm.library import build_library, link_library
-from hios_tvm.runtime.instructions import Call, Copy, Program, Signal, Wait
-from hios_tvm.runtime.manifest import TensorSpec
+from hios_tvm.artifact.buffer_plan import plan_buffers
+from hios_tvm.artifact.write import write_artifact
+from hios_tvm.backends.cpu.library import build_library, link_library
+from hios_tvm.schema.manifest import TensorSpec
+from hios_tvm.schema.program import Call, Copy, Program, Signal, Wait
 
 collect_ignore = ["conftest.py"]  # not a module with doctests: its name is not unique
 

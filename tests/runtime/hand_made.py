@@ -19,9 +19,9 @@ import tvm
 from tvm import te
 
 from hios_tvm import runtime
-from hios_tvm.buffer_plan import plan_buffers
-from hios_tvm.runtime.instructions import Call, Copy, Program, Signal, Wait
-from hios_tvm.runtime.manifest import Buffer, DeviceSpec, Manifest, TensorSpec
+from hios_tvm.artifact.buffer_plan import plan_buffers
+from hios_tvm.schema.manifest import Buffer, DeviceSpec, Manifest, TensorSpec
+from hios_tvm.schema.program import Call, Copy, Program, Signal, Wait
 
 LENGTH = 1000
 TARGET = tvm.target.Target("llvm")

@@ -14,7 +14,7 @@ import pytest
 import safetensors.numpy
 from hand_made import HandMade, make_manifest
 
-from hios_tvm.artifact import write_artifact
+from hios_tvm.artifact.write import write_artifact
 from hios_tvm.errors import ArtifactError
 from hios_tvm.runtime import archive
 from hios_tvm.runtime.archive import (
@@ -26,8 +26,8 @@ from hios_tvm.runtime.archive import (
     open_artifact,
     read_manifest,
 )
-from hios_tvm.runtime.manifest import Manifest
 from hios_tvm.runtime.session import Session
+from hios_tvm.schema.manifest import Manifest
 
 
 def entries_of(path: Path) -> dict[str, bytes]:

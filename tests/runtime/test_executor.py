@@ -13,11 +13,11 @@ import tvm
 from hand_made import LENGTH, TARGET, HandMade
 from tvm import te
 
-from hios_tvm.library import build_library
+from hios_tvm.backends.cpu.library import build_library
 from hios_tvm.runtime.executor import Executor, Task
-from hios_tvm.runtime.instructions import Call, Instruction, Signal, Wait
 from hios_tvm.runtime.memory import TensorTable, address_of, aligned_empty
 from hios_tvm.runtime.native import Library, load_library
+from hios_tvm.schema.program import Call, Instruction, Signal, Wait
 
 ROWS = 37
 

@@ -55,9 +55,9 @@ def test_a_kernel_that_raises_stops_workers_that_wait(
 
     from hand_made import make_manifest
 
-    from hios_tvm.artifact import write_artifact
-    from hios_tvm.runtime.instructions import Call, Copy, Program, Signal, Wait
-    from hios_tvm.runtime.manifest import Buffer
+    from hios_tvm.artifact.write import write_artifact
+    from hios_tvm.schema.manifest import Buffer
+    from hios_tvm.schema.program import Call, Copy, Program, Signal, Wait
 
     shape = (LENGTH,)
     base = make_manifest()

@@ -9,8 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hios_tvm.errors import ArtifactError
-from hios_tvm.runtime.instructions import Call, Copy, Program, Signal, Wait
-from hios_tvm.runtime.manifest import (
+from hios_tvm.schema.manifest import (
     Buffer,
     DeviceSpec,
     Manifest,
@@ -21,6 +20,7 @@ from hios_tvm.runtime.manifest import (
     TensorSpec,
     Verification,
 )
+from hios_tvm.schema.program import Call, Copy, Program, Signal, Wait
 
 NAMES = st.text(min_size=1, max_size=8)
 SIZES = st.integers(0, 2**53)

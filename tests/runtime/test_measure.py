@@ -6,8 +6,8 @@ import pytest
 import tvm
 from hand_made import BUFFERS, PROGRAMS, TARGET, elementwise
 
-from hios_tvm.buffer_plan import plan_buffers
-from hios_tvm.library import build_library
+from hios_tvm.artifact.buffer_plan import plan_buffers
+from hios_tvm.backends.cpu.library import build_library
 from hios_tvm.runtime.devices.cpu import parse_cores
 from hios_tvm.runtime.measure import (
     KernelArg,

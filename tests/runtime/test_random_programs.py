@@ -9,12 +9,12 @@ from hand_made import LENGTH, TARGET
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hios_tvm.buffer_plan import plan_buffers
+from hios_tvm.artifact.buffer_plan import plan_buffers
 from hios_tvm.runtime.archive import Artifact
-from hios_tvm.runtime.instructions import Call, Copy, Instruction, Program, Signal, Wait
-from hios_tvm.runtime.manifest import Buffer, DeviceSpec, Manifest, TensorSpec
 from hios_tvm.runtime.session import Session
 from hios_tvm.runtime.verify import verify_manifest
+from hios_tvm.schema.manifest import Buffer, DeviceSpec, Manifest, TensorSpec
+from hios_tvm.schema.program import Call, Copy, Instruction, Program, Signal, Wait
 
 SHAPE = (LENGTH,)
 Place = tuple[str, int]  # device and stream

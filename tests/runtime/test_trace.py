@@ -8,8 +8,8 @@ import numpy as np
 from hand_made import LENGTH
 
 from hios_tvm.runtime import Session
-from hios_tvm.runtime.instructions import Call, Copy, Program, Signal, Wait
 from hios_tvm.runtime.trace import RunTrace, make_spans, write_chrome_trace
+from hios_tvm.schema.program import Call, Copy, Program, Signal, Wait
 
 PROGRAM = Program(
     "cpu@0", 1, (Wait(3), Copy("a", "b"), Call("relu1", "relu", ("b", "c")), Signal(4))

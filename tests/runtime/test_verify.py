@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from hios_tvm.errors import ArtifactError
-from hios_tvm.runtime.instructions import Call, Copy, Instruction, Program, Signal, Wait
-from hios_tvm.runtime.manifest import (
+from hios_tvm.runtime.verify import HappensBefore, verify_manifest
+from hios_tvm.schema.manifest import (
     Buffer,
     DeviceSpec,
     Manifest,
@@ -19,7 +19,7 @@ from hios_tvm.runtime.manifest import (
     Prediction,
     TensorSpec,
 )
-from hios_tvm.runtime.verify import HappensBefore, verify_manifest
+from hios_tvm.schema.program import Call, Copy, Instruction, Program, Signal, Wait
 
 SHAPE = (16,)
 WEIGHTS = {"w": (SHAPE, "float32")}

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from hypothesis import strategies as st
 
-from hios_tvm.costs.table import CostTable, Measurement
-from hios_tvm.devices import Device, Link, Platform
-from hios_tvm.graph import Operator, OperatorGraph, Tensor
+from hios_tvm.schema.costs import CostTable, Measurement
+from hios_tvm.schema.graph import Operator, OperatorGraph, Tensor
+from hios_tvm.schema.platform import Device, Link, Platform
 
 Edges = Sequence[tuple[str, str]]
 

@@ -9,12 +9,12 @@ from cases import Case, cases, make_case
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hios_tvm.costs.table import CostTable, Measurement
-from hios_tvm.devices import Device, Platform
 from hios_tvm.errors import CostError, GraphError, ScheduleError
-from hios_tvm.graph import Operator, OperatorGraph, Tensor
-from hios_tvm.schedule import DeviceSchedule, Schedule, Stage
-from hios_tvm.simulate import evaluate
+from hios_tvm.schedulers.evaluate import evaluate
+from hios_tvm.schema.costs import CostTable, Measurement
+from hios_tvm.schema.graph import Operator, OperatorGraph, Tensor
+from hios_tvm.schema.platform import Device, Platform
+from hios_tvm.schema.schedule import DeviceSchedule, Schedule, Stage
 
 
 def schedule(*devices: list[list[list[str]]]) -> Schedule:

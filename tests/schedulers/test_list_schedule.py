@@ -10,9 +10,9 @@ from cases import Case, cases
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hios_tvm.schedulers.evaluate import evaluate
 from hios_tvm.schedulers.list_schedule import Clock, Timed, merged, order_of
 from hios_tvm.schedulers.problem import PlacedStage, Problem
-from hios_tvm.simulate import evaluate
 
 
 def independent(case: Case) -> Case:

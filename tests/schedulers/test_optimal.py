@@ -14,11 +14,11 @@ from cases import Case, cases, make_case
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hios_tvm.devices import Platform
 from hios_tvm.errors import InfeasibleError, ScheduleError, UsageError
-from hios_tvm.schedule import DeviceSchedule, Schedule, Stage
 from hios_tvm.schedulers import SCHEDULERS, make_schedule
-from hios_tvm.simulate import evaluate
+from hios_tvm.schedulers.evaluate import evaluate
+from hios_tvm.schema.platform import Platform
+from hios_tvm.schema.schedule import DeviceSchedule, Schedule, Stage
 
 
 def independent(case: Case) -> Case:

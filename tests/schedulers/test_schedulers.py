@@ -10,13 +10,13 @@ from cases import Case, cases, make_case
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hios_tvm.costs.table import CostTable, Measurement
-from hios_tvm.devices import Device, Platform
 from hios_tvm.errors import CostError, InfeasibleError, ScheduleError, UsageError
-from hios_tvm.graph import Tensor
-from hios_tvm.schedule import DeviceSchedule, Schedule, Stage
 from hios_tvm.schedulers import SCHEDULERS, evaluated, make_schedule
-from hios_tvm.simulate import evaluate
+from hios_tvm.schedulers.evaluate import evaluate
+from hios_tvm.schema.costs import CostTable, Measurement
+from hios_tvm.schema.graph import Tensor
+from hios_tvm.schema.platform import Device, Platform
+from hios_tvm.schema.schedule import DeviceSchedule, Schedule, Stage
 
 OPTIONS: dict[str, dict[str, object]] = {"refine": {"moves": 100}, "auto": {"moves": 100}}
 """So that searches take no time on tiny graphs."""

@@ -21,15 +21,15 @@ from onnx import TensorProto, helper
 from tiny_network import DEVICE, model
 
 from hios_tvm import runtime
+from hios_tvm.backends.cpu.codegen import kernel_key
+from hios_tvm.backends.network import lower_network
 from hios_tvm.cli import main
 from hios_tvm.errors import UsageError
 from hios_tvm.frontends.onnx import from_onnx
-from hios_tvm.kernels import kernel_key
-from hios_tvm.network import lower_network
 from hios_tvm.passes.targets import parse_target
-from hios_tvm.tuner import TuneOptions, TuningPlan, plan_tuning, tune_kernel
 from hios_tvm.tuning.choose import choose_tuned, subject_of
 from hios_tvm.tuning.database import Trial, TunedKernel, TuningDatabase
+from hios_tvm.tuning.tuner import TuneOptions, TuningPlan, plan_tuning, tune_kernel
 
 TRIALS = 4
 

@@ -10,8 +10,8 @@ from tvm import tirx
 from tvm.ir import IRModule
 from tvm.script import tirx as T
 
-from hios_tvm.kernels import compile_kernels
-from hios_tvm.library import link_library
+from hios_tvm.backends.cpu.codegen import compile_kernels
+from hios_tvm.backends.cpu.library import link_library
 from hios_tvm.passes.targets import host_target
 from hios_tvm.runtime.devices.cpu import parse_cores
 from hios_tvm.runtime.measure import KernelArg, KernelCall

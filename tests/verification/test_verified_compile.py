@@ -25,7 +25,7 @@ from hios_tvm.errors import VerificationError
 from hios_tvm.frontends.relay import from_relay
 from hios_tvm.passes import pipeline
 from hios_tvm.runtime.archive import read_manifest
-from hios_tvm.runtime.manifest import Verification
+from hios_tvm.schema.manifest import Verification
 from hios_tvm.tuning.database import TuningDatabase
 from hios_tvm.verification.here import why_not_here
 from hios_tvm.verification.relax_reference import RelaxReference

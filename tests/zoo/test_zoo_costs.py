@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from hios_tvm.costs.instance import read_instance
-from hios_tvm.costs.links import LINKS
 from hios_tvm.errors import UsageError
 from hios_tvm.schedulers import make_schedule
+from hios_tvm.schema.instance import read_instance
+from hios_tvm.schema.links import LINKS
 from hios_tvm.zoo import NETWORKS
 from hios_tvm.zoo.costs import COSTS_DIR, cost_file
 

@@ -1,6 +1,6 @@
 """Graphs and costs of the networks, measured on one core: to schedule without measuring.
 
-scripts/measure_zoo_costs.py makes the files. They are cost files: `hios_tvm.costs.instance` reads
+scripts/measure_zoo_costs.py makes the files. They are cost files: `hios_tvm.schema.instance` reads
 them, and ``hios-tvm schedule``.
 """
 

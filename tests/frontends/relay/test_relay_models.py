@@ -15,14 +15,14 @@ from relay_programs import (
     run_module,
 )
 
+from hios_tvm.backends.network import lower_network
 from hios_tvm.compiler import CompileOptions, compile_model
-from hios_tvm.costs.table import CostTable, Measurement
-from hios_tvm.devices import Platform
 from hios_tvm.frontends.relay import from_relay, from_relay_json, load_relay
 from hios_tvm.frontends.relay.parser import parse_program
 from hios_tvm.frontends.relay.syntax import Block
-from hios_tvm.network import lower_network
 from hios_tvm.runtime import load
+from hios_tvm.schema.costs import CostTable, Measurement
+from hios_tvm.schema.platform import Platform
 
 FOLDER = DATA / "models"
 

@@ -1,0 +1,1 @@
+"""Artifacts: what they hold, how they are written and signed."""

@@ -1,0 +1,246 @@
+"""Writing artifacts; `hios_tvm.runtime.archive` describes and reads them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from hios_tvm.errors import CompileError
+from hios_tvm.files import atomic_write
+from hios_tvm.runtime.archive import (
+    MANIFEST,
+    MAX_ARCHIVE_BYTES,
+    PARAMS,
+    Entry,
+    central_directory,
+    local_header,
+)
+from hios_tvm.runtime.verify import verify_manifest
+from hios_tvm.schedulers.evaluate import Timeline
+from hios_tvm.schema.costs import CostTable
+from hios_tvm.schema.dtypes import element_type
+from hios_tvm.schema.manifest import (
+    ALIGNMENT,
+    Manifest,
+    PredictedOperator,
+    PredictedTransfer,
+    Prediction,
+)
+from hios_tvm.schema.platform import Platform
+from hios_tvm.schema.schedule import Schedule
+
+__all__ = ["Package", "pack", "predicted", "write_artifact"]
+
+Chunks = Sequence[bytes | memoryview]
+
+
+@dataclass(frozen=True)
+class Content:
+    """The bytes of an entry, and their checksum as ZIP has it."""
+
+    chunks: Chunks
+    crc: int
+
+
+@dataclass(frozen=True)
+class Package:
+    """An artifact that is not in a file yet: its manifest, and its other entries by name.
+
+    A manifest with other remarks may replace the one that `pack` made.
+    """
+
+    manifest: Manifest
+    contents: Mapping[str, Content]
+
+    def write(self, path: Path) -> None:
+        """Write the artifact: the whole file appears at `path`, or nothing does.
+
+        Raises
+        ------
+        CompileError
+            If the artifact would be larger than 4 GiB.
+        UsageError
+            If nothing can be written at `path`.
+        """
+        with atomic_write(path) as file:
+            self._write(file)
+
+    @contextmanager
+    def temporary(self, beside: Path) -> Iterator[Path]:
+        """Write a file in the folder of `beside`, and remove it behind the block.
+
+        What has been loaded from it stays usable.
+        """
+        descriptor, name = tempfile.mkstemp(dir=beside.parent, prefix=f".{beside.name}.")
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                self._write(file)
+            yield Path(name)
+        finally:
+            os.unlink(name)
+
+    def _write(self, file: BinaryIO) -> None:
+        entries: list[Entry] = []
+        contents = {MANIFEST: _content([self.manifest.to_json()]), **self.contents}
+        for name, content in contents.items():
+            entry = _entry(name, content, entries)
+            entries.append(entry)
+            file.write(local_header(entry))
+            file.writelines(content.chunks)
+        file.write(central_directory(entries))
+
+
+def write_artifact(
+    path: Path,
+    manifest: Manifest,
+    libraries: Mapping[str, bytes],
+    params: Mapping[str, np.ndarray[Any, Any]],
+    device_code: Mapping[str, bytes] = MappingProxyType({}),
+) -> Manifest:
+    """Write what `pack` makes of these to `path`, and return the manifest as written.
+
+    Raises
+    ------
+    ArtifactError, CompileError, UsageError
+        As `pack` and `Package.write`.
+    """
+    package = pack(manifest, libraries, params, device_code)
+    package.write(path)
+    return package.manifest
+
+
+def pack(
+    manifest: Manifest,
+    libraries: Mapping[str, bytes],
+    params: Mapping[str, np.ndarray[Any, Any]],
+    device_code: Mapping[str, bytes] = MappingProxyType({}),
+) -> Package:
+    """Put an artifact together.
+
+    Parameters
+    ----------
+    manifest : Manifest
+        Everything but `entries` and the devices' `library` and `device_code`, which are filled in
+        here.
+    libraries
+        Kernel library of each device that has work, by the device's name.
+    params
+        Weights by name.
+    device_code
+        Code of each GPU that has work, by the device's name.
+
+    Raises
+    ------
+    ArtifactError
+        If programs or buffers break a rule that the runtime would refuse.
+    """
+    chunks: dict[str, Chunks] = {}
+    library_of = _name_contents(libraries, "so", chunks)
+    code_of = _name_contents(device_code, "cubin", chunks)
+    if params:
+        chunks[PARAMS] = _safetensors(params)
+    manifest = replace(
+        manifest,
+        devices=tuple(
+            replace(
+                device, library=library_of.get(device.name), device_code=code_of.get(device.name)
+            )
+            for device in manifest.devices
+        ),
+        entries={name: _sha256(data) for name, data in chunks.items()},
+    )
+    verify_manifest(
+        manifest, {name: (array.shape, array.dtype.name) for name, array in params.items()}
+    )
+    return Package(manifest, {name: _content(data) for name, data in chunks.items()})
+
+
+def _name_contents(
+    files: Mapping[str, bytes], suffix: str, contents: dict[str, Chunks]
+) -> dict[str, str]:
+    """Add each file to `contents` once; return the name of each device's entry."""
+    named: dict[bytes, str] = {}
+    for content in files.values():
+        named.setdefault(content, f"kernels{len(named)}.{suffix}")
+    contents |= {name: [content] for content, name in named.items()}
+    return {device: named[content] for device, content in files.items()}
+
+
+def _content(chunks: Chunks) -> Content:
+    crc = 0
+    for chunk in chunks:
+        crc = zlib.crc32(chunk, crc)
+    return Content(chunks, crc)
+
+
+def _entry(name: str, content: Content, before: Sequence[Entry]) -> Entry:
+    size = sum(map(len, content.chunks))
+    entry = Entry(name, size, content.crc, before[-1].end if before else 0)
+    if entry.end + 2**20 > MAX_ARCHIVE_BYTES:
+        raise CompileError(
+            f"the artifact would be larger than {MAX_ARCHIVE_BYTES >> 30} GiB, which its format "
+            "cannot hold"
+        )
+    return entry
+
+
+def _safetensors(params: Mapping[str, np.ndarray[Any, Any]]) -> Chunks:
+    """Return a safetensors file; tensors that keep what follows them aligned come first."""
+    arrays = {name: np.ascontiguousarray(array) for name, array in params.items()}
+    order = sorted(arrays, key=lambda name: arrays[name].nbytes % ALIGNMENT != 0)
+    header: dict[str, object] = {}
+    end = 0
+    for name in order:
+        array = arrays[name]
+        start, end = end, end + array.nbytes
+        tag = element_type(array.dtype.name).tag
+        header[name] = {
+            "dtype": tag,
+            "shape": list(params[name].shape),
+            "data_offsets": [start, end],
+        }
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-(len(text) + 8) % ALIGNMENT)
+    data = [arrays[name].reshape(-1).view(np.uint8).data for name in order]
+    return [len(text).to_bytes(8, "little") + text, *data]
+
+
+def _sha256(chunks: Chunks) -> str:
+    digest = hashlib.sha256()
+    for chunk in chunks:
+        digest.update(chunk)
+    return digest.hexdigest()
+
+
+def predicted(
+    schedule: Schedule, timeline: Timeline, costs: CostTable, platform: Platform
+) -> Prediction:
+    """Return the timeline as the artifact keeps it, in the order of the operators' starts."""
+    model = {device.name: device.model for device in platform.devices}
+    names = sorted(schedule.placement, key=lambda name: timeline.start_ms[name])
+    return Prediction(
+        operators=tuple(
+            PredictedOperator(
+                name,
+                costs.latency_ms(name, model[schedule.placement[name]]),
+                timeline.start_ms[name],
+                timeline.end_ms[name],
+            )
+            for name in names
+        ),
+        transfers=tuple(
+            PredictedTransfer(span.src, span.dst, span.start_ms, span.end_ms)
+            for span in timeline.transfers
+        ),
+    )

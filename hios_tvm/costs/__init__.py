@@ -1,1 +1,0 @@
-"""The costs that schedulers read."""

@@ -1,0 +1,183 @@
+"""Costs of a lowered network, measured on this machine or remembered from an earlier compile."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from tvm.ir import IRModule
+from tvm.target import Target
+
+from hios_tvm.backends.cpu.codegen import compile_kernels, kernel_key
+from hios_tvm.backends.cpu.features import cpu_features
+from hios_tvm.backends.cpu.library import link_library
+from hios_tvm.errors import CostError
+from hios_tvm.measuring.cache import CostCache
+from hios_tvm.runtime.bench import ColdMemory
+from hios_tvm.runtime.devices.cpu import available_features, parse_cores
+from hios_tvm.runtime.measure import (
+    COLD_BYTES,
+    KernelArg,
+    KernelCall,
+    Timing,
+    measure_joint,
+    measure_kernels,
+)
+from hios_tvm.schema.costs import CostTable, Measurement, StageKey
+from hios_tvm.schema.graph import OperatorGraph
+from hios_tvm.schema.machine import device_fingerprint
+from hios_tvm.schema.platform import Platform
+
+__all__ = ["collect_costs", "kernel_call"]
+
+Progress = Callable[[str, int, int], None]
+
+SOURCE = "measured"
+
+
+def collect_costs(
+    mod: IRModule,
+    graph: OperatorGraph,
+    target: Target,
+    platform: Platform,
+    *,
+    cache: CostCache | None = None,
+    kernel_dir: Path | None = None,
+    progress: Progress = lambda phase, done, total: None,
+) -> CostTable:
+    """Measure every operator on every device model of `platform`, equal kernels once.
+
+    Parameters
+    ----------
+    mod, graph
+        A module after `CanonicalizeOperators`, and its operator graph.
+    cache : CostCache, optional
+        Where times are looked up first, and kept.
+    kernel_dir : Path, optional
+        Folder of compiled kernels.
+
+    Returns
+    -------
+    CostTable
+        Its `measure_stage` measures stream groups together when a scheduler asks for them.
+
+    Raises
+    ------
+    CostError
+        If this machine cannot run code for `target`.
+    """
+    laboratory = _Laboratory(mod, graph, target, platform, cache, kernel_dir, progress)
+    return CostTable(
+        latency={model: laboratory.latencies(model) for model in laboratory.models},
+        platform=platform,
+        measure_stage=laboratory.stage,
+    )
+
+
+def kernel_call(graph: OperatorGraph, operator: str) -> KernelCall:
+    """Return the call of `operator` as it is measured."""
+    op = graph.operator[operator]
+    constants = set(graph.constants)
+
+    def arg(name: str, role: Literal["input", "weight", "output"]) -> KernelArg:
+        tensor = graph.tensor[name]
+        return KernelArg(tensor.shape, tensor.dtype, role)
+
+    reads = [arg(name, "weight" if name in constants else "input") for name in op.inputs]
+    return KernelCall(op.kernel, (*reads, *(arg(name, "output") for name in op.outputs)))
+
+
+@dataclass
+class _Laboratory:
+    """What measuring needs; kernels are compiled when the first one is missing in the cache."""
+
+    mod: IRModule
+    graph: OperatorGraph
+    target: Target
+    platform: Platform
+    cache: CostCache | None
+    kernel_dir: Path | None
+    progress: Progress
+    _library: bytes | None = field(default=None, init=False)
+    _cold: ColdMemory = field(default_factory=lambda: ColdMemory(COLD_BYTES), init=False)
+
+    def __post_init__(self) -> None:
+        fingerprint = device_fingerprint()
+        self._key_of = {
+            op.kernel: f"{kernel_key(self.mod[op.kernel], self.target)} {fingerprint}"
+            for op in self.graph.operators
+        }
+
+    @property
+    def models(self) -> dict[str, tuple[int, ...]]:
+        """Cores of the first device of each model."""
+        cores: dict[str, tuple[int, ...]] = {}
+        for device in self.platform.devices:
+            cores.setdefault(device.model, parse_cores(device.name))
+        return cores
+
+    def latencies(self, model: str) -> dict[str, Measurement]:
+        """Time of each operator alone on a device of `model`."""
+        call_of = {op.kernel: self._call(op.name) for op in self.graph.operators}
+        keys = {kernel: f"kernel {key} {model}" for kernel, key in self._key_of.items()}
+        known = {} if self.cache is None else self.cache.get(keys.values())
+        missing = [kernel for kernel in call_of if keys[kernel] not in known]
+        if missing:
+            timings = measure_kernels(
+                self._linked(),
+                [call_of[kernel] for kernel in missing],
+                self.models[model],
+                progress=lambda done, total: self.progress("measure", done, total),
+            )
+            measured = {
+                keys[kernel]: _measurement(timing)
+                for kernel, timing in zip(missing, timings, strict=True)
+            }
+            if self.cache is not None:
+                self.cache.put(measured)
+            known |= measured
+        return {op.name: known[keys[op.kernel]] for op in self.graph.operators}
+
+    def stage(self, model: str, groups: StageKey) -> Measurement | None:
+        """Time of stream groups together on a device of `model`; None where none is here."""
+        if model not in self.models:
+            return None
+        words = [[self._key_of[self.graph.operator[name].kernel] for name in g] for g in groups]
+        digest = hashlib.sha256(repr(sorted(words)).encode()).hexdigest()[:32]
+        key = f"stage with its hand-over {digest} {model}"
+        if self.cache is not None and (known := self.cache.get([key])):
+            return known[key]
+        calls = [[self._call(name) for name in group] for group in groups]
+        timing = measure_joint(self._linked(), self.models[model], calls, cold=self._cold)
+        measured = _measurement(timing)
+        if self.cache is not None:
+            self.cache.put({key: measured})
+        return measured
+
+    def _call(self, operator: str) -> KernelCall:
+        return kernel_call(self.graph, operator)
+
+    def _linked(self) -> bytes:
+        """All kernels in one library, made once."""
+        if self._library is None:
+            missing = set(cpu_features(self.target)) - (available_features() or frozenset())
+            if missing:
+                raise CostError(
+                    f"this machine cannot measure code for the target: its CPU lacks "
+                    f"{', '.join(sorted(missing))}; measure on the target and give --costs"
+                )
+            objects = compile_kernels(
+                self.mod,
+                self.target,
+                cache_dir=self.kernel_dir,
+                progress=lambda done, total: self.progress("generate code", done, total),
+            )
+            self._library = link_library(objects.values(), self.target)
+        return self._library
+
+
+def _measurement(timing: Timing) -> Measurement:
+    return Measurement(timing.ms, timing.spread_ms, timing.samples, SOURCE)

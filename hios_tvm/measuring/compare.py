@@ -1,0 +1,324 @@
+"""The artifact against its rivals, on the same inputs, run in turn.
+
+Each rival lives in a process of its own, so that no thread pool disturbs another, and is pinned to
+the cores of the artifact's devices. One process runs at a time.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hios_tvm.errors import ExecutionError
+from hios_tvm.schema.latency import LatencySummary
+from hios_tvm.verification.deviation import deviations
+
+__all__ = ["RIVALS", "Comparison", "Contestant", "Subject", "compare"]
+
+Arrays = Mapping[str, np.ndarray]
+Runner = Callable[[], Arrays]
+Reporter = Callable[[str, int, int], None]
+
+REFERENCE = "onnxruntime"
+ARTIFACT = "artifact"
+_FEWEST_RUNS = 5  # of a rival that is too slow for all iterations
+_SLOW_MS = 100.0  # from here on, caches that a rival has cleared do not show in a run
+# Between rivals: an idle pool spins for tens of milliseconds before it sleeps, and would take a
+# core from the next one (SqueezeNet in ONNX Runtime: 8.0 ms after 20 ms of pause, 2.6 after 300).
+_PAUSE_SECONDS = 0.3
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is compared: a model, its artifact, and what both are run on."""
+
+    model: Path
+    artifact: Path
+    inputs: Arrays
+    shapes: Mapping[str, tuple[int, ...]]
+    verify_key: Path | None
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """One way to run the model: its latencies, and its largest error relative to the reference.
+
+    `speedup` is its median latency over the artifact's: above 1 where the artifact is faster.
+    """
+
+    name: str
+    description: str
+    latency: LatencySummary
+    speedup: float
+    max_error: float | None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All contestants, the artifact among them; `failures` says why others could not run."""
+
+    contestants: tuple[Contestant, ...]
+    failures: Mapping[str, str]
+    reference: str
+
+    def __getitem__(self, name: str) -> Contestant:
+        return next(c for c in self.contestants if c.name == name)
+
+
+def compare(
+    model: Path,
+    artifact: Path,
+    inputs: Arrays,
+    *,
+    cores: Sequence[int],
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+    iterations: int = 50,
+    warmup: int = 10,
+    time_limit: float = 20.0,
+    rivals: Sequence[str] | None = None,
+    verify_key: Path | None = None,
+    progress: Reporter = lambda phase, done, total: None,
+) -> Comparison:
+    """Run the model through every rival in turn.
+
+    Parameters
+    ----------
+    model, artifact : Path
+        The model as a frontend reads it, and what was compiled from it.
+    cores : sequence of int
+        CPUs that every contestant may use: those of the artifact's devices.
+    iterations, warmup : int
+        Measured runs, and runs before them.
+    time_limit : float
+        Seconds after which a slow rival is not run further; at least 5 runs are made.
+    rivals : sequence of str, optional
+        Names in `RIVALS`; all by default.
+    verify_key : Path, optional
+        Public key whose owner must have signed the artifact.
+    """
+    subject = Subject(model, artifact, dict(inputs), dict(shapes or {}), verify_key)
+    names = list(RIVALS) if rivals is None else [*rivals, ARTIFACT]
+    processes: dict[str, _Process] = {}
+    failures: dict[str, str] = {}
+    try:
+        for i, name in enumerate(names):
+            progress("prepare", i, len(names))
+            try:
+                processes[name] = _Process(name, subject, cores)
+            except ExecutionError as error:
+                failures[name] = str(error)
+        if ARTIFACT not in processes:
+            raise ExecutionError(f"the artifact did not run: {failures[ARTIFACT]}")
+        outputs = {name: process.outputs() for name, process in processes.items()}
+        latencies = _take_turns(processes, iterations, warmup, time_limit, progress)
+    finally:
+        for process in processes.values():
+            process.close()
+    return _result(processes, outputs, latencies, failures)
+
+
+def _take_turns(
+    processes: Mapping[str, _Process],
+    iterations: int,
+    warmup: int,
+    time_limit: float,
+    progress: Reporter,
+) -> dict[str, list[float]]:
+    """Run every process in short bursts, one after another, until each has all its runs."""
+    latencies: dict[str, list[float]] = {name: [] for name in processes}
+    spent = dict.fromkeys(processes, 0.0)
+    burst = max(1, iterations // 10)
+    for process in processes.values():
+        slow = process.run(1)[0] > 1000 * time_limit / 20
+        if not slow:
+            process.run(max(warmup - 1, 0))
+        time.sleep(_PAUSE_SECONDS)
+
+    def is_done(name: str) -> bool:
+        enough = spent[name] > time_limit and len(latencies[name]) >= _FEWEST_RUNS
+        return enough or len(latencies[name]) >= iterations
+
+    rounds = 0
+    while not all(map(is_done, processes)):
+        progress("measure", min(rounds, 9), 10)
+        rounds += 1
+        for name, process in processes.items():
+            if is_done(name):
+                continue
+            runs = min(burst, iterations - len(latencies[name]))
+            last = latencies[name][-1] if latencies[name] else 0.0
+            # The first run of a turn finds cold caches, and does not count.
+            measured = process.run(1) if last > _SLOW_MS else process.run(runs + 1)[1:]
+            latencies[name] += measured
+            spent[name] += sum(measured) / 1000
+            time.sleep(_PAUSE_SECONDS)
+    progress("measure", 10, 10)
+    return latencies
+
+
+def _result(
+    processes: Mapping[str, _Process],
+    outputs: Mapping[str, Arrays],
+    latencies: Mapping[str, Sequence[float]],
+    failures: Mapping[str, str],
+) -> Comparison:
+    reference = REFERENCE if REFERENCE in outputs else "tvm-default"
+    ours = float(np.median(latencies[ARTIFACT]))
+    contestants = []
+    for name, process in processes.items():
+        error = None
+        if name != reference and reference in outputs:
+            error = max(d.max_error for d in deviations(outputs[name], outputs[reference]))
+        summary = LatencySummary.of(latencies[name])
+        contestants.append(
+            Contestant(name, process.description, summary, summary.median_ms / ours, error)
+        )
+    return Comparison(tuple(contestants), dict(failures), reference)
+
+
+class _Process:
+    """A child process that runs one rival when it is asked to."""
+
+    def __init__(self, name: str, subject: Subject, cores: Sequence[int]) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._connection, theirs = context.Pipe()
+        self._process = context.Process(
+            target=_serve, args=(theirs, list(cores), name, subject), daemon=True
+        )
+        self._process.start()
+        theirs.close()
+        self.description = str(self._receive(name))
+
+    def run(self, count: int) -> list[float]:
+        """Run `count` times; returns milliseconds."""
+        self._connection.send(count)
+        latencies: list[float] = self._receive("run")
+        return latencies
+
+    def outputs(self) -> Arrays:
+        self._connection.send("outputs")
+        arrays: Arrays = self._receive("outputs")
+        return arrays
+
+    def close(self) -> None:
+        self._connection.close()
+        self._process.join(timeout=10)
+        if self._process.is_alive():
+            self._process.kill()
+
+    def _receive(self, what: str) -> Any:
+        try:
+            kind, value = self._connection.recv()
+        except EOFError:
+            raise ExecutionError(f"{what}: the process died") from None
+        if kind == "error":
+            self.close()
+            raise ExecutionError(str(value))
+        return value
+
+
+def _serve(connection: Connection, cores: list[int], name: str, subject: Subject) -> None:
+    """Body of the child process."""
+    os.sched_setaffinity(0, cores)
+    os.environ["TVM_NUM_THREADS"] = str(len(cores))
+    try:
+        description, runner = RIVALS[name](subject)
+        connection.send(("description", description))
+        while True:
+            request = connection.recv()
+            if request == "outputs":
+                connection.send(("outputs", runner()))
+                continue
+            latencies = []
+            for _ in range(request):
+                start = time.perf_counter()
+                runner()
+                latencies.append(1000 * (time.perf_counter() - start))
+            connection.send(("latencies", latencies))
+    except (EOFError, BrokenPipeError, KeyboardInterrupt):
+        return
+    except Exception as error:  # reported by the parent, with the rival's name
+        connection.send(("error", f"{type(error).__name__}: {error}"))
+
+
+def _tvm_default(subject: Subject) -> tuple[str, Runner]:
+    import tvm
+
+    from hios_tvm.backends.virtual_machine import virtual_machine_runner
+    from hios_tvm.frontends import load_model
+
+    mod = load_model(subject.model, shapes=subject.shapes)
+    runner = virtual_machine_runner(mod, tvm.target.Target("llvm"), subject.inputs)
+    return f"TVM {tvm.__version__}, default pipeline, virtual machine", runner
+
+
+def _same_kernels(subject: Subject) -> tuple[str, Runner]:
+    import tvm
+
+    from hios_tvm.backends.virtual_machine import virtual_machine_runner
+    from hios_tvm.frontends import load_model
+    from hios_tvm.passes.pipeline import lower
+    from hios_tvm.passes.targets import host_target
+
+    mod = load_model(subject.model, shapes=subject.shapes)
+    target = host_target()
+    runner = virtual_machine_runner(lower(mod, target), target, subject.inputs)
+    return f"the artifact's kernels in TVM {tvm.__version__}'s virtual machine, one device", runner
+
+
+def _artifact(subject: Subject) -> tuple[str, Runner]:
+    from hios_tvm import runtime
+
+    session = runtime.load(subject.artifact, verify_key=subject.verify_key)
+    names = ", ".join(device.name for device in session.manifest.devices)
+    return f"hios-tvm on {names}", lambda: session.run(subject.inputs)
+
+
+def _onnxruntime(subject: Subject) -> tuple[str, Runner]:
+    """Measure both execution modes shortly and take the faster one."""
+    import onnxruntime
+
+    threads = len(os.sched_getaffinity(0))
+    best: tuple[float, str, Runner] | None = None
+    for mode in ("sequential", "parallel"):
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        if mode == "parallel":
+            options.execution_mode = onnxruntime.ExecutionMode.ORT_PARALLEL
+            options.inter_op_num_threads = threads
+        session = onnxruntime.InferenceSession(
+            str(subject.model), options, providers=["CPUExecutionProvider"]
+        )
+        names = [output.name for output in session.get_outputs()]
+
+        def run(session: Any = session, names: list[str] = names) -> Arrays:
+            return dict(zip(names, session.run(names, dict(subject.inputs)), strict=True))
+
+        run()
+        latencies = []
+        for _ in range(5):
+            start = time.perf_counter()
+            run()
+            latencies.append(time.perf_counter() - start)
+        if best is None or np.median(latencies) < best[0]:
+            best = (float(np.median(latencies)), mode, run)
+    assert best is not None
+    version = onnxruntime.__version__
+    return f"ONNX Runtime {version}, {best[1]} mode, {threads} threads", best[2]
+
+
+RIVALS: dict[str, Callable[[Subject], tuple[str, Runner]]] = {
+    "tvm-default": _tvm_default,
+    "same-kernels": _same_kernels,
+    "onnxruntime": _onnxruntime,
+    "artifact": _artifact,
+}
+"""Ways to run a model; each returns what it is and a function that runs it once."""

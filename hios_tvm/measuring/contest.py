@@ -1,0 +1,114 @@
+"""Schedules as real artifacts, run in turn: which one is the fastest on this machine."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hios_tvm import runtime
+from hios_tvm.schema.latency import LatencySummary
+from hios_tvm.schema.schedule import Schedule
+from hios_tvm.verification.inputs import random_inputs
+
+__all__ = ["MOST_ENTRANTS", "Trial", "choose_entrants", "run_contest"]
+
+MOST_ENTRANTS = 3
+"""Schedules that are tried, the best one for a single device not counted."""
+
+_ROUNDS = 5
+_SECONDS_PER_TURN = 0.3
+_FEWEST_RUNS = 3  # per turn, after as many that warm up
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A schedule that was run; `devices` are those that have work."""
+
+    scheduler: str
+    devices: tuple[str, ...]
+    predicted_ms: float
+    latency: LatencySummary
+
+    def __str__(self) -> str:
+        return (
+            f"{self.scheduler} on {', '.join(self.devices)}: {self.latency.median_ms:.2f} "
+            f"± {self.latency.spread_ms:.2f} ms, predicted {self.predicted_ms:.2f} ms"
+        )
+
+    def to_data(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return {
+            "scheduler": self.scheduler,
+            "devices": list(self.devices),
+            "predicted_ms": self.predicted_ms,
+            "measured_ms": self.latency.median_ms,
+            "spread_ms": self.latency.spread_ms,
+        }
+
+
+def choose_entrants(candidates: Sequence[Schedule]) -> list[Schedule]:
+    """Return the first few `candidates`, and the first one that uses a single device.
+
+    `candidates` have their makespans, the smallest first.
+    """
+    entrants = list(candidates[:MOST_ENTRANTS])
+    single = next((made for made in candidates if len(_busy_devices(made)) == 1), None)
+    if single is not None and single not in entrants:
+        entrants.append(single)
+    return entrants
+
+
+def run_contest(
+    entrants: Sequence[Schedule],
+    write: Callable[[Schedule, Path], None],
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[Trial]:
+    """Run each schedule's artifact, in short turns so that noise meets all of them alike.
+
+    Only one is loaded at a time. `write` makes an artifact. Returns a trial for each schedule, in
+    the same order.
+    """
+    latencies: list[list[float]] = [[] for _ in entrants]
+    steps = len(entrants) * (1 + _ROUNDS)
+    with tempfile.TemporaryDirectory(prefix="hios-") as folder:
+        paths = [Path(folder) / f"{i}.hios" for i in range(len(entrants))]
+        for i, (schedule, path) in enumerate(zip(entrants, paths, strict=True)):
+            progress(i, steps)
+            write(schedule, path)
+        for turn in range(_ROUNDS):
+            for i, path in enumerate(paths):
+                progress(len(entrants) * (1 + turn) + i, steps)
+                latencies[i] += _run(path)
+    return [
+        Trial(
+            schedule.scheduler,
+            _busy_devices(schedule),
+            schedule.makespan_ms or 0.0,
+            LatencySummary.of(times),
+        )
+        for schedule, times in zip(entrants, latencies, strict=True)
+    ]
+
+
+def _run(artifact: Path) -> list[float]:
+    """Return the latencies of one turn, in milliseconds."""
+    latencies: list[float] = []
+    with runtime.load(artifact) as session:
+        specs = [(spec.name, spec.shape, spec.dtype) for spec in session.inputs]
+        inputs = random_inputs(specs, seed=0)
+        for _ in range(_FEWEST_RUNS):
+            session.run(inputs)
+        end = time.perf_counter() + _SECONDS_PER_TURN
+        while len(latencies) < _FEWEST_RUNS or time.perf_counter() < end:
+            start = time.perf_counter()
+            session.run(inputs)
+            latencies.append(1000 * (time.perf_counter() - start))
+    return latencies
+
+
+def _busy_devices(schedule: Schedule) -> tuple[str, ...]:
+    return tuple(device.device for device in schedule if device.stages)

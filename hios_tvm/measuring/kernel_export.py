@@ -1,0 +1,97 @@
+"""Kernels for a machine without a compiler: it measures them, this one schedules.
+
+`hios_tvm.runtime.profile` is the other half.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from tvm.ir import IRModule
+
+from hios_tvm.backends.network import lower_network
+from hios_tvm.compiler import CompileOptions, compile_network
+from hios_tvm.passes.canonicalize_operators import NUM_INPUT
+from hios_tvm.passes.targets import arch_of, parse_targets
+from hios_tvm.runtime.devices.cpu import device_model
+from hios_tvm.runtime.profile import GRAPH, WEIGHTS
+from hios_tvm.schema.costs import CostTable, Measurement
+from hios_tvm.schema.device_names import gpu_model_name
+from hios_tvm.schema.gpu_models import Precision
+from hios_tvm.schema.platform import Platform
+from hios_tvm.schema.schedule import DeviceSchedule, Schedule, Stage
+
+__all__ = ["export_kernels"]
+
+_CPU, _GPU = "cpu@0", "cuda:0"  # the kernels run on any
+
+
+def export_kernels(
+    mod: IRModule,
+    output: Path,
+    *,
+    target: str = "host",
+    precision: Precision = "fp32",
+    name: str = "model",
+    cache_dir: Path | None = None,
+    progress: Callable[[str, int, int], None] = lambda phase, done, total: None,
+) -> None:
+    """Write the kernels of a frontend's module as an artifact without weights.
+
+    It is an artifact like any other, and checked like any other: weights are inputs, each operator
+    is called once, and the operator graph travels along.
+
+    Parameters
+    ----------
+    target : str
+        Of the machine that will measure, and of the compile that will use the costs; with an
+        architecture of GPUs (``sm_90``) the kernels are those of GPUs.
+    precision : str
+        As in `CompileOptions`, of the compile that will use the costs.
+    cache_dir : Path, optional
+        Folder of compiled kernels.
+
+    Raises
+    ------
+    UsageError, CompileError
+        As `compile_model`.
+    """
+    on_gpu = any(word.strip().startswith("sm_") for word in target.split(","))
+    device = _GPU if on_gpu else _CPU
+    cpu, gpu = parse_targets(target, [device], precision)
+    network = lower_network(mod, cpu, name=name, gpu=gpu)
+    graph, main = network.graph, network.mod["main"]
+    names = [*(str(given) for given in main.attrs["input_names"]), *graph.constants]
+    open_main = main.with_attrs({NUM_INPUT: len(main.params), "input_names": names})
+    functions = {gvar: f for gvar, f in network.mod.functions.items() if f != main}
+    opened = IRModule({**functions, network.mod.get_global_var("main"): open_main})
+    stages = tuple(Stage(((operator.name,),)) for operator in graph.operators)
+    model = device_model(_CPU) if gpu is None else gpu_model_name(arch_of(gpu))
+    times = {operator.name: Measurement(1.0) for operator in graph.operators}
+    options = CompileOptions(
+        devices=(device,),
+        target=target,
+        precision=precision,
+        schedule=Schedule("sequential", (DeviceSchedule(device, stages),)),
+        costs=CostTable({model: times}, platform=Platform.uniform(1)),
+        cache_dir=cache_dir,
+    )
+    compile_network(
+        replace(
+            network,
+            mod=opened,
+            graph=replace(graph, inputs=graph.inputs + graph.constants, constants=()),
+            weights={},
+        ),
+        output,
+        options,
+        info={
+            GRAPH: json.loads(graph.to_json()),
+            WEIGHTS: list(graph.constants),
+            "command": f"hios-tvm profile export {name}",
+        },
+        progress=progress,
+    )

@@ -1,0 +1,158 @@
+"""The costs of a lowered network on the devices that it is compiled for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from tvm.target import Target
+
+from hios_tvm.backends.cuda.estimate import estimate_gpu
+from hios_tvm.backends.network import Network
+from hios_tvm.errors import UsageError
+from hios_tvm.measuring.cache import CostCache, kernel_dir
+from hios_tvm.measuring.collect import collect_costs
+from hios_tvm.measuring.gpu import GpuLaboratory, driver_for
+from hios_tvm.measuring.platform import cpu_platform
+from hios_tvm.measuring.remote import RpcAddress, remote_costs
+from hios_tvm.passes.targets import arch_of, precision_of
+from hios_tvm.schema.costs import CostTable, Measurement, StageKey
+from hios_tvm.schema.device_names import (
+    GPU_STREAMS,
+    check_device,
+    gpu_model_name,
+    gpu_place,
+    of_kind,
+)
+from hios_tvm.schema.gpu_models import gpu_model
+from hios_tvm.schema.links import LINKS
+from hios_tvm.schema.platform import Device, Platform
+
+__all__ = ["network_costs"]
+
+Progress = Callable[[str, int, int], None]
+
+
+def network_costs(
+    network: Network,
+    devices: Sequence[str],
+    *,
+    given: CostTable | None = None,
+    link: str = "pcie4",
+    rpc: RpcAddress | None = None,
+    cache_dir: Path | None = None,
+    progress: Progress = lambda phase, done, total: None,
+) -> tuple[CostTable, Platform]:
+    """Return the times of the network's operators on `devices`, and these as a platform.
+
+    Parameters
+    ----------
+    given : CostTable, optional
+        Used as they are; nothing is measured.
+    link : str
+        What connects GPUs where nothing says: a name in `LINKS`.
+    rpc : RpcAddress, optional
+        Where to measure instead of here.
+    cache_dir : Path, optional
+        Folder of measured costs and compiled kernels.
+
+    Raises
+    ------
+    UsageError, CostError
+        If a device or link is unknown, or costs are missing or cannot be measured.
+    """
+    for name in devices:
+        check_device(name)
+    if link not in LINKS:
+        raise UsageError(f"link {link!r} is unknown: there are {', '.join(LINKS)}")
+    if given is not None:
+        platform = _platform(network, devices, link, given.platform, None, progress)
+        given.check(network.graph, platform)
+        return given, platform
+    kernels = kernel_dir(cache_dir)
+    if rpc is not None:
+        if network.gpu_target is not None:
+            raise UsageError("costs of GPUs are not measured over RPC: leave --rpc out")
+        lowered = (network.mod, network.graph, network.target)
+        return remote_costs(*lowered, devices, rpc, kernel_dir=kernels, progress=progress)
+    cache = None if cache_dir is None else CostCache(cache_dir)
+    platform = _platform(network, devices, link, None, cache, progress)
+    costs = CostTable(latency={}, platform=platform)
+    cpus = of_kind("cpu", devices)
+    if cpus:
+        costs = collect_costs(
+            network.mod,
+            network.graph,
+            network.target,
+            replace(platform, devices=tuple(d for d in platform.devices if d.name in cpus)),
+            cache=cache,
+            kernel_dir=kernels,
+            progress=progress,
+        )
+    if network.gpu_target is None:
+        return costs, platform
+    driver = driver_for(network.gpu_target)
+    for parts in sorted({gpu_place(name).parts for name in of_kind("cuda", devices)}):
+        if driver is None:
+            costs = _with_estimates(costs, network, network.gpu_target, parts)
+            continue
+        laboratory = GpuLaboratory(network, driver, parts, kernels, progress)
+        platform = replace(platform, default_link=laboratory.link() or platform.default_link)
+        costs = _with_gpu_costs(costs, laboratory)
+    return replace(costs, platform=platform), platform
+
+
+def _with_estimates(costs: CostTable, network: Network, target: Target, parts: int) -> CostTable:
+    gpu = gpu_model(arch_of(target))
+    gpu = replace(gpu, multiprocessors=gpu.multiprocessors // parts)
+    times, utilization = estimate_gpu(network.kernels, network.graph, gpu, precision_of(target))
+    latency = {**costs.latency, gpu_model_name(arch_of(target), parts): times}
+    return replace(costs, latency=latency, utilization=utilization)
+
+
+def _with_gpu_costs(costs: CostTable, laboratory: GpuLaboratory) -> CostTable:
+    known_stage = costs.measure_stage
+
+    def measure_stage(model: str, groups: StageKey) -> Measurement | None:
+        if model == laboratory.model:
+            return laboratory.stage(groups)
+        return None if known_stage is None else known_stage(model, groups)
+
+    return replace(
+        costs,
+        latency={**costs.latency, laboratory.model: laboratory.latencies()},
+        utilization=laboratory.utilization(),
+        measure_stage=measure_stage,
+    )
+
+
+def _platform(
+    network: Network,
+    names: Sequence[str],
+    link: str,
+    measured: Platform | None,
+    cache: CostCache | None,
+    progress: Progress,
+) -> Platform:
+    """Return the devices in their order; links are measured ones, or for GPUs `link`."""
+    cpus = of_kind("cpu", names)
+    platform = Platform(tuple(map(Device, names)))
+    if cpus:
+        platform = cpu_platform(
+            cpus, network.target, measured=measured, cache=cache, progress=progress
+        )
+    if network.gpu_target is None:
+        return platform
+    arch = arch_of(network.gpu_target)
+    known = {device.name: device for device in platform.devices}
+    known |= {
+        name: Device(name, gpu_model_name(arch, gpu_place(name).parts), GPU_STREAMS)
+        for name in of_kind("cuda", names)
+    }
+    return replace(
+        platform,
+        devices=tuple(known[name] for name in names),
+        default_link=LINKS[link] if measured is None else measured.default_link,
+        independence=1.0,
+    )

@@ -1,0 +1,1 @@
+"""Plain data: graphs, schedules, platforms, costs, programs, manifests, and their JSON."""

@@ -1,0 +1,258 @@
+"""The manifest of an artifact: everything about a compiled model but its code and weights."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal
+
+from hios_tvm.errors import ArtifactError
+from hios_tvm.schema.dtypes import element_type
+from hios_tvm.schema.launches import GpuKernel
+from hios_tvm.schema.program import Program
+from hios_tvm.schema.strict_json import decode, encode, parse
+
+__all__ = [
+    "ALIGNMENT",
+    "FORMAT_VERSION",
+    "REBUILD_COMMAND",
+    "Buffer",
+    "DeviceSpec",
+    "Manifest",
+    "OutputError",
+    "PredictedOperator",
+    "PredictedTransfer",
+    "Prediction",
+    "TensorSpec",
+    "Verification",
+]
+
+FORMAT_VERSION = 2
+REBUILD_COMMAND = "hios-tvm compile"
+ALIGNMENT = 64
+"""Bytes; generated kernels load whole cache lines and vectors."""
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """An input or output of the model under its original `name`, and the buffer that holds it."""
+
+    name: str
+    buffer: str
+    shape: tuple[int, ...]
+    dtype: str
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * element_type(self.dtype).nbytes
+
+
+@dataclass(frozen=True)
+class Buffer:
+    """Memory of one tensor.
+
+    Attributes
+    ----------
+    name : str
+        Unique in the artifact; of a ``param`` buffer also its name among the weights, with
+        ``@device`` behind it where it is a GPU's copy.
+    device : str or None
+        Whose memory it is; None for memory that all CPU devices read and write.
+    space : {"input", "output", "param", "arena"}
+        Given by the caller of a run, returned to it, a weight, or planned memory.
+    offset : int or None
+        Bytes from the start of the device's arena; None outside of arenas.
+    """
+
+    name: str
+    device: str | None
+    space: Literal["input", "output", "param", "arena"]
+    shape: tuple[int, ...]
+    dtype: str
+    offset: int | None = None
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * element_type(self.dtype).nbytes
+
+    @property
+    def weight(self) -> str:
+        """Name of a ``param`` buffer among the weights."""
+        return self.name if self.device is None else self.name.removesuffix(f"@{self.device}")
+
+
+@dataclass(frozen=True)
+class DeviceSpec:
+    """A device that the artifact was compiled for.
+
+    `library` is the entry with the executor and, for a CPU, the kernels (None where it has no
+    work), `device_code` the entry with those of a GPU, `target` TVM's target, `cpu_features` the
+    instruction sets that the library uses, in the words of /proc/cpuinfo.
+    """
+
+    name: str
+    kind: Literal["cpu", "cuda"]
+    library: str | None
+    target: str
+    cpu_features: tuple[str, ...]
+    arena_bytes: int
+    device_code: str | None = None
+
+
+@dataclass(frozen=True)
+class PredictedOperator:
+    """When an operator should run, in milliseconds; `cost_ms` is its time alone on its device."""
+
+    operator: str
+    cost_ms: float
+    start_ms: float
+    end_ms: float
+
+
+@dataclass(frozen=True)
+class PredictedTransfer:
+    """When the outputs of operator `src` should be copied to the device of operator `dst`."""
+
+    src: str
+    dst: str
+    start_ms: float
+    end_ms: float
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the compiler expects of a run, for people and tools; the operators of a stage end
+    together. Empty in an artifact whose costs are not known.
+    """
+
+    operators: tuple[PredictedOperator, ...] = ()
+    transfers: tuple[PredictedTransfer, ...] = ()
+
+
+@dataclass(frozen=True)
+class OutputError:
+    """How far an output was from its reference when the artifact was made.
+
+    Attributes
+    ----------
+    output : str
+    error : float
+        Largest error over all draws, relative to the output's largest magnitude.
+    allowed : float
+        What it might have been. 0 for whole numbers and truth values, which have to be equal
+        where rounding does not decide.
+    """
+
+    output: str
+    error: float
+    allowed: float
+
+
+@dataclass(frozen=True)
+class Verification:
+    """Whether the artifact was run against a reference before it was written.
+
+    Attributes
+    ----------
+    verified : bool
+    reason : str
+        Why it was not verified.
+    reference : str
+        What it was compared with, with its version.
+    seeds : tuple of int
+        Of the random inputs, one for each draw.
+    scale : int
+        What the random inputs were multiplied with, so that the outputs depend on them.
+    outputs : tuple of OutputError
+    notes : tuple of str
+        What limits the meaning of the comparison, in sentences.
+    """
+
+    verified: bool = False
+    reason: str = "the artifact does not say"
+    reference: str = ""
+    seeds: tuple[int, ...] = ()
+    scale: int = 1
+    outputs: tuple[OutputError, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        if not self.verified:
+            return f"not verified: {self.reason}"
+        worst = max((output.error for output in self.outputs), default=0.0)
+        return (
+            f"verified against {self.reference}: largest error {worst:.1e} of the largest "
+            f"magnitude, {len(self.seeds)} draws"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What ``manifest.json`` holds.
+
+    `gpu_kernels` says how the kernels of GPUs are launched.
+    `schedule` and `compile_info` are plain JSON objects for people and tools; the runtime never
+    interprets them, nor `prediction` and `verification`. `entries` maps each other entry of the
+    archive but its signature to its SHA-256 (hex).
+    """
+
+    format_version: int = FORMAT_VERSION
+    tvm_version: str
+    model: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    devices: tuple[DeviceSpec, ...]
+    programs: tuple[Program, ...]
+    buffers: tuple[Buffer, ...]
+    gpu_kernels: Mapping[str, GpuKernel] = field(default_factory=dict)
+    schedule: Mapping[str, Any] = field(default_factory=dict)
+    predicted_makespan_ms: float | None = None
+    prediction: Prediction = Prediction()
+    compile_info: Mapping[str, Any] = field(default_factory=dict)
+    verification: Verification = Verification()
+    entries: Mapping[str, str] = field(default_factory=dict)
+
+    @cached_property
+    def buffer(self) -> Mapping[str, Buffer]:
+        """Buffers by name."""
+        return {buffer.name: buffer for buffer in self.buffers}
+
+    @cached_property
+    def device(self) -> Mapping[str, DeviceSpec]:
+        """Devices by name."""
+        return {device.name: device for device in self.devices}
+
+    @property
+    def rebuild_command(self) -> str:
+        """The command that makes the artifact again, for messages."""
+        command = self.compile_info.get("command")
+        return command if isinstance(command, str) else REBUILD_COMMAND
+
+    def to_json(self) -> bytes:
+        """Return the manifest as UTF-8 JSON; `from_json` restores an equal one."""
+        return json.dumps(encode(self), separators=(",", ":"), allow_nan=False).encode()
+
+    @staticmethod
+    def from_json(text: bytes) -> Manifest:
+        """Read what `to_json` wrote.
+
+        Raises
+        ------
+        ArtifactError
+            If a field is unknown, missing, or of another type, or the format has another version.
+        """
+        data = parse(text)
+        version = data.get("format_version") if isinstance(data, dict) else None
+        if version != FORMAT_VERSION:
+            raise ArtifactError(
+                f"the artifact has format version {version!r}, this runtime reads version "
+                f"{FORMAT_VERSION}"
+            )
+        manifest: Manifest = decode(Manifest, data, "manifest")
+        for name in ("schedule", "compile_info"):
+            if not isinstance(getattr(manifest, name), Mapping):
+                raise ArtifactError(f"manifest.{name} must be an object")
+        return manifest

@@ -1,0 +1,178 @@
+"""Devices, the links between them, and the platform that they make."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from typing import Any
+
+from hios_tvm.errors import UsageError
+from hios_tvm.runtime.devices.cpu import allowed_cores, cpu_device_name
+from hios_tvm.schema.device_names import split_devices
+
+__all__ = ["Device", "Link", "Platform", "default_devices", "parse_device_list", "parse_memory"]
+
+PLATFORM_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Device:
+    """A device that runs kernels in order on each of its streams.
+
+    Attributes
+    ----------
+    name : str
+        As the user writes it: ``cpu@0-3``, ``cuda:0``.
+    model : str
+        Devices of one model run a kernel equally fast; costs are kept per model.
+    streams : int
+        How many stream groups a stage may have.
+    memory_bytes : int or None
+        What weights and buffers may take; None means no limit.
+    """
+
+    name: str
+    model: str = "device"
+    streams: int = 2
+    memory_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class Link:
+    """A copy of n bytes takes ``latency_ms + n / bandwidth`` (GB/s = 1e6 bytes per ms)."""
+
+    latency_ms: float
+    bandwidth_gb_s: float
+
+    def transfer_ms(self, nbytes: int) -> float:
+        """Milliseconds to copy `nbytes` over this link."""
+        return self.latency_ms + nbytes / (self.bandwidth_gb_s * 1e6)
+
+
+@dataclass(frozen=True)
+class Platform:
+    """Devices in order, one link for each ordered pair, and how independent they are.
+
+    `independence` is the speed of each device while all run at once, relative to its speed
+    alone: 1.0 means that devices do not disturb each other, ``1 / len(devices)`` that together
+    they do no more than one. `links` maps ``(source, destination)`` names; a missing pair uses
+    `default_link`.
+    """
+
+    devices: tuple[Device, ...]
+    links: tuple[tuple[str, str, Link], ...] = ()
+    default_link: Link = Link(latency_ms=0.0, bandwidth_gb_s=float("inf"))
+    independence: float = 1.0
+
+    def __post_init__(self) -> None:
+        names = [device.name for device in self.devices]
+        if not names:
+            raise UsageError("a platform needs at least one device")
+        if len(set(names)) != len(names):
+            raise UsageError(f"devices are named twice in {', '.join(names)}")
+        if not 0.0 < self.independence <= 1.0:
+            raise UsageError(f"independence must be in (0, 1], got {self.independence}")
+
+    @staticmethod
+    def uniform(
+        count: int, *, streams: int = 2, link: Link | None = None, independence: float = 1.0
+    ) -> Platform:
+        """Return `count` equal devices called ``device0``, ``device1``, ..."""
+        devices = tuple(Device(f"device{i}", streams=streams) for i in range(count))
+        default = link or Link(latency_ms=0.0, bandwidth_gb_s=float("inf"))
+        return Platform(devices, default_link=default, independence=independence)
+
+    @cached_property
+    def _link_of(self) -> dict[tuple[str, str], Link]:
+        return {(src, dst): link for src, dst, link in self.links}
+
+    def link(self, src: str, dst: str) -> Link:
+        """Link from device `src` to device `dst`."""
+        return self._link_of.get((src, dst), self.default_link)
+
+    def with_memory(self, limits: Mapping[str, int]) -> Platform:
+        """Return the platform with what weights and activations may take on some devices."""
+        unknown = sorted(limits.keys() - {device.name for device in self.devices})
+        if unknown:
+            names = ", ".join(device.name for device in self.devices)
+            raise UsageError(f"memory is limited for {unknown[0]!r}; the devices are {names}")
+        return replace(
+            self,
+            devices=tuple(
+                replace(device, memory_bytes=limits.get(device.name, device.memory_bytes))
+                for device in self.devices
+            ),
+        )
+
+    def slowdown(self, busy: int) -> float:
+        """How much longer a kernel takes while `busy` devices run at once (1.0 for one).
+
+        The one measured number, `independence` with all n devices busy, fixes the model
+        ``1 + (busy - 1) * c``.
+        """
+        others = len(self.devices) - 1
+        if others == 0 or busy <= 1:
+            return 1.0
+        return 1.0 + (busy - 1) * (1.0 / self.independence - 1.0) / others
+
+    def to_data(self) -> dict[str, Any]:
+        """Return plain data for JSON; `from_data` restores an equal platform."""
+        return {"version": PLATFORM_VERSION, **asdict(self)}
+
+    @staticmethod
+    def from_data(data: Any) -> Platform:
+        """Read what `to_data` wrote; anything else is a `UsageError`."""
+        try:
+            if data["version"] != PLATFORM_VERSION:
+                raise UsageError(f"platform has version {data['version']}, not {PLATFORM_VERSION}")
+            return Platform(
+                devices=tuple(Device(**device) for device in data["devices"]),
+                links=tuple((src, dst, Link(**link)) for src, dst, link in data["links"]),
+                default_link=Link(**data["default_link"]),
+                independence=data["independence"],
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise UsageError(f"not a platform: {error!r}") from error
+
+    def to_json(self) -> str:
+        """Return the platform as JSON."""
+        return json.dumps(self.to_data())
+
+
+def parse_device_list(text: str) -> tuple[str, ...]:
+    """Split ``cpu@0-3,cpu@4-7`` into its device names; ``cuda:0/2`` are both halves of a GPU.
+
+    >>> parse_device_list("cpu@0, cpu@1")
+    ('cpu@0', 'cpu@1')
+    """
+    names = split_devices(text)
+    if not names:
+        raise UsageError("no device is named; write for example --devices cpu@0,cpu@1")
+    return names
+
+
+def parse_memory(text: str) -> tuple[str, int]:
+    """Read a limit as the user writes it: a device, and bytes with or without a unit.
+
+    >>> parse_memory("cpu@0=512MiB")
+    ('cpu@0', 536870912)
+    """
+    match = re.fullmatch(r"\s*(.+?)\s*=\s*([0-9.]+)\s*([KMGT]i?B|B)?\s*", text)
+    try:
+        if match is None:
+            raise ValueError
+        unit = match[3] or "B"
+        power = "BKMGT".index(unit[0])
+        return match[1], int(float(match[2]) * (1024 if "i" in unit else 1000) ** power)
+    except ValueError:
+        raise UsageError(
+            f"{text!r} is no memory limit; write for example cpu@0=512MiB or cpu@0=2GB"
+        ) from None
+
+
+def default_devices() -> tuple[str, ...]:
+    """Return all cores that this process may use, as one device."""
+    return (cpu_device_name(allowed_cores()),)

@@ -1,0 +1,66 @@
+"""The rule for kernels that no other rule knows: parallel outer loops, contiguous inner loops."""
+
+from __future__ import annotations
+
+import tvm_ffi
+from tvm import s_tir, tirx
+from tvm.ir import TensorLoad
+from tvm.s_tir.dlight.analysis import SBlockInfo, normalize_prim_func
+
+from hios_tvm.passes.cpu_rules.loop_nest import coefficients_of
+
+__all__ = ["Fallback"]
+
+
+class Fallback:
+    """Parallelise the spatial loops of each block, and let the compiler vectorise the innermost.
+
+    A reduction whose last spatial axis is contiguous in memory has that axis innermost, so that
+    neighbouring results are one vector. Kernels that cannot be analysed, such as ones with loops
+    that depend on data, keep their loops.
+    """
+
+    def __init__(self, lanes: int) -> None:
+        self.lanes = lanes
+
+    def apply(self, func: tirx.PrimFunc) -> tirx.PrimFunc | None:
+        sch = s_tir.Schedule(func)
+        for info in normalize_prim_func(sch) or ():
+            _schedule_block(sch, info, self.lanes)
+        return func.with_body(sch.mod["main"].body)
+
+
+def _schedule_block(sch: s_tir.Schedule, info: SBlockInfo, lanes: int) -> None:
+    kinds = info.dom_kind()
+    loops = sch.get_loops(info.block_rv)
+    spatial = len(kinds) - len(kinds.lstrip("S"))
+    if not loops or len(loops) != len(kinds) or spatial == 0:
+        return
+    if info.is_injective():
+        outer, inner = sch.split(sch.fuse(*loops), [None, lanes])
+        sch.parallel(outer)
+        sch.vectorize(inner)
+        return
+    reduced = loops[spatial:]
+    is_plain = set(kinds[spatial:]) == {"R"}
+    if spatial > 1 and is_plain and _is_contiguous(sch.get(info.block_rv), spatial - 1):
+        sch.reorder(*reduced, loops[spatial - 1])
+        sch.parallel(sch.fuse(*loops[: spatial - 1]))
+        sch.decompose_reduction(info.block_rv, reduced[0])
+    else:
+        sch.parallel(sch.fuse(*loops[:spatial]))
+
+
+def _is_contiguous(block: s_tir.SBlock, axis: int) -> bool:
+    """Whether all that `block` reads and writes lies side by side along `axis`, or is one value."""
+    if not isinstance(block.body, tirx.BufferStore) or block.init is None:
+        return False
+    axes = [it.var for it in block.iter_vars]
+    accesses = [coefficients_of(block.body.buffer, block.body.indices, axes)]
+
+    def visit(load: TensorLoad) -> TensorLoad:
+        accesses.append(coefficients_of(load.source, load.indices, axes))
+        return load
+
+    tvm_ffi.structural_map(block.body.value, [(TensorLoad, visit)])
+    return all(access is not None and access[axis] in (0, 1) for access in accesses)
