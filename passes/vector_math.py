@@ -39,9 +39,9 @@ class VectorMath:
 def _not_in_vectors(body: Stmt) -> list[Call]:
     """Return the calls in loops over lanes that no vector computes, as they gain nothing.
 
-    Some compute one number for all lanes. Others are in a loop that calls a function of C, which
-    TVM 0.27 computes lane by lane. In both it would refuse names ("Let cannot bind the same var to
-    two different values").
+    Some compute one number for all lanes. Others are in a loop that TVM 0.27 computes lane by lane,
+    since it calls what has no form for vectors, such as a function of C. In both TVM would refuse
+    names ("Let cannot bind the same var to two different values").
     """
     found: list[Call] = []
 
@@ -54,7 +54,7 @@ def _not_in_vectors(body: Stmt) -> list[Call]:
 
         if loop.kind == ForKind.VECTORIZED:
             tvm_ffi.structural_map(loop.body, [(Call, visit_call)])
-        by_lane = any(call.op.name == "tirx.call_pure_extern" for call in calls)
+        by_lane = not all(map(_has_vectors, calls))
         found.extend(
             call
             for call in calls
@@ -64,6 +64,11 @@ def _not_in_vectors(body: Stmt) -> list[Call]:
 
     tvm_ffi.structural_map(body, [(For, visit_loop)])
     return found
+
+
+def _has_vectors(call: Call) -> bool:
+    known = _function(call) is not None or call.op.name in ("tirx.isnan", "tirx.reinterpret")
+    return known or bool(call.op.get_attr("TVectorizable"))
 
 
 def _reads(value: Expr, var: tirx.Var) -> bool:

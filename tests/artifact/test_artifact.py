@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hios_tvm import artifact
+from hios_tvm.artifact import write
 from hios_tvm.artifact.write import write_artifact
 from hios_tvm.errors import ArtifactError, CompileError, UsageError
 from hios_tvm.runtime.archive import read_manifest
@@ -70,7 +70,7 @@ def test_what_the_runtime_would_refuse_is_not_written(tmp_path: Path) -> None:
 
 
 def test_too_large_artifacts_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(artifact, "MAX_ARCHIVE_BYTES", 1000)
+    monkeypatch.setattr(write, "MAX_ARCHIVE_BYTES", 1000)
     with pytest.raises(CompileError, match="larger than"):
         write_artifact(tmp_path / "m.hios", MANIFEST, LIBRARIES, PARAMS)
     assert list(tmp_path.iterdir()) == []

@@ -87,10 +87,11 @@ def test_one_number_for_all_lanes(operator: str) -> None:
     assert_lowers_right(model)
 
 
-def test_functions_of_c_stand_beside() -> None:
-    """A call of C's `atan` keeps its loop from becoming vectors."""
+@pytest.mark.parametrize("operator", ["Atan", "Round"])
+def test_functions_without_vectors_stand_beside(operator: str) -> None:
+    """They keep their loop from becoming vectors."""
     nodes = [
-        helper.make_node("Atan", ["x"], ["a"]),
+        helper.make_node(operator, ["x"], ["a"]),
         helper.make_node("Tanh", ["x"], ["t"]),
         helper.make_node("Mul", ["a", "t"], ["y"]),
     ]

@@ -192,7 +192,7 @@ def test_the_search_uses_the_tuning_database(
     compiled: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A fault of tuned kernels does not show in those of the default rules."""
-    from hios_tvm import network
+    from hios_tvm.backends import network
 
     right = network.apply_traces
 

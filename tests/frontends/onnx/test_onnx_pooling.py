@@ -28,6 +28,9 @@ def geometries(op: str) -> dict[str, NodeCase]:
         f"{op} last window in the padding": pool(
             op, [2, 2], noise(1, 1, 5, 5), strides=[2, 2], pads=[1, 1, 1, 1], ceil_mode=1
         ),
+        f"{op} a step beyond the image": pool(
+            op, [5, 1], noise(1, 1, 4, 3), strides=[2, 4], pads=[2, 0, 2, 0], ceil_mode=1
+        ),
         f"{op} gaps": pool(op, [2, 3], dilations=[3, 2], pads=[1, 2, 1, 2]),
         f"{op} beyond the image": pool(op, [3, 2], noise(1, 2, 1, 6), strides=[3, 1]),
         f"{op} sequence": pool(op, [3], noise(1, 2, 8), strides=[2], pads=[1, 0]),
