@@ -30,6 +30,7 @@ from hios_tvm.measuring.network_costs import network_costs
 from hios_tvm.measuring.remote import RpcAddress
 from hios_tvm.passes.annotate_schedule import AnnotateSchedule
 from hios_tvm.passes.partition_by_device import Partition, PartitionByDevice
+from hios_tvm.runtime.machine import describe_machine
 from hios_tvm.schedulers import evaluated, make_schedule, options_of
 from hios_tvm.schedulers.auto import candidates
 from hios_tvm.schedulers.evaluate import Timeline, evaluate
@@ -38,7 +39,6 @@ from hios_tvm.schema.device_names import device_kind
 from hios_tvm.schema.gpu_models import Precision
 from hios_tvm.schema.graph import OperatorGraph
 from hios_tvm.schema.launches import GpuKernel
-from hios_tvm.schema.machine import describe_machine
 from hios_tvm.schema.manifest import DeviceSpec, Manifest, TensorSpec
 from hios_tvm.schema.platform import Platform
 from hios_tvm.schema.schedule import Schedule

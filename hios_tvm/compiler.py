@@ -25,11 +25,17 @@ from hios_tvm.build import (
 )
 from hios_tvm.files import check_writable
 from hios_tvm.passes.targets import arch_of, parse_targets
-from hios_tvm.runtime.devices.cpu import device_model, parse_cores
 from hios_tvm.schedulers import make_schedule, options_of
 from hios_tvm.schedulers.evaluate import evaluate
 from hios_tvm.schema.costs import CostTable, Measurement
-from hios_tvm.schema.device_names import device_kind, gpu_model_name, gpu_place, of_kind
+from hios_tvm.schema.device_names import (
+    cpu_model_name,
+    device_kind,
+    gpu_model_name,
+    gpu_place,
+    of_kind,
+    parse_cores,
+)
 from hios_tvm.schema.graph import Operator, OperatorGraph
 from hios_tvm.schema.platform import Platform
 from hios_tvm.schema.schedule import DeviceSchedule, Schedule, Stage
@@ -238,7 +244,7 @@ def _one_after_another(network: Network, device: str, options: CompileOptions) -
     if network.gpu_target is not None and device_kind(device) == "cuda":
         model = gpu_model_name(arch_of(network.gpu_target), gpu_place(device).parts)
     else:
-        model = device_model(device)
+        model = cpu_model_name(device)
     times = {operator.name: Measurement(1.0) for operator in network.graph.operators}
     return CompileOptions(
         devices=(device,),

@@ -20,13 +20,7 @@ from typing import Any, Literal
 
 from hios_tvm.errors import ArtifactError, HiosError, UsageError
 from hios_tvm.runtime.archive import Artifact, open_artifact
-from hios_tvm.runtime.devices.cpu import (
-    allowed_cores,
-    cpu_device_name,
-    device_model,
-    parse_cores,
-    require_cores,
-)
+from hios_tvm.runtime.devices.cpu import allowed_cores, require_cores
 from hios_tvm.runtime.devices.cuda import Gpu, load_driver, split_gpu
 from hios_tvm.runtime.gpu_measure import GpuBench, measure_copies
 from hios_tvm.runtime.measure import (
@@ -41,9 +35,12 @@ from hios_tvm.runtime.measure import (
 from hios_tvm.runtime.native import load_library
 from hios_tvm.schema.device_names import (
     GPU_STREAMS,
+    cpu_device_name,
+    cpu_model_name,
     device_kind,
     gpu_model_name,
     gpu_place,
+    parse_cores,
     split_devices,
 )
 from hios_tvm.schema.program import Call
@@ -106,7 +103,7 @@ def profile_artifact(
         raise UsageError(f"a core belongs to two of the devices {', '.join(names)}")
     artifact = open_artifact(path, verify_key=verify_key)
     calls = kernel_calls(artifact)
-    models = {device_model(name): cores[name] for name in reversed(names)}
+    models = {cpu_model_name(name): cores[name] for name in reversed(names)}
     total = len(calls) * len(models)
     times: dict[str, dict[str, Timing]] = {}
     for i, (model, own) in enumerate(models.items()):
@@ -266,7 +263,7 @@ def cost_data(
 def _model_and_streams(name: str, times: Mapping[str, object]) -> tuple[str, int]:
     if device_kind(name) == "cuda":
         return next(iter(times)), GPU_STREAMS
-    return device_model(name), len(parse_cores(name))
+    return cpu_model_name(name), len(parse_cores(name))
 
 
 def _report(progress: Progress, before: int, total: int, done: int, _: int) -> None:

@@ -32,13 +32,13 @@ from hios_tvm.frontends import load_model
 from hios_tvm.passes.pipeline import lower
 from hios_tvm.passes.targets import host_target
 from hios_tvm.runtime.archive import open_artifact
-from hios_tvm.runtime.devices.cpu import parse_cores
+from hios_tvm.runtime.devices.cpu import default_devices
+from hios_tvm.runtime.machine import describe_machine
 from hios_tvm.runtime.measure import measure_handover
 from hios_tvm.runtime.session import Session, load
 from hios_tvm.runtime.trace import RunTrace
-from hios_tvm.schema.machine import describe_machine
+from hios_tvm.schema.device_names import parse_cores, parse_device_list
 from hios_tvm.schema.manifest import Buffer, DeviceSpec, Manifest, TensorSpec
-from hios_tvm.schema.platform import default_devices, parse_device_list
 from hios_tvm.schema.program import Call, Program
 from hios_tvm.verification.inputs import random_inputs
 from hios_tvm.zoo import build

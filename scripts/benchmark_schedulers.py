@@ -31,9 +31,9 @@ from hios_tvm.experiments.random_graphs import LayeredGraphOptions, layered_grap
 from hios_tvm.experiments.scaling import Effort, effort, growth_exponent, moves_per_second
 from hios_tvm.experiments.trials import Outcome, Trial, mean_of, run_trials, with_inter_only
 from hios_tvm.report.figures import draw_lines
+from hios_tvm.runtime.machine import describe_machine
 from hios_tvm.schema.instance import Instance, read_instance
 from hios_tvm.schema.links import LINKS
-from hios_tvm.schema.machine import describe_machine
 from hios_tvm.zoo import NETWORKS
 from hios_tvm.zoo.costs import cost_file
 

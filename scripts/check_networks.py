@@ -31,7 +31,7 @@ from hios_tvm.errors import HiosError, UsageError
 from hios_tvm.files import atomic_write
 from hios_tvm.measuring.cache import default_cache_dir
 from hios_tvm.onnx_backend import prepare
-from hios_tvm.schema.platform import default_devices
+from hios_tvm.runtime.devices.cpu import default_devices
 from hios_tvm.verification.deviation import deviations
 from hios_tvm.verification.onnx_reference import onnxruntime_outputs
 

@@ -20,8 +20,8 @@ from hios_tvm.frontends import load_model
 from hios_tvm.measuring.cache import CostCache, default_cache_dir
 from hios_tvm.measuring.collect import collect_costs
 from hios_tvm.measuring.platform import cpu_platform
+from hios_tvm.runtime.machine import describe_machine
 from hios_tvm.schema.instance import Instance
-from hios_tvm.schema.machine import describe_machine
 from hios_tvm.zoo import NETWORKS, build
 from hios_tvm.zoo.costs import COSTS_DIR
 

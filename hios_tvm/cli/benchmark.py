@@ -95,7 +95,7 @@ def command(
     from hios_tvm import runtime
     from hios_tvm.measuring.benchmark import benchmark
     from hios_tvm.report.explain import bottlenecks
-    from hios_tvm.schema.machine import describe_machine
+    from hios_tvm.runtime.machine import describe_machine
 
     remap = None if devices is None else split_devices(devices)
     with ExitStack() as stack:
@@ -133,7 +133,7 @@ def command(
 
 def _print(artifact: Path, manifest: Manifest, result: BenchmarkResult) -> None:
     from hios_tvm.report.explain import bottlenecks, cost_differences
-    from hios_tvm.schema.machine import describe_machine
+    from hios_tvm.runtime.machine import describe_machine
 
     latency, predicted_ms = result.latency, manifest.predicted_makespan_ms
     columns = ["runs", "mean ms", "min ms", "max ms", *latency.percentiles_ms, "runs/s"]

@@ -171,8 +171,10 @@ def command(
     from hios_tvm.measuring.cache import default_cache_dir
     from hios_tvm.measuring.remote import RpcAddress
     from hios_tvm.report.explain import compilation_data, device_reports, why_chosen, why_idle
+    from hios_tvm.runtime.devices.cpu import default_devices
+    from hios_tvm.schema.device_names import parse_device_list
     from hios_tvm.schema.instance import Instance, read_costs
-    from hios_tvm.schema.platform import default_devices, parse_device_list, parse_memory
+    from hios_tvm.schema.memory_limits import parse_memory
     from hios_tvm.schema.schedule import Schedule
 
     if reproducer is not None and not verify:

@@ -23,7 +23,7 @@ def command(artifact: Path, output: Path | None, **options: Any) -> None:
     matplotlib and Jinja2 (pip install 'hios-tvm[report]').
     """
     from hios_tvm.report.page import render_page, require_page
-    from hios_tvm.schema.machine import describe_machine
+    from hios_tvm.runtime.machine import describe_machine
 
     require_page()
     path = output or artifact.with_suffix(".html")

@@ -88,7 +88,7 @@ def command(
     from hios_tvm.frontends import load_model
     from hios_tvm.frontends.shapes import parse_shape
     from hios_tvm.measuring.cache import default_cache_dir
-    from hios_tvm.schema.platform import default_devices
+    from hios_tvm.runtime.devices.cpu import default_devices
     from hios_tvm.tuning.tuner import TuneOptions, plan_tuning, tune_kernel
 
     options = TuneOptions(

@@ -17,7 +17,8 @@ from hios_tvm.backends.cpu.library import link_library
 from hios_tvm.errors import CostError
 from hios_tvm.measuring.cache import CostCache
 from hios_tvm.runtime.bench import ColdMemory
-from hios_tvm.runtime.devices.cpu import available_features, parse_cores
+from hios_tvm.runtime.devices.cpu import available_features
+from hios_tvm.runtime.machine import device_fingerprint
 from hios_tvm.runtime.measure import (
     COLD_BYTES,
     KernelArg,
@@ -27,8 +28,8 @@ from hios_tvm.runtime.measure import (
     measure_kernels,
 )
 from hios_tvm.schema.costs import CostTable, Measurement, StageKey
+from hios_tvm.schema.device_names import parse_cores
 from hios_tvm.schema.graph import OperatorGraph
-from hios_tvm.schema.machine import device_fingerprint
 from hios_tvm.schema.platform import Platform
 
 __all__ = ["collect_costs", "kernel_call"]

@@ -16,10 +16,9 @@ from hios_tvm.backends.network import lower_network
 from hios_tvm.compiler import CompileOptions, compile_network
 from hios_tvm.passes.canonicalize_operators import NUM_INPUT
 from hios_tvm.passes.targets import arch_of, parse_targets
-from hios_tvm.runtime.devices.cpu import device_model
 from hios_tvm.runtime.profile import GRAPH, WEIGHTS
 from hios_tvm.schema.costs import CostTable, Measurement
-from hios_tvm.schema.device_names import gpu_model_name
+from hios_tvm.schema.device_names import cpu_model_name, gpu_model_name
 from hios_tvm.schema.gpu_models import Precision
 from hios_tvm.schema.platform import Platform
 from hios_tvm.schema.schedule import DeviceSchedule, Schedule, Stage
@@ -69,7 +68,7 @@ def export_kernels(
     functions = {gvar: f for gvar, f in network.mod.functions.items() if f != main}
     opened = IRModule({**functions, network.mod.get_global_var("main"): open_main})
     stages = tuple(Stage(((operator.name,),)) for operator in graph.operators)
-    model = device_model(_CPU) if gpu is None else gpu_model_name(arch_of(gpu))
+    model = cpu_model_name(_CPU) if gpu is None else gpu_model_name(arch_of(gpu))
     times = {operator.name: Measurement(1.0) for operator in graph.operators}
     options = CompileOptions(
         devices=(device,),

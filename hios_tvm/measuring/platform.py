@@ -18,7 +18,8 @@ from hios_tvm.measuring.cache import CostCache
 from hios_tvm.passes.canonicalize_operators import CanonicalizeOperators
 from hios_tvm.passes.extract_operator_graph import extract_operator_graph
 from hios_tvm.passes.pipeline import lower
-from hios_tvm.runtime.devices.cpu import device_model, parse_cores, require_cores
+from hios_tvm.runtime.devices.cpu import require_cores
+from hios_tvm.runtime.machine import device_fingerprint
 from hios_tvm.runtime.measure import (
     KernelArg,
     KernelCall,
@@ -27,7 +28,7 @@ from hios_tvm.runtime.measure import (
     measure_transfers,
 )
 from hios_tvm.schema.costs import Measurement
-from hios_tvm.schema.machine import device_fingerprint
+from hios_tvm.schema.device_names import cpu_model_name, parse_cores
 from hios_tvm.schema.platform import Device, Link, Platform
 
 __all__ = ["cpu_platform"]
@@ -116,7 +117,7 @@ def _probe(target: Target) -> tuple[bytes, KernelCall]:
 
 
 def _device(name: str) -> Device:
-    return Device(name, model=device_model(name), streams=len(parse_cores(name)))
+    return Device(name, model=cpu_model_name(name), streams=len(parse_cores(name)))
 
 
 def _check_disjoint(names: Sequence[str]) -> None:

@@ -26,9 +26,9 @@ from hios_tvm.backends.cpu.library import link_library
 from hios_tvm.errors import DeviceError, UsageError
 from hios_tvm.measuring.collect import kernel_call
 from hios_tvm.measuring.platform import cpu_platform
-from hios_tvm.runtime.devices.cpu import parse_cores
 from hios_tvm.runtime.measure import KernelCall, Timing, fit_link
 from hios_tvm.schema.costs import CostTable, Measurement
+from hios_tvm.schema.device_names import parse_cores
 from hios_tvm.schema.dtypes import numpy_dtype
 from hios_tvm.schema.graph import OperatorGraph
 from hios_tvm.schema.platform import Link, Platform

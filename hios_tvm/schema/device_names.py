@@ -7,23 +7,31 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from hios_tvm.errors import DeviceError
-from hios_tvm.runtime.devices.cpu import parse_cores
+from hios_tvm.errors import DeviceError, UsageError
 
 __all__ = [
     "GPU_STREAMS",
+    "MAX_CORES",
     "GpuPlace",
     "check_device",
+    "cpu_device_name",
+    "cpu_model_name",
     "device_kind",
     "gpu_model_name",
     "gpu_place",
     "of_kind",
+    "parse_cores",
+    "parse_device_list",
     "split_devices",
 ]
 
 GPU_STREAMS = 4
 """Stream groups that a stage on one GPU has at most."""
 
+MAX_CORES = 256
+"""Of one device: parallel.h has the same number."""
+
+_CPU = re.compile(r"cpu@(\d{1,4}(-\d{1,4})?)(\+\d{1,4}(-\d{1,4})?)*")
 _GPU = re.compile(r"cuda:(\d{1,3})(?:\.(\d{1,2})/(\d{1,2}))?")
 _ALL_PARTS = re.compile(r"(cuda:\d{1,3})/(\d{1,2})")
 
@@ -49,6 +57,53 @@ def device_kind(name: str) -> Literal["cpu", "cuda"]:
 def of_kind(kind: Literal["cpu", "cuda"], names: Iterable[str]) -> tuple[str, ...]:
     """Return those of `names` that are devices of `kind`."""
     return tuple(name for name in names if device_kind(name) == kind)
+
+
+def parse_cores(name: str) -> tuple[int, ...]:
+    """Return the cores of the device called `name`, ascending.
+
+    >>> parse_cores("cpu@0-2+8")
+    (0, 1, 2, 8)
+
+    Raises
+    ------
+    DeviceError
+        If `name` is not of that form, or names a core twice.
+    """
+    if not _CPU.fullmatch(name):
+        raise DeviceError(f"{name!r} is no CPU device: write cpu@0, cpu@0-3 or cpu@0-3+8-11")
+    cores: list[int] = []
+    for part in name.removeprefix("cpu@").split("+"):
+        first, _, last = part.partition("-")
+        cores.extend(range(int(first), int(last or first) + 1))
+    if not 0 < len(set(cores)) == len(cores) <= MAX_CORES:
+        raise DeviceError(f"device {name!r} names no core, one twice, or more than {MAX_CORES}")
+    return tuple(sorted(cores))
+
+
+def cpu_model_name(name: str) -> str:
+    """Return what devices that run a kernel equally fast have in common.
+
+    >>> cpu_model_name("cpu@0-3"), cpu_model_name("cpu@4-7")
+    ('cpu/4', 'cpu/4')
+    """
+    return f"cpu/{len(parse_cores(name))}"
+
+
+def cpu_device_name(cores: Iterable[int]) -> str:
+    """Return the name of the device with these cores.
+
+    >>> cpu_device_name([0, 1, 2, 8])
+    'cpu@0-2+8'
+    """
+    groups: list[list[int]] = []
+    for core in sorted(cores):
+        if groups and core == groups[-1][-1] + 1:
+            groups[-1].append(core)
+        else:
+            groups.append([core])
+    parts = [str(g[0]) if len(g) == 1 else f"{g[0]}-{g[-1]}" for g in groups]
+    return "cpu@" + "+".join(parts)
 
 
 def gpu_place(name: str) -> GpuPlace:
@@ -94,6 +149,18 @@ def split_devices(text: str) -> tuple[str, ...]:
         count = 0 if parts is None else int(parts[2])
         names += [f"{parts[1]}.{i}/{count}" for i in range(count)] if parts else [name]
     return tuple(names)
+
+
+def parse_device_list(text: str) -> tuple[str, ...]:
+    """Split ``cpu@0-3,cpu@4-7`` into its device names; ``cuda:0/2`` are both halves of a GPU.
+
+    >>> parse_device_list("cpu@0, cpu@1")
+    ('cpu@0', 'cpu@1')
+    """
+    names = split_devices(text)
+    if not names:
+        raise UsageError("no device is named; write for example --devices cpu@0,cpu@1")
+    return names
 
 
 def check_device(name: str) -> None:

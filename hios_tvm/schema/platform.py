@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
 
 from hios_tvm.errors import UsageError
-from hios_tvm.runtime.devices.cpu import allowed_cores, cpu_device_name
-from hios_tvm.schema.device_names import split_devices
 
-__all__ = ["Device", "Link", "Platform", "default_devices", "parse_device_list", "parse_memory"]
+__all__ = ["Device", "Link", "Platform"]
 
 PLATFORM_VERSION = 1
 
@@ -140,39 +137,3 @@ class Platform:
     def to_json(self) -> str:
         """Return the platform as JSON."""
         return json.dumps(self.to_data())
-
-
-def parse_device_list(text: str) -> tuple[str, ...]:
-    """Split ``cpu@0-3,cpu@4-7`` into its device names; ``cuda:0/2`` are both halves of a GPU.
-
-    >>> parse_device_list("cpu@0, cpu@1")
-    ('cpu@0', 'cpu@1')
-    """
-    names = split_devices(text)
-    if not names:
-        raise UsageError("no device is named; write for example --devices cpu@0,cpu@1")
-    return names
-
-
-def parse_memory(text: str) -> tuple[str, int]:
-    """Read a limit as the user writes it: a device, and bytes with or without a unit.
-
-    >>> parse_memory("cpu@0=512MiB")
-    ('cpu@0', 536870912)
-    """
-    match = re.fullmatch(r"\s*(.+?)\s*=\s*([0-9.]+)\s*([KMGT]i?B|B)?\s*", text)
-    try:
-        if match is None:
-            raise ValueError
-        unit = match[3] or "B"
-        power = "BKMGT".index(unit[0])
-        return match[1], int(float(match[2]) * (1024 if "i" in unit else 1000) ** power)
-    except ValueError:
-        raise UsageError(
-            f"{text!r} is no memory limit; write for example cpu@0=512MiB or cpu@0=2GB"
-        ) from None
-
-
-def default_devices() -> tuple[str, ...]:
-    """Return all cores that this process may use, as one device."""
-    return (cpu_device_name(allowed_cores()),)

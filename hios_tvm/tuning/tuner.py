@@ -17,9 +17,9 @@ from hios_tvm.measuring.cache import CostCache, default_cache_dir
 from hios_tvm.measuring.collect import collect_costs, kernel_call
 from hios_tvm.measuring.platform import cpu_platform
 from hios_tvm.passes.schedule_kernels import has_root_block
-from hios_tvm.runtime.devices.cpu import parse_cores
+from hios_tvm.runtime.machine import describe_machine
 from hios_tvm.schema.costs import CostTable
-from hios_tvm.schema.machine import describe_machine
+from hios_tvm.schema.device_names import parse_cores
 from hios_tvm.schema.platform import Platform
 from hios_tvm.tuning.choose import subject_of
 from hios_tvm.tuning.database import Subject, Trial, TunedKernel, TuningDatabase

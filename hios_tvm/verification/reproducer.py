@@ -11,7 +11,7 @@ import numpy as np
 import tvm
 
 from hios_tvm.errors import UsageError
-from hios_tvm.schema.machine import describe_machine
+from hios_tvm.runtime.machine import describe_machine
 from hios_tvm.verification.deviation import Arrays, deviations
 from hios_tvm.verification.first_difference import Difference
 from hios_tvm.version import __version__

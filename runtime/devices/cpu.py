@@ -1,66 +1,32 @@
-"""CPU devices: sets of cores, written ``cpu@0``, ``cpu@0-3`` or ``cpu@0-3+8-11``."""
+"""The cores of this machine: which a process may use, what they can do, threads on them."""
 
 from __future__ import annotations
 
 import os
 import platform
-import re
-from collections.abc import Iterable
 from pathlib import Path
 
 from hios_tvm.errors import DeviceError
+from hios_tvm.schema.device_names import cpu_device_name, parse_cores
 
 __all__ = [
     "allowed_cores",
     "available_features",
-    "cpu_device_name",
-    "device_model",
-    "parse_cores",
+    "default_devices",
     "pin_thread",
     "require_cores",
     "share_cores",
 ]
 
-MAX_CORES = 256
-"""Of one device: parallel.h has the same number."""
-
-_NAME = re.compile(r"cpu@(\d{1,4}(-\d{1,4})?)(\+\d{1,4}(-\d{1,4})?)*")
-
-
-def parse_cores(name: str) -> tuple[int, ...]:
-    """Return the cores of the device called `name`, ascending.
-
-    >>> parse_cores("cpu@0-2+8")
-    (0, 1, 2, 8)
-
-    Raises
-    ------
-    DeviceError
-        If `name` is not of that form, or names a core twice.
-    """
-    if not _NAME.fullmatch(name):
-        raise DeviceError(f"{name!r} is no CPU device: write cpu@0, cpu@0-3 or cpu@0-3+8-11")
-    cores: list[int] = []
-    for part in name.removeprefix("cpu@").split("+"):
-        first, _, last = part.partition("-")
-        cores.extend(range(int(first), int(last or first) + 1))
-    if not 0 < len(set(cores)) == len(cores) <= MAX_CORES:
-        raise DeviceError(f"device {name!r} names no core, one twice, or more than {MAX_CORES}")
-    return tuple(sorted(cores))
-
-
-def device_model(name: str) -> str:
-    """Return what devices that run a kernel equally fast have in common.
-
-    >>> device_model("cpu@0-3"), device_model("cpu@4-7")
-    ('cpu/4', 'cpu/4')
-    """
-    return f"cpu/{len(parse_cores(name))}"
-
 
 def allowed_cores() -> frozenset[int]:
     """Return the cores that this process may use (affinity masks and cpusets included)."""
     return frozenset(os.sched_getaffinity(0))
+
+
+def default_devices() -> tuple[str, ...]:
+    """Return all cores that this process may use, as one device."""
+    return (cpu_device_name(allowed_cores()),)
 
 
 def require_cores(name: str) -> tuple[int, ...]:
@@ -106,19 +72,3 @@ def available_features() -> frozenset[str] | None:
         if name.strip() == key:
             return frozenset(value.split())
     return None
-
-
-def cpu_device_name(cores: Iterable[int]) -> str:
-    """Return the name of the device with these cores.
-
-    >>> cpu_device_name([0, 1, 2, 8])
-    'cpu@0-2+8'
-    """
-    groups: list[list[int]] = []
-    for core in sorted(cores):
-        if groups and core == groups[-1][-1] + 1:
-            groups[-1].append(core)
-        else:
-            groups.append([core])
-    parts = [str(g[0]) if len(g) == 1 else f"{g[0]}-{g[-1]}" for g in groups]
-    return "cpu@" + "+".join(parts)

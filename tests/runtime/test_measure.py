@@ -8,7 +8,6 @@ from hand_made import BUFFERS, PROGRAMS, TARGET, elementwise
 
 from hios_tvm.artifact.buffer_plan import plan_buffers
 from hios_tvm.backends.cpu.library import build_library
-from hios_tvm.runtime.devices.cpu import parse_cores
 from hios_tvm.runtime.measure import (
     KernelArg,
     KernelCall,
@@ -20,6 +19,7 @@ from hios_tvm.runtime.measure import (
     measure_programs,
     measure_transfers,
 )
+from hios_tvm.schema.device_names import parse_cores
 
 Cores = tuple[int, ...]
 

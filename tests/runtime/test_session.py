@@ -238,7 +238,7 @@ def test_cores_are_claimed_until_the_session_is_closed(
 import sys
 from hios_tvm.errors import DeviceError
 from hios_tvm.runtime.devices import claims
-from hios_tvm.runtime.devices.cpu import parse_cores
+from hios_tvm.schema.device_names import parse_cores
 claims._PATH = sys.argv[1]
 try:
     claims.claim_cores(parse_cores(sys.argv[2]))

@@ -11,12 +11,11 @@ from hios_tvm.errors import DeviceError
 from hios_tvm.runtime.devices.cpu import (
     allowed_cores,
     available_features,
-    cpu_device_name,
-    parse_cores,
     pin_thread,
     require_cores,
     share_cores,
 )
+from hios_tvm.schema.device_names import cpu_device_name, parse_cores
 
 
 @settings(deadline=None, max_examples=100)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from hios_tvm.errors import UsageError
-from hios_tvm.schema.platform import Platform, parse_memory
+from hios_tvm.schema.memory_limits import parse_memory
+from hios_tvm.schema.platform import Platform
 
 
 @pytest.mark.parametrize(
