@@ -28,7 +28,7 @@ from hios_tvm.errors import ScheduleError, UsageError
 from hios_tvm.measuring.cache import default_cache_dir, kernel_dir
 from hios_tvm.measuring.contest import Trial, choose_entrants, run_contest
 from hios_tvm.measuring.network_costs import network_costs
-from hios_tvm.measuring.remote import RpcAddress
+from hios_tvm.measuring.rpc_costs import RpcAddress
 from hios_tvm.passes.annotate_schedule import AnnotateSchedule
 from hios_tvm.passes.partition_by_device import Partition, PartitionByDevice
 from hios_tvm.runtime.machine import describe_machine

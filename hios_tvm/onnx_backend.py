@@ -32,7 +32,7 @@ from hios_tvm.errors import (
 )
 from hios_tvm.frontends.onnx import from_onnx
 from hios_tvm.frontends.onnx.inputs import model_inputs
-from hios_tvm.measuring.platform import cpu_platform
+from hios_tvm.measuring.cpu_platform import cpu_platform
 from hios_tvm.runtime.devices.cpu import allowed_cores
 from hios_tvm.runtime.session import Session, load
 from hios_tvm.schema.costs import CostTable, Measurement

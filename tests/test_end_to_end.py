@@ -181,9 +181,9 @@ def test_second_compile_measures_nothing(
         raise AssertionError("something was measured")
 
     for name in ("measure_kernels", "measure_joint"):
-        monkeypatch.setattr(f"hios_tvm.measuring.collect.{name}", refuse)
+        monkeypatch.setattr(f"hios_tvm.measuring.cpu_costs.{name}", refuse)
     for name in ("measure_transfers", "measure_independence"):
-        monkeypatch.setattr(f"hios_tvm.measuring.platform.{name}", refuse)
+        monkeypatch.setattr(f"hios_tvm.measuring.cpu_platform.{name}", refuse)
     model, _, first = squeezenet
     options = CompileOptions(devices=_devices(2), cache_dir=cache)
     again = compile_model(from_onnx(model), tmp_path / "again.hios", options, name="squeezenet")

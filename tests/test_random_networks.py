@@ -20,7 +20,7 @@ from random_networks.worker import Judge
 from hios_tvm.backends.network import lower_network
 from hios_tvm.compiler import CompileOptions, compile_network
 from hios_tvm.frontends.onnx import from_onnx
-from hios_tvm.measuring.platform import cpu_platform
+from hios_tvm.measuring.cpu_platform import cpu_platform
 from hios_tvm.runtime.devices.cpu import allowed_cores
 from hios_tvm.runtime.session import load
 from hios_tvm.schema.costs import CostTable, Measurement

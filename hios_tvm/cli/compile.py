@@ -169,7 +169,7 @@ def command(
     from hios_tvm.frontends import load_model
     from hios_tvm.frontends.shapes import parse_shape
     from hios_tvm.measuring.cache import default_cache_dir
-    from hios_tvm.measuring.remote import RpcAddress
+    from hios_tvm.measuring.rpc_costs import RpcAddress
     from hios_tvm.report.explain import compilation_data, device_reports, why_chosen, why_idle
     from hios_tvm.runtime.devices.cpu import default_devices
     from hios_tvm.schema.device_names import parse_device_list

@@ -29,7 +29,7 @@ def command() -> None:
     hios-tvm compile model.onnx --costs costs.json --devices cpu@0,cpu@1    # where the compiler is
 
     All three need the same --target and --precision; the second also runs as
-    python -m hios_tvm.runtime.profile, which needs the runtime alone.
+    python -m hios_tvm.measuring.artifact_costs, which needs the runtime alone.
     """
 
 
@@ -89,7 +89,7 @@ def run(
     json_file: str | None,
 ) -> None:
     """Measure KERNELS (or any other artifact) on this machine, and write the costs."""
-    from hios_tvm.runtime.profile import profile_artifact, write_costs
+    from hios_tvm.measuring.artifact_costs import profile_artifact, write_costs
 
     names = [] if devices is None else split_devices(devices)
     with progress_bar(enabled=not no_progress) as progress:

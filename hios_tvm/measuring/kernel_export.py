@@ -1,6 +1,6 @@
 """Kernels for a machine without a compiler: it measures them, this one schedules.
 
-`hios_tvm.runtime.profile` is the other half.
+`hios_tvm.measuring.artifact_costs` is the other half.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from tvm.ir import IRModule
 
 from hios_tvm.backends.network import lower_network
 from hios_tvm.compiler import CompileOptions, compile_network
+from hios_tvm.measuring.artifact_costs import GRAPH, WEIGHTS
 from hios_tvm.passes.canonicalize_operators import NUM_INPUT
 from hios_tvm.passes.targets import arch_of, parse_targets
-from hios_tvm.runtime.profile import GRAPH, WEIGHTS
 from hios_tvm.schema.costs import CostTable, Measurement
 from hios_tvm.schema.device_names import cpu_model_name, gpu_model_name
 from hios_tvm.schema.gpu_models import Precision

@@ -12,10 +12,10 @@ from hios_tvm.backends.cuda.estimate import estimate_gpu
 from hios_tvm.backends.network import Network
 from hios_tvm.errors import UsageError
 from hios_tvm.measuring.cache import CostCache, kernel_dir
-from hios_tvm.measuring.collect import collect_costs
-from hios_tvm.measuring.gpu import GpuLaboratory, driver_for
-from hios_tvm.measuring.platform import cpu_platform
-from hios_tvm.measuring.remote import RpcAddress, remote_costs
+from hios_tvm.measuring.cpu_costs import collect_costs
+from hios_tvm.measuring.cpu_platform import cpu_platform
+from hios_tvm.measuring.gpu_costs import GpuLaboratory, driver_for
+from hios_tvm.measuring.rpc_costs import RpcAddress, remote_costs
 from hios_tvm.passes.targets import arch_of, precision_of
 from hios_tvm.schema.costs import CostTable, Measurement, StageKey
 from hios_tvm.schema.device_names import (

@@ -16,8 +16,8 @@ from hios_tvm.backends.cpu.tuning_database import Subject, Trial, TunedKernel, T
 from hios_tvm.backends.network import Network, lower_network
 from hios_tvm.errors import UsageError
 from hios_tvm.measuring.cache import CostCache, default_cache_dir
-from hios_tvm.measuring.collect import collect_costs, kernel_call
-from hios_tvm.measuring.platform import cpu_platform
+from hios_tvm.measuring.cpu_costs import collect_costs, kernel_call
+from hios_tvm.measuring.cpu_platform import cpu_platform
 from hios_tvm.passes.schedule_kernels import has_root_block
 from hios_tvm.runtime.machine import describe_machine
 from hios_tvm.schema.costs import CostTable

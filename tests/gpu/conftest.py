@@ -7,9 +7,9 @@ import pytest
 from fake_driver import FakeDriver
 
 import hios_tvm.build
-import hios_tvm.measuring.gpu
-import hios_tvm.runtime.gpu_measure
-import hios_tvm.runtime.profile
+import hios_tvm.measuring.artifact_costs
+import hios_tvm.measuring.gpu_costs
+import hios_tvm.measuring.gpu_kernels
 import hios_tvm.runtime.session
 import hios_tvm.verification.here
 from hios_tvm.runtime.devices.cuda import CudaDriver
@@ -26,19 +26,19 @@ def start(monkeypatch: pytest.MonkeyPatch) -> Callable[..., FakeDriver]:
         driver = CudaDriver(fake)
         users = [
             hios_tvm.runtime.session,
-            hios_tvm.runtime.profile,
+            hios_tvm.measuring.artifact_costs,
             hios_tvm.verification.here,
         ]
-        for module in [*users, *[hios_tvm.measuring.gpu] * here]:
+        for module in [*users, *[hios_tvm.measuring.gpu_costs] * here]:
             monkeypatch.setattr(module, "load_driver", lambda: driver)
         return fake
 
     # The stand-in executes CUDA's source
-    for module in (hios_tvm.build, hios_tvm.measuring.gpu):
+    for module in (hios_tvm.build, hios_tvm.measuring.gpu_costs):
         monkeypatch.setattr(module, "build_device_code", _source_as_code)
     # The emulator is slow, and its times say nothing
     for constant, value in (("_CALLS", 2), ("_ROUNDS", 2), ("_TRANSFER_BYTES", (1 << 10, 1 << 16))):
-        monkeypatch.setattr(hios_tvm.runtime.gpu_measure, constant, value)
+        monkeypatch.setattr(hios_tvm.measuring.gpu_kernels, constant, value)
     return begin
 
 

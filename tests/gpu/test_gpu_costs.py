@@ -13,8 +13,8 @@ from gpu_network import MODEL
 from hios_tvm.compiler import CompileOptions, compile_model
 from hios_tvm.errors import UsageError
 from hios_tvm.frontends.onnx import from_onnx
+from hios_tvm.measuring.artifact_costs import profile_artifact, write_costs
 from hios_tvm.measuring.kernel_export import export_kernels
-from hios_tvm.runtime.profile import profile_artifact, write_costs
 from hios_tvm.schema.costs import CostTable
 
 Start = Callable[..., FakeDriver]

@@ -22,7 +22,7 @@ from hios_tvm.backends.network import Network, lower_network
 from hios_tvm.cli import main
 from hios_tvm.errors import DeviceError, UsageError
 from hios_tvm.frontends.onnx import from_onnx
-from hios_tvm.measuring.remote import RpcAddress, remote_costs
+from hios_tvm.measuring.rpc_costs import RpcAddress, remote_costs
 from hios_tvm.schema.instance import read_instance
 
 Start = Callable[..., tuple[subprocess.Popen[bytes], int]]

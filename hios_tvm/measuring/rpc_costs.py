@@ -24,9 +24,10 @@ from tvm.target import Target
 from hios_tvm.backends.cpu.codegen import compile_kernels
 from hios_tvm.backends.cpu.library import link_library
 from hios_tvm.errors import DeviceError, UsageError
-from hios_tvm.measuring.collect import kernel_call
-from hios_tvm.measuring.platform import cpu_platform
-from hios_tvm.runtime.measure import KernelCall, Timing, fit_link
+from hios_tvm.measuring.bench import KernelCall, Timing
+from hios_tvm.measuring.copies import fit_link
+from hios_tvm.measuring.cpu_costs import kernel_call
+from hios_tvm.measuring.cpu_platform import cpu_platform
 from hios_tvm.schema.costs import CostTable, Measurement
 from hios_tvm.schema.device_names import parse_cores
 from hios_tvm.schema.dtypes import numpy_dtype
@@ -157,7 +158,7 @@ class _Remote:
         for nbytes in _COPY_BYTES:
             arrays = [self._array((nbytes // 8,), "int64") for _ in range(2)]
             times[nbytes] = self._evaluate(f"{_COPY}_{nbytes}", arrays, 1)
-        return Link(*fit_link(times))
+        return fit_link(times)
 
     def independence(self, call: KernelCall, devices: Sequence[str]) -> float:
         cores = sum(len(parse_cores(name)) for name in devices)

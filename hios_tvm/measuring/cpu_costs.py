@@ -15,18 +15,11 @@ from hios_tvm.backends.cpu.codegen import compile_kernels, kernel_key
 from hios_tvm.backends.cpu.features import cpu_features
 from hios_tvm.backends.cpu.library import link_library
 from hios_tvm.errors import CostError
+from hios_tvm.measuring.bench import ColdMemory, KernelArg, KernelCall, Timing
 from hios_tvm.measuring.cache import CostCache
-from hios_tvm.runtime.bench import ColdMemory
+from hios_tvm.measuring.kernels import COLD_BYTES, measure_joint, measure_kernels
 from hios_tvm.runtime.devices.cpu import available_features
 from hios_tvm.runtime.machine import device_fingerprint
-from hios_tvm.runtime.measure import (
-    COLD_BYTES,
-    KernelArg,
-    KernelCall,
-    Timing,
-    measure_joint,
-    measure_kernels,
-)
 from hios_tvm.schema.costs import CostTable, Measurement, StageKey
 from hios_tvm.schema.device_names import parse_cores
 from hios_tvm.schema.graph import OperatorGraph

@@ -14,19 +14,15 @@ from tvm.target import Target
 from hios_tvm.backends.cpu.codegen import compile_kernels
 from hios_tvm.backends.cpu.library import link_library
 from hios_tvm.errors import UsageError
+from hios_tvm.measuring.bench import KernelArg, KernelCall
 from hios_tvm.measuring.cache import CostCache
+from hios_tvm.measuring.copies import fit_link, measure_transfers
+from hios_tvm.measuring.kernels import measure_independence
 from hios_tvm.passes.canonicalize_operators import CanonicalizeOperators
 from hios_tvm.passes.extract_operator_graph import extract_operator_graph
 from hios_tvm.passes.pipeline import lower
 from hios_tvm.runtime.devices.cpu import require_cores
 from hios_tvm.runtime.machine import device_fingerprint
-from hios_tvm.runtime.measure import (
-    KernelArg,
-    KernelCall,
-    fit_link,
-    measure_independence,
-    measure_transfers,
-)
 from hios_tvm.schema.costs import Measurement
 from hios_tvm.schema.device_names import cpu_model_name, parse_cores
 from hios_tvm.schema.platform import Device, Link, Platform
@@ -79,10 +75,10 @@ def cpu_platform(
         progress("measure devices", 0, 3)
         library, call = _probe(target)
         progress("measure devices", 1, 3)
-        link_ms, gb_s = fit_link(measure_transfers(library, cores[0], cores[1]))
+        measured_link = fit_link(measure_transfers(library, cores[0], cores[1]))
         progress("measure devices", 2, 3)
         independence = measure_independence(library, call, cores)
-        values = (link_ms, 1000.0 / gb_s, independence)
+        values = (measured_link.latency_ms, 1000.0 / measured_link.bandwidth_gb_s, independence)
         known = {
             key: Measurement(value, source="measured")
             for key, value in zip(keys, values, strict=True)

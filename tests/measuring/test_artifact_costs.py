@@ -27,7 +27,7 @@ RUNTIME_ONLY = """
 import sys
 for name in ("onnx", "networkx", "click", "rich", "lark", "platformdirs", "psutil"):
     sys.modules[name] = None
-from hios_tvm.runtime.profile import main
+from hios_tvm.measuring.artifact_costs import main
 code = main(sys.argv[1:])
 assert not {"hios_tvm.compiler", "tvm.relax"} & set(sys.modules)
 sys.exit(code)

@@ -14,11 +14,11 @@ from hios_tvm.backends.cpu.library import link_library
 from hios_tvm.backends.cuda.codegen import CudaCode, build_device_code, generate_cuda
 from hios_tvm.backends.network import Network
 from hios_tvm.errors import DeviceError
+from hios_tvm.measuring.bench import Timing
+from hios_tvm.measuring.copies import fit_link
+from hios_tvm.measuring.gpu_kernels import GpuBench, measure_copies
 from hios_tvm.passes.targets import arch_of
-from hios_tvm.runtime.bench import Timing
 from hios_tvm.runtime.devices.cuda import CudaDriver, Gpu, load_driver, split_gpu
-from hios_tvm.runtime.gpu_measure import GpuBench, measure_copies
-from hios_tvm.runtime.measure import fit_link
 from hios_tvm.runtime.native import load_library
 from hios_tvm.schema.costs import Measurement, StageKey
 from hios_tvm.schema.device_names import gpu_model_name
@@ -89,10 +89,9 @@ class GpuLaboratory:
             return None
         second = GpuBench(gpu, self._bench.kernels, self._bench.library)
         try:
-            latency_ms, gb_s = fit_link(measure_copies(self._bench, second))
+            return fit_link(measure_copies(self._bench, second))
         finally:
             second.gpu.close()
-        return Link(latency_ms=latency_ms, bandwidth_gb_s=gb_s)
 
     @cached_property
     def _bench(self) -> GpuBench:

@@ -1,46 +1,34 @@
-"""Times on this machine: kernels as they will run, transfers, hand-overs, independence.
+"""Times of kernels on CPUs, as they will run: alone, in stream groups, and on several devices.
 
 Everything is measured by the executor itself, so the figures are those of a run. Kernels find
 their activations in the cache and their weights in memory, as in a network that is larger than the
-cache. `measure_programs` times whole programs in place, the others one thing alone.
+cache. Copies are measured in `copies`, kernels of GPUs in `gpu_kernels`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from hios_tvm.runtime.bench import (
+from hios_tvm.measuring.bench import (
     Bench,
     ColdMemory,
     Cores,
-    KernelArg,
     KernelCall,
-    Numbers,
     Timing,
     barrier,
-    run_tasks,
 )
 from hios_tvm.runtime.devices.cpu import share_cores
 from hios_tvm.runtime.executor import Task
-from hios_tvm.runtime.memory import Arena, TensorTable
 from hios_tvm.runtime.native import Library, load_library
-from hios_tvm.schema.manifest import Buffer
-from hios_tvm.schema.program import Copy, Instruction, Program, Signal, Wait
+from hios_tvm.schema.program import Instruction, Signal, Wait
 
 __all__ = [
     "COLD_BYTES",
-    "KernelArg",
-    "KernelCall",
-    "Timing",
-    "fit_link",
-    "measure_handover",
     "measure_independence",
     "measure_joint",
     "measure_kernels",
-    "measure_programs",
-    "measure_transfers",
 ]
 
 _MAX_CALLS = 200
@@ -49,8 +37,6 @@ COLD_BYTES = 128 << 20
 
 _SWEEPS = 2  # over all kernels: what disturbs one seldom lasts until the next
 _MIN_CALLS = 5
-_ROUND_TRIPS = 200
-_TRANSFER_BYTES = tuple(1 << k for k in range(10, 25, 2))
 
 
 def measure_kernels(
@@ -140,122 +126,6 @@ def measure_joint(
     ]
     (times,) = bench.run(tasks, rounds=1, warmup=0)
     return Timing.of(times[0][end] - times[0][first] for first, end in spans[1:])
-
-
-def measure_programs(
-    libraries: Mapping[str, bytes],
-    programs: Sequence[Program],
-    buffers: Sequence[Buffer],
-    arena_bytes: Mapping[str, int],
-    cores: Mapping[str, Cores],
-    *,
-    rounds: int = 10,
-    warmup: int = 2,
-) -> list[list[Timing]]:
-    """Time each instruction of whole programs, as they run together.
-
-    Inputs and weights hold random numbers. This is the truest time of a kernel: caches are in the
-    state in which the network leaves them.
-
-    Parameters
-    ----------
-    libraries, arena_bytes, cores
-        By device.
-    programs, buffers
-        As `plan_buffers` takes and returns them.
-
-    Returns
-    -------
-    list of list of Timing
-        For each program, for each instruction.
-    """
-    tensors = TensorTable({buffer.name: (buffer.shape, buffer.dtype) for buffer in buffers})
-    arenas = {device: Arena(nbytes) for device, nbytes in arena_bytes.items()}
-    numbers = Numbers()
-    for buffer in buffers:
-        if buffer.space == "arena":
-            arena = arenas[str(buffer.device)]
-            tensors.place(buffer.name, arena.address + (buffer.offset or 0))
-        else:
-            tensors.place(buffer.name, numbers.new(buffer.dtype, buffer.nbytes))
-    tasks = [
-        Task(
-            program.device,
-            cores[program.device],
-            program.instructions,
-            load_library(libraries[program.device]),
-        )
-        for program in programs
-    ]
-    samples = run_tasks(tasks, tensors, (arenas, numbers), rounds, warmup)
-    return [
-        [Timing.of(column) for column in np.diff(np.stack([times[p] for times in samples])).T]
-        for p in range(len(programs))
-    ]
-
-
-def measure_transfers(
-    library: bytes,
-    source: Cores,
-    destination: Cores,
-    sizes: Sequence[int] = _TRANSFER_BYTES,
-    *,
-    rounds: int = 15,
-) -> dict[int, Timing]:
-    """Time copies that `destination` makes of what `source` has just written.
-
-    Returns
-    -------
-    dict
-        From bytes to the time of the copy, without the hand-over before it.
-    """
-    loaded = load_library(library)
-    result = {}
-    for size in sizes:
-        bench = Bench()
-        names = [bench.tensor(KernelArg((size,), "uint8")) for _ in range(3)]
-        produce: list[Instruction] = [Copy(names[0], names[1]), Signal(0)]
-        consume: list[Instruction] = [Wait(0), Copy(names[1], names[2])]
-        tasks = [
-            Task("source", source, produce, loaded),
-            Task("destination", destination, consume, loaded),
-        ]
-        samples = bench.run(tasks, rounds)
-        result[size] = Timing.of(consumed[2] - consumed[1] for _, consumed in samples)
-    return result
-
-
-def fit_link(times: Mapping[int, Timing]) -> tuple[float, float]:
-    """Fit latency + bytes / bandwidth to measured copies, as `measure_transfers` returns them.
-
-    Relative errors count, so that small copies matter as much as large ones.
-
-    Returns
-    -------
-    (float, float)
-        Latency in milliseconds, and bandwidth in GB/s (1e6 bytes a millisecond).
-    """
-    sizes = np.array(list(times), dtype=np.float64)
-    milliseconds = np.array([timing.ms for timing in times.values()])
-    design = np.stack([np.ones_like(sizes), sizes], axis=1) / milliseconds[:, None]
-    (latency_ms, ms_per_byte), *_ = np.linalg.lstsq(design, np.ones_like(sizes), rcond=None)
-    return max(float(latency_ms), 0.0), 1.0 / (max(float(ms_per_byte), 1e-12) * 1e6)
-
-
-def measure_handover(library: bytes, first: Cores, second: Cores, *, rounds: int = 15) -> Timing:
-    """Time from a signal on one device to the instruction after its wait on the other one."""
-    loaded = load_library(library)
-    ping: list[Instruction] = []
-    pong: list[Instruction] = []
-    for i in range(_ROUND_TRIPS):
-        ping += [Signal(2 * i), Wait(2 * i + 1)]
-        pong += [Wait(2 * i), Signal(2 * i + 1)]
-    tasks = [Task("first", first, ping, loaded), Task("second", second, pong, loaded)]
-    samples: list[float] = []
-    for times, _ in Bench().run(tasks, rounds):
-        trips = np.diff(times[::2])[1:]  # the first one waits for the other worker's start
-        samples.extend(trips / 2)
-    return Timing.of(samples)
 
 
 def measure_independence(

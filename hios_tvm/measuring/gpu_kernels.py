@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from hios_tvm.runtime.bench import Timing
+from hios_tvm.measuring.bench import Timing
 from hios_tvm.runtime.devices.cuda import Gpu
 from hios_tvm.runtime.executor import Executor
 from hios_tvm.runtime.gpu import GpuTask, Mark, issue_order

@@ -1,6 +1,6 @@
 """Costs of an artifact's kernels on this machine: for a compiler that runs elsewhere.
 
-    python -m hios_tvm.runtime.profile kernels.hios -o costs.json --devices cpu@0,cpu@1
+    python -m hios_tvm.measuring.artifact_costs kernels.hios -o costs.json --devices cpu@0,cpu@1
 
 needs what running an artifact needs, and nothing else. ``hios-tvm profile`` is the same.
 """
@@ -13,25 +13,20 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from functools import partial
 from itertools import permutations
 from pathlib import Path
 from typing import Any, Literal
 
 from hios_tvm.errors import ArtifactError, HiosError, UsageError
+from hios_tvm.measuring.bench import KernelArg, KernelCall, Timing
+from hios_tvm.measuring.copies import fit_link, measure_transfers
+from hios_tvm.measuring.gpu_kernels import GpuBench, measure_copies
+from hios_tvm.measuring.kernels import measure_independence, measure_kernels
 from hios_tvm.runtime.archive import Artifact, open_artifact
 from hios_tvm.runtime.devices.cpu import allowed_cores, require_cores
 from hios_tvm.runtime.devices.cuda import Gpu, load_driver, split_gpu
-from hios_tvm.runtime.gpu_measure import GpuBench, measure_copies
-from hios_tvm.runtime.measure import (
-    KernelArg,
-    KernelCall,
-    Timing,
-    fit_link,
-    measure_independence,
-    measure_kernels,
-    measure_transfers,
-)
 from hios_tvm.runtime.native import load_library
 from hios_tvm.schema.device_names import (
     GPU_STREAMS,
@@ -43,6 +38,7 @@ from hios_tvm.schema.device_names import (
     parse_cores,
     split_devices,
 )
+from hios_tvm.schema.platform import Link
 from hios_tvm.schema.program import Call
 
 __all__ = ["GRAPH", "WEIGHTS", "cost_data", "kernel_calls", "profile_artifact", "write_costs"]
@@ -51,6 +47,8 @@ GRAPH, WEIGHTS = "operator_graph", "weight_inputs"
 """Keys of an exported artifact's `compile_info`: the graph, and which inputs stand for weights."""
 
 COSTS_VERSION = PLATFORM_VERSION = 1  # of the files that hios_tvm.schema.costs reads
+
+_NO_LINK = Link(latency_ms=0.0, bandwidth_gb_s=float("inf"))  # of one device
 
 Progress = Callable[[int, int], None]
 
@@ -151,7 +149,7 @@ def _profile_gpus(artifact: Artifact, names: Sequence[str], progress: Progress) 
         for name in dict.fromkeys(calls.values()):
             kernels[name] = benches[0].kernel(name)
             progress(len(kernels), len(set(calls.values())))
-        link = (0.0, float("inf"))
+        link = _NO_LINK
         if len(gpus) > 1:
             for first, second in permutations(gpus, 2):
                 if first.index != second.index:
@@ -206,7 +204,7 @@ def kernel_calls(artifact: Artifact) -> dict[str, tuple[str, KernelCall]]:
 def cost_data(
     devices: Sequence[str],
     times: Mapping[str, Mapping[str, Timing]],
-    link: tuple[float, float],
+    link: Link,
     independence: float,
     graph: object = None,
 ) -> dict[str, Any]:
@@ -219,7 +217,7 @@ def cost_data(
     times
         By device model and operator.
     link
-        Latency in ms and bandwidth in GB/s between any two devices.
+        Between any two devices.
     independence : float
         As `measure_independence` returns it.
     graph, optional
@@ -246,7 +244,7 @@ def cost_data(
             )
         ],
         "links": [],
-        "default_link": {"latency_ms": link[0], "bandwidth_gb_s": link[1]},
+        "default_link": asdict(link),
         "independence": independence,
     }
     data: dict[str, Any] = {
@@ -275,10 +273,10 @@ def _between(
     calls: Mapping[str, tuple[str, KernelCall]],
     times: Mapping[str, Mapping[str, Timing]],
     cores: Sequence[tuple[int, ...]],
-) -> tuple[tuple[float, float], float]:
+) -> tuple[Link, float]:
     """Measure the link between two devices, and independence by the longest kernel."""
     if len(cores) == 1:
-        return (0.0, float("inf")), 1.0
+        return _NO_LINK, 1.0
     own = next(iter(times.values()))
     entry, call = calls[max(own, key=lambda name: own[name].ms)]
     library = artifact.libraries[entry]
@@ -307,7 +305,7 @@ def write_costs(data: Mapping[str, Any], path: Path) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure as the command line says; return the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m hios_tvm.runtime.profile")
+    parser = argparse.ArgumentParser(prog="python -m hios_tvm.measuring.artifact_costs")
     parser.add_argument("artifact", help="from hios-tvm profile export, or any other artifact")
     parser.add_argument("-o", "--output", type=Path, default=Path("costs.json"))
     parser.add_argument("--devices", default="", help="for example cpu@0,cpu@1 or cuda:0")

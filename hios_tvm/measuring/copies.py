@@ -1,0 +1,81 @@
+"""Times of copies and hand-overs between CPU devices, and the link that describes copies.
+
+Copies between GPUs are measured by `gpu_kernels.measure_copies`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from hios_tvm.measuring.bench import Bench, Cores, KernelArg, Timing
+from hios_tvm.runtime.executor import Task
+from hios_tvm.runtime.native import load_library
+from hios_tvm.schema.platform import Link
+from hios_tvm.schema.program import Copy, Instruction, Signal, Wait
+
+__all__ = ["fit_link", "measure_handover", "measure_transfers"]
+
+_ROUND_TRIPS = 200
+_TRANSFER_BYTES = tuple(1 << k for k in range(10, 25, 2))
+
+
+def measure_transfers(
+    library: bytes,
+    source: Cores,
+    destination: Cores,
+    sizes: Sequence[int] = _TRANSFER_BYTES,
+    *,
+    rounds: int = 15,
+) -> dict[int, Timing]:
+    """Time copies that `destination` makes of what `source` has just written.
+
+    Returns
+    -------
+    dict
+        From bytes to the time of the copy, without the hand-over before it.
+    """
+    loaded = load_library(library)
+    result = {}
+    for size in sizes:
+        bench = Bench()
+        names = [bench.tensor(KernelArg((size,), "uint8")) for _ in range(3)]
+        produce: list[Instruction] = [Copy(names[0], names[1]), Signal(0)]
+        consume: list[Instruction] = [Wait(0), Copy(names[1], names[2])]
+        tasks = [
+            Task("source", source, produce, loaded),
+            Task("destination", destination, consume, loaded),
+        ]
+        samples = bench.run(tasks, rounds)
+        result[size] = Timing.of(consumed[2] - consumed[1] for _, consumed in samples)
+    return result
+
+
+def fit_link(times: Mapping[int, Timing]) -> Link:
+    """Return the link that comes nearest to measured copies, as `measure_transfers` returns them.
+
+    Relative errors count, so that small copies matter as much as large ones.
+    """
+    sizes = np.array(list(times), dtype=np.float64)
+    milliseconds = np.array([timing.ms for timing in times.values()])
+    design = np.stack([np.ones_like(sizes), sizes], axis=1) / milliseconds[:, None]
+    (latency_ms, ms_per_byte), *_ = np.linalg.lstsq(design, np.ones_like(sizes), rcond=None)
+    bandwidth_gb_s = 1.0 / (max(float(ms_per_byte), 1e-12) * 1e6)
+    return Link(max(float(latency_ms), 0.0), bandwidth_gb_s)
+
+
+def measure_handover(library: bytes, first: Cores, second: Cores, *, rounds: int = 15) -> Timing:
+    """Time from a signal on one device to the instruction after its wait on the other one."""
+    loaded = load_library(library)
+    ping: list[Instruction] = []
+    pong: list[Instruction] = []
+    for i in range(_ROUND_TRIPS):
+        ping += [Signal(2 * i), Wait(2 * i + 1)]
+        pong += [Wait(2 * i), Signal(2 * i + 1)]
+    tasks = [Task("first", first, ping, loaded), Task("second", second, pong, loaded)]
+    samples: list[float] = []
+    for times, _ in Bench().run(tasks, rounds):
+        trips = np.diff(times[::2])[1:]  # the first one waits for the other worker's start
+        samples.extend(trips / 2)
+    return Timing.of(samples)
