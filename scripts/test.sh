@@ -9,7 +9,7 @@ if ! command -v g++ >/dev/null; then
 fi
 python=${PYTHON:-python3}
 [ -x .venv/bin/python ] || "$python" -m venv .venv
-.venv/bin/python -m pip install --quiet --disable-pip-version-check -e '.[dev,plot]'
+.venv/bin/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
 
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .

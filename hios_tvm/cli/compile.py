@@ -227,7 +227,8 @@ def command(
 
     reports = device_reports(result)
     if json_file is not None:
-        print_json(compilation_data(result, path), json_file)
+        data = compilation_data(result, path, schedule_given=placement is not None)
+        print_json(data, json_file)
     else:
         rows = [report.cells() for report in reports]
         print_table(f"{path}: {result.schedule.scheduler}", list(reports[0].COLUMNS), rows)
@@ -238,7 +239,8 @@ def command(
             + ", ".join(f"{name} {value:.0f} s" for name, value in result.seconds.items())
             + ")"
         )
-        for line in [*why_chosen(result), *why_idle(result)]:
+        idle = why_idle(result, schedule_given=placement is not None)
+        for line in [*why_chosen(result), *idle]:
             console.print(line)
         if verification.verified:
             console.print(str(verification), soft_wrap=True)

@@ -26,6 +26,19 @@ __all__ = [
 FAR_OFF = 0.15
 """A prediction that is off by more than this share is named."""
 
+ONE_DEVICE = ("sequential", "greedy", "ios")
+"""Schedulers that never use a second device."""
+
+CRITERION = {
+    "hios-lp": "puts each path of operators where the mapped part of the graph ends first",
+    "hios-mr": "keeps the mapping with the smallest makespan that it finds",
+    "heft": "puts each operator where it ends first",
+    "optimal": "returns the schedule with the smallest makespan on independent devices",
+    "refine": "keeps the schedule with the smallest predicted makespan that it finds",
+    "auto": "keeps the schedule with the smallest predicted makespan that it finds",
+}
+"""How each other scheduler chooses devices."""
+
 
 @dataclass(frozen=True)
 class DeviceReport:
@@ -119,25 +132,40 @@ def why_chosen(result: Compilation) -> list[str]:
     return [kept, *(f"  {trial}" for trial in ordered)]
 
 
-def why_idle(result: Compilation) -> list[str]:
-    """Say for each device without operators why the scheduler gave it none."""
+def why_idle(result: Compilation, *, schedule_given: bool = False) -> list[str]:
+    """Say for each device without operators what is known about why it has none.
+
+    Parameters
+    ----------
+    result : Compilation
+    schedule_given : bool
+        Whether the caller gave the schedule, so that no scheduler decided anything.
+    """
     idle = [report.device for report in device_reports(result) if report.operators == 0]
     if not idle:
         return []
-    names = ", ".join(idle)
-    platform, schedule = result.platform, result.schedule
-    if schedule.scheduler == "sequential":
-        return [f"{names} got nothing: the scheduler 'sequential' uses one device"]
-    if len(result.graph.operators) <= len(platform.devices) - len(idle):
-        count = len(result.graph.operators)
-        return [f"{names} got nothing: the model has only {count} operator{'s'[: count > 1]}"]
-    reason = "no path of operators ends earlier there, transfers included"
-    if platform.independence < 1 - FAR_OFF:
+    return [f"{', '.join(idle)} got nothing: {_reason(result, len(idle), schedule_given)}"]
+
+
+def _reason(result: Compilation, idle: int, schedule_given: bool) -> str:
+    platform, scheduler = result.platform, result.schedule.scheduler
+    count = len(result.graph.operators)
+    if schedule_given:
+        return "the given schedule places no operator there"
+    if scheduler in ONE_DEVICE:
+        return f"the scheduler {scheduler!r} uses one device"
+    if count <= len(platform.devices) - idle:
+        return f"the model has only {count} operator{'s'[: count > 1]}"
+    if result.trials:
+        return "the fastest of the schedules that were tried out does not use it"
+    reason = f"the scheduler {scheduler!r} {CRITERION.get(scheduler, 'placed no operator there')}"
+    # Only these two compare makespans of devices that slow each other down.
+    if scheduler in ("refine", "auto") and platform.independence < 1 - FAR_OFF:
         reason += (
-            f"; with all devices busy each runs at {platform.independence:.0%} of its own speed "
-            "here"
+            f"; with all devices busy, each should run at {platform.independence:.0%} of its own "
+            "speed"
         )
-    return [f"{names} got nothing: {reason}"]
+    return reason
 
 
 def bottlenecks(result: BenchmarkResult, manifest: Manifest) -> list[str]:
@@ -223,8 +251,10 @@ def cost_differences(
     return sorted(found, key=lambda item: -abs(item.difference_ms))
 
 
-def compilation_data(result: Compilation, path: Path) -> dict[str, Any]:
-    """Sum up a compilation as plain data for JSON."""
+def compilation_data(
+    result: Compilation, path: Path, *, schedule_given: bool = False
+) -> dict[str, Any]:
+    """Sum up a compilation as plain data for JSON; `schedule_given` as in `why_idle`."""
     return {
         "artifact": str(path),
         "scheduler": result.schedule.scheduler,
@@ -235,5 +265,5 @@ def compilation_data(result: Compilation, path: Path) -> dict[str, Any]:
         "seconds": dict(result.seconds),
         "trials": [trial.to_data() for trial in result.trials],
         "verification": asdict(result.manifest.verification),
-        "notes": why_idle(result),
+        "notes": why_idle(result, schedule_given=schedule_given),
     }

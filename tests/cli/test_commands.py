@@ -227,12 +227,46 @@ def test_an_idle_device_is_named_with_the_reason(model: Path, folder: Path) -> N
     path = folder / "two.hios"
     words = ["compile", model, "-o", path, "--devices", f"{first},{second}"]
     words += ["--cost-cache", folder / "cache"]
-    output = succeed(*words, "--scheduler", "sequential")
-    assert f"{second} got nothing: the scheduler 'sequential' uses one device" in output
-    output = succeed(*words, "--scheduler", "hios-lp")
+    for scheduler in ("sequential", "greedy", "ios"):
+        output = succeed(*words, "--scheduler", scheduler, "--no-verify")
+        assert f"{second} got nothing: the scheduler {scheduler!r} uses one device" in output
+    plan = folder / "plan.json"
+    output = succeed(*words, "--scheduler", "hios-lp", "--save-placement", plan)
     assert f"{second} got nothing: the model has only 1 operator" in output
     output = succeed("benchmark", path, "--iterations", 5, "--duration", 0)
     assert f"{second} is idle: it has no operators" in output
+    output = succeed(*words, "--placement", plan, "--no-verify")
+    assert f"{second} got nothing: the given schedule places no operator there" in output
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores")
+def test_an_idle_device_is_explained_by_what_its_scheduler_does(folder: Path) -> None:
+    """Two operators in a chain, and a transfer that costs more than both."""
+    weight = onnx.numpy_helper.from_array(np.eye(64, dtype=np.float32), "w")
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "w"], ["m"]), helper.make_node("Softmax", ["m"], ["y"])],
+        "chain",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [4, 64])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [4, 64])],
+        [weight],
+    )
+    model, path = folder / "chain.onnx", folder / "chain.hios"
+    opset = helper.make_opsetid("", 17)
+    onnx.save(helper.make_model(graph, opset_imports=[opset], ir_version=8), model)
+    first, second = (f"cpu@{core}" for core in sorted(os.sched_getaffinity(0))[:2])
+    words = ["compile", model, "-o", path, "--devices", f"{first},{second}", "--no-verify"]
+    words += ["--cost-cache", folder / "cache"]
+    for scheduler, reason in {
+        "hios-lp": "puts each path of operators where the mapped part of the graph ends first",
+        "hios-mr": "keeps the mapping with the smallest makespan that it finds",
+        "heft": "puts each operator where it ends first",
+        "refine": "keeps the schedule with the smallest predicted makespan that it finds",
+        "optimal": "returns the schedule with the smallest makespan on independent devices",
+    }.items():
+        data = json.loads(succeed(*words, "--scheduler", scheduler, "--json"))
+        assert [device["operators"] for device in data["devices"]] == [2, 0]
+        (note,) = data["notes"]
+        assert note.startswith(f"{second} got nothing: the scheduler {scheduler!r} {reason}")
 
 
 def test_run_writes_a_trace(artifact: Path, tmp_path: Path) -> None:

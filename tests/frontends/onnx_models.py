@@ -21,6 +21,11 @@ Array = npt.NDArray[Any]
 Shape = Sequence[int | str | None] | None
 
 
+def node(op: str, inputs: str, outputs: str, **attributes: Any) -> onnx.NodeProto:
+    """A node whose inputs and outputs are named in one text each: ``node("Add", "x w", "y")``."""
+    return helper.make_node(op, inputs.split(), outputs.split(), **attributes)
+
+
 def make_model(
     nodes: Sequence[onnx.NodeProto],
     inputs: Mapping[str, Shape],
@@ -75,6 +80,15 @@ def assert_same_outputs(
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5 * scale)
 
 
+def tensor_names(module: tvm.IRModule, which: str) -> list[str]:
+    """The model's names of its inputs (``"input_names"``) or outputs (``"output_names"``)."""
+    return [str(name) for name in module["main"].attrs[which]]
+
+
+def input_shapes(module: tvm.IRModule) -> list[tuple[int, ...]]:
+    return [tuple(int(size) for size in var.ty.shape.values) for var in module["main"].params]
+
+
 def noise(*shape: int, seed: int = 0) -> Array:
     return np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)
 
@@ -112,12 +126,12 @@ def joined_model(cases: Mapping[str, NodeCase], *, opset: int = 17) -> onnx.Mode
 
     nodes, inputs, outputs, weights = [], [], [], []
     for label, entry in cases.items():
-        node = onnx.NodeProto()
-        node.CopyFrom(entry.node)
-        node.name = label
-        node.input[:] = [full(label, name) for name in entry.node.input]
-        node.output[:] = [full(label, name) for name in entry.node.output]
-        nodes.append(node)
+        renamed = onnx.NodeProto()
+        renamed.CopyFrom(entry.node)
+        renamed.name = label
+        renamed.input[:] = [full(label, name) for name in entry.node.input]
+        renamed.output[:] = [full(label, name) for name in entry.node.output]
+        nodes.append(renamed)
         for name, array in entry.inputs.items():
             element = helper.np_dtype_to_tensor_dtype(array.dtype)
             inputs.append(helper.make_tensor_value_info(full(label, name), element, array.shape))
@@ -125,7 +139,7 @@ def joined_model(cases: Mapping[str, NodeCase], *, opset: int = 17) -> onnx.Mode
             numpy_helper.from_array(array, full(label, name))
             for name, array in entry.weights.items()
         ]
-        outputs += [onnx.ValueInfoProto(name=name) for name in node.output if name]
+        outputs += [onnx.ValueInfoProto(name=name) for name in renamed.output if name]
     graph = helper.make_graph(nodes, "cases", inputs, outputs, weights)
     imports = [helper.make_opsetid("", opset), helper.make_opsetid("com.microsoft", 1)]
     return helper.make_model(graph, opset_imports=imports, ir_version=10)

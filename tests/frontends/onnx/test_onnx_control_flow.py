@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import numpy as np
 import onnx
 import pytest
-from onnx import parser
-from onnx_models import noise, run_onnx_runtime
+from onnx import TensorProto, helper, numpy_helper, parser
+from onnx_models import assert_same_outputs, make_model, node, noise, run_onnx_runtime
 
 from hios_tvm import onnx_backend
 from hios_tvm.errors import DynamicShapeError, ModelError, UnsupportedOperatorError
@@ -277,3 +277,35 @@ BODY = "body = b (int64 i, bool c, float[3,4] a) => (bool c2, float[3,4] r)"
 def test_what_cannot_be_decided_at_import(text: str, error: type[ModelError], message: str) -> None:
     with pytest.raises(error, match=message):
         from_onnx(model_of(text))
+
+
+@pytest.mark.parametrize("condition", [True, False])
+def test_known_conditions_choose_a_branch(condition: bool) -> None:
+    def branch(op: str) -> onnx.GraphProto:
+        result = helper.make_tensor_value_info("b", TensorProto.FLOAT, (4,))
+        weight = numpy_helper.from_array(noise(4), "bias")
+        return helper.make_graph([node(op, "r bias", "b")], op, [], [result], [weight])
+
+    nodes = [
+        node("Relu", "x", "r"),
+        node("If", "c", "i", then_branch=branch("Add"), else_branch=branch("Mul")),
+        node("Neg", "i", "y"),
+    ]
+    model = make_model(nodes, {"x": (4,)}, ["y"], {"c": np.array(condition)})
+    assert_same_outputs(from_onnx(model), model, {"x": noise(4)})
+
+
+def test_conditions_on_data_are_unsupported() -> None:
+    branch = helper.make_graph(
+        [helper.make_node("Neg", ["x"], ["o"])],
+        "branch",
+        [],
+        [helper.make_tensor_value_info("o", TensorProto.FLOAT, (1,))],
+    )
+    nodes = [
+        node("Cast", "x", "c", to=TensorProto.BOOL),
+        node("If", "c", "y", name="choose", then_branch=branch, else_branch=branch),
+    ]
+    with pytest.raises(UnsupportedOperatorError, match=r"If 'choose': .* condition") as caught:
+        from_onnx(make_model(nodes, {"x": (1,)}, ["y"]))
+    assert caught.value.operators == ("If",)

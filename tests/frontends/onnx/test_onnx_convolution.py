@@ -6,7 +6,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from onnx_models import NodeCase, assert_cases_agree, case, joined_model, noise
+from onnx_models import (
+    NodeCase,
+    assert_cases_agree,
+    assert_same_outputs,
+    case,
+    joined_model,
+    make_model,
+    node,
+    noise,
+)
 
 from hios_tvm.errors import ModelError, UnsupportedOperatorError
 from hios_tvm.frontends.onnx import from_onnx
@@ -152,3 +161,12 @@ def test_windows_at_moved_places() -> None:
         ),
     }
     assert_cases_agree(cases, opset=22, atol=1e-5)
+
+
+@pytest.mark.parametrize("auto_pad", ["NOTSET", "SAME_UPPER", "SAME_LOWER"])
+@pytest.mark.parametrize("output_shape", [[11, 14], [12, 14]])
+def test_transposed_convolution_of_a_given_size(auto_pad: str, output_shape: list[int]) -> None:
+    attributes = {"output_shape": output_shape, "auto_pad": auto_pad, "strides": [2, 3]}
+    nodes = [node("ConvTranspose", "x w", "y", **attributes)]
+    model = make_model(nodes, {"x": (1, 3, 6, 5)}, ["y"], {"w": noise(3, 2, 3, 4)})
+    assert_same_outputs(from_onnx(model), model, {"x": noise(1, 3, 6, 5)})

@@ -8,9 +8,21 @@ import onnx
 import pytest
 import tvm
 from onnx import TensorProto, helper
-from onnx_models import NodeCase, assert_cases_agree, case, feeds_of, joined_model
+from onnx_models import (
+    NodeCase,
+    assert_cases_agree,
+    assert_same_outputs,
+    case,
+    feeds_of,
+    joined_model,
+    make_model,
+    node,
+    noise,
+    run_module,
+)
 from tvm import relax
 
+from hios_tvm import onnx_backend
 from hios_tvm.errors import ModelError, UnsupportedOperatorError
 from hios_tvm.frontends.onnx import from_onnx
 from hios_tvm.passes.pipeline import lower
@@ -245,3 +257,79 @@ def test_types_and_modes_that_are_refused() -> None:
         wide = {"a": np.zeros((2, 3, 4), np.float32), "b": np.zeros((3, 4), np.float32)}
         bad = case("Add", wide, broadcast=1, axis=2)
         from_onnx(joined_model({"a": bad}, opset=6))
+
+
+def test_mish_keeps_its_digits() -> None:
+    model = make_model([node("Mish", "x", "y")], {"x": (41,)}, ["y"], opset=18)
+    x = np.linspace(-20, 20, 41, dtype=np.float32)
+    expected = x.astype(np.float64) * np.tanh(np.log1p(np.exp(x.astype(np.float64))))
+    np.testing.assert_allclose(run_module(from_onnx(model), x)[0], expected, rtol=1e-5)
+
+
+def test_softplus_keeps_its_digits() -> None:
+    model = make_model([node("Softplus", "x", "y")], {"x": [2001]}, ["y"])
+    data = np.linspace(-20, 20, 2001, dtype=np.float32)
+    (result,) = run_module(from_onnx(model), data)
+    np.testing.assert_allclose(result, np.log1p(np.exp(data.astype(np.float64))), rtol=2e-5)
+
+
+@pytest.mark.parametrize("direction", ["LEFT", "RIGHT"])
+@pytest.mark.parametrize("dtype", ["int8", "int32", "uint8", "uint32"])
+def test_shifts_by_too_much_leave_only_the_sign(direction: str, dtype: str) -> None:
+    element = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+    shift = node("BitShift", "x p", "y", direction=direction)
+    model = make_model([shift], {"x": [6], "p": [6]}, ["y"], element=element)
+    bits = np.iinfo(dtype).bits
+    signed = dtype.startswith("int")
+    data = np.array([5, -8, 4, -1, 3, -7] if signed else [5, 8, 4, 1, 3, 7], dtype)
+    places = np.array([1, 2, bits, bits + 1, -1 if signed else 100, 100], dtype)
+    (result,) = run_module(from_onnx(model), data, places)
+    wide, inside = data.astype(np.int64), (places >= 0) & (places.astype(np.int64) < bits)
+    within = np.where(inside, places, 0).astype(np.int64)
+    if direction == "LEFT":
+        expected = np.where(inside, wide << within, 0)
+    else:
+        expected = np.where(inside, wide >> within, wide >> 63)
+    np.testing.assert_array_equal(result, expected.astype(dtype))
+
+
+def test_remainders_of_infinities() -> None:
+    model = make_model([node("Mod", "x d", "y", fmod=0)], {"x": [10], "d": [10]}, ["y"], opset=13)
+    infinity = np.inf
+    data = np.array([-3, 3, -1, 1, 0, infinity, 1, 5, -5, np.nan], np.float32)
+    divisors = np.array(
+        [infinity, infinity, -infinity, -infinity, infinity, 2, 0, 3, 3, infinity], np.float32
+    )
+    (result,) = onnx_backend.run_model(model, [data, divisors])
+    with np.errstate(invalid="ignore"):
+        np.testing.assert_array_equal(result, np.mod(data, divisors))
+
+
+INFINITE = [node("Mul", "x huge", "h"), node("Mul", "h huge", "i")]
+
+CHAINS = {
+    "slope of a channel": [node("PRelu", "x slope", "y")],
+    "one slope": [node("PRelu", "x half", "y")],
+    "dropout and its mask": [node("Dropout", "x", "y m")],
+    "positive infinity": [*INFINITE, node("IsInf", "i", "y", detect_negative=0)],
+    "negative infinity": [*INFINITE, node("IsInf", "i", "y", detect_positive=0)],
+    "any infinity": [*INFINITE, node("IsInf", "i", "y")],
+    "hyperbolic": [node("Sinh", "x", "s"), node("Cosh", "x", "c"), node("Mul", "s c", "y")],
+    "hyperbolic near zero": [
+        node("Constant", "", "tiny", value_float=1e-3),
+        node("Mul", "x tiny", "t"),
+        node("Sinh", "t", "y"),
+    ],
+}
+
+
+@pytest.mark.parametrize("chain", CHAINS)
+def test_elementwise_operators_that_tvm_lacks_or_converts_wrongly(chain: str) -> None:
+    outputs = ["y", *(["m"] if "m" in CHAINS[chain][-1].output else [])]
+    weights = {
+        "slope": np.array([[0.1], [-0.2]], np.float32),
+        "half": np.array(0.5, np.float32),
+        "huge": np.array([1e38, 1, 1e38], np.float32),
+    }
+    model = make_model(CHAINS[chain], {"x": (2, 3)}, outputs, weights)
+    assert_same_outputs(from_onnx(model), model, {"x": noise(2, 3)})

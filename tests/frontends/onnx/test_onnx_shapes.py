@@ -8,7 +8,16 @@ import ml_dtypes
 import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from onnx_models import NodeCase, assert_cases_agree, case, joined_model, noise
+from onnx_models import (
+    NodeCase,
+    assert_cases_agree,
+    assert_same_outputs,
+    case,
+    joined_model,
+    make_model,
+    node,
+    noise,
+)
 
 from hios_tvm.errors import DynamicShapeError, ModelError
 from hios_tvm.frontends.onnx import from_onnx
@@ -283,3 +292,25 @@ def test_shapes_that_depend_on_data(op: str) -> None:
     entry = case(op, {"x": X, "s": ints(1, 2, 3)})
     with pytest.raises(DynamicShapeError, match=r"bad.* are not known before the model runs"):
         from_onnx(joined_model({"bad": entry}))
+
+
+CHAINS = {
+    "constant of integers": [
+        node("Constant", "", "s", value_ints=[3, 2]),
+        node("Reshape", "x s", "y"),
+    ],
+    "constant of a float": [node("Constant", "", "s", value_float=0.5), node("Mul", "x s", "y")],
+    "shape as output": [node("Shape", "x", "y")],
+    "wide integers": [node("Shape", "x", "s"), node("Add", "s big", "y")],
+    "copies along axes": [
+        node("Constant", "", "repeats", value_ints=[3, 2]),
+        node("Tile", "x repeats", "y"),
+    ],
+}
+
+
+@pytest.mark.parametrize("chain", CHAINS)
+def test_shape_operators_that_tvm_lacks_or_converts_wrongly(chain: str) -> None:
+    weights = {"big": np.array([2**40, -(2**33)])}
+    model = make_model(CHAINS[chain], {"x": (2, 3)}, ["y"], weights)
+    assert_same_outputs(from_onnx(model), model, {"x": noise(2, 3)})

@@ -79,7 +79,7 @@ def cast(call: OperatorCall) -> Value:
     call.attributes.ignore("saturate", "round_mode")  # they concern floats of 8 bits
     if call.version < 6:
         name = call.attributes.text("to")
-        if name not in TensorProto.DataType.keys():  # noqa: SIM118 (it is no mapping)
+        if name not in set(TensorProto.DataType.keys()):
             raise ValueError(f"to is {name!r}, which is no element type")
         number = TensorProto.DataType.Value(name)
     else:

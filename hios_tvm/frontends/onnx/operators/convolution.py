@@ -229,7 +229,9 @@ def _deformed_windows(
         start = at * windows.strides[axis] - windows.before[axis] + k * windows.dilations[axis]
         return start.astype(data.dtype) + moved
 
-    def element(n, c, i, j, row, column):  # type: ignore[no-untyped-def]
+    def element(
+        n: tirx.Var, c: tirx.Var, i: tirx.Var, j: tirx.Var, row: tirx.Var, column: tirx.Var
+    ) -> tirx.Expr:
         group = c // per_group
         y = place(0, i, row, offset[n, group, i, j, 0, row, column])
         x = place(1, j, column, offset[n, group, i, j, 1, row, column])

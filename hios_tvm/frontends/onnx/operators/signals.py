@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from onnx import helper
-from tvm import relax, te
+from tvm import relax, te, tirx
 
 from hios_tvm.frontends.onnx.operators.call import Converter, OperatorCall, Value, normalized_axis
 from hios_tvm.frontends.tensors import constant, dtype_of, shape_of
@@ -70,7 +70,7 @@ def stft(call: OperatorCall) -> Value:
     count = (samples - length) // step + 1
 
     def frames(x: te.Tensor, *windows: te.Tensor) -> te.Tensor:
-        def element(b, frame, i, part):  # type: ignore[no-untyped-def]
+        def element(b: tirx.Var, frame: tirx.Var, i: tirx.Var, part: tirx.Var) -> tirx.Expr:
             value = x[b, frame * step + i, part]
             for factor in windows:
                 value = value * factor[i]
