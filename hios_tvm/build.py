@@ -21,6 +21,7 @@ from hios_tvm.artifact.write import Package, pack, predicted, write_artifact
 from hios_tvm.backends.cpu.codegen import compile_kernels
 from hios_tvm.backends.cpu.features import cpu_features
 from hios_tvm.backends.cpu.library import link_library
+from hios_tvm.backends.cpu.tuned_kernels import TunedChoice
 from hios_tvm.backends.cuda.codegen import CudaCode, build_device_code, generate_cuda
 from hios_tvm.backends.network import Network, apply_pass
 from hios_tvm.errors import ScheduleError, UsageError
@@ -42,7 +43,6 @@ from hios_tvm.schema.launches import GpuKernel
 from hios_tvm.schema.manifest import DeviceSpec, Manifest, TensorSpec
 from hios_tvm.schema.platform import Platform
 from hios_tvm.schema.schedule import Schedule
-from hios_tvm.tuning.choose import TunedChoice
 from hios_tvm.version import __version__
 
 __all__ = ["Compilation", "CompileOptions", "Progress", "build_artifact", "measured_costs", "phase"]
@@ -363,7 +363,7 @@ def _manifest(
         compile_info={
             "hios_tvm": __version__,
             "target": problem.options.target,
-            "tuned_kernels": sorted(network.tuned.kernels),
+            "tuned_kernels": sorted(network.tuned.traces),
             "machine": str(describe_machine()),
             "independence": platform.independence,
             "device_work_ms": _work_ms(schedule, costs, platform),

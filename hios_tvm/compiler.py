@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from tvm.ir import IRModule
 from hios_tvm import runtime
 from hios_tvm.artifact.write import Package
 from hios_tvm.backends.cpu.features import cpu_features
+from hios_tvm.backends.cpu.tuned_kernels import TunedChoice, choose_tuned
 from hios_tvm.backends.network import Network, lower_network
 from hios_tvm.build import (
     Compilation,
@@ -138,9 +140,15 @@ def _lower(
         gpu=gpu,
         merge_convolutions=merge_convolutions,
         dump_dir=options.dump_dir,
-        database=options.database,
-        threads=[len(parse_cores(device)) for device in of_kind("cpu", options.devices)],
+        choose=_choice_of(options),
     )
+
+
+def _choice_of(options: CompileOptions) -> Callable[..., TunedChoice] | None:
+    if options.database is None:
+        return None
+    threads = [len(parse_cores(device)) for device in of_kind("cpu", options.devices)]
+    return partial(choose_tuned, folder=options.database, threads=threads)
 
 
 def _merged_if_faster(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,13 +12,13 @@ import tvm
 from tvm.ir import IRModule
 from tvm.target import Target
 
+from hios_tvm.backends.cpu.tuned_kernels import TunedChoice
 from hios_tvm.passes.apply_traces import apply_traces
 from hios_tvm.passes.canonicalize_operators import CanonicalizeOperators, collect_weights
 from hios_tvm.passes.extract_operator_graph import extract_operator_graph
 from hios_tvm.passes.pipeline import lower_to_kernels, schedule_kernels
 from hios_tvm.passes.targets import parse_target
 from hios_tvm.schema.graph import OperatorGraph
-from hios_tvm.tuning.choose import TunedChoice, choose_tuned
 
 __all__ = ["Network", "apply_pass", "lower_network"]
 
@@ -51,13 +51,12 @@ def lower_network(
     gpu: Target | None = None,
     merge_convolutions: bool = False,
     dump_dir: Path | None = None,
-    database: Path | None = None,
-    threads: Collection[int] = (),
+    choose: Callable[[IRModule, IRModule, Target], TunedChoice] | None = None,
 ) -> Network:
     """Lower a frontend's module to scheduled kernels and read the operator graph off it.
 
-    With a tuning `database`, kernels that were tuned for devices with these numbers of `threads`
-    replace the default ones where they are faster. `merge_convolutions` makes one of several
+    `choose` is given the kernels before and after the rules and returns which of them get the
+    loops of a trace instead (`choose_tuned`). `merge_convolutions` makes one of several
     convolutions with one input. With a CUDA target `gpu` the kernels get loops for GPUs too.
     """
     parsed = parse_target(target) if isinstance(target, str) else target
@@ -69,11 +68,9 @@ def lower_network(
         dump_dir=dump_dir,
     )
     lowered = schedule_kernels(kernels, parsed, dump_dir=dump_dir)
-    tuned = TunedChoice()
-    if database is not None:
-        tuned = choose_tuned(database, kernels, lowered, parsed, threads)
-        traces = {kernel: record.trace for kernel, record in tuned.kernels.items()}
-        lowered = apply_traces(lowered, kernels, traces)
+    tuned = TunedChoice() if choose is None else choose(kernels, lowered, parsed)
+    if tuned.traces:
+        lowered = apply_traces(lowered, kernels, tuned.traces)
     canonical = apply_pass(CanonicalizeOperators(), lowered)
     graph = extract_operator_graph(canonical, name)
     weights = collect_weights(lowered)

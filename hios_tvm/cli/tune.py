@@ -24,7 +24,7 @@ from hios_tvm.cli.progress import progress_bar
 from hios_tvm.errors import HiosError
 
 if TYPE_CHECKING:
-    from hios_tvm.tuning.database import TunedKernel
+    from hios_tvm.backends.cpu.tuning_database import TunedKernel
     from hios_tvm.tuning.tuner import KernelToTune, TuningPlan
 
 

@@ -15,9 +15,9 @@ from tvm.s_tir import meta_schedule as ms
 from tvm.s_tir.schedule import Trace
 from tvm.target import Target
 
+from hios_tvm.backends.cpu.tuning_database import Trial
 from hios_tvm.errors import UsageError
 from hios_tvm.passes.apply_traces import schedulable_module
-from hios_tvm.tuning.database import Trial
 
 __all__ = ["Search"]
 

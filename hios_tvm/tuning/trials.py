@@ -18,6 +18,7 @@ from tvm.target import Target
 
 from hios_tvm.backends.cpu.codegen import compile_kernels
 from hios_tvm.backends.cpu.library import link_library
+from hios_tvm.backends.cpu.tuning_database import Trial
 from hios_tvm.errors import CompileError, HiosError
 from hios_tvm.passes.apply_traces import apply_trace
 from hios_tvm.runtime.executor import Executor, Task
@@ -25,7 +26,6 @@ from hios_tvm.runtime.measure import KernelCall, measure_kernels
 from hios_tvm.runtime.memory import TensorTable, address_of, aligned_empty
 from hios_tvm.runtime.native import load_library
 from hios_tvm.schema.program import Call
-from hios_tvm.tuning.database import Trial
 from hios_tvm.verification.deviation import SINGLE, deviations
 from hios_tvm.verification.inputs import random_inputs
 

@@ -11,6 +11,8 @@ from tvm import tirx
 from tvm.ir import IRModule
 
 from hios_tvm.backends.cpu.codegen import kernel_key
+from hios_tvm.backends.cpu.tuned_kernels import subject_of
+from hios_tvm.backends.cpu.tuning_database import Subject, Trial, TunedKernel, TuningDatabase
 from hios_tvm.backends.network import Network, lower_network
 from hios_tvm.errors import UsageError
 from hios_tvm.measuring.cache import CostCache, default_cache_dir
@@ -21,8 +23,6 @@ from hios_tvm.runtime.machine import describe_machine
 from hios_tvm.schema.costs import CostTable
 from hios_tvm.schema.device_names import parse_cores
 from hios_tvm.schema.platform import Platform
-from hios_tvm.tuning.choose import subject_of
-from hios_tvm.tuning.database import Subject, Trial, TunedKernel, TuningDatabase
 from hios_tvm.tuning.search import Search
 from hios_tvm.tuning.trials import Bench
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,13 +23,13 @@ from tiny_network import DEVICE, model
 
 from hios_tvm import runtime
 from hios_tvm.backends.cpu.codegen import kernel_key
+from hios_tvm.backends.cpu.tuned_kernels import choose_tuned, subject_of
+from hios_tvm.backends.cpu.tuning_database import Trial, TunedKernel, TuningDatabase
 from hios_tvm.backends.network import lower_network
 from hios_tvm.cli import main
 from hios_tvm.errors import UsageError
 from hios_tvm.frontends.onnx import from_onnx
 from hios_tvm.passes.targets import parse_target
-from hios_tvm.tuning.choose import choose_tuned, subject_of
-from hios_tvm.tuning.database import Trial, TunedKernel, TuningDatabase
 from hios_tvm.tuning.tuner import TuneOptions, TuningPlan, plan_tuning, tune_kernel
 
 TRIALS = 4
@@ -127,9 +128,8 @@ def test_compile_uses_a_kernel_that_wins(
     assert names == [name]
     scale = float(np.abs(outputs[0]).max())
     np.testing.assert_allclose(outputs[1], outputs[0], rtol=0, atol=1e-5 * scale)
-    network = lower_network(
-        from_onnx(model()), "host", database=folder / "database", threads=[1, 1]
-    )
+    choose = partial(choose_tuned, folder=folder / "database", threads=[1, 1])
+    network = lower_network(from_onnx(model()), "host", choose=choose)
     assert not tvm_ffi.structural_equal(network.mod[name], plan.network.mod[name])
 
 
@@ -137,7 +137,7 @@ def test_what_does_not_win_is_not_used(plan: TuningPlan, winning: TunedKernel) -
     record = replace(winning, ms=winning.default_ms)
     plan.database.put_tuned(plan.kernels[0].subject, record)
     choice = choose(plan)
-    assert not choice.kernels
+    assert not choice.traces
     assert "1 tuned ones are not faster" in choice.notes[0]
 
 
@@ -147,14 +147,15 @@ def test_a_comparison_with_another_default_kernel_is_not_used(
     record = replace(winning, default_kernel="an older rule's")
     plan.database.put_tuned(plan.kernels[0].subject, record)
     choice = choose(plan)
-    assert not choice.kernels
+    assert not choice.traces
     assert "run hios-tvm tune again" in choice.notes[1]
 
 
 def choose(plan: TuningPlan, target: str = "host", threads: tuple[int, ...] = (1,)):
     folder = plan.database.path.parent
     parsed = parse_target(target)
-    return choose_tuned(folder, plan.network.kernels, plan.network.mod, parsed, threads)
+    kernels, defaults = plan.network.kernels, plan.network.mod
+    return choose_tuned(kernels, defaults, parsed, folder=folder, threads=threads)
 
 
 @pytest.mark.parametrize(
@@ -169,7 +170,7 @@ def test_kernels_for_something_else_are_not_used_and_named(
     plan: TuningPlan, winning: TunedKernel, target: str, threads: tuple[int, ...], message: str
 ) -> None:
     choice = choose(plan, target, threads)
-    assert not choice.kernels
+    assert not choice.traces
     with pytest.raises(AssertionError, match=message):
         raise AssertionError(choice.notes[0])
 

@@ -13,8 +13,14 @@ from pathlib import Path
 
 import pytest
 
+from hios_tvm.backends.cpu.tuning_database import (
+    LEAST_GAIN,
+    Subject,
+    Trial,
+    TunedKernel,
+    TuningDatabase,
+)
 from hios_tvm.errors import CostError, UsageError
-from hios_tvm.tuning.database import LEAST_GAIN, Subject, Trial, TunedKernel, TuningDatabase
 
 SUBJECT = Subject("abc", "some target", 2)
 TUNED = TunedKernel("[]", 1.0, 2.0, "def", 3, "a machine")
@@ -50,7 +56,7 @@ def test_a_killed_writer_leaves_whole_trials(tmp_path: Path) -> None:
     TuningDatabase(tmp_path, create=True)
     program = (
         "import sys; from pathlib import Path\n"
-        "from hios_tvm.tuning.database import *\n"
+        "from hios_tvm.backends.cpu.tuning_database import *\n"
         "database = TuningDatabase(Path(sys.argv[1]), create=True)\n"
         "i = 0\n"
         "while True:\n"

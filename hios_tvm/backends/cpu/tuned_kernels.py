@@ -1,8 +1,8 @@
-"""The choice between tuned kernels and those of the schedule rules, from what was measured."""
+"""Which kernels get the loops of a tuning database, from what was measured; nothing is measured."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,30 +11,35 @@ from tvm.ir import IRModule
 from tvm.target import Target
 
 from hios_tvm.backends.cpu.codegen import kernel_key
-from hios_tvm.tuning.database import Subject, TunedKernel, TuningDatabase
+from hios_tvm.backends.cpu.tuning_database import Subject, TuningDatabase
 
-__all__ = ["TunedChoice", "choose_tuned", "subject_of"]
+__all__ = ["TunedChoice", "choose_again", "choose_tuned", "subject_of"]
 
 
 @dataclass(frozen=True)
 class TunedChoice:
-    """Which kernels are replaced: by name, with their records; `notes` say why not others."""
+    """MetaSchedule's traces by the names of kernels; `notes` say why other kernels have none."""
 
-    kernels: dict[str, TunedKernel] = field(default_factory=dict)
+    traces: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
 
 def choose_tuned(
-    folder: Path, kernels: IRModule, defaults: IRModule, target: Target, threads: Collection[int]
+    kernels: IRModule,
+    defaults: IRModule,
+    target: Target,
+    *,
+    folder: Path,
+    threads: Collection[int],
 ) -> TunedChoice:
-    """Return the tuned kernels that are faster than the default ones; nothing is measured.
+    """Return the tuned kernels that are faster than the default ones.
 
     Parameters
     ----------
-    folder : Path
-        Of a tuning database.
     kernels, defaults : IRModule
         The module before and after the rules have scheduled its kernels.
+    folder : Path
+        Of a tuning database.
     threads
         Numbers of cores of the devices that the kernels are for.
 
@@ -67,7 +72,7 @@ def choose_tuned(
         for name, record in records.items()
         if record.default_kernel == kernel_key(defaults[name], target)
     }
-    chosen = {name: record for name, record in comparable.items() if record.wins}
+    chosen = {name: record.trace for name, record in comparable.items() if record.wins}
     notes = [
         f"{len(chosen)} of {len(names)} kernels are tuned ones, {len(comparable) - len(chosen)} "
         f"tuned ones are not faster than the default, {len(names) - len(records)} were not tuned"
@@ -78,6 +83,26 @@ def choose_tuned(
             "not used; run hios-tvm tune again"
         )
     return TunedChoice(chosen, tuple(notes))
+
+
+def choose_again(
+    kernels: IRModule, defaults: IRModule, target: Target, *, traces: Mapping[str, str]
+) -> TunedChoice:
+    """Return the kernels that were tuned when `traces` were chosen; no database is needed.
+
+    Parameters
+    ----------
+    kernels, defaults, target
+        As in `choose_tuned`.
+    traces
+        MetaSchedule's traces by the `kernel_key` of a kernel before any rule has scheduled it.
+    """
+    keys = {
+        g.name_hint: kernel_key(kernel, target)
+        for g, kernel in kernels.functions_items()
+        if isinstance(kernel, tirx.PrimFunc)
+    }
+    return TunedChoice({name: traces[key] for name, key in keys.items() if key in traces})
 
 
 def subject_of(kernel: tirx.PrimFunc, target: Target, threads: int) -> Subject:
