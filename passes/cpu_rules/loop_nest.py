@@ -1,30 +1,56 @@
-"""Building blocks of kernels that are written out loop by loop.
+"""Loops for kernels that are written statement by statement.
 
 TVM's schedule primitives cannot give the first, inner and last tiles of a row different code, which
-is what makes padding free; the rules of this package therefore build their loop nests directly.
+is what makes padding free; the rules of this package therefore write their loop nests directly,
+with TVM's `IRBuilder`. A loop of the kernel is a loop of Python that runs once, and whatever its
+body emits becomes the body of the kernel's loop::
+
+    for row in parallel("row", rows, work=rows * columns):
+        for column in vectors("column", 0, columns, lanes):
+            T.buffer_store(y, x[row, column] * 2.0, [row, column])
+
+writes, for 20 columns and vectors of 8 lanes,
+
+    for row in T.parallel(rows):
+        for i in range(2):
+            for lane in T.vectorized(8):
+                y[row, i * 8 + lane] = x[row, i * 8 + lane] * 2.0
+        for lane in T.vectorized(4):
+            y[row, 16 + lane] = x[row, 16 + lane] * 2.0
+
+No `break` or `return` may leave such a loop.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from typing import TypeAlias
 
 from tvm import s_tir, sym, tirx
-from tvm.tirx import Broadcast, For, ForKind, Ramp, SeqStmt, Stmt
+from tvm.script import tirx as T
+from tvm.script.ir_builder import IRBuilder
+from tvm.tirx import AllocBuffer, Broadcast, For, ForKind, Ramp, SeqStmt, Stmt
 
 __all__ = [
     "INDEX_DTYPE",
     "Index",
+    "allocate",
     "as_index",
     "broadcast",
     "coefficients_of",
     "even_chunk",
+    "grid",
     "loop",
+    "parallel",
     "parallel_loop",
     "rebuilt",
     "sequence",
+    "serial",
     "vector_index",
     "vector_loops",
+    "vectors",
+    "with_body",
 ]
 
 Index: TypeAlias = int | tirx.Expr
@@ -75,6 +101,73 @@ def rebuilt(func: tirx.PrimFunc, body: Stmt) -> tirx.PrimFunc:
     """Return `func` with another body, inside the root block that Relax expects of kernels."""
     root = s_tir.SBlock([], [], [], "root", body)
     return func.with_body(s_tir.SBlockRealize([], True, root))
+
+
+def with_body(func: tirx.PrimFunc, write: Callable[[], None]) -> tirx.PrimFunc:
+    """Return `func` with the statements that `write` emits as its body."""
+    with IRBuilder() as builder, T.sblock("root"):
+        write()
+    return rebuilt(func, builder.get().block.body)
+
+
+def allocate(name: str, *shape: int, scope: str = "global") -> tirx.Var:
+    """Emit the allocation of a float32 buffer, in ``"local"`` scope for accumulators."""
+    buffer = tirx.decl_buffer(shape, "float32", name, scope=scope, layout=None)
+    T.add_to_parent(AllocBuffer(buffer))
+    return buffer
+
+
+def serial(name: str, extent: Index, *, start: Index = 0) -> Iterator[Index]:
+    """Emit a serial loop from `start`; a single iteration needs no loop."""
+    if isinstance(extent, int) and extent == 1:
+        yield start
+    else:
+        yield from _in_frame(name, T.serial(as_index(start), as_index(start + extent)))
+
+
+def parallel(name: str, extent: int, *, work: int) -> Iterator[Index]:
+    """Emit a loop whose iterations the threads of a device share.
+
+    Where all iterations together are less than some `work` (multiply-adds or elements), waking
+    other threads would take longer, and the loop is serial.
+    """
+    if extent == 1 or work < _PARALLEL_WORK:
+        yield from serial(name, extent)
+    else:
+        yield from _in_frame(name, T.parallel(as_index(0), as_index(extent)))
+
+
+def vectors(name: str, start: Index, extent: int, lanes: int) -> Iterator[Index]:
+    """Emit a loop over a range as vectors of `lanes`, and a shorter vector for the remainder.
+
+    The body is emitted twice where there are both. A remainder of one element is no vector.
+    """
+    count, remainder = divmod(extent, lanes)
+    if count:
+        for i in serial(name, count):
+            for lane in _in_frame("lane", T.vectorized(as_index(0), as_index(lanes))):
+                yield start + i * lanes + lane
+    first = start + count * lanes
+    if remainder == 1:
+        yield first
+    elif remainder:
+        for lane in _in_frame("lane", T.vectorized(as_index(0), as_index(remainder))):
+            yield first + lane
+
+
+def grid(extents: Sequence[int]) -> Iterator[list[Index]]:
+    """Emit nested serial loops; without any extent, the body stands in no loop."""
+    if not extents:
+        yield []
+        return
+    for i in serial("i", extents[0]):
+        for inner in grid(extents[1:]):
+            yield [i, *inner]
+
+
+def _in_frame(name: str, frame: AbstractContextManager[tirx.Var]) -> Iterator[tirx.Var]:
+    with frame as var:
+        yield IRBuilder.name(name, var)
 
 
 def sequence(statements: Sequence[Stmt]) -> Stmt:

@@ -1,16 +1,26 @@
-"""The rule for kernels that reduce rows: softmax, normalisations, means over the last axes.
+"""The rule for kernels that reduce rows: softmax, normalizations, means over the last axes.
 
-All blocks of such a kernel walk the same rows, and each computes a number of the row (a maximum, a
-sum) or its elements. One row after another goes through all of them, while it lies in the cache:
+All blocks of such a kernel have the same outer axes, the rows, and each computes either the
+elements of a row or one value for it, such as its maximum or sum. Before, for softmax, every block
+goes through the whole tensor:
+
+    for b, n: maximum[b] = max(maximum[b], x[b, n])
+    for b, n: power[b, n] = exp(x[b, n] - maximum[b])
+    for b, n: total[b] += power[b, n]
+    for b, n: y[b, n] = power[b, n] / total[b]
+
+After, all blocks compute one row before the next, so that the row stays in the cache and
+intermediate tensors have a single row:
 
     parallel for chunk of rows
-        for row
-            maximum = of the row, in vectors
-            exponentials = ...
-            sum = ...
-            output row = ...
-
-Numbers are reduced in several vectors, which become one and then a number.
+        allocate maximum_row[1], power_row[N], total_row[1]
+        for b in chunk
+            partial[0:64] = -inf                     # four vectors of 16 lanes
+            for step, u: partial[16u:16u+16] = max(partial[16u:16u+16], x[b, 64step+16u:+16])
+            maximum_row[0] = the largest of partial  # by halves: 32 lanes, 16, 8, ..., 1
+            for n in vectors: power_row[n] = exp(x[b, n] - maximum_row[0])
+            ...
+            for n in vectors: y[b, n] = power_row[n] / total_row[0]
 """
 
 from __future__ import annotations
@@ -22,23 +32,25 @@ from dataclasses import dataclass
 import tvm_ffi
 from tvm import s_tir, tirx
 from tvm.ir import TensorLoad
-from tvm.tirx import AllocBuffer, BufferLoad, BufferStore, Stmt
+from tvm.script import tirx as T
+from tvm.tirx import BufferLoad, BufferStore
 
 from hios_tvm.passes.cpu_rules.loop_nest import (
     Index,
+    allocate,
     as_index,
     coefficients_of,
-    loop,
-    parallel_loop,
-    rebuilt,
-    sequence,
-    vector_loops,
+    grid,
+    parallel,
+    serial,
+    vectors,
+    with_body,
 )
 
 __all__ = ["Rows"]
 
 _ACCUMULATORS = 4
-"""Vectors that a reduction sums into: enough to hide the latency of an addition."""
+"""Vectors of partial results of a reduction: enough to hide the latency of an addition."""
 
 _CHUNK = 4096
 """Elements that an iteration of the parallel loop should cover at least."""
@@ -47,6 +59,8 @@ _LARGEST_ROW = 1 << 16
 """Elements of a row whose intermediate values are kept."""
 
 _COMBINERS = (tirx.Add, tirx.Mul, tirx.Max, tirx.Min)
+
+Combiner = Callable[[tirx.Expr, tirx.Expr], tirx.Expr]
 
 
 class Rows:
@@ -64,12 +78,16 @@ class Rows:
             return None
         nest = _Nest(func, rows, blocks, self.lanes)
         is_mine = nest.keeps_to_its_row() and nest.is_contiguous()
-        return rebuilt(func, nest.body()) if is_mine else None
+        return with_body(func, nest.write) if is_mine else None
 
 
 @dataclass(frozen=True)
 class _Block:
-    """``buffer[indices] = value`` for all values of `axes`; a reduction where `start` is given."""
+    """``buffer[indices] = value`` for all values of `axes`.
+
+    It is a reduction, whose `value` reads ``buffer[indices]``, where `start` is given. The first
+    `spatial` axes are those of the buffer, the others are reduced.
+    """
 
     buffer: tirx.Var
     indices: tuple[tirx.Expr, ...]
@@ -81,7 +99,7 @@ class _Block:
 
     @property
     def inner(self) -> range:
-        """The axes behind those of `spatial` rows that a reduction sums, if it is one."""
+        """The axes that are reduced."""
         return range(self.spatial, len(self.axes))
 
 
@@ -117,9 +135,9 @@ def _blocks(func: tirx.PrimFunc) -> list[_Block] | None:
 
 
 def _rows(blocks: Sequence[_Block]) -> tuple[int, ...] | None:
-    """Return the extents of the axes that all blocks have in front, None if they differ.
+    """Return the extents of the first axes, which all blocks share; None if they differ.
 
-    What a reduction keeps behind them has one element.
+    All further axes that a reduction keeps must have one element.
     """
     first = next(block for block in blocks if block.start is not None)
     rows = first.extents[: first.spatial]
@@ -136,8 +154,10 @@ def _rows(blocks: Sequence[_Block]) -> tuple[int, ...] | None:
     return rows
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Nest:
+    """The kernel to write: `blocks` whose first axes are the `rows`, of these extents."""
+
     func: tirx.PrimFunc
     rows: tuple[int, ...]
     blocks: list[_Block]
@@ -163,7 +183,7 @@ class _Nest:
         return not any(buffer.same_as(param) for param in self.func.params)
 
     def is_contiguous(self) -> bool:
-        """Whether each access to a row lies side by side along its last axis, or is one value."""
+        """Whether each access is contiguous along the last axis of a row, or to one element."""
         return all(self._is_contiguous(block) for block in self.blocks)
 
     def _is_contiguous(self, block: _Block) -> bool:
@@ -178,165 +198,135 @@ class _Nest:
         places = [coefficients_of(buffer, indices, block.axes) for buffer, indices in accesses]
         return all(place is not None and place[inner[-1]] in (0, 1) for place in places)
 
-    def body(self) -> Stmt:
-        """Return the whole kernel."""
+    def write(self) -> None:
+        """Emit the whole kernel."""
         count = math.prod(self.rows)
         work = sum(math.prod(block.extents) for block in self.blocks)
         chunk = min(count, max(1, -(-_CHUNK * len(self.blocks) * count // work)))
-        local = {
-            block.buffer: tirx.decl_buffer(
-                (max(1, math.prod(map(int, block.buffer.shape[len(self.rows) :]))),),
-                "float32",
+        for index in parallel("chunk", -(-count // chunk), work=work):
+            first = index * chunk
+            in_chunk = chunk if count % chunk == 0 else tirx.min(chunk, count - first)
+            row_buffers = self._allocate_row_buffers()
+            for row in serial("row", in_chunk):
+                for block in self.blocks:
+                    self._write_block(block, _Row(self._unflattened(first + row), row_buffers))
+
+    def _allocate_row_buffers(self) -> dict[tirx.Var, tirx.Var]:
+        """Allocate one row, flat, of each intermediate tensor ``(*rows, ...)``."""
+        return {
+            block.buffer: allocate(
                 f"{block.buffer.name}_row",
-                layout=None,
+                max(1, math.prod(map(int, block.buffer.shape[len(self.rows) :]))),
             )
             for block in self.blocks
             if self._is_intermediate(block.buffer)
         }
 
-        def rows(index: Index) -> Stmt:
-            first = index * chunk
-            many = chunk if count % chunk == 0 else tirx.min(chunk, count - first)
-            allocated: list[Stmt] = [AllocBuffer(buffer) for buffer in local.values()]
-            one = loop("row", 0, many, lambda row: self._row(first + row, local))
-            return sequence([*allocated, one])
-
-        return parallel_loop("chunk", -(-count // chunk), rows, work=work)
-
-    def _row(self, row: Index, local: Mapping[tirx.Var, tirx.Var]) -> Stmt:
-        outer: list[Index] = []
+    def _unflattened(self, row: Index) -> list[Index]:
+        """Return the indices along `rows` of the row with this number."""
+        indices: list[Index] = []
         for extent in reversed(self.rows):
-            outer.insert(0, row % extent if len(outer) + 1 < len(self.rows) else row)
+            indices.insert(0, row % extent if len(indices) + 1 < len(self.rows) else row)
             row = row // extent
-        return sequence([self._block(block, outer, local) for block in self.blocks])
+        return indices
 
-    def _block(
-        self, block: _Block, outer: Sequence[Index], local: Mapping[tirx.Var, tirx.Var]
-    ) -> Stmt:
+    def _write_block(self, block: _Block, row: _Row) -> None:
         """Compute what a block computes of one row."""
+        if block.start is not None:
+            self._write_reduction(block, row)
+            return
         extents = block.extents[len(self.rows) :]
+        if not extents:
+            row.store(block, [], block.value)
+            return
+        for outer in grid(extents[:-1]):
+            for i in vectors("vector", 0, extents[-1], self.lanes):
+                row.store(block, [*outer, i], block.value)
 
-        def at(inner: Sequence[Index]) -> Callable[[tirx.Expr], tirx.Expr]:
-            places = zip(block.axes, [*outer, *inner], strict=True)
-            values = {axis: as_index(index) for axis, index in places}
-            return lambda expr: self._placed(expr, values, local)
+    def _write_reduction(self, block: _Block, row: _Row) -> None:
+        """Reduce the inner axes of a row to one value.
 
-        def store(inner: Sequence[Index], value: tirx.Expr) -> Stmt:
-            placed = [at(inner)(index) for index in block.indices]
-            if block.buffer not in local:
-                return BufferStore(block.buffer, value, placed)
-            return BufferStore(local[block.buffer], value, [self._local(block.buffer, placed)])
-
-        if block.start is None:
-            *others, last = extents or (1,)
-
-            def elements(inner: Sequence[Index]) -> Stmt:
-                def element(index: Index) -> Stmt:
-                    place = [*inner, index] if extents else []
-                    return store(place, at(place)(block.value))
-
-                return vector_loops("vector", 0, last, self.lanes, element)
-
-            return _loops(others, elements)
-        kept = [0] * (block.spatial - len(self.rows))
-        return self._reduction(
-            block,
-            lambda inner: at([*kept, *inner]),
-            lambda value: store([*kept, *([0] * len(block.inner))], value),
-        )
-
-    def _reduction(
-        self,
-        block: _Block,
-        at: Callable[[Sequence[Index]], Callable[[tirx.Expr], tirx.Expr]],
-        store: Callable[[tirx.Expr], Stmt],
-    ) -> Stmt:
-        """Reduce the inner axes of a row to one number."""
+        Up to `_ACCUMULATORS` vectors of ``partial[vectors * lanes]`` take turns, so that an
+        iteration need not wait for the result of the one before.
+        """
         combined = _combined(block)
         assert combined is not None and block.start is not None  # is_contiguous has looked
         combine, term = combined
+        kept: list[Index] = [0] * (block.spatial - len(self.rows))
         *others, last = [block.extents[i] for i in block.inner]
         lanes = self.lanes if last >= self.lanes else 1
-        vectors = min(_ACCUMULATORS, last // lanes)
-        sums = tirx.decl_buffer(
-            (vectors * lanes,), "float32", "partial", scope="local", layout=None
-        )
-        start = block.start
-        statements: list[Stmt] = [
-            AllocBuffer(sums),
-            vector_loops(
-                "v", 0, vectors * lanes, lanes, lambda i: BufferStore(sums, start, [as_index(i)])
-            ),
-        ]
+        width = min(_ACCUMULATORS, last // lanes) * lanes
+        partial = allocate("partial", width, scope="local")
 
-        def add(place: Index, inner: Sequence[Index]) -> Stmt:
-            partial = BufferLoad(sums, [as_index(place)])
-            return BufferStore(sums, combine(partial, at(inner)(term)), [as_index(place)])
+        def add(place: Index, inner: Sequence[Index]) -> None:
+            value = row.placed(block, term, [*kept, *inner])
+            T.buffer_store(partial, combine(partial[as_index(place)], value), [as_index(place)])
 
-        def along(inner: Sequence[Index]) -> Stmt:
-            step = vectors * lanes
-            parts = []
-            if last // step:
+        for i in vectors("v", 0, width, lanes):
+            T.buffer_store(partial, block.start, [i])
+        steps, remainder = divmod(last, width)
+        for outer in grid(others):
+            for step in serial("step", steps) if steps else ():
+                for offset in range(0, width, lanes):
+                    for lane in vectors("v", 0, lanes, lanes):
+                        add(lane + offset, [*outer, step * width + offset + lane])
+            for i in vectors("v", 0, remainder, lanes):
+                add(i % lanes, [*outer, steps * width + i])
+        _fold(partial, width, combine)
+        row.store(block, [*kept, *([0] * len(block.inner))], partial[as_index(0)])
 
-                def steps(i: Index) -> Stmt:
-                    def vector(u: int) -> Stmt:
-                        def element(lane: Index) -> Stmt:
-                            return add(lane + u * lanes, [*inner, i * step + u * lanes + lane])
 
-                        return vector_loops("v", 0, lanes, lanes, element)
+@dataclass(frozen=True)
+class _Row:
+    """The row that is computed: its `indices` along the rows' axes.
 
-                    return sequence([vector(u) for u in range(vectors)])
+    `buffers` has the flat ``[elements of a row]`` for each intermediate tensor ``(*rows, ...)``.
+    """
 
-                parts.append(loop("step", 0, last // step, steps))
-            start = last // step * step
-            parts.append(
-                vector_loops(
-                    "v", 0, last - start, lanes, lambda i: add(i % lanes, [*inner, start + i])
-                )
-                if last > start
-                else sequence([])
-            )
-            return sequence(parts)
+    indices: Sequence[Index]
+    buffers: Mapping[tirx.Var, tirx.Var]
 
-        statements.append(_loops(others, along))
-        width = vectors * lanes
-        while width > 1:  # fold the upper half onto the lower one
-            half = (width + 1) // 2
+    def store(self, block: _Block, inner: Sequence[Index], value: tirx.Expr) -> None:
+        """Store `value`, in terms of the block's axes, as the element at `inner` of the row."""
+        placed = [self.placed(block, index, inner) for index in block.indices]
+        value = self.placed(block, value, inner)
+        if block.buffer in self.buffers:
+            place = self._flat_index(block.buffer, placed)
+            T.buffer_store(self.buffers[block.buffer], value, [place])
+        else:
+            T.buffer_store(block.buffer, value, placed)
 
-            def fold(i: Index, half: int = half) -> Stmt:
-                both = combine(
-                    BufferLoad(sums, [as_index(i)]), BufferLoad(sums, [as_index(i + half)])
-                )
-                return BufferStore(sums, both, [as_index(i)])
-
-            statements.append(vector_loops("v", 0, width - half, width - half, fold))
-            width = half
-        statements.append(store(BufferLoad(sums, [as_index(0)])))
-        return sequence(statements)
-
-    def _placed(
-        self,
-        expr: tirx.Expr,
-        values: Mapping[tirx.Var, tirx.Expr],
-        local: Mapping[tirx.Var, tirx.Var],
-    ) -> tirx.Expr:
-        """Put `values` for axes, and the row's own buffers for intermediate ones."""
+    def placed(self, block: _Block, expr: tirx.Expr, inner: Sequence[Index]) -> tirx.Expr:
+        """Return `expr` at `inner` of the row; it reads the row's buffers of intermediates."""
+        places = zip(block.axes, [*self.indices, *inner], strict=True)
+        at = {axis: as_index(index) for axis, index in places}
 
         def load(access: TensorLoad) -> tirx.Expr:
-            if access.source not in local:
+            if access.source not in self.buffers:
                 return access
-            return BufferLoad(local[access.source], [self._local(access.source, access.indices)])
+            place = self._flat_index(access.source, access.indices)
+            return BufferLoad(self.buffers[access.source], [place])
 
         moved = tvm_ffi.structural_map(expr, [(TensorLoad, load)])
-        return tvm_ffi.structural_map(moved, [(tirx.Var, lambda var: values.get(var, var))])
+        return tvm_ffi.structural_map(moved, [(tirx.Var, lambda var: at.get(var, var))])
 
-    def _local(self, buffer: tirx.Var, indices: Sequence[tirx.Expr]) -> tirx.Expr:
-        """Return the place in the row's buffer of an element of a whole one."""
+    def _flat_index(self, buffer: tirx.Var, indices: Sequence[tirx.Expr]) -> tirx.Expr:
+        """Return the place in the row's buffer of an element of the whole intermediate tensor."""
         place: Index = 0
-        shape = [int(extent) for extent in buffer.shape]
-        for extent, index in list(zip(shape, indices, strict=True))[len(self.rows) :]:
+        extents = [int(extent) for extent in buffer.shape]
+        for extent, index in list(zip(extents, indices, strict=True))[len(self.indices) :]:
             place = place * extent + index
         return as_index(place)
+
+
+def _fold(partial: tirx.Var, width: int, combine: Combiner) -> None:
+    """Combine the `width` elements of a buffer into its first, the upper half onto the lower."""
+    while width > 1:
+        half = (width + 1) // 2
+        for i in vectors("v", 0, width - half, width - half):
+            both = combine(partial[as_index(i)], partial[as_index(i + half)])
+            T.buffer_store(partial, both, [as_index(i)])
+        width = half
 
 
 def _loads(block: _Block) -> list[tuple[tirx.Var, tuple[tirx.Expr, ...]]]:
@@ -351,9 +341,7 @@ def _loads(block: _Block) -> list[tuple[tirx.Var, tuple[tirx.Expr, ...]]]:
     return found
 
 
-def _combined(
-    block: _Block,
-) -> tuple[Callable[[tirx.Expr, tirx.Expr], tirx.Expr], tirx.Expr] | None:
+def _combined(block: _Block) -> tuple[Combiner, tirx.Expr] | None:
     """Return how a reduction combines, and its term; None for any but the usual ones."""
     value = block.value
     if not isinstance(value, _COMBINERS) or not isinstance(value.a, TensorLoad):
@@ -361,14 +349,3 @@ def _combined(
     if not value.a.source.same_as(block.buffer):
         return None
     return type(value), value.b
-
-
-def _loops(extents: Sequence[int], body: Callable[[Sequence[Index]], Stmt]) -> Stmt:
-    """Return nested serial loops."""
-
-    def nested(indices: list[Index], rest: Sequence[int]) -> Stmt:
-        if not rest:
-            return body(indices)
-        return loop("i", 0, rest[0], lambda i: nested([*indices, i], rest[1:]))
-
-    return nested([], extents)

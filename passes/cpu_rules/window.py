@@ -1,28 +1,37 @@
 """The rule for depthwise convolutions and poolings.
 
-Channels are the vectors. A tile of some pixels of a row times some vectors of channels is reduced
-in registers; neighbouring pixels share most of their inputs, which the compiler loads once. A tile
-goes down its rows, so that what their windows share is found in the L1 cache:
+Before, every output is a sum (or maximum) over a window, and the padded image is a tensor:
 
-    parallel for chunk of rows (one where windows share none)
-        for tile of pixels, for block of channels, for row
-            accumulators = 0
-            for kernel row that lies in the image
-                for group of pixels, kernel column (both unrolled)
-                    accumulators[group][channels] += input[group][channels] * weight[channels]
-            output = epilogue(accumulators)
+    for y, x, c: padded[y, x, c] = image[y - 1, x - 1, c] inside the image, else 0
+    for y, x, c, ky, kx: sums[y, x, c] += padded[y + ky, x + kx, c] * weight[ky, kx, c]
+    for y, x, c: output[y, x, c] = epilogue(sums[y, x, c])
 
-Padding is skipped, as in `hios_tvm.passes.cpu_rules.convolution`.
+After, a tile of some pixels of a row times a block of channels is reduced in registers, with the
+channels in vectors:
+
+    parallel for chunk of rows
+        for tile of pixels, for block of channels, for row y of chunk
+            sums[pixels * channels] = 0
+            for kernel row ky that lies in the image
+                for group of pixels, kernel column kx, pixel of group, vector of channels  # unrolled
+                    sums[pixel, channels] += image[y + ky - 1, pixel + kx - 1, channels]
+                                             * weight[ky, kx, channels]
+            output[y, pixels, channels] = epilogue(sums)
+
+Neighbouring pixels share most of their inputs, which the compiler loads once. A tile goes down the
+rows of its chunk, so that the inputs that their windows share are found in the L1 cache. Padding is
+skipped, as in `hios_tvm.passes.cpu_rules.convolution`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from tvm import s_tir, tirx
-from tvm.tirx import AllocBuffer, BufferLoad, BufferStore, Stmt
+from tvm.script import tirx as T
+from tvm.tirx import BufferLoad
 
 from hios_tvm.passes.cpu_rules.borders import Tile, kernel_rows, pixels_inside, tiles_of_row
 from hios_tvm.passes.cpu_rules.epilogue import (
@@ -33,13 +42,14 @@ from hios_tvm.passes.cpu_rules.epilogue import (
 )
 from hios_tvm.passes.cpu_rules.loop_nest import (
     Index,
+    allocate,
+    as_index,
     broadcast,
-    loop,
-    parallel_loop,
-    rebuilt,
-    sequence,
+    parallel,
+    serial,
     vector_index,
-    vector_loops,
+    vectors,
+    with_body,
 )
 from hios_tvm.passes.kernel_shapes import WINDOW, WindowShape
 
@@ -66,147 +76,136 @@ class SlidingWindow:
         epilogue = fused_epilogue(sch, block)
         if epilogue is None:
             return None
-        return rebuilt(func, _Nest(shape, image, weight, epilogue).body())
+        return with_body(func, _Nest(shape, image, weight, epilogue).write)
+
+
+@dataclass(frozen=True)
+class _Channels:
+    """`count` channels from `first`."""
+
+    first: Index
+    count: int
 
 
 @dataclass(frozen=True)
 class _Nest:
+    """The kernel to write.
+
+    Attributes
+    ----------
+    shape : WindowShape
+        Extents of the window and of the register tile.
+    image : tirx.Var
+        The unpadded input, ``(batch, height, width, channels)``.
+    weight : tirx.Var, optional
+        ``(kernel height, kernel width, channels)`` of a depthwise convolution.
+    epilogue : Epilogue
+        Writes the output, ``(batch, height, width, channels)``.
+    """
+
     shape: WindowShape
     image: tirx.Var
     weight: tirx.Var | None
     epilogue: Epilogue
 
-    def body(self) -> Stmt:
-        """Return the whole kernel."""
+    def write(self) -> None:
+        """Emit the whole kernel."""
         shape = self.shape
         height = shape.out_size[0]
-        overlap = 1 + (shape.kernel[0] - 1) * shape.dilation[0] > shape.strides[0]
-        per_chunk = -(-height // _LEAST_CHUNKS) if overlap else 1
+        windows_overlap = 1 + (shape.kernel[0] - 1) * shape.dilation[0] > shape.strides[0]
+        per_chunk = -(-height // _LEAST_CHUNKS) if windows_overlap else 1
         chunks = -(-height // per_chunk)
-
-        def chunk(index: Index) -> Stmt:
+        for index in parallel("chunk", shape.batch * chunks, work=shape.work):
             batch, first = index // chunks, index % chunks * per_chunk
             count = per_chunk if height % per_chunk == 0 else tirx.min(per_chunk, height - first)
+            for tile in self._tiles():
+                for channels in self._blocks_of_channels():
+                    for row in serial("row", count):
+                        self._write_tile(batch, first + row, tile, channels)
 
-            def all_rows(body: Callable[[Index], Stmt]) -> Stmt:
-                return loop("row", 0, count, lambda row: body(first + row))
+    def _tiles(self) -> Iterator[Tile]:
+        """Emit the tiles of a row; equal ones are a loop."""
+        for tile, count in tiles_of_row(self.shape):
+            for i in serial("tile", count):
+                yield replace(tile, start=tile.start + i * tile.pixels)
 
-            return self._all_tiles(
-                lambda tile: self._all_channels(
-                    lambda channels: all_rows(lambda row: self._tile(batch, row, tile, channels))
-                )
-            )
-
-        return parallel_loop("chunk", shape.batch * chunks, chunk, work=shape.work)
-
-    def _all_tiles(self, body: Callable[[Tile], Stmt]) -> Stmt:
-        """Return `body` for each tile of a row; for equal ones as a loop."""
-
-        def equal(tile: Tile, count: int) -> Stmt:
-            def moved(i: Index) -> Stmt:
-                return body(replace(tile, start=tile.start + i * tile.pixels))
-
-            return loop("tile", 0, count, moved)
-
-        return sequence([equal(tile, count) for tile, count in tiles_of_row(self.shape)])
-
-    def _all_channels(self, body: Callable[[tuple[Index, int]], Stmt]) -> Stmt:
-        """Return `body` for each block of channels (first, count), and for what is left of them."""
+    def _blocks_of_channels(self) -> Iterator[_Channels]:
+        """Emit a loop over blocks of channels, and a narrower block for the remainder."""
         block = self.shape.block
-        blocks, rest = divmod(self.shape.channels, block)
-        parts = [loop("block", 0, blocks, lambda i: body((i * block, block)))] if blocks else []
-        if rest:
-            parts.append(body((blocks * block, rest)))
-        return sequence(parts)
+        blocks, remainder = divmod(self.shape.channels, block)
+        if blocks:
+            for i in serial("block", blocks):
+                yield _Channels(i * block, block)
+        if remainder:
+            yield _Channels(blocks * block, remainder)
 
-    def _tile(self, batch: Index, row: Index, tile: Tile, channels: tuple[Index, int]) -> Stmt:
-        """Reduce the window of each pixel of `tile` for `channels` (first, count)."""
+    def _write_tile(self, batch: Index, row: Index, tile: Tile, channels: _Channels) -> None:
+        """Reduce the windows of all pixels of `tile` in ``sums[pixels * block]``."""
         shape = self.shape
-        sums = tirx.decl_buffer(
-            (tile.pixels * shape.block,), "float32", "sums", scope="local", layout=None
-        )
-        start = tirx.const(0.0, "float32")
-        if shape.operation == "max":
-            start = tirx.const(-math.inf, "float32")
-        statements: list[Stmt] = [AllocBuffer(sums)]
+        sums = allocate("sums", tile.pixels * shape.block, scope="local")
+        start = tirx.const(-math.inf if shape.operation == "max" else 0.0, "float32")
         for pixel in range(tile.pixels):
-            for offset, lanes in _vectors(channels[1], shape.lanes):
-                at = [vector_index(pixel * shape.block + offset, lanes)]
-                statements.append(BufferStore(sums, broadcast(start, lanes), at))
+            for offset, lanes in self._vectors(channels):
+                at = vector_index(pixel * shape.block + offset, lanes)
+                T.buffer_store(sums, broadcast(start, lanes), [at])
         first, count = kernel_rows(shape, row)
+        for kernel_row in serial("kernel_row", count, start=first):
+            self._write_kernel_row(sums, (batch, row, kernel_row), tile, channels)
+        for pixel in range(tile.pixels):
+            for offset, lanes in self._vectors(channels):
+                for channel in vectors("vector", offset, lanes, lanes):
+                    at = [batch, row, tile.start + pixel, channels.first + channel]
+                    T.add_to_parent(
+                        self.epilogue.store(at, sums[as_index(pixel * shape.block + channel)])
+                    )
 
-        def kernel_row(index: Index) -> Stmt:
-            return self._kernel_row(sums, batch, row, tile, channels, index)
-
-        statements.append(loop("kernel_row", first, count, kernel_row))
-        statements.append(self._store(sums, batch, row, tile, channels))
-        return sequence(statements)
-
-    def _kernel_row(
-        self,
-        sums: tirx.Var,
-        batch: Index,
-        row: Index,
-        tile: Tile,
-        channels: tuple[Index, int],
-        kernel_row: Index,
-    ) -> Stmt:
+    def _write_kernel_row(
+        self, sums: tirx.Var, rows: tuple[Index, Index, Index], tile: Tile, channels: _Channels
+    ) -> None:
+        """Add the inputs under one row of the kernel; `rows` are batch, row and kernel row."""
         shape = self.shape
         columns = shape.kernel[1]
-        input_row = row * shape.strides[0] - shape.padding[0] + kernel_row * shape.dilation[0]
-
-        def add(pixel: int, column: Index) -> list[Stmt]:
-            steps: list[Stmt] = []
-            for offset, lanes in _vectors(channels[1], shape.lanes):
-                at_channel = vector_index(channels[0] + offset, lanes)
-                place = [vector_index(pixel * shape.block + offset, lanes)]
-                x = (tile.start + pixel) * shape.strides[1] - shape.padding[1]
-                x += column * shape.dilation[1]
-                value = BufferLoad(self.image, [batch, input_row, x, at_channel])
-                if self.weight is not None:
-                    value *= BufferLoad(self.weight, [kernel_row, column, at_channel])
-                total = BufferLoad(sums, place)
-                total = tirx.max(total, value) if shape.operation == "max" else total + value
-                steps.append(BufferStore(sums, total, place))
-            return steps
-
         if not tile.at_border and columns * tile.pixels * shape.vectors > _UNROLLED_STEPS:
-            pixels = range(tile.pixels)
-            return loop(
-                "kernel_column",
-                0,
-                columns,
-                lambda column: sequence([s for pixel in pixels for s in add(pixel, column)]),
-            )
+            for column in serial("kernel_column", columns):
+                for pixel in range(tile.pixels):
+                    self._add_input(sums, rows, column, tile.start, pixel, channels)
+            return
         # An input stays in its register for all of some neighbouring pixels that need it
-        steps = []
         for group in range(0, tile.pixels, shape.sharing):
-            for k in range(columns):
-                first, end = pixels_inside(shape, tile, k) if tile.at_border else (0, tile.pixels)
-                for pixel in range(max(first, group), min(end, group + shape.sharing)):
-                    steps += add(pixel, k)
-        return sequence(steps)
+            for column in range(columns):
+                inside = (0, tile.pixels)
+                if tile.at_border:
+                    inside = pixels_inside(shape, tile, column)
+                first, end = max(inside[0], group), min(inside[1], group + shape.sharing)
+                for pixel in range(first, end):
+                    self._add_input(sums, rows, column, tile.start, pixel, channels)
 
-    def _store(
-        self, sums: tirx.Var, batch: Index, row: Index, tile: Tile, channels: tuple[Index, int]
-    ) -> Stmt:
+    def _add_input(
+        self,
+        sums: tirx.Var,
+        rows: tuple[Index, Index, Index],
+        kernel_column: Index,
+        start: Index,
+        pixel: int,
+        channels: _Channels,
+    ) -> None:
+        """Add one input, for all `channels`, to the sums of the tile's `pixel`."""
         shape = self.shape
-        statements = []
-        for pixel in range(tile.pixels):
+        batch, row, kernel_row = rows
+        y = row * shape.strides[0] - shape.padding[0] + kernel_row * shape.dilation[0]
+        x = (start + pixel) * shape.strides[1] - shape.padding[1]
+        x += kernel_column * shape.dilation[1]
+        for offset, lanes in self._vectors(channels):
+            channel = vector_index(channels.first + offset, lanes)
+            place = vector_index(pixel * shape.block + offset, lanes)
+            value = BufferLoad(self.image, [batch, y, x, channel])
+            if self.weight is not None:
+                value *= BufferLoad(self.weight, [kernel_row, kernel_column, channel])
+            total = BufferLoad(sums, [place])
+            total = tirx.max(total, value) if shape.operation == "max" else total + value
+            T.buffer_store(sums, total, [place])
 
-            def store(offset: Index, pixel: int = pixel) -> Stmt:
-                result = BufferLoad(sums, [pixel * shape.block + offset])
-                at = [batch, row, tile.start + pixel, channels[0] + offset]
-                return self.epilogue.store(at, result)
-
-            statements += [
-                vector_loops("vector", offset, lanes, lanes, store)
-                for offset, lanes in _vectors(channels[1], shape.lanes)
-            ]
-        return sequence(statements)
-
-
-def _vectors(channels: int, lanes: int) -> Iterator[tuple[int, int]]:
-    """Yield offset and lanes of the vectors that cover `channels`, the last maybe shorter."""
-    for offset in range(0, channels, lanes):
-        yield offset, min(lanes, channels - offset)
+    def _vectors(self, channels: _Channels) -> Iterator[tuple[int, int]]:
+        """Yield offset and lanes of the vectors that cover `channels`; the last may be shorter."""
+        for offset in range(0, channels.count, self.shape.lanes):
+            yield offset, min(self.shape.lanes, channels.count - offset)
