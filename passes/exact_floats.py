@@ -17,6 +17,8 @@ from tvm import s_tir, tirx
 from tvm.ir import Call, IRModule, TensorLoad
 from tvm.tirx import EQ, NE, BufferStore, Expr, FloatImm, Max, Min, Not, Select, Stmt, Sub
 
+from hios_tvm.passes.tir_trees import nodes_of
+
 __all__ = ["ExactComparisons", "NanExtrema"]
 
 Rewritings = Mapping[type[Expr], Callable[[Any], Expr]]
@@ -93,7 +95,7 @@ def _unequal(comparison: NE) -> Expr:
 
 
 def _negation(negation: Not) -> Expr:
-    reads = _parts(negation.a, TensorLoad, Call)  # more than arithmetic of loop variables
+    reads = nodes_of(negation.a, TensorLoad, Call)  # more than arithmetic of loop variables
     return _is_false(negation.a) if reads else negation
 
 
@@ -107,7 +109,7 @@ def _with_nan(extremum: Max | Min) -> Expr:
     Comparisons of vectors are in CUDA too, where the maximum of a number and NaN is the number.
     """
     a, b = extremum.a, extremum.b
-    if _is_number(b) or len(_parts(a, Select)) > len(_parts(b, Select)):
+    if _is_number(b) or len(nodes_of(a, Select)) > len(nodes_of(b, Select)):
         a, b = b, a  # what is repeated less comes second, so that chains stay short
     is_max = isinstance(extremum, Max)
     larger = Select(b < a if is_max else b > a, a, b)
@@ -123,17 +125,5 @@ def _is_float(value: Expr) -> bool:
 
 
 def _reduced_buffers(body: Stmt) -> list[tirx.Var]:
-    blocks = [block for block in _parts(body, s_tir.SBlock) if block.init is not None]
-    return [store.buffer for block in blocks for store in _parts(block.init, BufferStore)]
-
-
-def _parts(tree: Expr | Stmt, *kinds: type) -> list[Any]:
-    """Return the nodes of `kinds` in `tree`."""
-    found: list[Any] = []
-
-    def visit(node: Any) -> Any:
-        found.append(node)
-        return node
-
-    tvm_ffi.structural_map(tree, [(kind, visit) for kind in kinds])
-    return found
+    blocks = [block for block in nodes_of(body, s_tir.SBlock) if block.init is not None]
+    return [store.buffer for block in blocks for store in nodes_of(block.init, BufferStore)]

@@ -1,4 +1,4 @@
-"""A pass that writes exponentials and their kin as arithmetic, which becomes vectors.
+"""A pass that writes exponentials and related functions as arithmetic, which LLVM vectorizes.
 
 LLVM calls the C library for every element of a vector otherwise. Polynomials were fitted to the
 functions in double precision; in single precision results are within a few units in the last place.
@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from functools import partial
 
 import tvm
 import tvm_ffi
 from tvm import tirx
 from tvm.ir import Call, IRModule
-from tvm.tirx import Expr, For, ForKind, Select, Stmt
+from tvm.tirx import Expr, For, ForKind, Let, Select, Stmt
+
+from hios_tvm.passes.tir_trees import nodes_of
 
 __all__ = ["VectorMath"]
 
@@ -23,173 +24,152 @@ __all__ = ["VectorMath"]
 class VectorMath:
     """Replace `exp`, `sigmoid`, `tanh` and `erf` of single precision in all kernels.
 
-    Of functions of functions, only the innermost are replaced.
+    Where one is applied to the result of another, only the inner one is replaced.
     """
 
     def transform_module(self, mod: IRModule, _ctx: tvm.transform.PassContext) -> IRModule:
         mod = mod.clone()
         for var, func in list(mod.functions_items()):
             if isinstance(func, tirx.PrimFunc):
-                kept = _not_in_vectors(func.body)
-                replaced = partial(_replaced_unless, kept)
-                mod[var] = func.with_body(tvm_ffi.structural_map(func.body, [(Call, replaced)]))
+                mod[var] = func.with_body(_with_arithmetic(func.body))
         return mod
 
 
-def _not_in_vectors(body: Stmt) -> list[Call]:
-    """Return the calls in loops over lanes that no vector computes, as they gain nothing.
+def _with_arithmetic(body: Stmt) -> Stmt:
+    kept = _calls_without_vectors(body)
 
-    Some compute one number for all lanes. Others are in a loop that TVM 0.27 computes lane by lane,
-    since it calls what has no form for vectors, such as a function of C. In both TVM would refuse
-    names ("Let cannot bind the same var to two different values").
+    def replace(call: Call) -> Expr:
+        return call if any(call.same_as(other) for other in kept) else _arithmetic(call)
+
+    return tvm_ffi.structural_map(body, [(Call, replace)])
+
+
+def _calls_without_vectors(body: Stmt) -> list[Call]:
+    """Return the calls in vectorized loops that stay scalar, which gain nothing.
+
+    Some have the same argument in all lanes. Others are in a loop that TVM 0.27 computes lane by
+    lane, since it calls what has no vector form, such as a function of C. In both cases TVM would
+    reject variables of `Let` ("Let cannot bind the same var to two different values").
     """
     found: list[Call] = []
-
-    def visit_loop(loop: For) -> For:
-        calls: list[Call] = []
-
-        def visit_call(call: Call) -> Call:
-            calls.append(call)
-            return call
-
-        if loop.kind == ForKind.VECTORIZED:
-            tvm_ffi.structural_map(loop.body, [(Call, visit_call)])
-        by_lane = not all(map(_has_vectors, calls))
+    for loop in nodes_of(body, For):
+        if loop.kind != ForKind.VECTORIZED:
+            continue
+        calls = nodes_of(loop.body, Call)
+        lane_by_lane = not all(map(_has_vector_form, calls))
         found.extend(
             call
             for call in calls
-            if _function(call) is not None and (by_lane or not _reads(call, loop.loop_var))
+            if _function(call) is not None and (lane_by_lane or not _reads(call, loop.loop_var))
         )
-        return loop
-
-    tvm_ffi.structural_map(body, [(For, visit_loop)])
     return found
 
 
-def _has_vectors(call: Call) -> bool:
+def _has_vector_form(call: Call) -> bool:
     known = _function(call) is not None or call.op.name in ("tirx.isnan", "tirx.reinterpret")
     return known or bool(call.op.get_attr("TVectorizable"))
 
 
 def _reads(value: Expr, var: tirx.Var) -> bool:
-    found: list[bool] = []
-
-    def visit(other: tirx.Var) -> tirx.Var:
-        found.append(bool(other.same_as(var)))
-        return other
-
-    tvm_ffi.structural_map(value, [(tirx.Var, visit)])
-    return any(found)
+    return any(other.same_as(var) for other in nodes_of(value, tirx.Var))
 
 
-def _replaced_unless(kept: Sequence[Call], call: Call) -> Expr:
-    return call if any(call.same_as(other) for other in kept) else _replaced(call)
-
-
-Then = Callable[[Expr], Expr]
-"""What is computed from a result. Names lie one in the other and never in a value of another name:
-TVM puts values into each other while it generates code, and each name must have one."""
-
-
-def _replaced(call: Call) -> Expr:
+def _arithmetic(call: Call) -> Expr:
+    """Return what `call` computes as arithmetic, or `call` itself."""
     function = _function(call)
     if function is None or str(call.ty.dtype) != "float32" or _is_composed(call.args[0]):
         return call
-    return _named(call.args[0], lambda x: function(x, lambda result: result))
+    names = _Names()
+    return names.around(function(names.name(call.args[0]), names))
 
 
-def _function(call: Call) -> Callable[[Expr, Then], Expr] | None:
+def _function(call: Call) -> Function | None:
     return _FUNCTIONS.get(str(getattr(call.op, "name", "")))
 
 
 def _is_composed(argument: Expr) -> bool:
-    """Whether another of the functions is part of `argument`.
+    """Whether `argument` calls another of the functions, or did before its replacement.
 
-    TVM 0.27 puts the values of names into each other while it generates code: a function of a
-    function of a function would take it minutes.
+    TVM 0.27 substitutes the variables of `Let` while it generates code: a function of a function of
+    a function would take it minutes.
     """
-    found = []
-
-    def meet_call(call: Call) -> Call:
-        found.append(_function(call) is not None)
-        return call
-
-    def meet_name(let: tirx.Let) -> tirx.Let:
-        found.append(True)
-        return let
-
-    tvm_ffi.structural_map(argument, [(Call, meet_call), (tirx.Let, meet_name)])
-    return any(found)
+    return any(
+        isinstance(node, Let) or _function(node) is not None
+        for node in nodes_of(argument, Call, Let)
+    )
 
 
-def _named(value: Expr, then: Then) -> Expr:
-    """Compute `value` once, however often what follows reads it."""
-    name = tirx.Var("x", "float32")
-    return tirx.Let(name, value, then(name))
+class _Names:
+    """Values that are computed once and read by name, in the order of computation.
+
+    A nest of `Let` around the whole result binds them. None is inside the value of another: TVM
+    substitutes the values while it generates code, and would bind inner names several times.
+    """
+
+    def __init__(self) -> None:
+        self._values: list[tuple[tirx.Var, Expr]] = []
+
+    def name(self, value: Expr) -> tirx.Var:
+        """Return the name under which what follows reads `value`."""
+        var = tirx.Var("x", "float32")
+        self._values.append((var, value))
+        return var
+
+    def around(self, result: Expr) -> Expr:
+        """Return `result`, which reads the names, with their values."""
+        for var, value in reversed(self._values):
+            result = Let(var, value, result)
+        return result
 
 
-def _exp(x: Expr, then: Then) -> Expr:
-    """2^n e^r for the nearest n, and -ln 2 / 2 <= r <= ln 2 / 2; below 2e-38 it is zero."""
-
-    def from_inside(inside: Expr) -> Expr:
-        power = tirx.floor(inside * _number(1.0 / math.log(2.0)) + _number(0.5))
-        return _named(power, lambda n: from_power(inside, n))
-
-    def from_power(inside: Expr, n: Expr) -> Expr:
-        # In two steps, of which the first is exact: n has few digits, and the first of ln 2 too.
-        rest = inside - n * _number(_LN2_HIGH) - n * _number(_LN2_LOW)
-        bits = (tirx.Cast("int32", n) + tirx.const(126, "int32")) << tirx.const(23, "int32")
-        half_power = tirx.reinterpret("float32", bits)
-        return _named(rest, lambda r: from_rest(_polynomial(_EXP, r), half_power))
-
-    def from_rest(polynomial: Expr, half_power: Expr) -> Expr:
-        result = polynomial * half_power * _number(2.0)
-        return _named(Select(tirx.isnan(x), x, result), then)
-
-    return _named(tirx.max(tirx.min(x, _number(89.0)), _number(-87.6)), from_inside)
+Function = Callable[[Expr, _Names], Expr]
+"""Returns a function of a named value, in terms of further names."""
 
 
-def _sigmoid(x: Expr, then: Then) -> Expr:
+def _exp(x: Expr, names: _Names) -> Expr:
+    """2^n e^r for the nearest integer n, and |r| <= ln 2 / 2; results below 2e-38 are 0."""
+    limited = names.name(tirx.max(tirx.min(x, _number(89.0)), _number(-87.6)))
+    n = names.name(tirx.floor(limited * _number(1.0 / math.log(2.0)) + _number(0.5)))
+    # In two steps, of which the first is exact: n has few digits, and the first part of ln 2 too
+    r = names.name(limited - n * _number(_LN2_HIGH) - n * _number(_LN2_LOW))
+    bits = (tirx.Cast("int32", n) + tirx.const(126, "int32")) << tirx.const(23, "int32")
+    half_power = tirx.reinterpret("float32", bits)  # 2^(n-1): 2^n may be infinite
+    result = _polynomial(_EXP, r) * half_power * _number(2.0)
+    return names.name(Select(tirx.isnan(x), x, result))
+
+
+def _sigmoid(x: Expr, names: _Names) -> Expr:
     one = _number(1.0)
-    return _named(_number(0.0) - x, lambda y: _exp(y, lambda power: then(one / (one + power))))
+    power = _exp(names.name(_number(0.0) - x), names)
+    return one / (one + power)
 
 
-def _tanh(x: Expr, then: Then) -> Expr:
-    def positive(a: Expr, then: Then) -> Expr:
-        def from_power(t: Expr) -> Expr:
-            large = (_number(1.0) - t) / (_number(1.0) + t)
-            return then(Select(a < _number(0.625), a * _polynomial(_TANH, a * a), large))
-
-        return _named(a * _number(-2.0), lambda y: _exp(y, from_power))
-
-    return _odd(x, positive, then)
+def _tanh(x: Expr, names: _Names) -> Expr:
+    a = _magnitude(x, names)
+    t = _exp(names.name(a * _number(-2.0)), names)
+    large = (_number(1.0) - t) / (_number(1.0) + t)
+    small = a * _polynomial(_TANH, a * a)
+    return _with_sign_of(x, Select(a < _number(0.625), small, large), names)
 
 
-def _erf(x: Expr, then: Then) -> Expr:
-    def positive(a: Expr, then: Then) -> Expr:
-        def from_power(t: Expr) -> Expr:
-            large = _number(1.0) - t
-            result = Select(a < _number(1.0), a * _polynomial(_ERF, a * a), large)
-            return then(Select(tirx.isnan(a), a, result))
-
-        def from_limited(b: Expr) -> Expr:
-            far = _number(0.0) - _polynomial(_LOG_ERFC, b)
-            return _named(far, lambda y: _exp(y, from_power))
-
-        return _named(tirx.min(a, _number(4.0)), from_limited)
-
-    return _odd(x, positive, then)
+def _erf(x: Expr, names: _Names) -> Expr:
+    a = _magnitude(x, names)
+    b = names.name(tirx.min(a, _number(4.0)))
+    t = _exp(names.name(_number(0.0) - _polynomial(_LOG_ERFC, b)), names)
+    large = _number(1.0) - t
+    result = Select(a < _number(1.0), a * _polynomial(_ERF, a * a), large)
+    return _with_sign_of(x, Select(tirx.isnan(a), a, result), names)
 
 
-def _odd(x: Expr, positive: Callable[[Expr, Then], Expr], then: Then) -> Expr:
-    """Extend a function of positive numbers to an odd one."""
-    is_negative = x < _number(0.0)
+def _magnitude(x: Expr, names: _Names) -> Expr:
+    zero = _number(0.0)
+    return names.name(Select(x < zero, zero - x, x))
 
-    def signed(result: Expr) -> Expr:
-        return _named(result, lambda y: then(Select(is_negative, _number(0.0) - y, y)))
 
-    size = Select(is_negative, _number(0.0) - x, x)
-    return _named(size, lambda a: positive(a, signed))
+def _with_sign_of(x: Expr, magnitude: Expr, names: _Names) -> Expr:
+    zero = _number(0.0)
+    y = names.name(magnitude)
+    return Select(x < zero, zero - y, y)
 
 
 def _polynomial(coefficients: Sequence[float], x: Expr) -> Expr:
@@ -250,7 +230,7 @@ _LOG_ERFC = (
 )
 """-log(1 - erf(x)) for 0.9 <= x <= 4."""
 
-_FUNCTIONS: dict[str, Callable[[Expr, Then], Expr]] = {
+_FUNCTIONS: dict[str, Function] = {
     "tirx.erf": _erf,
     "tirx.exp": _exp,
     "tirx.sigmoid": _sigmoid,

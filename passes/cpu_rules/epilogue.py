@@ -11,6 +11,7 @@ from tvm.ir import TensorLoad
 from tvm.tirx import BufferStore, Stmt
 
 from hios_tvm.passes.cpu_rules.loop_nest import Index, as_index
+from hios_tvm.passes.tir_trees import nodes_of, with_values
 
 __all__ = ["Epilogue", "find_block", "fused_epilogue", "image_buffer"]
 
@@ -49,8 +50,7 @@ class Epilogue:
             return result if load.source.same_as(self.source) else load
 
         value = tvm_ffi.structural_map(self.value, [(TensorLoad, finish)])
-        value = tvm_ffi.structural_map(value, [(tirx.Var, lambda var: at.get(var, var))])
-        return BufferStore(self.output, value, list(indices))
+        return BufferStore(self.output, with_values(value, at), list(indices))
 
 
 def find_block(sch: s_tir.Schedule, annotation: str) -> s_tir.schedule.SBlockRV | None:
@@ -117,15 +117,8 @@ _SPATIAL = tirx.IterVar.DataPar
 
 def _reads_only_at(value: tirx.Expr, source: tirx.Var, axes: Sequence[tirx.Var]) -> bool:
     """Whether `value` reads `source` nowhere but at `axes`, and at least once."""
-    indices = []
-
-    def visit(load: TensorLoad) -> TensorLoad:
-        if load.source.same_as(source):
-            indices.append(load.indices)
-        return load
-
-    tvm_ffi.structural_map(value, [(TensorLoad, visit)])
-    return bool(indices) and all(_same(index, axes, source.shape) for index in indices)
+    loads = [load for load in nodes_of(value, TensorLoad) if load.source.same_as(source)]
+    return bool(loads) and all(_same(load.indices, axes, source.shape) for load in loads)
 
 
 def _extents(buffer: tirx.Var) -> list[int]:

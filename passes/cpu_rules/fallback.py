@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import tvm_ffi
 from tvm import s_tir, tirx
 from tvm.ir import TensorLoad
 from tvm.s_tir.dlight.analysis import SBlockInfo, normalize_prim_func
 
 from hios_tvm.passes.cpu_rules.loop_nest import coefficients_of
+from hios_tvm.passes.tir_trees import nodes_of
 
 __all__ = ["Fallback"]
 
@@ -52,15 +52,14 @@ def _schedule_block(sch: s_tir.Schedule, info: SBlockInfo, lanes: int) -> None:
 
 
 def _is_contiguous(block: s_tir.SBlock, axis: int) -> bool:
-    """Whether all that `block` reads and writes lies side by side along `axis`, or is one value."""
+    """Whether each access of `block` is contiguous along `axis`, or to one element."""
     if not isinstance(block.body, tirx.BufferStore) or block.init is None:
         return False
     axes = [it.var for it in block.iter_vars]
-    accesses = [coefficients_of(block.body.buffer, block.body.indices, axes)]
-
-    def visit(load: TensorLoad) -> TensorLoad:
-        accesses.append(coefficients_of(load.source, load.indices, axes))
-        return load
-
-    tvm_ffi.structural_map(block.body.value, [(TensorLoad, visit)])
-    return all(access is not None and access[axis] in (0, 1) for access in accesses)
+    loads = nodes_of(block.body.value, TensorLoad)
+    accesses = [
+        (block.body.buffer, block.body.indices),
+        *((load.source, load.indices) for load in loads),
+    ]
+    strides = [coefficients_of(buffer, indices, axes) for buffer, indices in accesses]
+    return all(stride is not None and stride[axis] in (0, 1) for stride in strides)

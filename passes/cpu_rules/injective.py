@@ -1,37 +1,49 @@
 """The rule for kernels without reductions: element-wise chains, concatenations, pads, copies.
 
-All blocks are inlined into those that write outputs, and each of these becomes one nest of loops:
+Before, for the concatenation of ``a[N, 20]`` and ``relu(b)[N, 12]``, each operator is a block:
+
+    for n, c: r[n, c] = max(b[n, c], 0)
+    for n, c: y[n, c] = r[n, c - 20] if c >= 20 else a[n, c]
+
+After, all blocks are inlined into those that write outputs, and each of these is one loop nest over
+flat views of its buffers:
+
+    parallel for chunk of n, for n in chunk
+        for c in 0:20, in vectors: y_flat[32 n + c] = a_flat[20 n + c]
+        for c in 20:32, in vectors: y_flat[32 n + c] = max(b_flat[12 n + c - 20], 0)
 
 - Where a condition compares the innermost axis with a constant, as in a concatenation or a pad, the
   axis is split there, and each part has code without that condition: a concatenation is one copy
   per operand.
-- Axes that all operands walk in the same way are one loop, so that an element-wise chain is a
-  single loop over all elements whatever their shape.
-- The innermost axis is vectorised, unless it is shorter than a vector.
+- Neighbouring axes that are one axis in the memory of all operands become one loop, so that an
+  element-wise chain is a single loop over all elements whatever their shape.
+- The innermost axis is vectorized, unless it is shorter than a vector.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 import tvm_ffi
 from tvm import s_tir, sym, tirx
 from tvm.ir import Range, TensorLoad
-from tvm.tirx import BufferLoad, BufferStore, DeclBuffer, Stmt
+from tvm.script import tirx as T
+from tvm.tirx import BufferLoad, BufferStore, DeclBuffer
 
 from hios_tvm.passes.cpu_rules.loop_nest import (
     Index,
     as_index,
     coefficients_of,
-    loop,
-    parallel_loop,
-    rebuilt,
-    sequence,
-    vector_loops,
+    grid,
+    parallel,
+    serial,
+    vectors,
+    with_body,
 )
+from hios_tvm.passes.tir_trees import nodes_of, with_values
 
 __all__ = ["Injective"]
 
@@ -61,9 +73,14 @@ class Injective:
             )
             for param in func.params
         }
-        views = [DeclBuffer(view, data=param.data) for param, view in flat.items()]
-        nests = [_nest(store, flat, self.lanes) for store in stores]
-        return rebuilt(func, sequence([*views, *nests]))
+
+        def write() -> None:
+            for param, view in flat.items():
+                T.add_to_parent(DeclBuffer(view, data=param.data))
+            for store in stores:
+                _nest_of(store, flat, self.lanes).write()
+
+        return with_body(func, write)
 
 
 @dataclass(frozen=True)
@@ -119,108 +136,131 @@ def _are_axes(indices: Sequence[tirx.Expr], axes: Sequence[tirx.Var]) -> bool:
     )
 
 
-def _nest(store: _Store, flat: Mapping[tirx.Var, tirx.Var], lanes: int) -> Stmt:
+def _nest_of(store: _Store, flat: Mapping[tirx.Var, tirx.Var], lanes: int) -> _Nest:
+    """Choose the loops of `store`; `flat` are views of the kernel's buffers."""
     parts = _parts(store)
     accesses = _accesses(store, parts, flat)
     if accesses is None:
         groups = [[axis] for axis in range(len(store.axes))]
-        flat = {}
-        contiguous = True
-    else:
-        groups = _affine_groups(store, accesses, split_last=len(parts) > 1)
-        contiguous = all(access[len(store.axes) - 1] in (0, 1) for access in accesses)
-    extents = [math.prod(store.extents[axis] for axis in group) for group in groups]
-
-    def part(values: _Part, outer: Sequence[Index], start: Index, extent: int) -> Stmt:
-        """Compute `extent` elements of the innermost loop from `start`."""
-
-        def element(index: Index) -> Stmt:
-            return _element(store, values.value, groups, [*outer, index], flat)
-
-        if extent < lanes:
-            return sequence([element(start + i) for i in range(extent)])
-        if not contiguous:  # the compiler's shuffles beat gathers
-            return loop("i", start, extent, element)
-        return vector_loops("vector", start, extent, lanes, element)
-
-    def innermost(outer: Sequence[Index]) -> Stmt:
-        if len(parts) == 1:  # the axis may have been merged with others
-            return part(parts[0], outer, 0, extents[-1])
-        return sequence([part(p, outer, p.start, p.end - p.start) for p in parts])
-
-    if len(groups) > 1:
-        return _outer_loops(extents, innermost)
-    if len(parts) > 1:
-        return innermost([])
-    return _chunks(extents[0], lambda start, extent: part(parts[0], [], start, extent))
+        return _Nest(store, parts, groups, {}, lanes, contiguous=True)
+    groups = _affine_groups(store, accesses, split_last=len(parts) > 1)
+    contiguous = all(access[len(store.axes) - 1] in (0, 1) for access in accesses)
+    return _Nest(store, parts, groups, flat, lanes, contiguous)
 
 
-def _outer_loops(extents: Sequence[int], innermost: Callable[[Sequence[Index]], Stmt]) -> Stmt:
-    """All loops but the innermost; the first is parallel, in chunks of some elements."""
-    first, *middle = extents[:-1]
-    chunk = min(first, -(-_CHUNK // math.prod(extents[1:])))
+@dataclass(frozen=True)
+class _Nest:
+    """The loop nest of one store.
 
-    def nested(indices: list[Index], rest: Sequence[int]) -> Stmt:
-        if not rest:
-            return innermost(indices)
-        return loop("i", 0, rest[0], lambda i: nested([*indices, i], rest[1:]))
-
-    def outer(index: Index) -> Stmt:
-        start = index * chunk
-        count = chunk if first % chunk == 0 else tirx.min(chunk, first - start)
-        return loop("i", 0, count, lambda i: nested([start + i], middle))
-
-    return parallel_loop("chunk", -(-first // chunk), outer, work=math.prod(extents))
-
-
-def _chunks(extent: int, elements: Callable[[Index, int], Stmt]) -> Stmt:
-    """One loop over everything, in parallel chunks and a rest."""
-    count, rest = divmod(extent, _CHUNK)
-    statements = []
-    if count:
-
-        def chunk(index: Index) -> Stmt:
-            return elements(index * _CHUNK, _CHUNK)
-
-        statements.append(parallel_loop("chunk", count, chunk, work=extent))
-    if rest:
-        statements.append(elements(count * _CHUNK, rest))
-    return sequence(statements)
-
-
-def _element(
-    store: _Store,
-    value: tirx.Expr,
-    groups: Sequence[Sequence[int]],
-    indices: Sequence[Index],
-    flat: Mapping[tirx.Var, tirx.Var],
-) -> Stmt:
-    """Store one element; each group of axes has one index.
-
-    Without views in `flat` groups are single axes, and buffers keep their dimensions.
+    Attributes
+    ----------
+    store : _Store
+        What to compute.
+    parts : sequence of _Part
+        Ranges of the innermost axis with a value for each.
+    groups : sequence of sequence of int
+        For each loop, outer ones first, the axes of the store that it goes through as one.
+    flat : mapping of tirx.Var to tirx.Var
+        One-dimensional views of the buffers; without any, each axis is a loop of its own and
+        buffers are accessed in their own dimensions.
+    lanes : int
+        Elements per vector.
+    contiguous : bool
+        Whether the innermost loop is written in vectors. Where vectors would have to gather, the
+        compiler's own shuffles are faster.
     """
-    if not flat:
-        at = {
-            store.axes[group[0]]: as_index(index)
-            for group, index in zip(groups, indices, strict=True)
-        }
-        value = tvm_ffi.structural_map(value, [(tirx.Var, lambda var: at.get(var, var))])
-        return BufferStore(store.buffer, value, [at[axis] for axis in store.axes])
 
-    def place(buffer: tirx.Var, at: Sequence[tirx.Expr]) -> Index:
-        linear = coefficients_of(buffer, at, store.axes)
+    store: _Store
+    parts: Sequence[_Part]
+    groups: Sequence[Sequence[int]]
+    flat: Mapping[tirx.Var, tirx.Var]
+    lanes: int
+    contiguous: bool
+
+    def write(self) -> None:
+        """Emit the loops; the outermost is parallel, over chunks of some elements."""
+        extents = [math.prod(self.store.extents[axis] for axis in group) for group in self.groups]
+        if len(extents) > 1:
+            self._write_outer_loops(extents)
+        elif len(self.parts) > 1:
+            self._write_parts([])
+        else:
+            self._write_single_loop(extents[0])
+
+    def _write_outer_loops(self, extents: Sequence[int]) -> None:
+        first, *middle, last = extents
+        work = math.prod(extents)
+        chunk = min(first, -(-_CHUNK // math.prod(extents[1:])))
+        for index in parallel("chunk", -(-first // chunk), work=work):
+            start = index * chunk
+            count = chunk if first % chunk == 0 else tirx.min(chunk, first - start)
+            for i in serial("i", count):
+                for inner in grid(middle):
+                    outer = [start + i, *inner]
+                    if len(self.parts) > 1:
+                        self._write_parts(outer)
+                    else:  # the innermost loop may go through several axes
+                        self._write_range(self.parts[0].value, outer, 0, last)
+
+    def _write_single_loop(self, extent: int) -> None:
+        chunks, remainder = divmod(extent, _CHUNK)
+        value = self.parts[0].value
+        if chunks:
+            for chunk in parallel("chunk", chunks, work=extent):
+                self._write_range(value, [], chunk * _CHUNK, _CHUNK)
+        if remainder:
+            self._write_range(value, [], chunks * _CHUNK, remainder)
+
+    def _write_parts(self, outer: Sequence[Index]) -> None:
+        for part in self.parts:
+            self._write_range(part.value, outer, part.start, part.end - part.start)
+
+    def _write_range(
+        self, value: tirx.Expr, outer: Sequence[Index], start: Index, extent: int
+    ) -> None:
+        """Compute `extent` elements of the innermost loop from `start`."""
+        indices: Iterable[Index]
+        if extent < self.lanes:
+            indices = (start + i for i in range(extent))
+        elif not self.contiguous:
+            indices = serial("i", extent, start=start)
+        else:
+            indices = vectors("vector", start, extent, self.lanes)
+        for index in indices:
+            self._write_element(value, [*outer, index])
+
+    def _write_element(self, value: tirx.Expr, indices: Sequence[Index]) -> None:
+        """Store one element of `value`, at an index for each group of axes."""
+        store = self.store
+        if not self.flat:
+            at = {
+                store.axes[group[0]]: as_index(index)
+                for group, index in zip(self.groups, indices, strict=True)
+            }
+            T.buffer_store(store.buffer, with_values(value, at), [at[axis] for axis in store.axes])
+            return
+
+        def load(access: TensorLoad) -> tirx.Expr:
+            if access.source not in self.flat:
+                return access
+            place = self._flat_index(access.source, access.indices, indices)
+            return BufferLoad(self.flat[access.source], [place])
+
+        value = tvm_ffi.structural_map(value, [(TensorLoad, load)])
+        place = self._flat_index(store.buffer, store.axes, indices)
+        T.buffer_store(self.flat[store.buffer], value, [place])
+
+    def _flat_index(
+        self, buffer: tirx.Var, access: Sequence[tirx.Expr], indices: Sequence[Index]
+    ) -> tirx.Expr:
+        """Return the place in a flat view of ``buffer[access]``, which is affine in the axes."""
+        linear = coefficients_of(buffer, access, self.store.axes)
         assert linear is not None  # _accesses has checked all accesses
         *factors, constant = linear
-        terms = [index * factors[group[-1]] for group, index in zip(groups, indices, strict=True)]
-        return sum(terms, constant)
-
-    def load(access: TensorLoad) -> tirx.Expr:
-        if access.source not in flat:
-            return access
-        return BufferLoad(flat[access.source], [as_index(place(access.source, access.indices))])
-
-    value = tvm_ffi.structural_map(value, [(TensorLoad, load)])
-    return BufferStore(flat[store.buffer], value, [as_index(place(store.buffer, store.axes))])
+        terms = [
+            index * factors[group[-1]] for group, index in zip(self.groups, indices, strict=True)
+        ]
+        return as_index(sum(terms, constant))
 
 
 def _accesses(
@@ -239,7 +279,7 @@ def _accesses(
         return access
 
     without_loads = [tvm_ffi.structural_map(part.value, [(TensorLoad, collect)]) for part in parts]
-    if any(_uses(value, store.axes) for value in without_loads):
+    if any(var in store.axes for value in without_loads for var in nodes_of(value, tirx.Var)):
         return None
     affine = [access for access in accesses if access is not None]
     return affine if len(affine) == len(accesses) else None
@@ -248,7 +288,7 @@ def _accesses(
 def _affine_groups(
     store: _Store, accesses: Sequence[Sequence[int]], *, split_last: bool
 ) -> list[list[int]]:
-    """Group neighbouring axes that all accesses walk as if they were one."""
+    """Group neighbouring axes that are one axis in the memory of all accesses."""
     groups: list[list[int]] = []
     last = len(store.axes) - 1
     for axis, extent in enumerate(store.extents):
@@ -262,18 +302,6 @@ def _affine_groups(
         else:
             groups.append([axis])
     return groups
-
-
-def _uses(value: tirx.Expr, axes: Sequence[tirx.Var]) -> bool:
-    found = []
-
-    def visit(var: tirx.Var) -> tirx.Var:
-        if var in axes:
-            found.append(var)
-        return var
-
-    tvm_ffi.structural_map(value, [(tirx.Var, visit)])
-    return bool(found)
 
 
 def _parts(store: _Store) -> list[_Part]:
@@ -297,15 +325,11 @@ def _parts(store: _Store) -> list[_Part]:
 def _breakpoints(value: tirx.Expr, axis: tirx.Var, extent: int) -> set[int]:
     """Return the places within the axis where a comparison in `value` may change."""
     points: set[int] = set()
-
-    def visit(comparison: tirx.Expr) -> tirx.Expr:
+    for comparison in nodes_of(value, *_COMPARISONS):
         linear = sym.detect_linear_equation(comparison.a - comparison.b, [axis])
         if len(linear) == 2 and all(isinstance(c, tirx.IntImm) for c in linear):
             factor, constant = map(int, linear)
             if factor:
                 zero = -constant // factor
                 points.update(point for point in (zero, zero + 1) if 0 < point < extent)
-        return comparison
-
-    tvm_ffi.structural_map(value, [(kind, visit) for kind in _COMPARISONS])
     return points

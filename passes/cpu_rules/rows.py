@@ -46,6 +46,7 @@ from hios_tvm.passes.cpu_rules.loop_nest import (
     vectors,
     with_body,
 )
+from hios_tvm.passes.tir_trees import nodes_of, with_values
 
 __all__ = ["Rows"]
 
@@ -308,7 +309,7 @@ class _Row:
             return BufferLoad(self.buffers[access.source], [place])
 
         moved = tvm_ffi.structural_map(expr, [(TensorLoad, load)])
-        return tvm_ffi.structural_map(moved, [(tirx.Var, lambda var: at.get(var, var))])
+        return with_values(moved, at)
 
     def _flat_index(self, buffer: tirx.Var, indices: Sequence[tirx.Expr]) -> tirx.Expr:
         """Return the place in the row's buffer of an element of the whole intermediate tensor."""
@@ -331,14 +332,7 @@ def _fold(partial: tirx.Var, width: int, combine: Combiner) -> None:
 
 def _loads(block: _Block) -> list[tuple[tirx.Var, tuple[tirx.Expr, ...]]]:
     """Return the buffers that a block reads, and where."""
-    found = []
-
-    def visit(load: TensorLoad) -> TensorLoad:
-        found.append((load.source, tuple(load.indices)))
-        return load
-
-    tvm_ffi.structural_map(block.value, [(TensorLoad, visit)])
-    return found
+    return [(load.source, tuple(load.indices)) for load in nodes_of(block.value, TensorLoad)]
 
 
 def _combined(block: _Block) -> tuple[Combiner, tirx.Expr] | None:

@@ -13,7 +13,7 @@ channels in vectors:
         for tile of pixels, for block of channels, for row y of chunk
             sums[pixels * channels] = 0
             for kernel row ky that lies in the image
-                for group of pixels, kernel column kx, pixel of group, vector of channels  # unrolled
+                for group of pixels, kernel column kx, pixel of group    # unrolled
                     sums[pixel, channels] += image[y + ky - 1, pixel + kx - 1, channels]
                                              * weight[ky, kx, channels]
             output[y, pixels, channels] = epilogue(sums)

@@ -1,0 +1,29 @@
+"""Searching and substitution in TIR expressions and statements."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import tvm_ffi
+from tvm import tirx
+from tvm.tirx import Expr, Stmt
+
+__all__ = ["nodes_of", "with_values"]
+
+
+def nodes_of(tree: Expr | Stmt, *kinds: type) -> list[Any]:
+    """Return the nodes of `kinds` in `tree`, operands before what uses them."""
+    found: list[Any] = []
+
+    def visit(node: Any) -> Any:
+        found.append(node)
+        return node
+
+    tvm_ffi.structural_map(tree, [(kind, visit) for kind in kinds])
+    return found
+
+
+def with_values(expr: Expr, values: Mapping[tirx.Var, Expr]) -> Expr:
+    """Return `expr` with `values` in place of variables."""
+    return tvm_ffi.structural_map(expr, [(tirx.Var, lambda var: values.get(var, var))])
