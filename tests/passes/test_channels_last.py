@@ -2,6 +2,11 @@ from __future__ import annotations
 
 from lowered_models import assert_lowers_right, kernels, lowered, model_of, random
 from onnx import NodeProto, helper
+from structure import assert_becomes
+from tvm.script import ir as I
+from tvm.script import relax as R
+
+from hios_tvm.passes.channels_last import ChannelsLast
 
 
 def make(operator: str, inputs: str, output: str, **attributes: object) -> NodeProto:
@@ -101,3 +106,104 @@ def test_constants_and_vectors_broadcast_as_before() -> None:
         "scalar": random(1),
     }
     assert_lowers_right(model_of(nodes, {"x": (2, 3, 6, 5), "z": (7, 1, 1)}, weights))
+
+
+def test_neighbouring_images_are_transposed_once_each_way() -> None:
+    weight = R.const(random(2, 3, 1, 1))
+
+    @I.ir_module
+    class Before:
+        @R.function
+        def main(x: R.Tensor((1, 3, 4, 5), "float32")):
+            with R.dataflow():
+                a = R.nn.conv2d(x, weight)
+                b = R.nn.relu(a)
+                y = R.nn.max_pool2d(b, pool_size=[2, 2])
+                R.output(y)
+            return y
+
+    @I.ir_module
+    class Expected:
+        @R.function
+        def main(x: R.Tensor((1, 3, 4, 5), "float32")):
+            with R.dataflow():
+                last = R.permute_dims(x, [0, 2, 3, 1])
+                a = R.nn.conv2d(last, weight, data_layout="NHWC", out_layout="NHWC")
+                b = R.nn.relu(a)
+                c = R.nn.max_pool2d(b, pool_size=[2, 2], layout="NHWC", out_layout="NHWC")
+                y = R.permute_dims(c, [0, 3, 1, 2])
+                R.output(y)
+            return y
+
+    assert_becomes(ChannelsLast(), Before, Expected)
+
+
+def test_constants_move_to_the_last_axis() -> None:
+    weight, bias = R.const(random(2, 3, 1, 1)), random(2, 1, 1)
+    first, last = R.const(bias), R.const(bias.reshape(1, 1, 1, 2))
+
+    @I.ir_module
+    class Before:
+        @R.function
+        def main(x: R.Tensor((1, 3, 4, 5), "float32")):
+            with R.dataflow():
+                a = R.nn.conv2d(x, weight)
+                y = R.add(a, first)
+                R.output(y)
+            return y
+
+    @I.ir_module
+    class Expected:
+        @R.function
+        def main(x: R.Tensor((1, 3, 4, 5), "float32")):
+            with R.dataflow():
+                moved = R.permute_dims(x, [0, 2, 3, 1])
+                a = R.nn.conv2d(moved, weight, data_layout="NHWC", out_layout="NHWC")
+                b = R.add(a, last)
+                y = R.permute_dims(b, [0, 3, 1, 2])
+                R.output(y)
+            return y
+
+    assert_becomes(ChannelsLast(), Before, Expected)
+
+
+def test_a_mean_over_an_image_is_a_pooling() -> None:
+    weight = R.const(random(2, 3, 1, 1))
+
+    @I.ir_module
+    class Before:
+        @R.function
+        def main(x: R.Tensor((1, 3, 4, 5), "float32")):
+            with R.dataflow():
+                a = R.nn.conv2d(x, weight)
+                y = R.mean(a, axis=[2, 3])
+                R.output(y)
+            return y
+
+    @I.ir_module
+    class Expected:
+        @R.function
+        def main(x: R.Tensor((1, 3, 4, 5), "float32")):
+            with R.dataflow():
+                last = R.permute_dims(x, [0, 2, 3, 1])
+                a = R.nn.conv2d(last, weight, data_layout="NHWC", out_layout="NHWC")
+                b = R.nn.avg_pool2d(a, pool_size=[4, 5], layout="NHWC", out_layout="NHWC")
+                y = R.squeeze(b, [1, 2])
+                R.output(y)
+            return y
+
+    assert_becomes(ChannelsLast(), Before, Expected)
+
+
+def test_element_wise_operators_alone_stay() -> None:
+    @I.ir_module
+    class Before:
+        @R.function
+        def main(x: R.Tensor((1, 3, 4, 5), "float32")):
+            with R.dataflow():
+                a = R.nn.relu(x)
+                y = R.nn.softmax(a, axis=1)
+                R.output(y)
+            return y
+
+    assert_becomes(ChannelsLast(), Before, Before)

@@ -4,14 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import tvm
-from lowered_models import lowered, model_of, random, run_lowered
+from lowered_models import model_of, random, run_lowered
 from onnx import ModelProto, TensorProto, helper
-from tvm import relax
-from tvm.script import ir as I
-from tvm.script import relax as R
-
-from hios_tvm.passes.single_precision import SinglePrecision
 
 INFINITY = np.float32(np.inf)
 
@@ -69,39 +63,6 @@ def test_half_precision_is_summed_in_single_precision(node: object) -> None:
     assert result.dtype == np.float16
     exact = 4096 * float(data.flat[0]) * float(weight.flat[0])
     np.testing.assert_allclose(result.astype("float64"), exact, rtol=5e-4)
-
-
-def test_operands_are_converted_once_and_results_back() -> None:
-    @I.ir_module
-    class Before:
-        @R.function
-        def main(x: R.Tensor((2, 3), "float16")) -> R.Tensor((2, 3), "float16"):
-            with R.dataflow():
-                y = R.exp(x)
-                z = R.nn.softmax(y)
-                R.output(z)
-            return z
-
-    @I.ir_module
-    class Expected:
-        @R.function
-        def main(x: R.Tensor((2, 3), "float16")) -> R.Tensor((2, 3), "float16"):
-            with R.dataflow():
-                y = R.exp(x)
-                a = R.astype(y, "float32")
-                b = R.nn.softmax(a)
-                z = R.astype(b, "float16")
-                R.output(z)
-            return z
-
-    passes = [SinglePrecision(), relax.transform.CanonicalizeBindings()]
-    actual = tvm.transform.Sequential(passes)(Before)
-    tvm.ir.assert_structural_equal(actual, Expected)
-
-
-def test_single_precision_stays_as_it_is() -> None:
-    mod = lowered(model_of([helper.make_node("Softmax", ["x"], ["y"])], {"x": (2, 3)}))
-    assert "astype" not in str(mod["main"])
 
 
 X = np.array([[1, np.nan, np.inf, -np.inf, 0, -2.5]], "float32")

@@ -7,7 +7,6 @@ import pytest
 import tvm
 from lowered_models import Array, kernels, lowered, model_of, random, run_lowered, run_onnx_runtime
 from onnx import ModelProto, helper
-from tvm import relax
 from tvm.script import ir as I
 from tvm.script import relax as R
 from tvm.script import tirx as T
@@ -115,58 +114,55 @@ def test_the_gate_is_computed_once() -> None:
 
 
 def test_the_pattern_of_what_enlarges_changes() -> None:
-    """A bias, an activation and a residual stay; the first step that enlarges does not."""
+    """A bias of the same shape stays behind the heavy kernel; the step that enlarges does not."""
 
-    @I.ir_module
-    class Before:
-        @T.prim_func(private=True, s_tir=True)
-        def heavy(x: T.Buffer((1, 4), "float32"), y: T.Buffer((1, 4), "float32")):
-            T.func_attr({"op_pattern": HEAVY})
-            for i in range(4):
-                with T.sblock("heavy"):
-                    vi = T.axis.spatial(4, i)
-                    y[0, vi] = x[0, vi]
+    def module(pattern_of_large: int) -> tvm.IRModule:
+        @I.ir_module
+        class Module:
+            @T.prim_func(private=True, s_tir=True)
+            def heavy(x: T.Buffer((1, 4), "float32"), y: T.Buffer((1, 4), "float32")):
+                T.func_attr({"op_pattern": HEAVY})
+                for i in range(4):
+                    with T.sblock("heavy"):
+                        vi = T.axis.spatial(4, i)
+                        y[0, vi] = x[0, vi]
 
-        @T.prim_func(private=True, s_tir=True)
-        def small(
-            x: T.Buffer((1, 4), "float32"),
-            z: T.Buffer((1, 4), "float32"),
-            y: T.Buffer((1, 4), "float32"),
-        ):
-            T.func_attr({"op_pattern": BROADCAST})
-            for i in range(4):
-                with T.sblock("small"):
-                    vi = T.axis.spatial(4, i)
-                    y[0, vi] = x[0, vi] + z[0, vi]
+            @T.prim_func(private=True, s_tir=True)
+            def small(
+                x: T.Buffer((1, 4), "float32"),
+                z: T.Buffer((1, 4), "float32"),
+                y: T.Buffer((1, 4), "float32"),
+            ):
+                T.func_attr({"op_pattern": BROADCAST})
+                for i in range(4):
+                    with T.sblock("small"):
+                        vi = T.axis.spatial(4, i)
+                        y[0, vi] = x[0, vi] + z[0, vi]
 
-        @T.prim_func(private=True, s_tir=True)
-        def large(
-            x: T.Buffer((3, 4), "float32"),
-            z: T.Buffer((1, 4), "float32"),
-            y: T.Buffer((3, 4), "float32"),
-        ):
-            T.func_attr({"op_pattern": BROADCAST})
-            for i, j in T.grid(3, 4):
-                with T.sblock("large"):
-                    vi, vj = T.axis.remap("SS", [i, j])
-                    y[vi, vj] = x[vi, vj] * z[0, vj]
+            @T.prim_func(private=True, s_tir=True)
+            def large(
+                x: T.Buffer((3, 4), "float32"),
+                z: T.Buffer((1, 4), "float32"),
+                y: T.Buffer((3, 4), "float32"),
+            ):
+                T.func_attr({"op_pattern": pattern_of_large})
+                for i, j in T.grid(3, 4):
+                    with T.sblock("large"):
+                        vi, vj = T.axis.remap("SS", [i, j])
+                        y[vi, vj] = x[vi, vj] * z[0, vj]
 
-        @R.function
-        def main(x: R.Tensor((3, 4), "float32"), z: R.Tensor((1, 4), "float32")) -> R.Tensor(
-            (3, 4), "float32"
-        ):
-            cls = Before
-            with R.dataflow():
-                a = R.call_tir(cls.heavy, (z,), out_ty=R.Tensor((1, 4), "float32"))
-                b = R.call_tir(cls.small, (a, z), out_ty=R.Tensor((1, 4), "float32"))
-                c = R.call_tir(cls.large, (x, b), out_ty=R.Tensor((3, 4), "float32"))
-                R.output(c)
-            return c
+            @R.function
+            def main(x: R.Tensor((3, 4), "float32"), z: R.Tensor((1, 4), "float32")) -> R.Tensor(
+                (3, 4), "float32"
+            ):
+                cls = Module
+                with R.dataflow():
+                    a = R.call_tir(cls.heavy, (z,), out_ty=R.Tensor((1, 4), "float32"))
+                    b = R.call_tir(cls.small, (a, z), out_ty=R.Tensor((1, 4), "float32"))
+                    c = R.call_tir(cls.large, (x, b), out_ty=R.Tensor((3, 4), "float32"))
+                    R.output(c)
+                return c
 
-    after = LimitFusion()(Before)
-    patterns = {
-        var.name_hint: int(func.attrs["op_pattern"])
-        for var, func in after.functions_items()
-        if not isinstance(func, relax.Function)
-    }
-    assert patterns == {"heavy": HEAVY, "small": BROADCAST, "large": INJECTIVE}
+        return Module
+
+    tvm.ir.assert_structural_equal(LimitFusion()(module(BROADCAST)), module(INJECTIVE))

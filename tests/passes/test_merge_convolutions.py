@@ -47,7 +47,7 @@ def test_equal_windows_become_one_convolution() -> None:
     @I.ir_module
     class Before:
         @R.function
-        def main(x: R.Tensor((1, 3, 5, 5), "float32")):  # type: ignore[no-untyped-def]
+        def main(x: R.Tensor((1, 3, 5, 5), "float32")):
             with R.dataflow():
                 a = R.nn.conv2d(x, first)
                 b = R.nn.relu(a)
@@ -59,7 +59,7 @@ def test_equal_windows_become_one_convolution() -> None:
     @I.ir_module
     class Expected:
         @R.function
-        def main(x: R.Tensor((1, 3, 5, 5), "float32")):  # type: ignore[no-untyped-def]
+        def main(x: R.Tensor((1, 3, 5, 5), "float32")):
             with R.dataflow():
                 both_outputs = R.nn.conv2d(x, both)
                 a = R.strided_slice(both_outputs, [1], [0], [2])

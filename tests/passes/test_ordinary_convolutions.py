@@ -5,6 +5,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lowered_models import assert_lowers_right, lowered, model_of, random
 from onnx import ModelProto, helper
+from structure import assert_becomes
+from tvm.script import ir as I
+from tvm.script import relax as R
+
+from hios_tvm.passes.ordinary_convolutions import OrdinaryConvolutions, phase_weights
 
 sizes = st.integers(1, 9)
 
@@ -104,3 +109,74 @@ def test_packed_weights_take_them(model: ModelProto) -> None:
 def test_weights_that_are_inputs_go_the_general_way() -> None:
     node = helper.make_node("ConvTranspose", ["x", "w"], ["y"], strides=[2, 2])
     assert_lowers_right(model_of([node], {"x": (1, 3, 5, 4), "w": (3, 2, 3, 3)}))
+
+
+def test_a_sequence_is_an_image_of_one_row() -> None:
+    weight = random(4, 3, 5)
+    kernel, image_kernel = R.const(weight), R.const(weight[:, :, None])
+
+    @I.ir_module
+    class Before:
+        @R.function
+        def main(x: R.Tensor((2, 3, 20), "float32")):
+            with R.dataflow():
+                y = R.nn.conv1d(x, kernel, strides=2, padding=[1, 2])
+                R.output(y)
+            return y
+
+    @I.ir_module
+    class Expected:
+        @R.function
+        def main(x: R.Tensor((2, 3, 20), "float32")):
+            with R.dataflow():
+                image = R.expand_dims(x, [2])
+                a = R.nn.conv2d(image, image_kernel, strides=[1, 2], padding=[0, 1, 0, 2])
+                y = R.squeeze(a, [2])
+                R.output(y)
+            return y
+
+    assert_becomes(OrdinaryConvolutions(), Before, Expected)
+
+
+def test_phases_of_a_transposed_convolution_are_channels() -> None:
+    """Steps of 2 in both dimensions make 4 phases for each of 3 channels of 5 x 6 outputs."""
+    weight = random(2, 3, 2, 2)
+    kernel = R.const(weight)
+    phases = R.const(phase_weights(weight, strides=(2, 2), dilation=(1, 1), groups=1))
+
+    @I.ir_module
+    class Before:
+        @R.function
+        def main(x: R.Tensor((1, 2, 5, 6), "float32")):
+            with R.dataflow():
+                y = R.nn.conv2d_transpose(x, kernel, strides=[2, 2])
+                R.output(y)
+            return y
+
+    @I.ir_module
+    class Expected:
+        @R.function
+        def main(x: R.Tensor((1, 2, 5, 6), "float32")):
+            with R.dataflow():
+                a = R.nn.conv2d(x, phases)
+                b = R.reshape(a, (1, 1, 2, 2, 3, 5, 6))
+                c = R.permute_dims(b, [0, 1, 4, 5, 2, 6, 3])
+                d = R.reshape(c, (1, 3, 10, 12))
+                y = R.strided_slice(d, [2, 3], [0, 0], [10, 12])
+                R.output(y)
+            return y
+
+    assert_becomes(OrdinaryConvolutions(), Before, Expected)
+
+
+def test_computed_weights_stay() -> None:
+    @I.ir_module
+    class Before:
+        @R.function
+        def main(x: R.Tensor((2, 3, 20), "float32"), w: R.Tensor((4, 3, 5), "float32")):
+            with R.dataflow():
+                y = R.nn.conv1d(x, w)
+                R.output(y)
+            return y
+
+    assert_becomes(OrdinaryConvolutions(), Before, Before)

@@ -5,10 +5,16 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+import tvm
 from lowered_models import Array, assert_lowers_right, lowered, model_of, run_lowered
 from onnx import helper
+from tvm.script import ir as I
+from tvm.script import tirx as T
+from tvm.tirx import Let
 
 from hios_tvm.passes.targets import parse_target
+from hios_tvm.passes.tir_trees import nodes_of
+from hios_tvm.passes.vector_math import VectorMath
 
 FUNCTIONS: dict[str, Callable[[Array], Array]] = {
     "Exp": np.exp,
@@ -96,3 +102,45 @@ def test_functions_without_vectors_stand_beside(operator: str) -> None:
         helper.make_node("Mul", ["a", "t"], ["y"]),
     ]
     assert_lowers_right(model_of(nodes, {"x": (45, 9)}))
+
+
+def test_one_argument_for_all_lanes_stays() -> None:
+    @I.ir_module
+    class Before:
+        @T.prim_func(s_tir=True)
+        def main(x: T.Buffer((1,), "float32"), y: T.Buffer((8,), "float32")):
+            for lane in T.vectorized(8):
+                y[lane] = T.exp(x[0])
+
+    tvm.ir.assert_structural_equal(VectorMath()(Before), Before)
+
+
+def test_loops_that_call_functions_of_c_stay() -> None:
+    @I.ir_module
+    class Before:
+        @T.prim_func(s_tir=True)
+        def main(x: T.Buffer((8,), "float32"), y: T.Buffer((8,), "float32")):
+            for lane in T.vectorized(8):
+                y[lane] = T.exp(x[lane]) + T.call_pure_extern("float32", "cbrtf", x[lane])
+
+    tvm.ir.assert_structural_equal(VectorMath()(Before), Before)
+
+
+def test_each_value_has_a_name() -> None:
+    """A nest of names around the result, none of them in the value of another."""
+
+    @I.ir_module
+    class Before:
+        @T.prim_func(s_tir=True)
+        def main(x: T.Buffer((8,), "float32"), y: T.Buffer((8,), "float32")):
+            for i in range(8):
+                y[i] = T.sigmoid(x[i])
+
+    value = VectorMath()(Before)["main"].body.body.value
+    names = 0
+    while isinstance(value, Let):
+        assert nodes_of(value.value, Let) == []
+        value = value.body
+        names += 1
+    assert names > 1
+    assert nodes_of(value, Let) == []

@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tvm
+from tvm.script import ir as I
+from tvm.script import relax as R
+from tvm.script import tirx as T
+
+from hios_tvm.errors import CompileError
+from hios_tvm.passes.canonicalize_operators import CanonicalizeOperators, collect_weights
+from hios_tvm.passes.extract_operator_graph import extract_operator_graph
+from hios_tvm.schema.graph import Operator, Tensor
+
+WEIGHT = np.arange(4, dtype="float32")
+
+
+def before() -> tvm.IRModule:
+    weight = R.const(WEIGHT)
+
+    @I.ir_module
+    class Before:
+        @T.prim_func(private=True, s_tir=True)
+        def add(
+            x: T.Buffer((4,), "float32"), w: T.Buffer((4,), "float32"), y: T.Buffer((4,), "float32")
+        ):
+            for i in range(4):
+                with T.sblock("y"):
+                    v = T.axis.spatial(4, i)
+                    y[v] = x[v] + w[v]
+
+        @R.function
+        def main(x: R.Tensor((4,), "float32")):
+            R.func_attr({"input_names": ["x:0"]})
+            cls = Before
+            with R.dataflow():
+                a = R.call_tir(cls.add, (x, weight), out_ty=R.Tensor((4,), "float32"))
+                b = R.call_tir(cls.add, (a, weight), out_ty=R.Tensor((4,), "float32"))
+                R.output(b)
+            return b
+
+    return Before
+
+
+def test_constants_become_parameters_behind_the_inputs() -> None:
+    @I.ir_module
+    class Expected:
+        @T.prim_func(private=True, s_tir=True)
+        def add(
+            x: T.Buffer((4,), "float32"), w: T.Buffer((4,), "float32"), y: T.Buffer((4,), "float32")
+        ):
+            for i in range(4):
+                with T.sblock("y"):
+                    v = T.axis.spatial(4, i)
+                    y[v] = x[v] + w[v]
+
+        @R.function
+        def main(x: R.Tensor((4,), "float32"), weight_0: R.Tensor((4,), "float32")):
+            R.func_attr({"input_names": ["x:0"], "num_input": 1})
+            cls = Expected
+            with R.dataflow():
+                add = R.call_tir(cls.add, (x, weight_0), out_ty=R.Tensor((4,), "float32"))
+                add1 = R.call_tir(cls.add, (add, weight_0), out_ty=R.Tensor((4,), "float32"))
+                output = add1
+                R.output(output)
+            return output
+
+    tvm.ir.assert_structural_equal(CanonicalizeOperators()(before()), Expected)
+    np.testing.assert_array_equal(collect_weights(before())["weight_0"], WEIGHT)
+
+
+def test_operators_are_named_after_their_kernels() -> None:
+    graph = extract_operator_graph(CanonicalizeOperators()(before()))
+    assert graph.operators == (
+        Operator("add", "add", ("x", "weight_0"), ("add",)),
+        Operator("add1", "add", ("add", "weight_0"), ("add1",)),
+    )
+    assert (graph.inputs, graph.constants, graph.outputs) == (("x",), ("weight_0",), ("add1",))
+    assert graph.tensors[0] == Tensor("x", (4,), "float32")
+
+
+def test_operators_without_a_kernel_are_refused() -> None:
+    @I.ir_module
+    class Before:
+        @R.function
+        def main(x: R.Tensor((4,), "float32")):
+            with R.dataflow():
+                y = R.nn.relu(x)
+                R.output(y)
+            return y
+
+    with pytest.raises(CompileError, match=r"R\.nn\.relu"):
+        CanonicalizeOperators()(Before)
