@@ -208,6 +208,21 @@ def test_parts_of_a_gpu_are_devices(start: Start, tmp_path: Path) -> None:
     assert not fake.allocated
 
 
+def test_peer_access_that_is_already_enabled_is_no_error(start: Start, tmp_path: Path) -> None:
+    start()
+    path = compiled(tmp_path, ("cuda:0", "cuda:1"))
+    with runtime.load(path), runtime.load(path) as second:
+        check(second, 0)
+
+
+def test_other_refusals_of_peer_access_are_errors(start: Start, tmp_path: Path) -> None:
+    fake = start(cuCtxEnablePeerAccess=2)
+    path = compiled(tmp_path, ("cuda:0", "cuda:1"))
+    with pytest.raises(DeviceError, match=r"refused cuCtxEnablePeerAccess: .*\(719\)"):
+        runtime.load(path)
+    assert not fake.allocated
+
+
 def test_an_old_driver_has_no_parts(start: Start, tmp_path: Path) -> None:
     fake = start(gpus=1)
     path = compiled(tmp_path, split_devices("cuda:0/2"))
