@@ -10,7 +10,7 @@ from pathlib import Path
 import tvm_ffi.libinfo
 
 from hios_tvm.runtime import abi, memory
-from hios_tvm.runtime.devices import cpu
+from hios_tvm.schema.device_names import MAX_CORES
 
 STRUCTS: dict[type[ctypes.Structure], str] = {
     abi.DLTensor: "DLTensor",
@@ -31,7 +31,7 @@ NESTED = {  # fields that Python has flat and DLPack in structs of their own
 }
 CONSTANTS = {
     "hios::kAbiVersion": abi.ABI_VERSION,
-    "hios::kMaxTeam": cpu.MAX_CORES,
+    "hios::kMaxTeam": MAX_CORES,
     "kTVMFFIDLTensorPtr": abi.DLTENSOR_POINTER,
     "kDLCPU": memory._CPU,
 }
