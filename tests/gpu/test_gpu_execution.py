@@ -22,7 +22,7 @@ from hios_tvm.errors import (
     SessionClosedError,
 )
 from hios_tvm.frontends.onnx import from_onnx
-from hios_tvm.runtime.archive import read_manifest
+from hios_tvm.runtime.read_artifact import read_manifest
 from hios_tvm.schema.device_names import split_devices
 from hios_tvm.schema.program import COPY_STREAM, Call, Copy
 from hios_tvm.schema.schedule import Schedule
