@@ -17,6 +17,7 @@ from tvm.ir import IRModule
 from tvm.target import Target
 
 from hios_tvm.artifact.buffer_plan import plan_buffers
+from hios_tvm.artifact.programs import Partition, partition_by_device
 from hios_tvm.artifact.write import Package, pack, predicted, write_artifact
 from hios_tvm.backends.cpu.codegen import compile_kernels
 from hios_tvm.backends.cpu.features import cpu_features
@@ -30,7 +31,6 @@ from hios_tvm.measuring.contest import Trial, choose_entrants, run_contest
 from hios_tvm.measuring.network_costs import network_costs
 from hios_tvm.measuring.rpc_costs import RpcAddress
 from hios_tvm.passes.annotate_schedule import AnnotateSchedule
-from hios_tvm.passes.partition_by_device import Partition, PartitionByDevice
 from hios_tvm.runtime.machine import describe_machine
 from hios_tvm.schedulers import evaluated, make_schedule, options_of
 from hios_tvm.schedulers.auto import candidates
@@ -251,7 +251,7 @@ def _partition(
 ) -> tuple[IRModule, Partition]:
     targets = {device.device: _target(network, device.device) for device in schedule}
     annotated = apply_pass(AnnotateSchedule(schedule, targets), network.mod)
-    return annotated, PartitionByDevice(gpu_kernels)(annotated)
+    return annotated, partition_by_device(annotated, gpu_kernels)
 
 
 def _target(network: Network, device: str) -> Target:

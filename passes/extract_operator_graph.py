@@ -18,7 +18,8 @@ __all__ = ["bindings", "extract_operator_graph", "is_call_tir", "tensor_names"]
 def extract_operator_graph(mod: IRModule, name: str = "model") -> OperatorGraph:
     """Return the operators of `main`, one per `R.call_tir`, and the tensors between them.
 
-    An operator's only tensor has the operator's name; several are numbered behind a dot.
+    An operator's only tensor has the operator's name; several are numbered behind a dot. A copy on
+    another device (`R.to_vdevice`) is the same tensor.
     """
     main = mod["main"]
     num_input = int(main.attrs[NUM_INPUT])
@@ -79,6 +80,8 @@ def _names_of(expr: relax.Expr, names: dict[relax.Var, tuple[str, ...]]) -> tupl
         return tuple(name for field in expr.fields for name in _names_of(field, names))
     if isinstance(expr, relax.TupleGetItem):
         return (_names_of(expr.tuple_value, names)[expr.index],)
+    if isinstance(expr, relax.Call) and expr.op == tvm.ir.Op.get("relax.to_vdevice"):
+        return _names_of(expr.args[0], names)
     raise CompileError(f"{expr!s:.200} is not a tensor of main; lower the module first")
 
 

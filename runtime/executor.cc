@@ -2,8 +2,8 @@
 //
 // This file is linked into the library of every device, next to its kernels. A GPU's worker runs no
 // kernel itself; it feeds the GPU's streams (cuda.h), in one order for all of them. Python fills the
-// plain structs below once, when an artifact is loaded, and puts one thread into `hios_work` for
-// each program; a run then needs neither the interpreter nor its lock.
+// plain structs of program.h once, when an artifact is loaded, and starts one thread in `hios_work`
+// for each program; a run then needs neither the interpreter nor its lock.
 //
 // Runs are numbered, and a run starts by raising the number in `Session::start`.
 
@@ -11,50 +11,12 @@
 
 #include <cstring>
 
-#include "cuda.h"
-#include "parallel.h"
+#include "program.h"
 
 namespace hios {
 namespace {
 
 using Kernel = int (*)(void* self, const TVMFFIAny* args, int32_t num_args, TVMFFIAny* result);
-
-constexpr int32_t kAbiVersion = 4;
-
-enum class Kind : uint32_t {
-  kCall = 0,
-  kCopy = 1,
-  kSignal = 2,
-  kWait = 3,
-  // What a GPU's worker puts into a stream, which is the target
-  kLaunch = 4,            // source: GpuLaunch
-  kEnqueueCopy = 5,       // source: GpuCopy
-  kRecord = 6,            // source: the driver's event
-  kAwaitRecorded = 7,     // source: the driver's event
-  kSignalFromStream = 8,  // source: HostSignal; number: which event
-  kSynchronize = 9,       // wait here until the stream is empty
-  kLaunchGraph = 10,      // source: the driver's executable graph
-};
-
-struct Instruction {
-  Kind kind;
-  uint32_t number;        // call: how many arguments; signal and wait: which event
-  void* target;           // call: the kernel; copy: the destination, a DLTensor
-  void* source;           // call: the arguments, TVMFFIAny; copy: the source, a DLTensor
-  uint64_t bytes;         // copy
-};
-
-struct Worker {
-  const Instruction* program;
-  int64_t* times;         // start of each instruction, then the end of the last; nanoseconds
-  Team* team;             // none on one core
-  const CudaDriver* driver;  // of a GPU's worker
-  int64_t spin_ns;        // how long to poll before sleeping
-  uint32_t length;        // instructions in the program
-  uint32_t run;           // the last run that this worker took part in
-  uint32_t failed;        // 1 + the instruction that failed; 0: none did
-  int32_t status;         // what the driver returned then; 0: a kernel of a CPU failed
-};
 
 struct Session {
   Event start;            // the run to execute
@@ -72,36 +34,36 @@ void Abort(Session* session, uint32_t run) {
   for (uint32_t i = 0; i < session->num_events; ++i) WakeSleepers(session->events[i]);
 }
 
-// Tells the driver to do a GPU's instruction; returns what it returns.
+// Executes a GPU's instruction with the driver; returns the driver's result code.
 int Enqueue(Session* session, Worker* worker, const Instruction& step) {
   const CudaDriver& driver = *worker->driver;
-  switch (step.kind) {
-    case Kind::kLaunch:
+  switch (step.opcode) {
+    case Opcode::kLaunch:
       return Launch(driver, *static_cast<GpuLaunch*>(step.source), step.target);
-    case Kind::kEnqueueCopy:
+    case Opcode::kEnqueueCopy:
       return Copy(driver, *static_cast<GpuCopy*>(step.source), step.target);
-    case Kind::kRecord:
+    case Opcode::kRecord:
       return driver.record(step.source, step.target);
-    case Kind::kAwaitRecorded:
+    case Opcode::kAwaitRecorded:
       return driver.wait_event(step.target, step.source, 0);
-    case Kind::kSignalFromStream: {
+    case Opcode::kSignalFromStream: {
       auto* signal = static_cast<HostSignal*>(step.source);
       *signal = {&session->events[step.number], worker->run};
       return driver.call_host(step.target, SignalFromStream, signal);
     }
-    case Kind::kLaunchGraph:
+    case Opcode::kLaunchGraph:
       return driver.launch_graph(step.source, step.target);
     default:
       return driver.synchronize(step.target);
   }
 }
 
-// Lets a GPU end what it was told to do before its memory is used again: after a run that was given
-// up the streams are not empty.
+// Waits until the GPU has finished all enqueued work: after a run that was given up its streams are
+// not empty, and the next run uses the same memory.
 void Drain(Session* session, Worker* worker) {
   for (uint32_t i = 0; i < worker->length && worker->driver != nullptr; ++i) {
     const Instruction& step = worker->program[i];
-    if (step.kind == Kind::kSynchronize) Enqueue(session, worker, step);
+    if (step.opcode == Opcode::kSynchronize) Enqueue(session, worker, step);
   }
 }
 
@@ -113,8 +75,8 @@ bool Execute(Session* session, Worker* worker) {
   for (uint32_t i = 0; i < worker->length; ++i) {
     if (Reached(session->aborted, run)) return true;
     const Instruction& step = worker->program[i];
-    switch (step.kind) {
-      case Kind::kCall: {
+    switch (step.opcode) {
+      case Opcode::kCall: {
         TVMFFIAny result{};
         const auto* args = static_cast<const TVMFFIAny*>(step.source);
         const auto kernel = reinterpret_cast<Kernel>(step.target);
@@ -125,14 +87,14 @@ bool Execute(Session* session, Worker* worker) {
         }
         break;
       }
-      case Kind::kCopy:
+      case Opcode::kCopy:
         std::memcpy(static_cast<DLTensor*>(step.target)->data,
                     static_cast<const DLTensor*>(step.source)->data, step.bytes);
         break;
-      case Kind::kSignal:
+      case Opcode::kSignal:
         Signal(session->events[step.number], run);
         break;
-      case Kind::kWait:
+      case Opcode::kWait:
         if (!Await(session->events[step.number], run, worker->spin_ns, &session->aborted)) {
           return true;
         }
@@ -215,7 +177,7 @@ HIOS_EXPORT void hios_abort(Session* session) {
   Abort(session, session->start.run.load(std::memory_order_seq_cst));
 }
 
-// Sends all workers home; no run may be going on.
+// Ends all worker threads; no run may be going on.
 HIOS_EXPORT void hios_stop(Session* session) {
   session->stop.store(1, std::memory_order_seq_cst);
   Signal(session->start, session->start.run.load(std::memory_order_relaxed) + 1);

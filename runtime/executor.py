@@ -15,20 +15,16 @@ from typing import Any, Protocol
 import numpy as np
 
 from hios_tvm.errors import DeviceError, ExecutionError, RunTimeoutError, SessionClosedError
-from hios_tvm.runtime.devices.cpu import pin_thread
-from hios_tvm.runtime.memory import TensorTable, address_of
-from hios_tvm.runtime.native import (
+from hios_tvm.runtime.abi import (
     DLTENSOR_POINTER,
-    KIND_CALL,
-    KIND_COPY,
-    KIND_SIGNAL,
-    KIND_WAIT,
     FFIAny,
-    Library,
     NativeInstruction,
     NativeWorker,
-    raised_message,
+    Opcode,
 )
+from hios_tvm.runtime.devices.cpu import pin_thread
+from hios_tvm.runtime.memory import TensorTable, address_of
+from hios_tvm.runtime.native import Library, raised_message
 from hios_tvm.schema.manifest import ALIGNMENT
 from hios_tvm.schema.program import Call, Copy, Instruction, Signal, Wait
 
@@ -127,17 +123,17 @@ class Task:
         used = 0
         for step, native in zip(self.instructions, program, strict=False):
             if isinstance(step, Call):
-                native.kind, native.number = KIND_CALL, len(step.args)
+                native.opcode, native.number = Opcode.CALL, len(step.args)
                 native.target = self.library.kernel(step.kernel)
                 native.source = ctypes.addressof(arguments) + used * ctypes.sizeof(FFIAny)
                 for name in step.args:
                     arguments[used] = FFIAny(DLTENSOR_POINTER, 0, tensors.pointer(name))
                     used += 1
             elif isinstance(step, Copy):
-                native.kind, native.bytes = KIND_COPY, tensors.nbytes(step.dst)
+                native.opcode, native.bytes = Opcode.COPY, tensors.nbytes(step.dst)
                 native.target, native.source = tensors.pointer(step.dst), tensors.pointer(step.src)
             else:
-                native.kind = KIND_SIGNAL if isinstance(step, Signal) else KIND_WAIT
+                native.opcode = Opcode.SIGNAL if isinstance(step, Signal) else Opcode.WAIT
                 native.number = events[step.event]
         operators = [s.operator if isinstance(s, Call) else None for s in self.instructions]
         return Lowered(program, operators, [arguments])

@@ -16,26 +16,18 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from hios_tvm.runtime.devices.cuda import Gpu
-from hios_tvm.runtime.executor import Lowered
-from hios_tvm.runtime.memory import TensorTable
-from hios_tvm.runtime.native import (
-    KIND_AWAIT_RECORDED,
-    KIND_ENQUEUE_COPY,
-    KIND_LAUNCH,
-    KIND_LAUNCH_GRAPH,
-    KIND_RECORD,
-    KIND_SIGNAL,
-    KIND_SIGNAL_FROM_STREAM,
-    KIND_SYNCHRONIZE,
-    KIND_WAIT,
+from hios_tvm.runtime.abi import (
     DLTensor,
-    Library,
     NativeGpuCopy,
     NativeHostSignal,
     NativeInstruction,
     NativeLaunch,
+    Opcode,
 )
+from hios_tvm.runtime.devices.cuda import Gpu
+from hios_tvm.runtime.executor import Lowered
+from hios_tvm.runtime.memory import TensorTable
+from hios_tvm.runtime.native import Library
 from hios_tvm.schema.device_names import device_kind
 from hios_tvm.schema.launches import GpuKernel, Launch
 from hios_tvm.schema.program import Call, Copy, Instruction, Program, Signal, Wait
@@ -264,8 +256,8 @@ class GraphTask:
         writers = {task.device: _Writer(task, tensors, None) for task in self.tasks}
         graph = gpu.capture(stream, lambda: self._issue(writers, stream))
         program = (NativeInstruction * 2)(
-            NativeInstruction(KIND_LAUNCH_GRAPH, 0, stream, graph, 0),
-            NativeInstruction(KIND_SYNCHRONIZE, 0, stream, None, 0),
+            NativeInstruction(Opcode.LAUNCH_GRAPH, 0, stream, graph, 0),
+            NativeInstruction(Opcode.SYNCHRONIZE, 0, stream, None, 0),
         )
         held = [self, [writer.held for writer in writers.values()]]
         return Lowered(program, (None, None), held, ctypes.addressof(gpu.driver.native))
@@ -298,11 +290,11 @@ class GraphTask:
 def _issue_now(task: GpuTask, step: NativeInstruction) -> None:
     """Do what executor.cc does with an instruction of a GPU."""
     driver = task.gpu.driver
-    if step.kind == KIND_LAUNCH:
+    if step.opcode == Opcode.LAUNCH:
         launch = NativeLaunch.from_address(step.source)
         sizes = (*launch.grid, *launch.block, launch.shared_bytes)
         driver.call("cuLaunchKernel", launch.function, *sizes, step.target, launch.params, None)
-    elif step.kind == KIND_ENQUEUE_COPY:
+    elif step.opcode == Opcode.ENQUEUE_COPY:
         copy = NativeGpuCopy.from_address(step.source)
         ends = [DLTensor.from_address(end).data for end in (copy.destination, copy.source)]
         if copy.source_context == copy.destination_context:
@@ -311,10 +303,10 @@ def _issue_now(task: GpuTask, step: NativeInstruction) -> None:
             contexts = (copy.destination_context, copy.source_context)
             pairs = [value for pair in zip(ends, contexts, strict=True) for value in pair]
             driver.call("cuMemcpyPeerAsync", *pairs, copy.bytes, step.target)
-    elif step.kind == KIND_RECORD:
+    elif step.opcode == Opcode.RECORD:
         driver.call("cuEventRecord", step.source, step.target)
     else:
-        assert step.kind == KIND_AWAIT_RECORDED
+        assert step.opcode == Opcode.AWAIT_RECORDED
         driver.call("cuStreamWaitEvent", step.target, step.source, 0)
 
 
@@ -348,21 +340,21 @@ class _Writer:
         if isinstance(step, Call):
             for launch in self.task.kernels[step.kernel].launches:
                 native = self._keep(self._launch(launch, step))
-                self._write(KIND_LAUNCH, handle, native, operator=step.operator)
+                self._write(Opcode.LAUNCH, handle, native, operator=step.operator)
         elif isinstance(step, Copy):
-            self._write(KIND_ENQUEUE_COPY, handle, self._keep(self._copy(step)))
+            self._write(Opcode.ENQUEUE_COPY, handle, self._keep(self._copy(step)))
         elif isinstance(step, Signal):
             self._signal(step.event, handle)
         elif isinstance(step, Mark):
-            self._write(KIND_RECORD, handle, self.task.marks[step.number])
+            self._write(Opcode.RECORD, handle, self.task.marks[step.number])
         else:
             self._wait(step.event, handle)
 
     def set_clock(self, event: int) -> None:
         """Record `event` in a stream of its own, and wait for it."""
         handle = self.task.gpu.stream()
-        self._write(KIND_RECORD, handle, event)
-        self._write(KIND_SYNCHRONIZE, handle)
+        self._write(Opcode.RECORD, handle, event)
+        self._write(Opcode.SYNCHRONIZE, handle)
 
     def take(self) -> list[NativeInstruction]:
         """Return what was written since the last call."""
@@ -372,31 +364,31 @@ class _Writer:
     def finish(self) -> Lowered:
         """Return all that was written; the streams must be empty at its end."""
         for handle in self.streams.values():
-            self._write(KIND_SYNCHRONIZE, handle)
+            self._write(Opcode.SYNCHRONIZE, handle)
         program = (NativeInstruction * len(self._steps))(*self._steps)
         driver = self.task.gpu.driver.native
         return Lowered(program, tuple(self._operators), self.held, ctypes.addressof(driver))
 
     def _signal(self, event: int, handle: int) -> None:
         crossing = self.task.crossing[event]
-        self._write(KIND_RECORD, handle, self.task.events[event])
+        self._write(Opcode.RECORD, handle, self.task.events[event])
         if self._events is None:
             return
         if crossing.reaches_gpu:
-            self._write(KIND_SIGNAL, number=self._events[_recorded(event)])
+            self._write(Opcode.SIGNAL, number=self._events[_recorded(event)])
         if crossing.reaches_cpu:
             signal = self._keep(NativeHostSignal())
-            self._write(KIND_SIGNAL_FROM_STREAM, handle, signal, number=self._events[event])
+            self._write(Opcode.SIGNAL_FROM_STREAM, handle, signal, number=self._events[event])
 
     def _wait(self, event: int, handle: int) -> None:
         crossing = self.task.crossing[event]
         if not crossing.on_gpu:
             assert self._events is not None
-            self._write(KIND_WAIT, number=self._events[event])
+            self._write(Opcode.WAIT, number=self._events[event])
             return
         if self._events is not None and crossing.source != self.task.device:
-            self._write(KIND_WAIT, number=self._events[_recorded(event)])
-        self._write(KIND_AWAIT_RECORDED, handle, self.task.events[event])
+            self._write(Opcode.WAIT, number=self._events[_recorded(event)])
+        self._write(Opcode.AWAIT_RECORDED, handle, self.task.events[event])
 
     def _launch(self, launch: Launch, call: Call) -> NativeLaunch:
         addresses = [self._tensors.data_pointer(call.args[number]) for number in launch.args]

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from hios_tvm.errors import ArtifactError, DeviceError
-from hios_tvm.runtime.archive import Artifact
 from hios_tvm.runtime.devices.cuda import CudaDriver, Gpu, split_gpu
 from hios_tvm.runtime.gpu import GpuTask, Mark, issue_order, marked
 from hios_tvm.runtime.memory import Arena, TensorTable
 from hios_tvm.runtime.native import load_library
+from hios_tvm.runtime.read_artifact import Artifact
 from hios_tvm.runtime.trace import Span, span_of
 from hios_tvm.schema.device_names import GpuPlace, gpu_place
 from hios_tvm.schema.dtypes import numpy_dtype

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from hios_tvm.runtime.native import DLTensor
+from hios_tvm.runtime.abi import DLTensor
 from hios_tvm.schema.dtypes import element_type, numpy_dtype
 from hios_tvm.schema.manifest import ALIGNMENT
 

@@ -1,4 +1,4 @@
-"""Loaded kernel libraries, and the plain structs that executor.cc reads."""
+"""Kernel libraries, loaded from the bytes of an artifact."""
 
 from __future__ import annotations
 
@@ -16,146 +16,11 @@ import tvm_ffi
 import tvm_ffi.libinfo
 
 from hios_tvm.errors import ArtifactError
+from hios_tvm.runtime.abi import ABI_VERSION
 
-__all__ = [
-    "ABI_VERSION",
-    "DLTENSOR_POINTER",
-    "KIND_AWAIT_RECORDED",
-    "KIND_CALL",
-    "KIND_COPY",
-    "KIND_ENQUEUE_COPY",
-    "KIND_LAUNCH",
-    "KIND_LAUNCH_GRAPH",
-    "KIND_RECORD",
-    "KIND_SIGNAL",
-    "KIND_SIGNAL_FROM_STREAM",
-    "KIND_SYNCHRONIZE",
-    "KIND_WAIT",
-    "DLTensor",
-    "FFIAny",
-    "Library",
-    "NativeDriver",
-    "NativeGpuCopy",
-    "NativeHostSignal",
-    "NativeInstruction",
-    "NativeLaunch",
-    "NativeWorker",
-    "load_library",
-    "raised_message",
-]
+__all__ = ["Library", "load_library", "raised_message"]
 
-ABI_VERSION = 4
-"""Of the structs below; executor.cc has the same number."""
-
-KIND_CALL, KIND_COPY, KIND_SIGNAL, KIND_WAIT = range(4)
-KIND_LAUNCH, KIND_ENQUEUE_COPY, KIND_RECORD, KIND_AWAIT_RECORDED = range(4, 8)
-KIND_SIGNAL_FROM_STREAM, KIND_SYNCHRONIZE, KIND_LAUNCH_GRAPH = range(8, 11)
-DLTENSOR_POINTER = 7  # kTVMFFIDLTensorPtr
 _SYMBOL_PREFIX = "__tvm_ffi_"
-
-
-class DLTensor(ctypes.Structure):
-    """DLPack's tensor."""
-
-    _fields_ = (
-        ("data", ctypes.c_void_p),
-        ("device_type", ctypes.c_int32),
-        ("device_id", ctypes.c_int32),
-        ("ndim", ctypes.c_int32),
-        ("code", ctypes.c_uint8),
-        ("bits", ctypes.c_uint8),
-        ("lanes", ctypes.c_uint16),
-        ("shape", ctypes.c_void_p),
-        ("strides", ctypes.c_void_p),
-        ("byte_offset", ctypes.c_uint64),
-    )
-
-
-class FFIAny(ctypes.Structure):
-    """One argument of a kernel."""
-
-    _fields_ = (
-        ("type_index", ctypes.c_int32),
-        ("padding", ctypes.c_uint32),
-        ("pointer", ctypes.c_void_p),
-    )
-
-
-class NativeInstruction(ctypes.Structure):
-    """`Instruction` of executor.cc."""
-
-    _fields_ = (
-        ("kind", ctypes.c_uint32),
-        ("number", ctypes.c_uint32),
-        ("target", ctypes.c_void_p),
-        ("source", ctypes.c_void_p),
-        ("bytes", ctypes.c_uint64),
-    )
-
-
-class NativeWorker(ctypes.Structure):
-    """`Worker` of executor.cc."""
-
-    _fields_ = (
-        ("program", ctypes.c_void_p),
-        ("times", ctypes.c_void_p),
-        ("team", ctypes.c_void_p),
-        ("driver", ctypes.c_void_p),
-        ("spin_ns", ctypes.c_int64),
-        ("length", ctypes.c_uint32),
-        ("run", ctypes.c_uint32),
-        ("failed", ctypes.c_uint32),
-        ("status", ctypes.c_int32),
-    )
-
-
-class NativeDriver(ctypes.Structure):
-    """`CudaDriver` of cuda.h: addresses of the driver's functions."""
-
-    _fields_ = tuple(
-        (name, ctypes.c_void_p)
-        for name in (
-            "launch",
-            "copy",
-            "copy_peer",
-            "record",
-            "wait_event",
-            "call_host",
-            "launch_graph",
-            "synchronize",
-        )
-    )
-
-
-class NativeLaunch(ctypes.Structure):
-    """`GpuLaunch` of cuda.h."""
-
-    _fields_ = (
-        ("function", ctypes.c_void_p),
-        ("params", ctypes.c_void_p),
-        ("grid", ctypes.c_uint32 * 3),
-        ("block", ctypes.c_uint32 * 3),
-        ("shared_bytes", ctypes.c_uint32),
-    )
-
-
-class NativeGpuCopy(ctypes.Structure):
-    """`GpuCopy` of cuda.h."""
-
-    _fields_ = (
-        ("destination", ctypes.c_void_p),
-        ("source", ctypes.c_void_p),
-        ("destination_context", ctypes.c_void_p),
-        ("source_context", ctypes.c_void_p),
-        ("bytes", ctypes.c_uint64),
-    )
-
-
-class NativeHostSignal(ctypes.Structure):
-    """`HostSignal` of cuda.h; the executor fills it in."""
-
-    _fields_ = (("event", ctypes.c_void_p), ("run", ctypes.c_uint32))
-
 
 _FUNCTIONS = {
     "hios_session_bytes": (ctypes.c_uint64, (ctypes.c_uint32,)),

@@ -66,7 +66,7 @@ HIOS_EXPORT void hios_help(Team* team) {
   }
 }
 
-// Sends the helpers of a team home; no loop may be going on.
+// Ends the helper threads of a team; no loop may be going on.
 HIOS_EXPORT void hios_team_stop(Team* team) {
   team->stop.store(1, std::memory_order_seq_cst);
   Signal(team->launch, team->launch.run.load(std::memory_order_relaxed) + 1);

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from hios_tvm.errors import ArtifactError, DeviceError, InputError
-from hios_tvm.runtime.archive import Artifact, open_artifact
 from hios_tvm.runtime.devices.claims import claim_cores
 from hios_tvm.runtime.devices.cpu import require_cores, share_cores
 from hios_tvm.runtime.devices.cuda import load_driver
@@ -21,6 +20,7 @@ from hios_tvm.runtime.gpu import GpuTask, GraphTask
 from hios_tvm.runtime.gpu_session import SessionGpus
 from hios_tvm.runtime.memory import Arena, TensorTable, address_of, aligned_empty
 from hios_tvm.runtime.native import load_library
+from hios_tvm.runtime.read_artifact import Artifact, open_artifact
 from hios_tvm.runtime.trace import RunTrace, make_spans
 from hios_tvm.schema.device_names import device_kind
 from hios_tvm.schema.dtypes import numpy_dtype

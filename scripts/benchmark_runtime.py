@@ -32,9 +32,9 @@ from hios_tvm.frontends import load_model
 from hios_tvm.measuring.copies import measure_handover
 from hios_tvm.passes.pipeline import lower
 from hios_tvm.passes.targets import host_target
-from hios_tvm.runtime.archive import open_artifact
 from hios_tvm.runtime.devices.cpu import default_devices
 from hios_tvm.runtime.machine import describe_machine
+from hios_tvm.runtime.read_artifact import open_artifact
 from hios_tvm.runtime.session import Session, load
 from hios_tvm.runtime.trace import RunTrace
 from hios_tvm.schema.device_names import parse_cores, parse_device_list

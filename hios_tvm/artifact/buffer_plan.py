@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from hios_tvm.runtime.happens_before import HappensBefore
 from hios_tvm.runtime.memory import align_up
-from hios_tvm.runtime.verify import HappensBefore
 from hios_tvm.schema.manifest import Buffer
 from hios_tvm.schema.program import Program
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from hios_tvm.errors import UsageError
 from hios_tvm.files import atomic_write, check_writable
-from hios_tvm.runtime.archive import Entry, central_directory, local_header, read_undamaged
+from hios_tvm.runtime.artifact_format import Entry, central_directory, local_header
+from hios_tvm.runtime.read_artifact import read_undamaged
 from hios_tvm.runtime.signature import SIGNATURE, signed_message
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""Writing artifacts; `hios_tvm.runtime.archive` describes and reads them."""
+"""Writing artifacts; `hios_tvm.runtime.artifact_format` describes and reads them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import numpy as np
 
 from hios_tvm.errors import CompileError
 from hios_tvm.files import atomic_write
-from hios_tvm.runtime.archive import (
+from hios_tvm.runtime.artifact_format import (
     MANIFEST,
     MAX_ARCHIVE_BYTES,
     PARAMS,
@@ -26,7 +26,7 @@ from hios_tvm.runtime.archive import (
     central_directory,
     local_header,
 )
-from hios_tvm.runtime.verify import verify_manifest
+from hios_tvm.runtime.check_manifest import check_manifest
 from hios_tvm.schedulers.evaluate import Timeline
 from hios_tvm.schema.costs import CostTable
 from hios_tvm.schema.dtypes import element_type
@@ -160,7 +160,7 @@ def pack(
         ),
         entries={name: _sha256(data) for name, data in chunks.items()},
     )
-    verify_manifest(
+    check_manifest(
         manifest, {name: (array.shape, array.dtype.name) for name, array in params.items()}
     )
     return Package(manifest, {name: _content(data) for name, data in chunks.items()})

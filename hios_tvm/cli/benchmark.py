@@ -166,7 +166,7 @@ def _emulate(
     artifact: Path, scale: float | None, verify_key: Path | None, json_file: str | None
 ) -> None:
     from hios_tvm.measuring.emulate import emulate, emulation_of
-    from hios_tvm.runtime.archive import read_manifest
+    from hios_tvm.runtime.read_artifact import read_manifest
 
     manifest = read_manifest(artifact, verify_key=verify_key)
     instance, schedule, programs = emulation_of(manifest)

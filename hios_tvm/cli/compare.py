@@ -67,8 +67,8 @@ def command(
     from hios_tvm.measuring.benchmark import benchmark
     from hios_tvm.measuring.compare import compare
     from hios_tvm.report.explain import bottlenecks
-    from hios_tvm.runtime.archive import read_manifest
     from hios_tvm.runtime.machine import describe_machine
+    from hios_tvm.runtime.read_artifact import read_manifest
     from hios_tvm.schema.device_names import parse_cores
 
     manifest = read_manifest(artifact, verify_key=verify_key)

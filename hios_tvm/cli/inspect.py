@@ -41,7 +41,7 @@ def command(
     entries are checked first.
     """
     from hios_tvm.report.explain import manifest_reports
-    from hios_tvm.runtime.archive import read_manifest
+    from hios_tvm.runtime.read_artifact import read_manifest
 
     found = read_manifest(artifact, verify_key=verify_key)
     if version_only:

@@ -55,7 +55,7 @@ def observe(
     """Read an artifact, and measure it unless `iterations` is 0."""
     from hios_tvm import runtime
     from hios_tvm.measuring.benchmark import benchmark
-    from hios_tvm.runtime.archive import read_manifest
+    from hios_tvm.runtime.read_artifact import read_manifest
 
     if iterations == 0:
         return read_manifest(artifact, verify_key=verify_key), None

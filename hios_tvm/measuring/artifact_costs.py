@@ -24,10 +24,10 @@ from hios_tvm.measuring.bench import KernelArg, KernelCall, Timing
 from hios_tvm.measuring.copies import fit_link, measure_transfers
 from hios_tvm.measuring.gpu_kernels import GpuBench, measure_copies
 from hios_tvm.measuring.kernels import measure_independence, measure_kernels
-from hios_tvm.runtime.archive import Artifact, open_artifact
 from hios_tvm.runtime.devices.cpu import allowed_cores, require_cores
 from hios_tvm.runtime.devices.cuda import Gpu, load_driver, split_gpu
 from hios_tvm.runtime.native import load_library
+from hios_tvm.runtime.read_artifact import Artifact, open_artifact
 from hios_tvm.schema.device_names import (
     GPU_STREAMS,
     cpu_device_name,

@@ -5,14 +5,15 @@ from __future__ import annotations
 import ctypes
 import weakref
 from collections.abc import Callable
+from enum import IntEnum
 from functools import cache
 from typing import Any
 
 from hios_tvm.errors import ArtifactError, DeviceError
+from hios_tvm.runtime.abi import NativeDriver
 from hios_tvm.runtime.memory import Arena
-from hios_tvm.runtime.native import NativeDriver
 
-__all__ = ["CudaDriver", "Gpu", "load_driver", "split_gpu"]
+__all__ = ["CudaDriver", "CudaError", "CudaResult", "Gpu", "load_driver", "split_gpu"]
 
 _POINTER, _SIZE, _INT, _UINT = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_uint
 _ADDRESS, _TEXT, _ULONG = ctypes.c_uint64, ctypes.c_char_p, ctypes.c_ulonglong
@@ -85,12 +86,32 @@ _PORTABLE = 1  # pinned for all contexts
 _NON_BLOCKING = 1  # a stream that does not wait for the default one
 _NO_TIMING = 2  # an event that only orders
 _CAPTURE_RELAXED = 2  # other threads may use the driver meanwhile
-_PEER_ALREADY_ENABLED = 704
 _LARGEST_STATIC_SHARED = 48 * 1024  # more must be asked for
 
 
+class CudaResult(IntEnum):
+    """Result codes (CUresult) that are not errors of the caller everywhere."""
+
+    SUCCESS = 0
+    INVALID_VALUE = 1
+    NOT_FOUND = 500
+    PEER_ACCESS_ALREADY_ENABLED = 704
+    INVALID_RESOURCE_CONFIGURATION = 914
+
+
+_NO_SUCH_SPLIT = (CudaResult.INVALID_VALUE, CudaResult.INVALID_RESOURCE_CONFIGURATION)
+
+
+class CudaError(DeviceError):
+    """A call that the driver refused; `result` is the result code (CUresult)."""
+
+    def __init__(self, message: str, *, result: int) -> None:
+        super().__init__(message)
+        self.result = result
+
+
 class CudaDriver:
-    """The driver's functions; `call` raises `DeviceError` with the driver's words."""
+    """The driver's functions; `call` raises `CudaError` with the driver's description."""
 
     def __init__(self, dll: Any) -> None:
         self._functions: dict[str, Any] = {}
@@ -108,9 +129,10 @@ class CudaDriver:
         """Call a function of the driver."""
         if name not in self._functions:
             raise DeviceError(f"the GPU's driver is too old: it has no function {name}")
-        status = self._functions[name](*arguments)
-        if status != 0:
-            raise DeviceError(f"the GPU's driver refused {name}: {self.error_text(status)}")
+        result = self._functions[name](*arguments)
+        if result != CudaResult.SUCCESS:
+            message = f"the GPU's driver refused {name}: {self.error_text(result)}"
+            raise CudaError(message, result=result)
 
     def get(self, kind: type[Any], name: str, *arguments: Any, last: bool = False) -> Any:
         """Call a function that writes its result where its first (or `last`) argument points."""
@@ -119,11 +141,11 @@ class CudaDriver:
         self.call(name, *((*arguments, pointer) if last else (pointer, *arguments)))
         return result.value
 
-    def error_text(self, status: int) -> str:
-        """Return what the driver says about a status."""
+    def error_text(self, result: int) -> str:
+        """Return the driver's description of a result code, and the code."""
         text = ctypes.c_char_p()
-        self._functions["cuGetErrorString"](status, ctypes.byref(text))
-        return f"{(text.value or b'unknown error').decode(errors='replace')} ({status})"
+        self._functions["cuGetErrorString"](result, ctypes.byref(text))
+        return f"{(text.value or b'unknown error').decode(errors='replace')} ({result})"
 
     def gpu_count(self) -> int:
         """Return how many GPUs this process may use."""
@@ -168,8 +190,10 @@ def split_gpu(driver: CudaDriver, index: int, parts: int) -> list[ctypes.Structu
         arguments = (shares, ctypes.byref(found), ctypes.byref(whole), None, 0, least)
         try:
             driver.call("cuDevSmResourceSplitByCount", *arguments)
-        except DeviceError:
-            continue  # no size that the GPU can be split into
+        except CudaError as error:
+            if error.result not in _NO_SUCH_SPLIT:
+                raise
+            continue
         if found.value == parts:
             return list(shares)
     raise DeviceError(
@@ -302,7 +326,9 @@ class Gpu:
             function: int = self.driver.get(
                 _POINTER, "cuModuleGetFunction", self._module, symbol.encode()
             )
-        except DeviceError as error:
+        except CudaError as error:
+            if error.result != CudaResult.NOT_FOUND:
+                raise
             raise ArtifactError(f"the code of a GPU has no kernel {symbol!r}") from error
         if shared_bytes > _LARGEST_STATIC_SHARED:
             self.driver.call("cuFuncSetAttribute", function, _DYNAMIC_SHARED_BYTES, shared_bytes)
@@ -323,8 +349,8 @@ class Gpu:
         self.make_current()
         try:
             self.driver.call("cuCtxEnablePeerAccess", other.context, 0)
-        except DeviceError as error:
-            if f"({_PEER_ALREADY_ENABLED})" not in str(error):
+        except CudaError as error:
+            if error.result != CudaResult.PEER_ACCESS_ALREADY_ENABLED:
                 raise
 
     def _new(self, undo: str, name: str, *arguments: Any, kind: type[Any] = _POINTER) -> int:

@@ -14,7 +14,7 @@ import pytest
 from hios_tvm.artifact import write
 from hios_tvm.artifact.write import write_artifact
 from hios_tvm.errors import ArtifactError, CompileError, UsageError
-from hios_tvm.runtime.archive import read_manifest
+from hios_tvm.runtime.read_artifact import read_manifest
 from hios_tvm.schema.manifest import Buffer, DeviceSpec, Manifest, TensorSpec
 from hios_tvm.schema.program import Call, Program
 
@@ -92,7 +92,7 @@ from dataclasses import replace
 import numpy as np
 from pathlib import Path
 from hios_tvm.artifact.write import write_artifact
-from hios_tvm.runtime.archive import read_manifest
+from hios_tvm.runtime.read_artifact import read_manifest
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 manifest = read_manifest({str(path)!r})
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))

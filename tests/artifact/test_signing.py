@@ -19,13 +19,8 @@ from hios_tvm.artifact.sign import public_key_path, sign_artifact, write_new_key
 from hios_tvm.artifact.write import write_artifact
 from hios_tvm.cli import main
 from hios_tvm.errors import ArtifactError, UsageError
-from hios_tvm.runtime.archive import (
-    Entry,
-    central_directory,
-    local_header,
-    open_artifact,
-    read_manifest,
-)
+from hios_tvm.runtime.artifact_format import Entry, central_directory, local_header
+from hios_tvm.runtime.read_artifact import open_artifact, read_manifest
 from hios_tvm.schema.manifest import Buffer, DeviceSpec, Manifest, TensorSpec
 from hios_tvm.schema.program import Call, Program
 

@@ -9,7 +9,8 @@ from tvm import te
 from hios_tvm.backends.cpu.codegen import compile_kernels
 from hios_tvm.backends.cpu.library import build_library, link_library
 from hios_tvm.errors import ArtifactError, CompileError
-from hios_tvm.runtime.native import ABI_VERSION, load_library
+from hios_tvm.runtime.abi import ABI_VERSION
+from hios_tvm.runtime.native import load_library
 
 TARGET = tvm.target.Target("llvm")
 

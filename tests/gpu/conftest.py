@@ -12,9 +12,19 @@ import hios_tvm.measuring.gpu_costs
 import hios_tvm.measuring.gpu_kernels
 import hios_tvm.runtime.session
 import hios_tvm.verification.here
+from hios_tvm.measuring.cache import default_cache_dir
 from hios_tvm.runtime.devices.cuda import CudaDriver
 
 collect_ignore = ["conftest.py"]  # not a module with doctests: its name is not unique
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache of measurements and kernels that all tests of GPUs share, and nobody else."""
+    folder = tmp_path_factory.getbasetemp() / "cache"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
+    assert default_cache_dir().is_relative_to(folder)
+    return folder
 
 
 @pytest.fixture

@@ -19,9 +19,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from driver_api import ARGUMENTS
 from emulator import EmulatedCode
-
-from hios_tvm.runtime.devices.cuda import _FUNCTIONS, _PART_FUNCTIONS
 
 Span = tuple[int, int]
 
@@ -65,9 +64,11 @@ class FakeDriver:
         self._graphs: dict[int, list[Operation]] = {}
         self._capturing: set[int] = set()
         self._functions: dict[int, tuple[EmulatedCode, str]] = {}
+        self._current = threading.local()  # the context of each thread
+        self._peers: set[tuple[int, int]] = set()
         self._condition = threading.Condition()
         self._kept: list[Any] = []
-        for name, arguments in (_FUNCTIONS | _PART_FUNCTIONS).items():
+        for name, arguments in ARGUMENTS.items():
             method = getattr(self, f"_{name.removesuffix('_v2')}")
             setattr(self, name, self._exported(name, method, arguments))
         threading.Thread(target=self._execute, daemon=True).start()
@@ -169,10 +170,14 @@ class FakeDriver:
         pass
 
     def _cuCtxSetCurrent(self, context: int) -> None:
-        pass
+        self._current.context = context
 
-    def _cuCtxEnablePeerAccess(self, context: int, flags: int) -> None:
-        pass
+    def _cuCtxEnablePeerAccess(self, context: int, flags: int) -> int:
+        pair = (self._current.context, context)
+        if pair in self._peers:
+            return 704  # CUDA_ERROR_PEER_ACCESS_ALREADY_ENABLED
+        self._peers.add(pair)
+        return 0
 
     def _cuMemAlloc(self, result: int, nbytes: int) -> None:
         memory = np.full(nbytes, 0xFF, np.uint8)  # NaN, where it is read before it is written

@@ -15,7 +15,7 @@ from hios_tvm.compiler import CompileOptions, compile_model
 from hios_tvm.errors import CompileError, DeviceError, UsageError
 from hios_tvm.frontends import load_model
 from hios_tvm.passes.targets import parse_targets
-from hios_tvm.runtime.archive import open_artifact
+from hios_tvm.runtime.read_artifact import open_artifact
 from hios_tvm.zoo import build
 
 needs_nvcc = pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc is not installed")

@@ -22,7 +22,7 @@ from hios_tvm.errors import (
     SessionClosedError,
 )
 from hios_tvm.frontends.onnx import from_onnx
-from hios_tvm.runtime.archive import read_manifest
+from hios_tvm.runtime.read_artifact import read_manifest
 from hios_tvm.schema.device_names import split_devices
 from hios_tvm.schema.program import COPY_STREAM, Call, Copy
 from hios_tvm.schema.schedule import Schedule
@@ -205,6 +205,21 @@ def test_parts_of_a_gpu_are_devices(start: Start, tmp_path: Path) -> None:
         check(session, 0)
     with pytest.raises(DeviceError, match="has 108 multiprocessors, which cannot be split into 14"):
         runtime.load(path, devices=("cuda:0.0/14", "cuda:0.1/14"))
+    assert not fake.allocated
+
+
+def test_peer_access_that_is_already_enabled_is_no_error(start: Start, tmp_path: Path) -> None:
+    start()
+    path = compiled(tmp_path, ("cuda:0", "cuda:1"))
+    with runtime.load(path), runtime.load(path) as second:
+        check(second, 0)
+
+
+def test_other_refusals_of_peer_access_are_errors(start: Start, tmp_path: Path) -> None:
+    fake = start(cuCtxEnablePeerAccess=2)
+    path = compiled(tmp_path, ("cuda:0", "cuda:1"))
+    with pytest.raises(DeviceError, match=r"refused cuCtxEnablePeerAccess: .*\(719\)"):
+        runtime.load(path)
     assert not fake.allocated
 
 

@@ -16,7 +16,7 @@ from onnx import TensorProto, helper
 
 from hios_tvm import runtime
 from hios_tvm.cli import main
-from hios_tvm.runtime.archive import read_manifest
+from hios_tvm.runtime.read_artifact import read_manifest
 from hios_tvm.schema.costs import CostTable
 from hios_tvm.schema.instance import read_instance
 

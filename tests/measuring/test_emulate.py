@@ -11,13 +11,13 @@ import pytest
 from click.testing import CliRunner
 from onnx import TensorProto, helper
 
+from hios_tvm.artifact.programs import programs_of
 from hios_tvm.cli import main
 from hios_tvm.compiler import Compilation, CompileOptions, compile_model
 from hios_tvm.errors import UsageError
 from hios_tvm.experiments.random_graphs import LayeredGraphOptions, layered_graph
 from hios_tvm.frontends.onnx import from_onnx
 from hios_tvm.measuring.emulate import emulate, emulation_of
-from hios_tvm.passes.partition_by_device import programs_of
 from hios_tvm.schedulers import make_schedule
 from hios_tvm.schedulers.evaluate import evaluate
 from hios_tvm.schema.costs import CostTable, Measurement

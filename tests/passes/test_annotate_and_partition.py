@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import numpy as np
 import pytest
 import tvm
@@ -10,11 +12,11 @@ from tvm.script import ir as I
 from tvm.script import relax as R
 from tvm.script import tirx as T
 
+from hios_tvm.artifact.programs import partition_by_device
 from hios_tvm.errors import ScheduleError
 from hios_tvm.passes.annotate_schedule import AnnotateSchedule, schedule_of
 from hios_tvm.passes.canonicalize_operators import CanonicalizeOperators, collect_weights
-from hios_tvm.passes.extract_operator_graph import extract_operator_graph
-from hios_tvm.passes.partition_by_device import PartitionByDevice
+from hios_tvm.passes.extract_operator_graph import bindings, extract_operator_graph
 from hios_tvm.schema.program import Call, Copy, Signal, Wait
 from hios_tvm.schema.schedule import DeviceSchedule, Schedule, Stage
 
@@ -142,9 +144,32 @@ def test_annotate_copies_what_crosses_devices_and_nothing_else() -> None:
 
 def test_consumers_on_one_device_share_one_copy() -> None:
     made = schedule([[["a"]]], [[["b"]], [["c"]], [["d"]]])
-    partition = PartitionByDevice()(annotate(Diamond, made))
+    partition = partition_by_device(annotate(Diamond, made))
     copies = [i for p in partition.programs for i in p.instructions if isinstance(i, Copy)]
     assert copies == [Copy("a", "a@cpu@1")]
+
+
+@pytest.mark.parametrize("devices", list(product(range(2), repeat=4)), ids=str)
+def test_programs_have_the_copies_of_the_annotated_module(devices: tuple[int, ...]) -> None:
+    placed = [
+        [[[name]] for name, at in zip("abcd", devices, strict=True) if at == i] for i in (0, 1)
+    ]
+    annotated = annotate(Diamond, schedule(*placed))
+    to_vdevice = tvm.ir.Op.get("relax.to_vdevice")
+    expected = {
+        (str(binding.value.args[0].name), f"cpu@{binding.var.ty.vdevice.vdevice_id}")
+        for binding in bindings(annotated["main"])
+        if isinstance(binding.value, relax.Call) and binding.value.op == to_vdevice
+        # CPU devices read inputs and weights where they are
+        if binding.value.args[0].name not in ("x", "weight_0")
+    }
+    copies = [
+        (step.src, program.device)
+        for program in partition_by_device(annotated).programs
+        for step in program.instructions
+        if isinstance(step, Copy)
+    ]
+    assert sorted(copies) == sorted(expected)
 
 
 def test_annotated_module_survives_a_round_trip_as_script() -> None:
@@ -164,7 +189,7 @@ def test_annotated_module_runs_on_the_stock_virtual_machine() -> None:
 
 
 def test_programs_wait_for_remote_data_only() -> None:
-    partition = PartitionByDevice()(annotate(Diamond, SPLIT))
+    partition = partition_by_device(annotate(Diamond, SPLIT))
     first, second = partition.programs
     assert (first.device, first.stream) == ("cpu@0", 0)
     assert first.instructions == (
@@ -198,7 +223,7 @@ def test_programs_wait_for_remote_data_only() -> None:
 
 
 def test_stream_groups_run_on_streams_that_share_the_device() -> None:
-    partition = PartitionByDevice()(annotate(Diamond, schedule([[["a"]], [["b"], ["c"]], [["d"]]])))
+    partition = partition_by_device(annotate(Diamond, schedule([[["a"]], [["b"], ["c"]], [["d"]]])))
     programs = {program.stream: program.instructions for program in partition.programs}
     assert programs[0] == (
         Call("a", "negate", ("x", "a")),

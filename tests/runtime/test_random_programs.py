@@ -10,9 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hios_tvm.artifact.buffer_plan import plan_buffers
-from hios_tvm.runtime.archive import Artifact
+from hios_tvm.runtime.check_manifest import check_manifest
+from hios_tvm.runtime.read_artifact import Artifact
 from hios_tvm.runtime.session import Session
-from hios_tvm.runtime.verify import verify_manifest
 from hios_tvm.schema.manifest import Buffer, DeviceSpec, Manifest, TensorSpec
 from hios_tvm.schema.program import Call, Copy, Instruction, Program, Signal, Wait
 
@@ -103,7 +103,7 @@ def make_session(network: Network, library: bytes, devices: tuple[str, str]) -> 
         programs=programs,
         buffers=plan.buffers,
     )
-    verify_manifest(manifest, {})
+    check_manifest(manifest, {})
     artifact = Artifact(manifest, {"k.so": library}, None)
     places = [devices[i % 2] for i in range(len(names))]
     return Session(artifact, devices=places)

@@ -15,8 +15,8 @@ from hand_made import LENGTH, HandMade
 from hios_tvm import runtime
 from hios_tvm.errors import DeviceError, InputError, SessionClosedError
 from hios_tvm.runtime import Session, aligned_empty
-from hios_tvm.runtime.archive import open_artifact
 from hios_tvm.runtime.devices import claims
+from hios_tvm.runtime.read_artifact import open_artifact
 
 Array = np.ndarray
 

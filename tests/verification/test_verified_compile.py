@@ -29,7 +29,7 @@ from hios_tvm.errors import VerificationError
 from hios_tvm.frontends.onnx import from_onnx
 from hios_tvm.frontends.relay import from_relay
 from hios_tvm.passes import pipeline
-from hios_tvm.runtime.archive import read_manifest
+from hios_tvm.runtime.read_artifact import read_manifest
 from hios_tvm.schema.manifest import Verification
 from hios_tvm.verification.here import why_not_here
 from hios_tvm.verification.relax_reference import RelaxReference

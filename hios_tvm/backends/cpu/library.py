@@ -20,7 +20,7 @@ __all__ = ["build_emulation_library", "build_library", "link_library"]
 
 _SOURCES = ("executor.cc", "parallel.cc")
 _EMULATION = ("emulation.cc",)
-_HEADERS = ("cuda.h", "events.h", "parallel.h")
+_HEADERS = ("cuda.h", "events.h", "parallel.h", "program.h")
 _CROSS_COMPILERS = {"aarch64": "aarch64-linux-gnu-g++", "x86_64": "x86_64-linux-gnu-g++"}
 
 

@@ -16,16 +16,15 @@ from hand_made import HandMade, make_manifest
 
 from hios_tvm.artifact.write import write_artifact
 from hios_tvm.errors import ArtifactError
-from hios_tvm.runtime import archive
-from hios_tvm.runtime.archive import (
+from hios_tvm.runtime import read_artifact
+from hios_tvm.runtime.artifact_format import (
     MANIFEST,
     PARAMS,
     Entry,
     central_directory,
     local_header,
-    open_artifact,
-    read_manifest,
 )
+from hios_tvm.runtime.read_artifact import open_artifact, read_manifest
 from hios_tvm.runtime.session import Session
 from hios_tvm.schema.manifest import Manifest
 
@@ -130,7 +129,7 @@ def test_missing_cpu_features_are_named(
         ArtifactError, match="needs the CPU features warp, which this machine lacks"
     ):
         open_artifact(path)
-    monkeypatch.setattr(archive, "available_features", lambda: frozenset({"warp"}))
+    monkeypatch.setattr(read_artifact, "available_features", lambda: frozenset({"warp"}))
     open_artifact(path)
 
 
@@ -325,6 +324,6 @@ def test_a_file_that_shrinks_while_it_is_read_is_refused(
         with open(hand_made.path, "r+b") as file:
             file.truncate(size // 2)
 
-    monkeypatch.setattr(archive, "_check_machine", shrinking)
+    monkeypatch.setattr(read_artifact, "_check_machine", shrinking)
     with pytest.raises(ArtifactError, match="ends too early"):
         open_artifact(hand_made.path)

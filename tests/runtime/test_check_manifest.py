@@ -1,4 +1,4 @@
-"""One broken manifest for each rule of `verify_manifest`."""
+"""One broken manifest for each rule of `check_manifest`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from hios_tvm.errors import ArtifactError
-from hios_tvm.runtime.verify import HappensBefore, verify_manifest
+from hios_tvm.runtime.check_manifest import check_manifest
+from hios_tvm.runtime.happens_before import HappensBefore
 from hios_tvm.schema.manifest import (
     Buffer,
     DeviceSpec,
@@ -64,7 +65,7 @@ def manifest() -> Manifest:
 
 
 def test_a_sound_manifest_passes() -> None:
-    verify_manifest(manifest(), WEIGHTS)
+    check_manifest(manifest(), WEIGHTS)
 
 
 def program(index: int, *steps: Instruction) -> Callable[[Manifest], Manifest]:
@@ -210,7 +211,7 @@ def test_each_rule_has_its_message(name: str) -> None:
         late = Buffer("d", "cpu@0", "arena", SHAPE, "float32", 64)
         base = replace(base, buffers=(*base.buffers, late))
     with pytest.raises(ArtifactError, match=message):
-        verify_manifest(change(base), WEIGHTS)
+        check_manifest(change(base), WEIGHTS)
 
 
 def test_order_follows_programs_and_events() -> None:

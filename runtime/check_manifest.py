@@ -1,16 +1,18 @@
-"""Proofs about programs before anything of them runs: no hang, no race, no access out of bounds.
+"""Checks of a manifest before anything of the artifact runs.
 
-Instructions are ordered by their place in a program and by signal and wait. What that order does
-not fix may happen at the same time, so buffers that share memory need it.
+Devices, kernels, buffers and programs must fit each other: no access out of bounds, none to the
+memory of another device. The order of instructions (`happens_before`) proves the rest: no hang, no
+read before the write, and no race between buffers that share memory.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 from hios_tvm.errors import ArtifactError, DeviceError
+from hios_tvm.runtime.happens_before import HappensBefore
 from hios_tvm.schema.device_names import check_device, device_kind
 from hios_tvm.schema.launches import GpuKernel
 from hios_tvm.schema.manifest import (
@@ -26,12 +28,10 @@ from hios_tvm.schema.program import (
     Call,
     Copy,
     Program,
-    Signal,
-    Wait,
     reads_and_writes,
 )
 
-__all__ = ["HappensBefore", "verify_manifest"]
+__all__ = ["check_manifest"]
 
 MAX_STREAMS = 64
 MAX_THREADS = 1024  # of a block
@@ -40,92 +40,7 @@ MAX_SHARED_BYTES = 256 * 1024
 MAX_INSTRUCTIONS = 1 << 15  # the order of more would take too long to prove
 
 
-class HappensBefore:
-    """Which instructions have ended before which others begin, in every possible run.
-
-    Parameters
-    ----------
-    programs
-        All programs of an artifact.
-
-    Raises
-    ------
-    ArtifactError
-        If an event is signalled twice, or awaited and never signalled, or if programs wait
-        for each other in a circle and would hang.
-
-    Notes
-    -----
-    O(n^2 / 64) time and memory for n instructions: each has the bit set of all before it.
-    """
-
-    def __init__(self, programs: Sequence[Program]) -> None:
-        self._programs = programs
-        signals = _signals(programs)
-        before: dict[tuple[int, int], int] = {}
-        self._bit: dict[tuple[int, int], int] = {}
-        position = [0] * len(programs)
-        remaining = sum(len(program.instructions) for program in programs)
-        while remaining:
-            ended = len(before)
-            for p, program in enumerate(programs):
-                last = (p, position[p] - 1)
-                for i in range(position[p], len(program.instructions)):
-                    step = program.instructions[i]
-                    known = before[last] | self._bit[last] if i else 0
-                    if isinstance(step, Wait):
-                        signal = signals[step.event]
-                        if signal not in before:
-                            break
-                        known |= before[signal] | self._bit[signal]
-                    last = (p, i)
-                    before[last] = known
-                    self._bit[last] = 1 << len(self._bit)
-                    position[p] = i + 1
-            remaining -= len(before) - ended
-            if len(before) == ended:
-                raise ArtifactError(_hang(programs, position))
-        self._before = before
-        self._collect_accesses()
-
-    def writers(self, buffer: str) -> int:
-        """Return how many instructions write `buffer`."""
-        return self._writes[buffer]
-
-    def is_used(self, buffer: str) -> bool:
-        """Return whether any instruction reads or writes `buffer`."""
-        return buffer in self._accesses
-
-    def written_first(self, buffer: str) -> bool:
-        """Return whether every read of `buffer` comes after its (only) write."""
-        return all(self._writer[buffer] & before for before in self._reads.get(buffer, ()))
-
-    def ordered(self, first: str, second: str) -> bool:
-        """Return whether all accesses of one of the buffers precede all accesses of the other."""
-        a, b = self._accesses.get(first, 0), self._accesses.get(second, 0)
-        return not a & ~self._before_all.get(second, -1) or not b & ~self._before_all.get(first, -1)
-
-    def _collect_accesses(self) -> None:
-        self._accesses: dict[str, int] = {}  # instructions that use the buffer
-        self._before_all: dict[str, int] = {}  # instructions before every one of those
-        self._writes: Counter[str] = Counter()
-        self._writer: dict[str, int] = {}
-        self._reads: dict[str, list[int]] = {}
-        for p, program in enumerate(self._programs):
-            for i, step in enumerate(program.instructions):
-                reads, writes = reads_and_writes(step)
-                bit, before = self._bit[p, i], self._before[p, i]
-                for name in {*reads, *writes}:
-                    self._accesses[name] = self._accesses.get(name, 0) | bit
-                    self._before_all[name] = self._before_all.get(name, -1) & before
-                for name in reads:
-                    self._reads.setdefault(name, []).append(before)
-                for name in writes:
-                    self._writes[name] += 1
-                    self._writer[name] = bit
-
-
-def verify_manifest(
+def check_manifest(
     manifest: Manifest,
     weights: Mapping[str, tuple[tuple[int, ...], str]],
 ) -> None:
@@ -157,7 +72,7 @@ def verify_manifest(
             buffer.space != "output" or order.writers(buffer.name) == 1,
             f"output {spec.name!r} is never computed",
         )
-    _check_sharing(manifest, order)
+    _check_shared_memory(manifest, order)
     _check_prediction(manifest.prediction)
 
 
@@ -354,8 +269,8 @@ def _check_accesses(buffer: Buffer, order: HappensBefore) -> None:
     _require(order.written_first(name), f"buffer {name!r} may be read before it is written")
 
 
-def _check_sharing(manifest: Manifest, order: HappensBefore) -> None:
-    """Buffers whose bytes overlap must be used one after the other."""
+def _check_shared_memory(manifest: Manifest, order: HappensBefore) -> None:
+    """Check that buffers whose bytes overlap are used one after the other."""
     for device in manifest.devices:
         arena = [
             (buffer.offset or 0, buffer)
@@ -375,29 +290,6 @@ def _check_sharing(manifest: Manifest, order: HappensBefore) -> None:
                     "at the same time",
                 )
             live.append((offset, buffer))
-
-
-def _signals(programs: Sequence[Program]) -> dict[int, tuple[int, int]]:
-    signals: dict[int, tuple[int, int]] = {}
-    for p, program in enumerate(programs):
-        for i, step in enumerate(program.instructions):
-            if isinstance(step, Signal):
-                _require(step.event not in signals, f"event {step.event} is signalled twice")
-                signals[step.event] = (p, i)
-    for program in programs:
-        for step in program.instructions:
-            if isinstance(step, Wait):
-                _require(
-                    step.event in signals,
-                    f"{program.device} waits for event {step.event}, which nobody signals",
-                )
-    return signals
-
-
-def _hang(programs: Sequence[Program], position: Sequence[int]) -> str:
-    p = next(p for p, program in enumerate(programs) if position[p] < len(program.instructions))
-    step = programs[p].instructions[position[p]]
-    return f"the programs wait for each other in a circle, at {step} of {programs[p].device}"
 
 
 def _unique(what: str, names: Iterable[str]) -> None:

@@ -14,8 +14,8 @@ from test_gpu_execution import random_schedule
 from hios_tvm.compiler import CompileOptions, compile_model
 from hios_tvm.errors import ArtifactError
 from hios_tvm.frontends.onnx import from_onnx
-from hios_tvm.runtime.archive import open_artifact
-from hios_tvm.runtime.verify import verify_manifest
+from hios_tvm.runtime.check_manifest import check_manifest
+from hios_tvm.runtime.read_artifact import open_artifact
 from hios_tvm.schema.launches import Launch
 from hios_tvm.schema.manifest import Buffer, DeviceSpec, Manifest
 from hios_tvm.schema.program import Call, Copy
@@ -123,7 +123,7 @@ DEFECTS: dict[str, tuple[Callable[[Manifest], Manifest], str]] = {
 
 def test_the_artifact_is_right(artifact: tuple[Manifest, Shapes]) -> None:
     manifest, weights = artifact
-    verify_manifest(manifest, weights)
+    check_manifest(manifest, weights)
     assert Manifest.from_json(manifest.to_json()) == manifest
 
 
@@ -131,5 +131,5 @@ def test_each_rule_has_its_message(artifact: tuple[Manifest, Shapes]) -> None:
     manifest, weights = artifact
     for name, (change, message) in DEFECTS.items():
         with pytest.raises(ArtifactError, match=message):
-            verify_manifest(change(manifest), weights)
+            check_manifest(change(manifest), weights)
             pytest.fail(name)

@@ -1,23 +1,33 @@
-"""The .hios file: a zip of stored entries in one canonical form, checked before it is used.
+"""Reading and checking artifacts (.hios files); `artifact_format` describes the bytes.
 
-Any zip tool can list and extract it. The reader accepts only the bytes that the writer makes:
-no compression, comments, extra data, gaps or duplicates, the manifest first, weights aligned.
-A signature, where there is one, comes last.
+An artifact is checked whole before anything of it is used: the archive, its signature where a key
+is given, the SHA-256 of every entry, that its code fits this machine, and the manifest.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-import re
-import struct
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hios_tvm.errors import ArtifactError
+from hios_tvm.runtime.artifact_format import (
+    END_BYTES,
+    MANIFEST,
+    MAX_ARCHIVE_BYTES,
+    MAX_ENTRIES,
+    PARAMS,
+    Entry,
+    central_directory,
+    local_header,
+    parse_directory,
+    parse_end,
+)
+from hios_tvm.runtime.check_manifest import check_manifest
 from hios_tvm.runtime.devices.cpu import available_features
 from hios_tvm.runtime.signature import (
     SIGNATURE,
@@ -25,59 +35,16 @@ from hios_tvm.runtime.signature import (
     check_signature,
     read_public_key,
 )
-from hios_tvm.runtime.verify import verify_manifest
 from hios_tvm.runtime.weights import Weights, header_length, map_weights, read_header
-from hios_tvm.schema.manifest import ALIGNMENT, REBUILD_COMMAND, Manifest
+from hios_tvm.schema.manifest import REBUILD_COMMAND, Manifest
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-__all__ = [
-    "MANIFEST",
-    "MAX_ARCHIVE_BYTES",
-    "PARAMS",
-    "Artifact",
-    "Entry",
-    "central_directory",
-    "local_header",
-    "open_artifact",
-    "read_manifest",
-    "read_undamaged",
-]
+__all__ = ["Artifact", "open_artifact", "read_manifest", "read_undamaged"]
 
-MANIFEST = "manifest.json"
-PARAMS = "params.safetensors"
-MAX_ARCHIVE_BYTES = 2**32 - 1  # what a zip without extensions can describe
-MAX_ENTRIES = 1024
 MAX_MANIFEST_BYTES = 256 * 2**20
-_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,99}")
-_CHUNK = 1 << 20
-
-_LOCAL = struct.Struct("<4s5H3I2H")
-_CENTRAL = struct.Struct("<4s6H3I5H2I")
-_END = struct.Struct("<4s4H2IH")
-_VERSION, _STORED, _MIDNIGHT, _DAY = 20, 0, 0, 0x21  # the first day that zip knows, 1980-01-01
-_PADDING = 0xD935  # the extra field that aligns data, as Android's zipalign names it
-
-
-@dataclass(frozen=True)
-class Entry:
-    """An entry of the archive; `offset` is where its header begins."""
-
-    name: str
-    nbytes: int
-    crc: int
-    offset: int
-
-    @property
-    def data_offset(self) -> int:
-        """Where the content begins: aligned."""
-        end = self.offset + _LOCAL.size + len(self.name)
-        return -(-(end + 4) // ALIGNMENT) * ALIGNMENT
-
-    @property
-    def end(self) -> int:
-        return self.data_offset + self.nbytes
+_CHUNK = 1 << 20  # bytes that are hashed at once
 
 
 @dataclass(frozen=True)
@@ -90,28 +57,6 @@ class Artifact:
     manifest: Manifest
     libraries: Mapping[str, bytes]
     weights: Weights | None
-
-
-def local_header(entry: Entry) -> bytes:
-    """Return the bytes that stand before the content of `entry`."""
-    name = entry.name.encode("ascii")
-    padding = entry.data_offset - entry.offset - _LOCAL.size - len(name) - 4
-    fixed = (_VERSION, 0, _STORED, _MIDNIGHT, _DAY, entry.crc, entry.nbytes, entry.nbytes)
-    header = _LOCAL.pack(b"PK\3\4", *fixed, len(name), padding + 4)
-    return header + name + struct.pack("<2H", _PADDING, padding) + bytes(padding)
-
-
-def central_directory(entries: Sequence[Entry]) -> bytes:
-    """Return the bytes that stand after the last entry, to the end of the file."""
-    records = []
-    for entry in entries:
-        name = entry.name.encode("ascii")
-        fixed = (_VERSION, _VERSION, 0, _STORED, _MIDNIGHT, _DAY)
-        sizes = (entry.crc, entry.nbytes, entry.nbytes, len(name))
-        records.append(_CENTRAL.pack(b"PK\1\2", *fixed, *sizes, 0, 0, 0, 0, 0, entry.offset) + name)
-    directory = b"".join(records)
-    count, start = len(entries), entries[-1].end
-    return directory + _END.pack(b"PK\5\6", 0, 0, count, count, len(directory), start, 0)
 
 
 def read_manifest(
@@ -184,7 +129,7 @@ def open_artifact(
         weights = reader.weights(manifest)
         tensors = weights.tensors if weights is not None else {}
         try:
-            verify_manifest(
+            check_manifest(
                 manifest, {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
             )
         except ArtifactError as error:
@@ -303,42 +248,27 @@ class _Reader:
         return self.entries[name]
 
     def _read_directory(self) -> dict[str, Entry]:
+        """Read the entries; the file must be what the writer makes of them, byte for byte."""
         size = os.fstat(self._descriptor).st_size
-        if not _END.size <= size <= MAX_ARCHIVE_BYTES:
+        if not END_BYTES <= size <= MAX_ARCHIVE_BYTES:
             raise self.error(f"a file of {size} bytes is no artifact")
-        _, _, _, count, _, nbytes, start, _ = _END.unpack(self._read(size - _END.size, _END.size))
-        if start + nbytes + _END.size != size or not 0 < count <= MAX_ENTRIES:
+        end = parse_end(self._read(size - END_BYTES, END_BYTES))
+        if end.start + end.nbytes + END_BYTES != size or not 0 < end.entries <= MAX_ENTRIES:
             raise self.error("it is no artifact, or was cut off (no directory at its end)")
-        directory = self._read(start, nbytes + _END.size)
-        entries = self._parse_directory(directory, count)
+        directory = self._read(end.start, end.nbytes + END_BYTES)
+        try:
+            entries = parse_directory(directory, end.entries)
+        except ArtifactError as error:
+            raise self.error(str(error)) from error
         position = 0
         for entry in entries:
             header = local_header(entry)
             if entry.offset != position or self._read(position, len(header)) != header:
                 raise self.error(f"the header of its entry {entry.name!r} is damaged")
             position = entry.end
-        if position != start or central_directory(entries) != directory:
+        if position != end.start or central_directory(entries) != directory:
             raise self.error("its directory is damaged")
         return {entry.name: entry for entry in entries}
-
-    def _parse_directory(self, directory: bytes, count: int) -> list[Entry]:
-        entries: list[Entry] = []
-        position = 0
-        for _ in range(count):
-            record = directory[position : position + _CENTRAL.size]
-            if len(record) != _CENTRAL.size:
-                raise self.error("its directory is damaged")
-            fields = _CENTRAL.unpack(record)
-            crc, _, nbytes, length, offset = *fields[7:11], fields[-1]
-            position += _CENTRAL.size
-            name = directory[position : position + length].decode("ascii", errors="replace")
-            position += length
-            if not _NAME.fullmatch(name) or any(name == entry.name for entry in entries):
-                raise self.error(f"its entry name {name[:60]!r} is not allowed, or occurs twice")
-            entries.append(Entry(name, nbytes, crc, offset))
-        if entries[0].name != MANIFEST:
-            raise self.error(f"its first entry is not {MANIFEST}")
-        return entries
 
     def _read(self, start: int, nbytes: int) -> bytes:
         try:

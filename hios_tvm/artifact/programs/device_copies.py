@@ -1,0 +1,73 @@
+"""Copies between devices: in whose memory a tensor is, who needs a copy, and who makes it.
+
+An operator reads its inputs in the memory of its own device. CPU devices read the model's inputs
+and weights where they are, in the host's memory; every other tensor of another device is copied
+once for all its readers on a device. The copy of ``tensor`` for ``cuda:0`` is a buffer of its own,
+``tensor@cuda:0``. An output of the model that a GPU computes is copied to ``tensor@output``, which
+the caller gets. Weights are copied to GPUs when an artifact is loaded, everything else in each run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+from hios_tvm.schema.device_names import device_kind
+from hios_tvm.schema.graph import OperatorGraph
+from hios_tvm.schema.program import COPY_STREAM
+
+__all__ = ["DeviceCopies"]
+
+
+@dataclass(frozen=True)
+class DeviceCopies:
+    """The copies that `graph` needs when its operators run on the devices of `placement`."""
+
+    graph: OperatorGraph
+    placement: Mapping[str, str]
+
+    @cached_property
+    def weights(self) -> frozenset[str]:
+        """The weights of the model."""
+        return frozenset(self.graph.constants)
+
+    def buffer(self, tensor: str, device: str) -> str:
+        """Return the buffer in which operators of `device` read `tensor`: itself, or a copy."""
+        home = self._home(tensor)
+        in_reach = home == device or (home is None and device_kind(device) == "cpu")
+        return tensor if in_reach else f"{tensor}@{device}"
+
+    def output_buffer(self, tensor: str) -> str:
+        """Return the buffer of an output of the model: in the host's memory."""
+        return f"{tensor}@output" if self._is_on_gpu(tensor) else tensor
+
+    def copied_outputs(self, operator: str) -> tuple[str, ...]:
+        """Return the outputs of the model that `operator` computes on a GPU."""
+        return tuple(
+            tensor
+            for tensor in dict.fromkeys(self.graph.outputs)
+            if self.graph.producer.get(tensor) == operator and self._is_on_gpu(tensor)
+        )
+
+    def copying_stream(self, tensor: str, device: str, stream: int) -> tuple[str, int]:
+        """Return the device and stream that copy `tensor` for a reader on `stream` of `device`.
+
+        A GPU makes all copies from and to its memory, on `COPY_STREAM`, so that they overlap with
+        its kernels. Between CPUs the reader copies, right before its first use.
+        """
+        if device_kind(device) == "cuda":
+            return device, COPY_STREAM
+        home = self._home(tensor)
+        if home is not None and device_kind(home) == "cuda":
+            return home, COPY_STREAM
+        return device, stream
+
+    def _home(self, tensor: str) -> str | None:
+        """Return the device that computes `tensor`; None for inputs and weights."""
+        producer = self.graph.producer.get(tensor)
+        return None if producer is None else self.placement[producer]
+
+    def _is_on_gpu(self, tensor: str) -> bool:
+        home = self._home(tensor)
+        return home is not None and device_kind(home) == "cuda"

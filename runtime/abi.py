@@ -1,0 +1,148 @@
+"""Opcodes and structs that the native executor reads: program.h, cuda.h, DLPack and TVM FFI.
+
+`tests/runtime/test_abi.py` compares them with those headers.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from enum import IntEnum
+
+__all__ = [
+    "ABI_VERSION",
+    "DLTENSOR_POINTER",
+    "DLTensor",
+    "FFIAny",
+    "NativeDriver",
+    "NativeGpuCopy",
+    "NativeHostSignal",
+    "NativeInstruction",
+    "NativeLaunch",
+    "NativeWorker",
+    "Opcode",
+]
+
+ABI_VERSION = 4
+"""Of everything here; a kernel library with another `kAbiVersion` is refused."""
+
+DLTENSOR_POINTER = 7
+"""Type index of an `FFIAny` that points to a `DLTensor` (kTVMFFIDLTensorPtr)."""
+
+
+class Opcode(IntEnum):
+    """`Opcode` of program.h; those from LAUNCH on are for a CUDA stream."""
+
+    CALL = 0
+    COPY = 1
+    SIGNAL = 2
+    WAIT = 3
+    LAUNCH = 4
+    ENQUEUE_COPY = 5
+    RECORD = 6
+    AWAIT_RECORDED = 7
+    SIGNAL_FROM_STREAM = 8
+    SYNCHRONIZE = 9
+    LAUNCH_GRAPH = 10
+
+
+class DLTensor(ctypes.Structure):
+    """DLPack's tensor."""
+
+    _fields_ = (
+        ("data", ctypes.c_void_p),
+        ("device_type", ctypes.c_int32),
+        ("device_id", ctypes.c_int32),
+        ("ndim", ctypes.c_int32),
+        ("code", ctypes.c_uint8),
+        ("bits", ctypes.c_uint8),
+        ("lanes", ctypes.c_uint16),
+        ("shape", ctypes.c_void_p),
+        ("strides", ctypes.c_void_p),
+        ("byte_offset", ctypes.c_uint64),
+    )
+
+
+class FFIAny(ctypes.Structure):
+    """`TVMFFIAny`: one argument of a kernel."""
+
+    _fields_ = (
+        ("type_index", ctypes.c_int32),
+        ("zero_padding", ctypes.c_uint32),
+        ("v_ptr", ctypes.c_void_p),
+    )
+
+
+class NativeInstruction(ctypes.Structure):
+    """`Instruction` of program.h."""
+
+    _fields_ = (
+        ("opcode", ctypes.c_uint32),
+        ("number", ctypes.c_uint32),
+        ("target", ctypes.c_void_p),
+        ("source", ctypes.c_void_p),
+        ("bytes", ctypes.c_uint64),
+    )
+
+
+class NativeWorker(ctypes.Structure):
+    """`Worker` of program.h."""
+
+    _fields_ = (
+        ("program", ctypes.c_void_p),
+        ("times", ctypes.c_void_p),
+        ("team", ctypes.c_void_p),
+        ("driver", ctypes.c_void_p),
+        ("spin_ns", ctypes.c_int64),
+        ("length", ctypes.c_uint32),
+        ("run", ctypes.c_uint32),
+        ("failed", ctypes.c_uint32),
+        ("status", ctypes.c_int32),
+    )
+
+
+class NativeDriver(ctypes.Structure):
+    """`CudaDriver` of cuda.h: addresses of the driver's functions."""
+
+    _fields_ = tuple(
+        (name, ctypes.c_void_p)
+        for name in (
+            "launch",
+            "copy",
+            "copy_peer",
+            "record",
+            "wait_event",
+            "call_host",
+            "launch_graph",
+            "synchronize",
+        )
+    )
+
+
+class NativeLaunch(ctypes.Structure):
+    """`GpuLaunch` of cuda.h."""
+
+    _fields_ = (
+        ("function", ctypes.c_void_p),
+        ("params", ctypes.c_void_p),
+        ("grid", ctypes.c_uint32 * 3),
+        ("block", ctypes.c_uint32 * 3),
+        ("shared_bytes", ctypes.c_uint32),
+    )
+
+
+class NativeGpuCopy(ctypes.Structure):
+    """`GpuCopy` of cuda.h."""
+
+    _fields_ = (
+        ("destination", ctypes.c_void_p),
+        ("source", ctypes.c_void_p),
+        ("destination_context", ctypes.c_void_p),
+        ("source_context", ctypes.c_void_p),
+        ("bytes", ctypes.c_uint64),
+    )
+
+
+class NativeHostSignal(ctypes.Structure):
+    """`HostSignal` of cuda.h; the executor fills it in."""
+
+    _fields_ = (("event", ctypes.c_void_p), ("run", ctypes.c_uint32))
