@@ -102,7 +102,7 @@ def open_artifact(
     ----------
     path
         The file.
-    verify_key, optional
+    verify_key : path, optional
         File of an Ed25519 public key (PEM) whose owner must have signed the artifact: checked
         before anything else of the file is used.
 

@@ -51,7 +51,7 @@ def load(
     devices
         Other devices than those that the artifact was compiled for, of the same kinds and with
         as many cores: a mapping from the artifact's names, or all of them in its order.
-    verify_key, optional
+    verify_key : path, optional
         File of an Ed25519 public key (PEM): an artifact that its owner did not sign
         (``hios-tvm sign``) is refused before anything else of the file is used.
     exclusive : bool

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import subprocess
 import sys
@@ -53,6 +54,11 @@ def test_public_names_are_there() -> None:
     assert hios_tvm.__all__ == sorted(hios_tvm.__all__)
     with pytest.raises(AttributeError, match="no attribute 'typo'"):
         hios_tvm.typo  # noqa: B018
+
+
+@pytest.mark.parametrize("name", ["compile_model", "evaluate", "load", "make_schedule"])
+def test_what_public_functions_return_is_public(name: str) -> None:
+    assert inspect.signature(getattr(hios_tvm, name)).return_annotation in hios_tvm.__all__
 
 
 def test_runtime_imports_without_the_compiler_and_its_libraries() -> None:

@@ -69,7 +69,7 @@ def profile_artifact(
     devices
         Devices of this machine, such as ``cpu@0`` and ``cpu@1``, or ``cuda:0`` and ``cuda:1``; by
         default all cores as one.
-    verify_key, optional
+    verify_key : path, optional
         As in `load`.
     progress : function, optional
         Called with the kernels done and the kernels in all.
@@ -220,7 +220,7 @@ def cost_data(
         Between any two devices.
     independence : float
         As `measure_independence` returns it.
-    graph, optional
+    graph : object, optional
         JSON of the operator graph.
     """
     latency = {

@@ -219,7 +219,7 @@ class Gpu:
     ----------
     driver, index, code
         The driver, which GPU, and the code for it.
-    share, optional
+    share : SM resource of CUDA, optional
         Of `split_gpu`: the multiprocessors that it runs on. Its streams alone belong to them;
         memory and code are those of the GPU.
 

@@ -1,0 +1,70 @@
+"""What the pages say is so: they build, and their paths, names, numbers and picture are right."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PAGES = [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
+by_name = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+
+NEEDS_TOMLLIB = pytest.mark.skipif(sys.version_info < (3, 11), reason="tomllib is of Python 3.11")
+
+
+def test_the_site_builds_without_warnings(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", tmp_path]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert "compile_model" in (tmp_path / "api" / "index.html").read_text()
+
+
+@by_name
+def test_paths_exist(page: Path) -> None:
+    folders = "docs|examples|hios_tvm|passes|runtime|scripts|tests"
+    found = re.findall(rf"`((?:{folders})/[\w./-]*)`", page.read_text())
+    assert [path for path in found if not (ROOT / path).exists()] == []
+
+
+@by_name
+def test_names_exist(page: Path) -> None:
+    for name in re.findall(r"\bhios_tvm(?:\.\w+)+\b", page.read_text()):
+        module, _, attribute = name.rpartition(".")
+        try:
+            importlib.import_module(name)
+        except ModuleNotFoundError:
+            assert hasattr(importlib.import_module(module), attribute), name
+
+
+def test_limits_of_the_format_are_those_of_the_code() -> None:
+    text = (ROOT / "docs" / "artifact.md").read_text()
+    limits = re.findall(r"\| `(hios_tvm[\w.]+)\.([A-Z_]+)` \| (\d+) \|", text)
+    assert len(limits) >= 9
+    for module, name, value in limits:
+        assert getattr(importlib.import_module(module), name) == int(value), name
+
+
+@NEEDS_TOMLLIB
+def test_the_picture_shows_the_layers_of_the_import_contract() -> None:
+    sys.path.insert(0, str(ROOT / "scripts"))
+    try:
+        import draw_layers
+    finally:
+        sys.path.pop(0)
+    redraw = "run: python scripts/draw_layers.py"
+    assert draw_layers.PICTURE.read_text() == draw_layers.drawn(), redraw
+    pages = {path.stem for path in (ROOT / "docs" / "api").glob("*.md")}
+    packages = {name for layer in draw_layers.layers() for name in layer}
+    private = {
+        "build",
+        "cli",
+        "files",
+        "onnx_backend",
+        "version",
+    }  # commands, and helpers without an API
+    assert packages - private <= pages
