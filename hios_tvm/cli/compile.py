@@ -162,7 +162,7 @@ def command(
     The kernels are measured on this machine, the operators are scheduled over the devices, and
     the artifact holds code for each device, the weights and the schedule. Measured costs and
     compiled kernels are kept, so that a second compile is quick. Before the artifact is written,
-    it is compared with a reference; what came of it is in the artifact, and inspect shows it.
+    it is compared with a reference; inspect shows the result, which is kept in the artifact.
     """
     from hios_tvm.compiler import CompileOptions, compile_model
     from hios_tvm.files import atomic_write
@@ -247,7 +247,7 @@ def command(
 
 
 def _text(path: Path) -> str:
-    return path.read_text(errors="replace")  # what is no text is no JSON either
+    return path.read_text(errors="replace")  # broken text is reported as broken JSON
 
 
 def _reference(model: Path, module: IRModule, shapes: dict[str, tuple[int, ...]]) -> Reference:

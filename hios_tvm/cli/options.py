@@ -39,12 +39,12 @@ NEW_FILE = click.Path(dir_okay=False, path_type=Path)
 
 
 def stdout() -> Console:
-    """Where results go; wide enough for tables when it is no terminal."""
+    """The console for results; wide enough for tables where it is no terminal."""
     return Console(width=None if sys.stdout.isatty() else 120, highlight=False)
 
 
 def stderr() -> Console:
-    """Where progress and messages go."""
+    """The console for progress and messages."""
     return Console(stderr=True, highlight=False)
 
 

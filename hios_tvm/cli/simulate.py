@@ -139,7 +139,7 @@ def _print(sweep: str, values: tuple[float, ...], means: dict[str, dict[float, f
 
 
 def _on_several_devices(means: dict[str, dict[float, float]]) -> dict[str, dict[float, float]]:
-    """Leave out who uses one device, as the others would lie on one line then."""
+    """Leave out schedulers for one device, next to which the others could not be told apart."""
     several = {name: line for name, line in means.items() if name not in ONE_DEVICE}
     return several or means
 

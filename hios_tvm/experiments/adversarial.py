@@ -32,7 +32,7 @@ MOST_MS = 4.0
 
 @dataclass(frozen=True, kw_only=True)
 class AnnealingOptions:
-    """How the search cools down; the defaults are those of the publication.
+    """The cooling schedule of the search; the defaults are those of the publication.
 
     A step multiplies the temperature by `cooling`; the search ends at `coldest` or after `steps`.
     """
@@ -44,7 +44,7 @@ class AnnealingOptions:
 
     def __post_init__(self) -> None:
         if not (0.0 < self.coldest <= self.hottest and 0.0 < self.cooling < 1.0 <= self.steps):
-            raise UsageError(f"not a way to cool down: {self}")
+            raise UsageError(f"not a valid cooling schedule: {self}")
 
 
 @dataclass(frozen=True)

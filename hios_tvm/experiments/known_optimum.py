@@ -41,7 +41,7 @@ def graph_with_known_optimum(
     """Draw a graph with communication whose optimum keeps all devices busy all the time.
 
     The time from 0 to the makespan, 400 + 4n ms as in the published instances, is cut at random
-    whole milliseconds into the operators of each device. Then random pairs of operators of which
+    whole milliseconds into the operators of each device. Random pairs of operators of which
     one ends before the other starts become edges. Between two devices a transfer takes no longer
     than the time between them; on one device, where no time is paid, it takes up to twice a mean
     operator, which misleads schedulers that expect to pay it. Operators use a device fully, so

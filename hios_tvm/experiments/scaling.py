@@ -86,8 +86,7 @@ def moves_per_second(
     """Moves that a local search evaluates in a second of processor time.
 
     The schedule that it starts from does not count. The graph must be so large that the search does
-    not meet the lower bound, where it ends. None where the scheduler has no option
-    ``moves``.
+    not reach the lower bound, at which it stops. None where the scheduler has no option ``moves``.
     """
     known = {field.name for field in fields(SCHEDULERS[scheduler].options)}
     if "moves" not in known:

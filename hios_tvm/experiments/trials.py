@@ -34,7 +34,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a trial; `error` says why the scheduler refused, and then the rest is None."""
+    """The result of a trial; `error` says why the scheduler refused, the rest is None then."""
 
     name: str
     key: Key

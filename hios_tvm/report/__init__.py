@@ -1,1 +1,1 @@
-"""Reports for people."""
+"""Reports: timelines, drawings of graphs, explanations, one HTML page."""

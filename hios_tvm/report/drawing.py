@@ -29,7 +29,7 @@ _MOST_PIXELS = 12_000  # a side; what viewers open without trouble
 
 @dataclass(frozen=True)
 class Theme:
-    """Colours of what is no device: text and lines, faint lines, the background, copies."""
+    """Colours of everything but devices: text and lines, faint lines, the background, copies."""
 
     ink: str
     faint: str

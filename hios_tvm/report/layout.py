@@ -15,7 +15,7 @@ Point = tuple[float, float]
 
 @dataclass(frozen=True)
 class Layout:
-    """Place of each node and way of each edge; x in widths of a node, y the number of a layer."""
+    """Position of each node and path of each edge; x in widths of a node, y the layer's number."""
 
     position: Mapping[str, Point]
     route: Mapping[tuple[str, str], tuple[Point, ...]]
@@ -24,7 +24,7 @@ class Layout:
 
 
 def layered_layout(nodes: Sequence[str], edges: Iterable[tuple[str, str]]) -> Layout:
-    """Lay out a DAG as Sugiyama, Tagawa and Toda do.
+    """Lay out a DAG by the method of Sugiyama, Tagawa and Toda.
 
     Each node is one layer below its lowest producer; edges over several layers bend around what
     lies between; layers are ordered by the mean place of neighbours, and pulled straight.
@@ -99,7 +99,7 @@ def _columns(
     """Order the layers in place, and return the x of everything in them."""
     chain = _chains(layers, above, below)
     boxes = {id(members) for name, members in chain.items() if name not in bends}
-    # What hangs together in a column is as wide as its widest part, and so stays straight.
+    # All members of a column get the width of the widest, so that the column stays straight.
     width = {name: 1.0 if id(members) in boxes else _BEND for name, members in chain.items()}
     ends = {name: above[members[0]] + below[members[-1]] for name, members in chain.items()}
     x = {name: float(i) for layer in layers for i, name in enumerate(layer)}

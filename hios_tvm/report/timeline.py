@@ -71,7 +71,7 @@ class Transfer:
 
 @dataclass(frozen=True)
 class Timeline:
-    """What one run looks like."""
+    """Everything that happens in one run, predicted or measured."""
 
     bars: tuple[Bar, ...]
     transfers: tuple[Transfer, ...]

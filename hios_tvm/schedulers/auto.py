@@ -1,4 +1,4 @@
-"""The best of all schedulers."""
+"""The scheduler that returns the best schedule of all others."""
 
 from __future__ import annotations
 

@@ -82,7 +82,7 @@ def earliest_finish_order(problem: Problem) -> list[PlacedStage]:
 
 
 def _first_gap(busy: list[Interval], ready_ms: float, duration_ms: float) -> float:
-    """Return the first time at or after `ready_ms` with nothing to do for `duration_ms`."""
+    """Return the first start, at or after `ready_ms`, of a gap of `duration_ms`."""
     now_ms = ready_ms
     for i in range(max(0, bisect_left(busy, (ready_ms, ready_ms)) - 1), len(busy)):
         start_ms, end_ms = busy[i]

@@ -103,7 +103,7 @@ def _map_paths(
             paths.append(path)
         elif len(path) == 1:
             raise left.full(path[0])
-        else:  # it has room nowhere as a whole
+        else:  # no device has room for the whole path
             todo += [[v] for v in reversed(path)]
     for _ in range(passes):
         before = timed.outcome

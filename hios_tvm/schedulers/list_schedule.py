@@ -3,7 +3,7 @@
 A schedule is a list of placed stages in which every stage comes after the stages that it reads
 from. The order of a device is that of its stages in the list, so no such list can deadlock, and
 one pass over it gives all times. Devices count as independent here; the evaluator
-(`hios_tvm.schedulers.evaluate`) knows better, and has the last word.
+(`hios_tvm.schedulers.evaluate`) models how they slow each other down, and its times are reported.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ NOT_YET_MS = float("-inf")
 """End of an operator that has no device yet: nobody waits for it."""
 
 Outcome = tuple[float, float]
-"""Makespan, then the sum of all operators' ends: it tells schedules of equal makespan apart."""
+"""Makespan, then the sum of all operators' ends: it breaks ties between equal makespans."""
 
 
 @dataclass
@@ -40,7 +40,7 @@ class Clock:
         return Clock([0.0] * len(problem.devices), [NOT_YET_MS] * count, [0] * count)
 
     def copy(self) -> Clock:
-        """Return a clock that goes on alone."""
+        """Return an independent copy."""
         return Clock(self.free_ms[:], self.end_ms[:], self.device[:], self.sum_ms)
 
 
@@ -75,12 +75,12 @@ class Timed:
 
     @property
     def outcome(self) -> Outcome:
-        """What all stages take."""
+        """Makespan, and sum of the operators' ends, of all stages."""
         free_ms, sum_ms = self._before[-1]
         return max(free_ms), sum_ms
 
     def try_tail(self, first: int, tail: Sequence[PlacedStage]) -> Outcome:
-        """Return what the list would take with `tail` from position `first` on."""
+        """Return the outcome of the list with `tail` from position `first` on."""
         clock = self._clock(first)
         advance(clock, tail)
         return max(clock.free_ms), clock.sum_ms
@@ -95,7 +95,7 @@ class Timed:
         """Whether the list would end in time with `tail` from position `first` on.
 
         `remaining_ms` is the least time from the end of each operator to the end of all, so that
-        the answer no comes early.
+        a list that is too long is recognised early.
         """
         clock = self._clock(first)
         free_ms, end_ms, place = clock.free_ms, clock.end_ms, clock.device

@@ -56,7 +56,7 @@ class Memory:
                     self._free[device] += self._nbytes[tensor]
 
     def copy(self) -> Memory:
-        """Return one that goes on alone."""
+        """Return an independent copy."""
         other = object.__new__(Memory)
         readers = [counter.copy() for counter in self._readers] if self.limited else self._readers
         other.__dict__.update(self.__dict__, _free=self._free[:], _readers=readers)
@@ -72,7 +72,7 @@ class Memory:
         return left
 
     def full(self, v: int) -> InfeasibleError:
-        """Return the error for an operator that has room nowhere."""
+        """Return the error for an operator that fits on no device."""
         nbytes = sum(self._nbytes[tensor] for tensor in self._weights[v])
         return InfeasibleError(
             f"no device that can run operator {self._names[v]!r} has memory left for its "

@@ -1,4 +1,4 @@
-"""What schedulers for one device share: trying each kind of device that can run everything."""
+"""What schedulers for one device share: trying one device of each model."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["best_device"]
 def best_device(
     problem: Problem, stages_on: Callable[[Problem, int], list[PlacedStage]]
 ) -> list[PlacedStage]:
-    """Return the stages that take the least time, on the first device of each kind.
+    """Return the stages that take the least time, on the first device of each model.
 
     Raises
     ------

@@ -31,7 +31,7 @@ class OptimalOptions:
     max_operators : int
         Larger graphs are refused: time grows exponentially.
     time_limit_s : float
-        After it the search is given up with an error: what it has is not known to be the best.
+        After it the search ends with an error: its best schedule is not proven optimal.
     """
 
     max_operators: int = 10
@@ -50,7 +50,7 @@ def optimal(
 ) -> Schedule:
     """Return a schedule with the least makespan over all placements, orders, stages and groups.
 
-    Stages that nobody has measured take the time of the analytic model. Devices count as
+    Stages without a measurement take the time of the analytic model. Devices count as
     independent; where they are not, the schedule is the best one of independent devices.
 
     Raises
@@ -184,7 +184,7 @@ class _Search:
         return [tuple(sorted(part)) for part in parts]
 
     def _devices(self, clock: Clock, done: int) -> list[int]:
-        """Return the devices to try: of equal ones that nobody has used, the first."""
+        """Return the devices to try: of equal ones without an operator, the first."""
         used = {clock.device[v] for v in self.problem.operators if done >> v & 1}
         devices: list[int] = []
         kinds: set[object] = set()
@@ -201,7 +201,7 @@ class _Search:
         return max([clock.free_ms[stage.device], *arrivals])
 
     def _bound_ms(self, clock: Clock, done: int, now_ms: float) -> float:
-        """Return what no continuation beats: all that is left starts at `now_ms` or later."""
+        """Return a lower bound of every continuation, whose stages start at `now_ms` or later."""
         problem = self.problem
         end_ms: dict[int, float] = {}
         longest = max(clock.free_ms)

@@ -1,4 +1,4 @@
-"""The schedulers that take no time to speak of: where `refine` and `auto` start."""
+"""The fast schedulers; `refine` and `auto` start from their best schedule."""
 
 from __future__ import annotations
 

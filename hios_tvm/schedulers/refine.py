@@ -86,7 +86,7 @@ def refined(
 ) -> Schedule:
     """Return what simulated annealing makes of `start`, or `start` where that is not better.
 
-    The search counts devices as independent, and takes stage times that nobody has measured from
+    The search counts devices as independent, and takes stage times without a measurement from
     the analytic model; the evaluator compares its result with the start as they are.
     """
     modelled = replace(
@@ -121,7 +121,7 @@ class _Search:
         self._replace(0, stages)
 
     def run(self) -> list[PlacedStage]:
-        """Return the best list of stages that was met."""
+        """Return the best list of stages that was found."""
         now_ms = best_ms = self.timed.outcome[0]
         best = list(self.stages)
         started = time.monotonic()

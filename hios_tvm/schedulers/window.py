@@ -21,7 +21,7 @@ BLOCK = 250
 class WindowOptions:
     """Options of every scheduler that ends with the window; the published setting is the default.
 
-    `window` operators are looked at, and at most `max_streams` of them form a stage. With
+    The window covers `window` operators, of which at most `max_streams` form a stage. With
     `inter_only` the second step is left out.
     """
 

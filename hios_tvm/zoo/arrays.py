@@ -57,7 +57,7 @@ def average_pool(
 def _patches(
     images: Array, kernel: tuple[int, int], stride: int, pads: Pads, *, fill: float
 ) -> Iterator[tuple[tuple[int, int], Array]]:
-    """For each position of the kernel, the pixels that it meets: ``[n, c, out_h, out_w]``."""
+    """For each position of the kernel, the pixels under it: ``[n, c, out_h, out_w]``."""
     padded = np.pad(images, ((0, 0), (0, 0), *pads), constant_values=fill)
     height, width = (size - k for size, k in zip(padded.shape[2:], kernel, strict=True))
     for row, column in np.ndindex(*kernel):

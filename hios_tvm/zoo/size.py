@@ -12,7 +12,7 @@ __all__ = ["ModelSize", "model_size"]
 
 @dataclass(frozen=True)
 class ModelSize:
-    """What papers print of a network.
+    """Sizes of a network as publications report them.
 
     Attributes
     ----------

@@ -51,7 +51,7 @@ class Attributes:
         return bytes(value).decode(errors="replace")
 
     def choice(self, name: str, allowed: Sequence[str], default: str) -> str:
-        """One of the words that the converter handles."""
+        """A text that must be one of `allowed`, those that the converter handles."""
         value = self.text(name, default)
         if value not in allowed:
             raise ValueError(f"{name} is {value!r}; it can be {', '.join(allowed)}")

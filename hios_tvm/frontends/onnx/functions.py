@@ -78,7 +78,7 @@ def _expand_standard(model: ModelProto, opset: int) -> ModelProto:
 
 
 def _with_weights_of(model: ModelProto, light: ModelProto) -> ModelProto:
-    """What `without_weights` took away, put back."""
+    """Restore the weights that `without_weights` removed."""
     del light.graph.input[:]
     light.graph.input.extend(model.graph.input)
     del light.graph.initializer[:]

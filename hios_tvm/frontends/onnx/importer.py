@@ -258,7 +258,7 @@ class OnnxImporter:
 
     @contextlib.contextmanager
     def _context(self, place: str, node: NodeProto | None = None) -> Iterator[None]:
-        """Say in every error where it comes from."""
+        """Name the model and the place in every error."""
         try:
             yield
         except HiosError:
@@ -269,7 +269,7 @@ class OnnxImporter:
 
 
 def _broken_rule(node: NodeProto, opset: int) -> str:
-    """What the standard has against a node, if anything: a better reason than TVM's."""
+    """The rule of the standard that a node breaks, if any: a clearer message than TVM's."""
     context = checker.C.CheckerContext()
     context.ir_version = IR_VERSION
     context.opset_imports = {"": opset}

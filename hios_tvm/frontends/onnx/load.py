@@ -1,4 +1,4 @@
-"""The way of an ONNX model: read, check, convert."""
+"""Import of an ONNX model: read, check, convert."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def from_onnx(
 def _import(
     model: ModelProto, label: str, shapes: Mapping[str, tuple[int, ...]], file: Path | None
 ) -> tvm.IRModule:
-    """Cheap checks first: nobody should wait for gigabytes of weights to learn of an operator."""
+    """Cheap checks, before gigabytes of weights are read."""
     opset = default_opset(model, label)
     check_names(model.graph, label)
     model = expand_functions(model, opset, label)

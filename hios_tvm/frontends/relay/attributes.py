@@ -22,7 +22,7 @@ _IGNORED = frozenset(_WITHOUT_EFFECT.split())
 class Attributes:
     """The attributes of a call; those that are missing have Relay's defaults.
 
-    An attribute that nobody asked for is an error: it may change what the operator computes.
+    An attribute that no converter reads is an error: it may change what the operator computes.
     """
 
     def __init__(

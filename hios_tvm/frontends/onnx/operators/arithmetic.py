@@ -220,7 +220,7 @@ def reciprocal(_: OperatorCall, x: relax.Expr) -> relax.Expr:
 
 
 def variadic(function: Function) -> Converter:
-    """All tensors by `function` of two."""
+    """Combine all tensors by a function of two."""
 
     def convert(call: OperatorCall) -> Value:
         call.attributes.ignore("consumed_inputs")

@@ -1,4 +1,4 @@
-"""Attention and what stands around it in transformers, for all domains of operators.
+"""Attention and related operators of transformers, for all domains.
 
 The standard's Attention, LinearAttention, CausalConvWithState, SwiGLU and losses are imported by
 their definitions in other operators.

@@ -18,7 +18,7 @@ __all__ = ["einsum"]
 
 @dataclass(frozen=True)
 class _Labeled:
-    """A tensor, and a label for each of its dimensions; no label stands twice."""
+    """A tensor, and a label for each of its dimensions; no label occurs twice."""
 
     tensor: relax.Expr
     labels: str
@@ -28,7 +28,7 @@ class _Labeled:
 
 
 def einsum(call: OperatorCall) -> Value:
-    """Sum products of elements with equal labels over all labels that the result has not."""
+    """Sum products of elements with equal labels over all labels that are not in the result."""
     tensors = [widened(call, tensor) for tensor in call.tensors()]
     dtype = dtype_of(call.tensor(0))
     terms, result = _parsed(call.attributes.text("equation"), [len(shape_of(t)) for t in tensors])

@@ -122,7 +122,7 @@ def grid_sample(call: OperatorCall) -> Value:
         raise call.unsupported(f"it interpolates {dtype}; cast its input to float32")
     work = "float64" if "float64" in (dtype, dtype_of(grid)) else "float32"
     data = data if how.mode == "nearest" else call.cast(data, work)
-    # Apart, so that they are computed once for all channels, and not within each other
+    # Kernels of their own, so that they are computed once for all channels
     apart = {"primfunc_attrs": {"op_pattern": _OPAQUE}}
     places = call.compute(partial(_source_places, how=how), call.cast(grid, work), **apart)
     tables = [call.compute(partial(_indices, how=how), places, **apart)]
@@ -157,7 +157,7 @@ def _sampled(
 
 
 def _source_places(grid: te.Tensor, how: _Sampling) -> te.Tensor:
-    """Where coordinates from -1 to 1 lie, in elements."""
+    """Convert coordinates from -1..1 to positions in elements."""
 
     def place(*at: tirx.Var) -> tirx.Expr:
         return _of_column(at[-1], how, lambda size: _source_place(grid(*at), size, how))
@@ -224,7 +224,7 @@ def _element(place: tirx.Expr, size: int, how: _Sampling) -> tirx.Expr:
 
 
 def _reflected(place: tirx.Expr, size: int, align_corners: bool) -> tirx.Expr:
-    """Reflect at the borders, until it lies between them."""
+    """Reflect a position at the borders until it is between them."""
     least, most = (0.0, size - 1.0) if align_corners else (-0.5, size - 0.5)
     width = most - least
     if width == 0:

@@ -1,4 +1,4 @@
-"""Positions of extremes, the largest elements, softmax and its kin, running sums."""
+"""Positions of extremes, the largest elements, softmax and related functions, running sums."""
 
 from __future__ import annotations
 

@@ -152,7 +152,7 @@ def _average_of_image(
     call: OperatorCall, data: relax.Expr, windows: Windows, include_padding: bool
 ) -> relax.Expr:
     if include_padding and any(windows.overhang):
-        # What lies beyond the padding does not count.
+        # Elements beyond the padding do not count.
         pairs = list(zip(windows.before, windows.after, strict=True))
         widths = [0, 0, 0, 0, *(width for pair in pairs for width in pair)]
         data = call.emit(relax.op.nn.pad(data, widths))

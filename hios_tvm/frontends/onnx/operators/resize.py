@@ -147,7 +147,7 @@ def _by_sizes(shape: Sequence[int], sizes: Sequence[int], policy: str) -> list[A
 def _resized(
     call: OperatorCall, axes: Mapping[int, AxisResize], how: Filter, outside: float = 0.0
 ) -> relax.Expr:
-    """`outside` is the value of what lies outside the image."""
+    """`outside` is the value of elements outside the image."""
     data = call.tensor(0)
     dtype = dtype_of(data)
     is_float = dtype.startswith(("float", "bfloat"))

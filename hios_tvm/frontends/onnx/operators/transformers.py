@@ -211,7 +211,7 @@ def _key_mask(call: OperatorCall, mask: relax.Expr, parts: Heads, masked: float)
 
 
 def _within(call: OperatorCall, ends: relax.Expr, batch: int, keys: int) -> relax.Expr:
-    """Which keys lie before the ends and, if they are given too, behind the begins."""
+    """Which keys come before the ends and, where there are begins behind them, not before those."""
     numbers = constant_of(np.arange(keys, dtype=dtype_of(ends)).reshape(1, 1, 1, keys))
     rows = shape_of(ends)[0] // batch
     limits = call.reshape(ends, [rows, batch, 1, 1, 1])

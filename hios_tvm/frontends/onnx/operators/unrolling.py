@@ -338,7 +338,7 @@ def _joined(call: OperatorCall, parts: Sequence[relax.Expr]) -> relax.Expr:
 
 
 def _stacked(call: OperatorCall, parts: Sequence[relax.Expr], axis: int) -> relax.Expr:
-    """Parts side by side along a new axis."""
+    """Join parts along a new axis."""
     if len(parts) == 1:
         shape = list(shape_of(parts[0]))
         return call.reshape(parts[0], [*shape[:axis], 1, *shape[axis:]])

@@ -1,4 +1,4 @@
-"""How the windows of convolutions and poolings lie on an image."""
+"""The geometry of the windows of convolutions and poolings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Slices, gathers, scatters, sorting, and tensors made from nothing."""
+"""Slices, gathers, scatters, sorting, and tensors from shapes and values alone."""
 
 from __future__ import annotations
 
