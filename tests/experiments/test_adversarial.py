@@ -49,5 +49,5 @@ def test_a_search_needs_a_rival_and_a_way_to_cool_down() -> None:
     with pytest.raises(UsageError, match="heft has no rival"):
         find_worst("heft", [], devices=2, seed=0)
     for wrong in ({"steps": 0}, {"cooling": 1.0}, {"coldest": 0.0}, {"hottest": 0.01}):
-        with pytest.raises(UsageError, match="not a way to cool down"):
+        with pytest.raises(UsageError, match="not a valid cooling schedule"):
             AnnealingOptions(**wrong)

@@ -55,7 +55,7 @@ def partition_by_device(
     ----------
     mod : IRModule
         With its schedule as an attribute.
-    gpu_kernels, optional
+    gpu_kernels : mapping of str to GpuKernel, optional
         How the kernels of GPUs are launched, by name; their scratch memory becomes buffers.
     """
     schedule = schedule_of(mod)
