@@ -13,7 +13,7 @@ from gpu_network import MODEL
 from hios_tvm.compiler import CompileOptions, compile_model
 from hios_tvm.errors import UsageError
 from hios_tvm.frontends.onnx import from_onnx
-from hios_tvm.measuring.artifact_costs import profile_artifact, write_costs
+from hios_tvm.measuring.artifact_costs import measure_artifact, write_costs
 from hios_tvm.measuring.kernel_export import export_kernels
 from hios_tvm.schema.costs import CostTable
 
@@ -32,7 +32,8 @@ def test_estimates_are_said_to_be_estimates(start: Start, tmp_path: Path) -> Non
     result = compile_model(from_onnx(MODEL), tmp_path / "model.hios", options)
     assert "the costs of cuda/sm_90 are estimates, not measured" in result.notes
     assert result.platform.default_link.bandwidth_gb_s == 376.0
-    assert all(0 < share <= 1 for share in result.costs.utilization.values())
+    shares = result.costs.utilization["cuda/sm_90"]
+    assert all(0 < share <= 1 for share in shares.values())
 
 
 def test_gpus_that_are_here_are_measured(start: Start, tmp_path: Path) -> None:
@@ -50,7 +51,7 @@ def test_profile_measures_where_there_is_no_compiler(start: Start, tmp_path: Pat
     fake = start(gpus=2)
     kernels, costs_file = tmp_path / "kernels.hios", tmp_path / "costs.json"
     export_kernels(from_onnx(MODEL), kernels, target="sm_80")
-    write_costs(profile_artifact(kernels, GPUS), costs_file)
+    write_costs(*measure_artifact(kernels, GPUS), costs_file)
     assert not fake.allocated
     costs = CostTable.from_json(costs_file.read_text())
     assert set(costs.latency) == {"cuda/sm_80"}
@@ -59,7 +60,7 @@ def test_profile_measures_where_there_is_no_compiler(start: Start, tmp_path: Pat
     result = compile_model(from_onnx(MODEL), tmp_path / "model.hios", options)
     assert not result.notes
     with pytest.raises(UsageError, match="one kind of device"):
-        profile_artifact(kernels, ("cpu@0", "cuda:0"))
+        measure_artifact(kernels, ("cpu@0", "cuda:0"))
 
 
 def test_parts_have_costs_of_their_own(start: Start, tmp_path: Path) -> None:
@@ -79,4 +80,4 @@ def test_an_artifact_for_cpus_has_no_code_for_gpus(start: Start, tmp_path: Path)
     kernels = tmp_path / "kernels.hios"
     export_kernels(from_onnx(MODEL), kernels)
     with pytest.raises(UsageError, match="no code for GPUs: export it with --target"):
-        profile_artifact(kernels, ("cuda:0",))
+        measure_artifact(kernels, ("cuda:0",))
