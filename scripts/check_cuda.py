@@ -26,7 +26,7 @@ import numpy as np
 from hios_tvm import runtime
 from hios_tvm.cli.options import precision_option
 from hios_tvm.errors import HiosError
-from hios_tvm.measuring.artifact_costs import profile_artifact, write_costs
+from hios_tvm.measuring.artifact_costs import measure_artifact, write_costs
 from hios_tvm.runtime.devices.cuda import load_driver
 from hios_tvm.runtime.read_artifact import read_manifest
 from hios_tvm.runtime.trace import RunTrace
@@ -160,7 +160,7 @@ def run(folder: Path, iterations: int, warmup: int, json_file: Path | None) -> N
             file, distinct = _costs_file(case, devices), tuple(dict.fromkeys(devices))[:2]
             measured[file] = max(measured.get(file, ()), distinct, key=len)
         for file, distinct in measured.items():
-            write_costs(profile_artifact(case / KERNELS, distinct), folder / "costs" / file)
+            write_costs(*measure_artifact(case / KERNELS, distinct), folder / "costs" / file)
         for artifact, devices in artifacts.items():
             try:
                 result = _check(artifact, devices, case, iterations, warmup)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import click
@@ -29,7 +30,7 @@ def command() -> None:
     hios-tvm compile model.onnx --costs costs.json --devices cpu@0,cpu@1    # where the compiler is
 
     All three need the same --target and --precision; the second also runs as
-    python -m hios_tvm.measuring.artifact_costs, which needs the runtime alone.
+    python -m hios_tvm.measuring.artifact_costs, which needs no compiler.
     """
 
 
@@ -89,22 +90,22 @@ def run(
     json_file: str | None,
 ) -> None:
     """Measure KERNELS (or any other artifact) on this machine, and write the costs."""
-    from hios_tvm.measuring.artifact_costs import profile_artifact, write_costs
+    from hios_tvm.measuring.artifact_costs import measure_artifact, write_costs
 
     names = [] if devices is None else split_devices(devices)
     with progress_bar(enabled=not no_progress) as progress:
-        data = profile_artifact(
+        costs, graph = measure_artifact(
             kernels,
             names,
             verify_key=verify_key,
             progress=lambda done, total: progress("measure", done, total),
         )
-    write_costs(data, output)
+    write_costs(costs, graph, output)
     if json_file is not None:
-        print_json(data, json_file)
+        print_json(json.loads(costs.to_json(graph)), json_file)
         return
-    platform = data["platform"]
-    for model, times in data["latency"].items():
-        total = sum(time["ms"] for time in times.values())
+    independence = 1.0 if costs.platform is None else costs.platform.independence
+    for model, times in costs.latency.items():
+        total = sum(time.ms for time in times.values())
         stdout().print(f"{model}: {len(times)} operators, {total:.2f} ms one after another")
-    stdout().print(f"independence {platform['independence']:.2f}; {output} is for compile --costs")
+    stdout().print(f"independence {independence:.2f}; {output} is for compile --costs")

@@ -76,7 +76,7 @@ class _Graph:
             CostTable(
                 {DEVICE_MODEL: latency},
                 transfer=transfer,
-                utilization=dict(zip(names, self.utilization, strict=True)),
+                utilization={DEVICE_MODEL: dict(zip(names, self.utilization, strict=True))},
             ),
             Platform.uniform(self.devices),
         )

@@ -95,7 +95,9 @@ def layered_graph(options: LayeredGraphOptions, *, seed: int) -> Instance:
     latency = {name: Measurement(ms) for name, ms in zip(names, latency_ms, strict=True)}
     return Instance(
         graph_of_edges(names, transfer, name=f"layered-{seed}"),
-        CostTable({DEVICE_MODEL: latency}, transfer=transfer, utilization=utilization),
+        CostTable(
+            {DEVICE_MODEL: latency}, transfer=transfer, utilization={DEVICE_MODEL: utilization}
+        ),
         Platform.uniform(options.devices),
     )
 

@@ -1,65 +1,66 @@
-"""Costs of an artifact's kernels on this machine: for a compiler that runs elsewhere.
+"""Costs of an artifact's kernels on this machine, for a compiler that runs elsewhere.
 
     python -m hios_tvm.measuring.artifact_costs kernels.hios -o costs.json --devices cpu@0,cpu@1
 
-needs what running an artifact needs, and nothing else. ``hios-tvm profile`` is the same.
+needs what running an artifact needs, and nothing else. ``hios-tvm profile run`` is the same, and
+`hios_tvm.measuring.kernel_export` makes artifacts for it.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
-import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from itertools import permutations
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from hios_tvm.errors import ArtifactError, HiosError, UsageError
-from hios_tvm.measuring.bench import KernelArg, KernelCall, Timing
+from hios_tvm.files import atomic_write
+from hios_tvm.measuring.bench import KernelArg, KernelCall
 from hios_tvm.measuring.copies import fit_link, measure_transfers
 from hios_tvm.measuring.gpu_kernels import GpuBench, measure_copies
 from hios_tvm.measuring.kernels import measure_independence, measure_kernels
-from hios_tvm.runtime.devices.cpu import allowed_cores, require_cores
-from hios_tvm.runtime.devices.cuda import Gpu, load_driver, split_gpu
+from hios_tvm.runtime.devices.cpu import default_devices, require_cores
+from hios_tvm.runtime.devices.cuda import CudaDriver, Gpu, load_driver, split_gpu
 from hios_tvm.runtime.native import load_library
 from hios_tvm.runtime.read_artifact import Artifact, open_artifact
+from hios_tvm.schema.costs import CostTable, Measurement
 from hios_tvm.schema.device_names import (
     GPU_STREAMS,
-    cpu_device_name,
+    GpuPlace,
     cpu_model_name,
     device_kind,
+    disjoint_cores,
     gpu_model_name,
     gpu_place,
-    parse_cores,
     split_devices,
 )
-from hios_tvm.schema.platform import Link
+from hios_tvm.schema.graph import OperatorGraph
+from hios_tvm.schema.manifest import Manifest
+from hios_tvm.schema.platform import UNLIMITED, Device, Link, Platform
 from hios_tvm.schema.program import Call
+from hios_tvm.schema.strict_json import decode
 
-__all__ = ["GRAPH", "WEIGHTS", "cost_data", "kernel_calls", "profile_artifact", "write_costs"]
+__all__ = ["GRAPH", "PRECISION", "WEIGHTS", "kernel_calls", "measure_artifact", "write_costs"]
 
-GRAPH, WEIGHTS = "operator_graph", "weight_inputs"
-"""Keys of an exported artifact's `compile_info`: the graph, and which inputs stand for weights."""
-
-COSTS_VERSION = PLATFORM_VERSION = 1  # of the files that hios_tvm.schema.costs reads
-
-_NO_LINK = Link(latency_ms=0.0, bandwidth_gb_s=float("inf"))  # of one device
+GRAPH, WEIGHTS, PRECISION = "operator_graph", "weight_inputs", "precision"
+"""Keys of an exported artifact's `compile_info`: the graph, which inputs stand for weights, and
+the precision of a GPU's kernels."""
 
 Progress = Callable[[int, int], None]
 
 
-def profile_artifact(
+def measure_artifact(
     path: str | os.PathLike[str],
     devices: Sequence[str] = (),
     *,
     verify_key: str | os.PathLike[str] | None = None,
     progress: Progress = lambda done, total: None,
-) -> dict[str, Any]:
+) -> tuple[CostTable, OperatorGraph | None]:
     """Measure the kernels of an artifact, and the devices.
 
     Parameters
@@ -69,17 +70,19 @@ def profile_artifact(
     devices
         Devices of this machine, such as ``cpu@0`` and ``cpu@1``, or ``cuda:0`` and ``cuda:1``; by
         default all cores as one.
-    verify_key : path, optional
+    verify_key, optional
         As in `load`.
     progress : function, optional
         Called with the kernels done and the kernels in all.
 
     Returns
     -------
-    dict
-        The data of a cost file: the time of each operator on each device model, what a transfer
-        between two devices takes, and how independent they are. Stream groups are not measured
-        together: which ones matter only a scheduler knows, and it uses the analytic model.
+    CostTable
+        The time of each operator on each device model, what a transfer between two devices takes,
+        and how independent they are. Stream groups are not measured together: which ones matter
+        only a scheduler knows, and it uses the analytic model.
+    OperatorGraph or None
+        The graph of the operators, where the artifact has it.
 
     Raises
     ------
@@ -88,86 +91,27 @@ def profile_artifact(
     DeviceError
         If this process may not use a device.
     UsageError
-        If a core belongs to two devices.
+        If a core belongs to two devices, or CPUs and GPUs are named.
     """
-    names = list(devices) or [cpu_device_name(allowed_cores())]
+    names = list(devices) or list(default_devices())
     kinds = {device_kind(name) for name in names}
     if len(kinds) > 1:
         raise UsageError("CPUs and GPUs are measured one after the other: name one kind of device")
-    if kinds == {"cuda"}:
-        return _profile_gpus(open_artifact(path, verify_key=verify_key), names, progress)
-    cores = {name: require_cores(name) for name in names}
-    if len(set().union(*cores.values())) < sum(map(len, cores.values())) or len(cores) < len(names):
-        raise UsageError(f"a core belongs to two of the devices {', '.join(names)}")
+    if kinds == {"cpu"}:
+        disjoint_cores(names)
     artifact = open_artifact(path, verify_key=verify_key)
-    calls = kernel_calls(artifact)
-    models = {cpu_model_name(name): cores[name] for name in reversed(names)}
-    total = len(calls) * len(models)
-    times: dict[str, dict[str, Timing]] = {}
-    for i, (model, own) in enumerate(models.items()):
-        times[model] = {}
-        for entry in dict.fromkeys(entry for entry, _ in calls.values()):
-            part = {name: call for name, (other, call) in calls.items() if other == entry}
-            before = i * len(calls) + len(times[model])
-            measured = measure_kernels(
-                artifact.libraries[entry],
-                list(part.values()),
-                own,
-                progress=partial(_report, progress, before, total),
-            )
-            times[model].update(zip(part, measured, strict=True))
-    link, independence = _between(artifact, calls, times, [cores[name] for name in names])
+    measure = _gpu_costs if kinds == {"cuda"} else _cpu_costs
     graph = artifact.manifest.compile_info.get(GRAPH)
-    return cost_data(names, times, link, independence, graph)
+    return (
+        measure(artifact, names, progress),
+        None if graph is None else decode(OperatorGraph, graph, f"the graph of {path}"),
+    )
 
 
-def _profile_gpus(artifact: Artifact, names: Sequence[str], progress: Progress) -> dict[str, Any]:
-    """Measure the kernels of an artifact for GPUs on the first one, and copies to the second."""
-    manifest = artifact.manifest
-    specs = [d for d in manifest.devices if d.device_code is not None and d.library is not None]
-    if not specs:
-        raise UsageError("the artifact has no code for GPUs: export it with --target sm_90 or such")
-    driver = load_driver()
-    code = artifact.libraries[specs[0].device_code or ""]
-    library = load_library(artifact.libraries[specs[0].library or ""])
-    places = [gpu_place(name) for name in names]
-    if len({place.parts for place in places}) > 1:
-        raise UsageError("whole GPUs and parts of them are measured one after the other")
-    shares: dict[int, list[Any]] = {}
-    if places[0].parts > 1:
-        shares = {p.index: split_gpu(driver, p.index, p.parts) for p in places}
-    gpus = [Gpu(driver, p.index, code, shares[p.index][p.part] if shares else None) for p in places]
-    try:
-        benches = [GpuBench(gpu, manifest.gpu_kernels, library) for gpu in gpus]
-        calls = {
-            step.operator: step.kernel
-            for program in manifest.programs
-            for step in program.instructions
-            if isinstance(step, Call) and step.kernel in manifest.gpu_kernels
-        }
-        kernels: dict[str, Timing] = {}
-        for name in dict.fromkeys(calls.values()):
-            kernels[name] = benches[0].kernel(name)
-            progress(len(kernels), len(set(calls.values())))
-        link = _NO_LINK
-        if len(gpus) > 1:
-            for first, second in permutations(gpus, 2):
-                if first.index != second.index:
-                    first.reach(second)
-            link = fit_link(measure_copies(benches[0], benches[1]))
-        model = gpu_model_name(driver.arch(gpus[0].index), places[0].parts)
-        data = cost_data(
-            names,
-            {model: {operator: kernels[name] for operator, name in calls.items()}},
-            link,
-            1.0,
-            manifest.compile_info.get(GRAPH),
-        )
-        utilization = {operator: benches[0].utilization(name) for operator, name in calls.items()}
-        return {**data, "utilization": utilization}
-    finally:
-        for gpu in gpus:
-            gpu.close()
+def write_costs(costs: CostTable, graph: OperatorGraph | None, path: Path) -> None:
+    """Write a cost file: it is there whole, or not at all."""
+    with atomic_write(path) as file:
+        file.write(costs.to_json(graph).encode())
 
 
 def kernel_calls(artifact: Artifact) -> dict[str, tuple[str, KernelCall]]:
@@ -189,79 +133,61 @@ def kernel_calls(artifact: Artifact) -> dict[str, tuple[str, KernelCall]]:
         return KernelArg(buffer.shape, buffer.dtype, "output" if is_output else role)
 
     calls = {}
-    for program in manifest.programs:
-        entry = manifest.device[program.device].library or ""
-        for step in program.instructions:
-            if isinstance(step, Call):
-                first = len(step.args) - step.outputs
-                args = tuple(arg(name, i >= first) for i, name in enumerate(step.args))
-                calls[step.operator] = (entry, KernelCall(step.kernel, args))
+    for device, step in _calls(manifest):
+        first = len(step.args) - step.outputs
+        args = tuple(arg(name, i >= first) for i, name in enumerate(step.args))
+        entry = manifest.device[device].library or ""
+        calls[step.operator] = (entry, KernelCall(step.kernel, args))
     if not calls:
         raise ArtifactError("the artifact has no operators: there is nothing to measure")
     return calls
 
 
-def cost_data(
-    devices: Sequence[str],
-    times: Mapping[str, Mapping[str, Timing]],
-    link: Link,
-    independence: float,
-    graph: object = None,
-) -> dict[str, Any]:
-    """Return a cost file's data.
-
-    Parameters
-    ----------
-    devices
-        Names of CPU devices, or of GPUs of one model.
-    times
-        By device model and operator.
-    link
-        Between any two devices.
-    independence : float
-        As `measure_independence` returns it.
-    graph : object, optional
-        JSON of the operator graph.
-    """
-    latency = {
-        model: {
-            name: {
-                "ms": timing.ms,
-                "spread_ms": timing.spread_ms,
-                "samples": timing.samples,
-                "source": "measured",
-            }
-            for name, timing in own.items()
-        }
-        for model, own in times.items()
-    }
-    platform = {
-        "version": PLATFORM_VERSION,
-        "devices": [
-            {"name": name, "model": model, "streams": streams, "memory_bytes": None}
-            for name, (model, streams) in zip(
-                devices, (_model_and_streams(name, times) for name in devices), strict=True
-            )
-        ],
-        "links": [],
-        "default_link": asdict(link),
-        "independence": independence,
-    }
-    data: dict[str, Any] = {
-        "version": COSTS_VERSION,
-        "latency": latency,
-        "joint": {},
-        "transfer": [],
-        "utilization": {},
-        "platform": platform,
-    }
-    return data if graph is None else {**data, "graph": graph}
+def _calls(manifest: Manifest) -> Iterator[tuple[str, Call]]:
+    """Yield the calls of all programs, with their devices."""
+    for program in manifest.programs:
+        for step in program.instructions:
+            if isinstance(step, Call):
+                yield program.device, step
 
 
-def _model_and_streams(name: str, times: Mapping[str, object]) -> tuple[str, int]:
-    if device_kind(name) == "cuda":
-        return next(iter(times)), GPU_STREAMS
-    return cpu_model_name(name), len(parse_cores(name))
+def _cpu_costs(artifact: Artifact, names: Sequence[str], progress: Progress) -> CostTable:
+    cores = {name: require_cores(name) for name in names}
+    calls = kernel_calls(artifact)
+    models = {cpu_model_name(name): cores[name] for name in reversed(names)}
+    total = len(calls) * len(models)
+    times: dict[str, dict[str, Measurement]] = {}
+    for i, (model, own) in enumerate(models.items()):
+        report = partial(_report, progress, i * len(calls), total)
+        times[model] = _latencies(artifact, calls, own, report)
+    longest = max(calls, key=lambda name: next(iter(times.values()))[name].ms)
+    link, independence = _between(artifact, calls[longest], list(cores.values()))
+    platform = Platform(
+        tuple(Device(name, cpu_model_name(name), len(cores[name])) for name in names),
+        default_link=link,
+        independence=independence,
+    )
+    return CostTable(times, platform=platform)
+
+
+def _latencies(
+    artifact: Artifact,
+    calls: Mapping[str, tuple[str, KernelCall]],
+    cores: tuple[int, ...],
+    progress: Progress,
+) -> dict[str, Measurement]:
+    """Return the time of each operator alone on `cores`, library after library."""
+    times: dict[str, Measurement] = {}
+    for entry in dict.fromkeys(entry for entry, _ in calls.values()):
+        own = {name: call for name, (other, call) in calls.items() if other == entry}
+        measured = measure_kernels(
+            artifact.libraries[entry],
+            list(own.values()),
+            cores,
+            progress=partial(_report, progress, len(times), len(calls)),
+        )
+        times.update(zip(own, measured, strict=True))
+    return times
 
 
 def _report(progress: Progress, before: int, total: int, done: int, _: int) -> None:
@@ -269,38 +195,68 @@ def _report(progress: Progress, before: int, total: int, done: int, _: int) -> N
 
 
 def _between(
-    artifact: Artifact,
-    calls: Mapping[str, tuple[str, KernelCall]],
-    times: Mapping[str, Mapping[str, Timing]],
-    cores: Sequence[tuple[int, ...]],
+    artifact: Artifact, longest: tuple[str, KernelCall], cores: Sequence[tuple[int, ...]]
 ) -> tuple[Link, float]:
     """Measure the link between two devices, and independence by the longest kernel."""
     if len(cores) == 1:
-        return _NO_LINK, 1.0
-    own = next(iter(times.values()))
-    entry, call = calls[max(own, key=lambda name: own[name].ms)]
+        return UNLIMITED, 1.0
+    entry, call = longest
     library = artifact.libraries[entry]
     link = fit_link(measure_transfers(library, cores[0], cores[1]))
     return link, measure_independence(library, call, cores)
 
 
-def write_costs(data: Mapping[str, Any], path: Path) -> None:
-    """Write a cost file: it is there whole, or not at all."""
+def _gpu_costs(artifact: Artifact, names: Sequence[str], progress: Progress) -> CostTable:
+    """Measure the kernels of an artifact for GPUs on the first one, and copies to the second."""
+    manifest = artifact.manifest
+    spec = next((d for d in manifest.devices if d.device_code and d.library), None)
+    if spec is None:
+        raise UsageError("the artifact has no code for GPUs: export it with --target sm_90 or such")
+    places = [gpu_place(name) for name in names]
+    if len({place.parts for place in places}) > 1:
+        raise UsageError("whole GPUs and parts of them are measured one after the other")
+    kernel_of = {
+        step.operator: step.kernel
+        for _, step in _calls(manifest)
+        if step.kernel in manifest.gpu_kernels
+    }
+    driver = load_driver()
+    library = load_library(artifact.libraries[spec.library or ""])
+    with _opened(driver, places, artifact.libraries[spec.device_code or ""]) as gpus:
+        benches = [GpuBench(gpu, manifest.gpu_kernels, library) for gpu in gpus]
+        kernels: dict[str, Measurement] = {}
+        for name in dict.fromkeys(kernel_of.values()):
+            kernels[name] = benches[0].kernel(name)
+            progress(len(kernels), len(set(kernel_of.values())))
+        link = UNLIMITED if len(gpus) == 1 else fit_link(measure_copies(benches[0], benches[1]))
+        model = gpu_model_name(driver.arch(gpus[0].index), places[0].parts)
+        shares = {operator: benches[0].utilization(name) for operator, name in kernel_of.items()}
+    precision = manifest.compile_info.get(PRECISION)
+    return CostTable(
+        {model: {operator: kernels[name] for operator, name in kernel_of.items()}},
+        utilization={model: shares},
+        precision={} if precision is None else {model: precision},
+        platform=Platform(
+            tuple(Device(name, model, GPU_STREAMS) for name in names), default_link=link
+        ),
+    )
+
+
+@contextmanager
+def _opened(driver: CudaDriver, places: Sequence[GpuPlace], code: bytes) -> Iterator[list[Gpu]]:
+    """Yield the GPUs, or parts of them, with `code` loaded, each reaching the others' memory."""
+    shares = {}
+    if places[0].parts > 1:
+        shares = {p.index: split_gpu(driver, p.index, p.parts) for p in places}
+    gpus = [Gpu(driver, p.index, code, shares[p.index][p.part] if shares else None) for p in places]
     try:
-        with tempfile.NamedTemporaryFile(
-            "w", dir=path.parent, prefix=f".{path.name}.", delete=False
-        ) as file:
-            try:
-                json.dump(data, file, indent=1)
-                file.flush()
-                os.fsync(file.fileno())
-                os.chmod(file.name, 0o644)
-                os.replace(file.name, path)
-            except BaseException:
-                os.unlink(file.name)
-                raise
-    except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror}") from error
+        for first, second in permutations(gpus, 2):
+            if first.index != second.index:
+                first.reach(second)
+        yield gpus
+    finally:
+        for gpu in gpus:
+            gpu.close()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -313,8 +269,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     devices = split_devices(options.devices)
     try:
-        data = profile_artifact(options.artifact, devices, verify_key=options.verify_key)
-        write_costs(data, options.output)
+        costs, graph = measure_artifact(options.artifact, devices, verify_key=options.verify_key)
+        write_costs(costs, graph, options.output)
     except HiosError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1

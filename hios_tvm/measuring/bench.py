@@ -11,6 +11,7 @@ import numpy as np
 
 from hios_tvm.runtime.executor import Executor, Task
 from hios_tvm.runtime.memory import Arena, TensorTable, align_up
+from hios_tvm.schema.costs import Measurement
 from hios_tvm.schema.dtypes import element_type
 from hios_tvm.schema.program import Call, Instruction, Signal, Wait
 
@@ -21,8 +22,8 @@ __all__ = [
     "KernelArg",
     "KernelCall",
     "Numbers",
-    "Timing",
     "barrier",
+    "measurement_of",
     "run_tasks",
 ]
 
@@ -30,20 +31,11 @@ Cores = tuple[int, ...]
 Times = list[np.ndarray[Any, np.dtype[np.int64]]]
 
 
-@dataclass(frozen=True)
-class Timing:
-    """Milliseconds: the median, the interquartile range, and how many samples there were."""
-
-    ms: float
-    spread_ms: float
-    samples: int
-
-    @staticmethod
-    def of(nanoseconds: Iterable[float]) -> Timing:
-        """Sum up samples in nanoseconds."""
-        values = np.fromiter(nanoseconds, np.float64) / 1e6
-        low, middle, high = np.percentile(values, (25, 50, 75))
-        return Timing(float(middle), float(high - low), len(values))
+def measurement_of(nanoseconds: Iterable[float], source: str = "measured") -> Measurement:
+    """Return the median and the interquartile range of samples in nanoseconds."""
+    values = np.fromiter(nanoseconds, np.float64) / 1e6
+    low, middle, high = np.percentile(values, (25, 50, 75))
+    return Measurement(float(middle), float(high - low), len(values), source)
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from hios_tvm.measuring.bench import Bench, Cores, KernelArg, Timing
+from hios_tvm.measuring.bench import Bench, Cores, KernelArg, measurement_of
 from hios_tvm.runtime.executor import Task
 from hios_tvm.runtime.native import load_library
+from hios_tvm.schema.costs import Measurement
 from hios_tvm.schema.platform import Link
 from hios_tvm.schema.program import Copy, Instruction, Signal, Wait
 
@@ -28,7 +29,7 @@ def measure_transfers(
     sizes: Sequence[int] = _TRANSFER_BYTES,
     *,
     rounds: int = 15,
-) -> dict[int, Timing]:
+) -> dict[int, Measurement]:
     """Time copies that `destination` makes of what `source` has just written.
 
     Returns
@@ -48,11 +49,11 @@ def measure_transfers(
             Task("destination", destination, consume, loaded),
         ]
         samples = bench.run(tasks, rounds)
-        result[size] = Timing.of(consumed[2] - consumed[1] for _, consumed in samples)
+        result[size] = measurement_of(consumed[2] - consumed[1] for _, consumed in samples)
     return result
 
 
-def fit_link(times: Mapping[int, Timing]) -> Link:
+def fit_link(times: Mapping[int, Measurement]) -> Link:
     """Return the link that comes nearest to measured copies, as `measure_transfers` returns them.
 
     Relative errors count, so that small copies matter as much as large ones.
@@ -65,7 +66,9 @@ def fit_link(times: Mapping[int, Timing]) -> Link:
     return Link(max(float(latency_ms), 0.0), bandwidth_gb_s)
 
 
-def measure_handover(library: bytes, first: Cores, second: Cores, *, rounds: int = 15) -> Timing:
+def measure_handover(
+    library: bytes, first: Cores, second: Cores, *, rounds: int = 15
+) -> Measurement:
     """Time from a signal on one device to the instruction after its wait on the other one."""
     loaded = load_library(library)
     ping: list[Instruction] = []
@@ -78,4 +81,4 @@ def measure_handover(library: bytes, first: Cores, second: Cores, *, rounds: int
     for times, _ in Bench().run(tasks, rounds):
         trips = np.diff(times[::2])[1:]  # the first one waits for the other worker's start
         samples.extend(trips / 2)
-    return Timing.of(samples)
+    return measurement_of(samples)

@@ -15,7 +15,7 @@ from hios_tvm.backends.cpu.codegen import compile_kernels, kernel_key
 from hios_tvm.backends.cpu.features import cpu_features
 from hios_tvm.backends.cpu.library import link_library
 from hios_tvm.errors import CostError
-from hios_tvm.measuring.bench import ColdMemory, KernelArg, KernelCall, Timing
+from hios_tvm.measuring.bench import ColdMemory, KernelArg, KernelCall
 from hios_tvm.measuring.cache import CostCache
 from hios_tvm.measuring.kernels import COLD_BYTES, measure_joint, measure_kernels
 from hios_tvm.runtime.devices.cpu import available_features
@@ -28,8 +28,6 @@ from hios_tvm.schema.platform import Platform
 __all__ = ["collect_costs", "kernel_call"]
 
 Progress = Callable[[str, int, int], None]
-
-SOURCE = "measured"
 
 
 def collect_costs(
@@ -120,16 +118,13 @@ class _Laboratory:
         known = {} if self.cache is None else self.cache.get(keys.values())
         missing = [kernel for kernel in call_of if keys[kernel] not in known]
         if missing:
-            timings = measure_kernels(
+            times = measure_kernels(
                 self._linked(),
                 [call_of[kernel] for kernel in missing],
                 self.models[model],
                 progress=lambda done, total: self.progress("measure", done, total),
             )
-            measured = {
-                keys[kernel]: _measurement(timing)
-                for kernel, timing in zip(missing, timings, strict=True)
-            }
+            measured = {keys[kernel]: m for kernel, m in zip(missing, times, strict=True)}
             if self.cache is not None:
                 self.cache.put(measured)
             known |= measured
@@ -145,8 +140,7 @@ class _Laboratory:
         if self.cache is not None and (known := self.cache.get([key])):
             return known[key]
         calls = [[self._call(name) for name in group] for group in groups]
-        timing = measure_joint(self._linked(), self.models[model], calls, cold=self._cold)
-        measured = _measurement(timing)
+        measured = measure_joint(self._linked(), self.models[model], calls, cold=self._cold)
         if self.cache is not None:
             self.cache.put({key: measured})
         return measured
@@ -171,7 +165,3 @@ class _Laboratory:
             )
             self._library = link_library(objects.values(), self.target)
         return self._library
-
-
-def _measurement(timing: Timing) -> Measurement:
-    return Measurement(timing.ms, timing.spread_ms, timing.samples, SOURCE)

@@ -13,7 +13,6 @@ from tvm.target import Target
 
 from hios_tvm.backends.cpu.codegen import compile_kernels
 from hios_tvm.backends.cpu.library import link_library
-from hios_tvm.errors import UsageError
 from hios_tvm.measuring.bench import KernelArg, KernelCall
 from hios_tvm.measuring.cache import CostCache
 from hios_tvm.measuring.copies import fit_link, measure_transfers
@@ -24,7 +23,7 @@ from hios_tvm.passes.pipeline import lower
 from hios_tvm.runtime.devices.cpu import require_cores
 from hios_tvm.runtime.machine import device_fingerprint
 from hios_tvm.schema.costs import Measurement
-from hios_tvm.schema.device_names import cpu_model_name, parse_cores
+from hios_tvm.schema.device_names import cpu_model_name, disjoint_cores
 from hios_tvm.schema.platform import Device, Link, Platform
 
 __all__ = ["cpu_platform"]
@@ -59,8 +58,12 @@ def cpu_platform(
     DeviceError
         If a name is no CPU device, or names a core that this process may not use.
     """
-    platform = Platform(tuple(_device(name) for name in names))
-    _check_disjoint(names)
+    platform = Platform(
+        tuple(
+            Device(name, model=cpu_model_name(name), streams=len(cores))
+            for name, cores in disjoint_cores(names).items()
+        )
+    )
     if measured is not None:
         return replace(
             platform, default_link=measured.default_link, independence=measured.independence
@@ -110,16 +113,3 @@ def _probe(target: Target) -> tuple[bytes, KernelCall]:
     args.append(KernelArg(tensors[-1].shape, tensors[-1].dtype, "output"))
     objects = compile_kernels(module, target)
     return link_library(objects.values(), target), KernelCall(work.kernel, tuple(args))
-
-
-def _device(name: str) -> Device:
-    return Device(name, model=cpu_model_name(name), streams=len(parse_cores(name)))
-
-
-def _check_disjoint(names: Sequence[str]) -> None:
-    owner: dict[int, str] = {}
-    for name in names:
-        for core in parse_cores(name):
-            if core in owner:
-                raise UsageError(f"core {core} belongs to {owner[core]} and to {name}")
-            owner[core] = name

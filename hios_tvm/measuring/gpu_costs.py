@@ -14,7 +14,6 @@ from hios_tvm.backends.cpu.library import link_library
 from hios_tvm.backends.cuda.codegen import CudaCode, build_device_code, generate_cuda
 from hios_tvm.backends.network import Network
 from hios_tvm.errors import DeviceError
-from hios_tvm.measuring.bench import Timing
 from hios_tvm.measuring.copies import fit_link
 from hios_tvm.measuring.gpu_kernels import GpuBench, measure_copies
 from hios_tvm.passes.targets import arch_of
@@ -53,7 +52,7 @@ class GpuLaboratory:
     @property
     def model(self) -> str:
         """The device model that is measured."""
-        return gpu_model_name(arch_of(self._target), self.parts)
+        return gpu_model_name(arch_of(self.target), self.parts)
 
     def latencies(self) -> dict[str, Measurement]:
         """Time of each operator alone."""
@@ -62,7 +61,7 @@ class GpuLaboratory:
         kernels = list(dict.fromkeys(kernel_of.values()))
         for done, kernel in enumerate(kernels):
             self.progress("measure", done, len(kernels))
-            times[kernel] = _measurement(self._bench.kernel(kernel))
+            times[kernel] = self._bench.kernel(kernel)
         return {operator: times[kernel] for operator, kernel in kernel_of.items()}
 
     def utilization(self) -> dict[str, float]:
@@ -75,7 +74,7 @@ class GpuLaboratory:
         kernels = [tuple(kernel_of[name].kernel for name in group) for group in groups]
         key = tuple(sorted(kernels))
         if key not in self._kept:
-            self._kept[key] = _measurement(self._bench.joint(key))
+            self._kept[key] = self._bench.joint(key)
         return self._kept[key]
 
     def link(self) -> Link | None:
@@ -109,18 +108,14 @@ class GpuLaboratory:
 
     @cached_property
     def _code(self) -> bytes:
-        return build_device_code(self._generated.source, self._target, cache_dir=self.kernel_dir)
+        return build_device_code(self._generated.source, self.target, cache_dir=self.kernel_dir)
 
     @property
-    def _target(self) -> Target:
+    def target(self) -> Target:
         assert self.network.gpu_target is not None
         return self.network.gpu_target
 
     @cached_property
     def _generated(self) -> CudaCode:
         assert self.network.gpu_mod is not None
-        return generate_cuda(self.network.gpu_mod, self._target)
-
-
-def _measurement(timing: Timing) -> Measurement:
-    return Measurement(timing.ms, timing.spread_ms, timing.samples, "measured")
+        return generate_cuda(self.network.gpu_mod, self.target)

@@ -12,12 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from hios_tvm.measuring.bench import Timing
+from hios_tvm.measuring.bench import measurement_of
 from hios_tvm.runtime.devices.cuda import Gpu
 from hios_tvm.runtime.executor import Executor
 from hios_tvm.runtime.gpu import GpuTask, Mark, issue_order
 from hios_tvm.runtime.memory import TensorTable
 from hios_tvm.runtime.native import Library
+from hios_tvm.schema.costs import Measurement
 from hios_tvm.schema.launches import GpuKernel
 from hios_tvm.schema.program import COPY_STREAM, Call, Copy, Program, Signal, Wait
 
@@ -47,15 +48,15 @@ class GpuBench:
     kernels: Mapping[str, GpuKernel]
     library: Library
 
-    def kernel(self, name: str) -> Timing:
+    def kernel(self, name: str) -> Measurement:
         """Time one kernel, many in a row: what they take when the stream never runs dry."""
         buffers: dict[str, int] = {}
         call = self._call(name, buffers)
         steps = [Mark(0), *[call] * _CALLS, Mark(1)]
         times = self._run([_program(_FIRST, 0, steps)], buffers)
-        return Timing.of(ms * 1e6 / _CALLS for ms in times)
+        return measurement_of(ms * 1e6 / _CALLS for ms in times)
 
-    def joint(self, groups: Sequence[Sequence[str]]) -> Timing:
+    def joint(self, groups: Sequence[Sequence[str]]) -> Measurement:
         """Time stream groups at once: from where stream 0 hands over until all have ended."""
         buffers: dict[str, int] = {}
         ends = range(1, 1 + len(groups))
@@ -64,7 +65,7 @@ class GpuBench:
         for end, group in zip(ends, groups, strict=True):
             calls = [self._call(name, buffers) for name in group]
             programs.append(_program(_FIRST, end, [Wait(0), *calls, Signal(end)]))
-        return Timing.of(ms * 1e6 for ms in self._run(programs, buffers))
+        return measurement_of(ms * 1e6 for ms in self._run(programs, buffers))
 
     def utilization(self, name: str) -> float:
         """Return the share of the GPU's threads that the kernel's largest launch can occupy."""
@@ -90,7 +91,7 @@ def measure_copies(
     source: GpuBench,
     destination: GpuBench,
     sizes: Sequence[int] = (),
-) -> dict[int, Timing]:
+) -> dict[int, Measurement]:
     """Time copies that `destination` makes from `source`, by their bytes."""
     times = {}
     for size in sizes or _TRANSFER_BYTES:
@@ -99,7 +100,7 @@ def measure_copies(
         homes = {"from": (_FIRST, size), "to": (_SECOND, size)}
         gpus = {_FIRST: source, _SECOND: destination}
         samples = _marked_ms(gpus, [program], homes)
-        times[size] = Timing.of(ms * 1e6 / _COPIES for ms in samples)
+        times[size] = measurement_of(ms * 1e6 / _COPIES for ms in samples)
     return times
 
 

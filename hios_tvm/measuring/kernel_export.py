@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +13,7 @@ from tvm.ir import IRModule
 
 from hios_tvm.backends.network import lower_network
 from hios_tvm.compiler import CompileOptions, compile_network
-from hios_tvm.measuring.artifact_costs import GRAPH, WEIGHTS
+from hios_tvm.measuring.artifact_costs import GRAPH, PRECISION, WEIGHTS
 from hios_tvm.passes.canonicalize_operators import NUM_INPUT
 from hios_tvm.passes.targets import arch_of, parse_targets
 from hios_tvm.schema.costs import CostTable, Measurement
@@ -22,6 +21,7 @@ from hios_tvm.schema.device_names import cpu_model_name, gpu_model_name
 from hios_tvm.schema.gpu_models import Precision
 from hios_tvm.schema.platform import Platform
 from hios_tvm.schema.schedule import DeviceSchedule, Schedule, Stage
+from hios_tvm.schema.strict_json import encode
 
 __all__ = ["export_kernels"]
 
@@ -88,8 +88,9 @@ def export_kernels(
         output,
         options,
         info={
-            GRAPH: json.loads(graph.to_json()),
+            GRAPH: encode(graph),
             WEIGHTS: list(graph.constants),
+            **({} if gpu is None else {PRECISION: precision}),
             "command": f"hios-tvm profile export {name}",
         },
         progress=progress,

@@ -16,12 +16,13 @@ from hios_tvm.measuring.bench import (
     ColdMemory,
     Cores,
     KernelCall,
-    Timing,
     barrier,
+    measurement_of,
 )
 from hios_tvm.runtime.devices.cpu import share_cores
 from hios_tvm.runtime.executor import Task
 from hios_tvm.runtime.native import Library, load_library
+from hios_tvm.schema.costs import Measurement
 from hios_tvm.schema.program import Instruction, Signal, Wait
 
 __all__ = [
@@ -47,7 +48,7 @@ def measure_kernels(
     budget_ms: float = 30.0,
     cold_bytes: int = COLD_BYTES,
     progress: Callable[[int, int], None] = lambda done, total: None,
-) -> list[Timing]:
+) -> list[Measurement]:
     """Time each kernel alone on `cores`.
 
     Parameters
@@ -68,12 +69,12 @@ def measure_kernels(
 
     Returns
     -------
-    list of Timing
+    list of Measurement
         In the order of `calls`.
     """
     loaded = load_library(library)
     cold = ColdMemory(cold_bytes)
-    known: dict[KernelCall, Timing] = {}
+    known: dict[KernelCall, Measurement] = {}
     distinct = tuple(dict.fromkeys(calls))
     for done in range(_SWEEPS * len(distinct)):
         call = distinct[done % len(distinct)]
@@ -91,7 +92,7 @@ def measure_joint(
     *,
     rounds: int = 15,
     cold: ColdMemory | None = None,
-) -> Timing:
+) -> Measurement:
     """Time stream groups that run at the same time on a device with `cores`.
 
     As in an artifact, stream 0 has all cores, and hands over to the streams of the groups, which
@@ -100,7 +101,7 @@ def measure_joint(
 
     Returns
     -------
-    Timing
+    Measurement
         From the start of the stage on stream 0 until all groups have ended, seen from there.
     """
     loaded = load_library(library)
@@ -125,7 +126,7 @@ def measure_joint(
         for i, (share, steps) in enumerate(zip(shares, streams, strict=True), start=1)
     ]
     (times,) = bench.run(tasks, rounds=1, warmup=0)
-    return Timing.of(times[0][end] - times[0][first] for first, end in spans[1:])
+    return measurement_of(times[0][end] - times[0][first] for first, end in spans[1:])
 
 
 def measure_independence(
@@ -172,7 +173,7 @@ def measure_independence(
 
 def _measure_kernel(
     library: Library, call: KernelCall, cores: Cores, cold: ColdMemory | None, budget_ms: float
-) -> Timing:
+) -> Measurement:
     bench = Bench(cold)
     task = Task(call.kernel, cores, bench.calls(call, 3), library)
     ((times,),) = bench.run([task], rounds=1, warmup=0)
@@ -180,4 +181,4 @@ def _measure_kernel(
     count = max(_MIN_CALLS, min(_MAX_CALLS, int(budget_ms / once_ms)))
     task = Task(call.kernel, cores, bench.calls(call, count + 1), library)
     ((times,),) = bench.run([task], rounds=1, warmup=0)
-    return Timing.of(np.diff(times)[1:])  # the first call may find cold activations
+    return measurement_of(np.diff(times)[1:])  # the first call may find cold activations

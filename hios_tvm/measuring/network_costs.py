@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -69,6 +69,8 @@ def network_costs(
     if given is not None:
         platform = _platform(network, devices, link, given.platform, None, progress)
         given.check(network.graph, platform)
+        if network.gpu_target is not None:
+            given.check_precision(precision_of(network.gpu_target))
         return given, platform
     kernels = kernel_dir(cache_dir)
     if rpc is not None:
@@ -107,8 +109,23 @@ def _with_estimates(costs: CostTable, network: Network, target: Target, parts: i
     gpu = gpu_model(arch_of(target))
     gpu = replace(gpu, multiprocessors=gpu.multiprocessors // parts)
     times, utilization = estimate_gpu(network.kernels, network.graph, gpu, precision_of(target))
-    latency = {**costs.latency, gpu_model_name(arch_of(target), parts): times}
-    return replace(costs, latency=latency, utilization=utilization)
+    return _with_gpu(costs, gpu_model_name(arch_of(target), parts), times, utilization, target)
+
+
+def _with_gpu(
+    costs: CostTable,
+    model: str,
+    times: Mapping[str, Measurement],
+    utilization: Mapping[str, float],
+    target: Target,
+) -> CostTable:
+    """Add the costs of one model of GPUs, or of parts of them."""
+    return replace(
+        costs,
+        latency={**costs.latency, model: times},
+        utilization={**costs.utilization, model: utilization},
+        precision={**costs.precision, model: precision_of(target)},
+    )
 
 
 def _with_gpu_costs(costs: CostTable, laboratory: GpuLaboratory) -> CostTable:
@@ -119,12 +136,14 @@ def _with_gpu_costs(costs: CostTable, laboratory: GpuLaboratory) -> CostTable:
             return laboratory.stage(groups)
         return None if known_stage is None else known_stage(model, groups)
 
-    return replace(
+    costs = _with_gpu(
         costs,
-        latency={**costs.latency, laboratory.model: laboratory.latencies()},
-        utilization=laboratory.utilization(),
-        measure_stage=measure_stage,
+        laboratory.model,
+        laboratory.latencies(),
+        laboratory.utilization(),
+        laboratory.target,
     )
+    return replace(costs, measure_stage=measure_stage)
 
 
 def _platform(

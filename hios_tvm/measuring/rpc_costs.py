@@ -24,7 +24,7 @@ from tvm.target import Target
 from hios_tvm.backends.cpu.codegen import compile_kernels
 from hios_tvm.backends.cpu.library import link_library
 from hios_tvm.errors import DeviceError, UsageError
-from hios_tvm.measuring.bench import KernelCall, Timing
+from hios_tvm.measuring.bench import KernelCall, measurement_of
 from hios_tvm.measuring.copies import fit_link
 from hios_tvm.measuring.cpu_costs import kernel_call
 from hios_tvm.measuring.cpu_platform import cpu_platform
@@ -143,15 +143,12 @@ class _Remote:
     def latencies(
         self, calls: Mapping[str, KernelCall], cores: int, progress: Progress
     ) -> dict[str, Measurement]:
-        known: dict[KernelCall, Timing] = {}
+        known: dict[KernelCall, Measurement] = {}
         for done, call in enumerate(calls.values(), start=1):
             if call not in known:
                 known[call] = self._time(call, cores)
             progress("measure", done, len(calls))
-        return {
-            name: Measurement(known[c].ms, known[c].spread_ms, known[c].samples, SOURCE)
-            for name, c in calls.items()
-        }
+        return {name: known[call] for name, call in calls.items()}
 
     def link(self) -> Link:
         times = {}
@@ -165,16 +162,16 @@ class _Remote:
         alone, together = self._time(call, 1).ms, self._time(call, cores).ms
         return min(1.0, alone / cores / together)
 
-    def _time(self, call: KernelCall, cores: int) -> Timing:
+    def _time(self, call: KernelCall, cores: int) -> Measurement:
         arrays = [self._array(arg.shape, arg.dtype) for arg in call.args]
         return self._evaluate(call.kernel, arrays, cores)
 
-    def _evaluate(self, kernel: str, arrays: Sequence[Any], cores: int) -> Timing:
+    def _evaluate(self, kernel: str, arrays: Sequence[Any], cores: int) -> Measurement:
         self._set_threads(1, cores)
         evaluate = self._module.time_evaluator(
             kernel, self._device, number=1, repeat=_REPEATS, min_repeat_ms=_REPEAT_MS
         )
-        return Timing.of(1e9 * seconds for seconds in evaluate(*arrays).results)
+        return measurement_of((1e9 * s for s in evaluate(*arrays).results), SOURCE)
 
     def _array(self, shape: tuple[int, ...], dtype: str) -> Any:
         """Upload small random floats, or zeros: numbers that no kernel stumbles over."""

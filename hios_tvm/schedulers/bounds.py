@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from hios_tvm.schema.costs import ALPHA, CostTable
+from hios_tvm.schema.costs import CostTable
 from hios_tvm.schema.graph import OperatorGraph
 from hios_tvm.schema.platform import Platform
 
@@ -42,8 +42,13 @@ def lower_bound_ms(graph: OperatorGraph, costs: CostTable, platform: Platform) -
 
     shared = any(device.streams > 1 for device in platform.devices)
     names = list(fastest)
-    utilization = np.array([costs.utilization.get(n, 1.0) if shared else 1.0 for n in names])
-    work = np.array([fastest[n] for n in names]) * (ALPHA + (1.0 - ALPHA) * utilization)
+    least = fastest
+    if shared:
+        least = {
+            name: min(costs.least_stage_ms(name, m) for m in models if costs.runs_on(name, m))
+            for name in names
+        }
+    work = np.array([least[name] for name in names])
     # n devices that slow each other down do as much together as n / slowdown(n) alone.
     speed = max(n / platform.slowdown(n) for n in range(1, len(platform.devices) + 1))
     saved_ms, saved_on_path_ms = _saved_by_joint_stages(costs, fastest)

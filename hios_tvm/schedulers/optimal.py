@@ -14,7 +14,7 @@ from hios_tvm.schedulers.memory import Memory
 from hios_tvm.schedulers.portfolio import portfolio
 from hios_tvm.schedulers.problem import Groups, PlacedStage, Problem
 from hios_tvm.schedulers.refine import RefineOptions, refined
-from hios_tvm.schema.costs import ALPHA, CostTable
+from hios_tvm.schema.costs import CostTable
 from hios_tvm.schema.graph import OperatorGraph
 from hios_tvm.schema.platform import Platform
 from hios_tvm.schema.schedule import Schedule
@@ -252,10 +252,12 @@ def _least_and_work_ms(problem: Problem) -> tuple[list[float], list[float]]:
     """Return the least time from start to end of each operator, and of its device's time."""
     shared = any(device.streams > 1 for device in problem.platform.devices)
     least = [min(times) for times in problem.latency_ms]
-    work = []
-    for v, op in enumerate(problem.graph.operators):
-        utilization = problem.costs.utilization.get(op.name, 1.0) if shared else 1.0
-        work.append(least[v] * (ALPHA + (1.0 - ALPHA) * utilization))
+    work = list(least)
+    if shared:
+        costs, models = problem.costs, {device.model for device in problem.platform.devices}
+        for v, op in enumerate(problem.graph.operators):
+            able = [model for model in models if costs.runs_on(op.name, model)]
+            work[v] = min(costs.least_stage_ms(op.name, model) for model in able)
     index = {op.name: v for v, op in enumerate(problem.graph.operators)}
     for stages in problem.costs.joint.values():  # measured, so the model bounds nothing
         for groups, measurement in stages.items():

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from hios_tvm.errors import CostError
+from hios_tvm.schema.gpu_models import Precision
 from hios_tvm.schema.graph import Edge, OperatorGraph
 from hios_tvm.schema.platform import Platform
+from hios_tvm.schema.strict_json import Document
 
 __all__ = ["ALPHA", "CostTable", "Measurement", "StageKey", "stage_key"]
-
-COSTS_VERSION = 1
 
 ALPHA = 0.5
 """Share of a stage that does not overlap in the analytic model (the authors' simulation)."""
@@ -52,7 +51,10 @@ class CostTable:
     joint : device model -> stage -> time of its stream groups together
     transfer : (producer, consumer) -> time of the copy to another device
         An edge without an entry costs what the platform's link takes for its bytes.
-    utilization : operator -> share of a device that it uses, in (0, 1]; 1 where absent
+    utilization : device model -> operator -> share of a device that it uses, in (0, 1]
+        1 where absent.
+    precision : device model -> precision of the kernels that were measured
+        Absent where it makes no difference (CPUs), or nobody knows.
     measure_stage : function, optional
         ``(device model, groups) -> Measurement`` for stages that `joint` does not hold; each
         is asked for once and kept. Where it returns None, or is absent, the analytic model answers.
@@ -63,7 +65,8 @@ class CostTable:
     latency: Mapping[str, Mapping[str, Measurement]]
     joint: dict[str, dict[StageKey, Measurement]] = field(default_factory=dict)
     transfer: Mapping[tuple[str, str], Measurement] = field(default_factory=dict)
-    utilization: Mapping[str, float] = field(default_factory=dict)
+    utilization: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    precision: Mapping[str, Precision] = field(default_factory=dict)
     platform: Platform | None = None
     measure_stage: Callable[[str, StageKey], Measurement | None] | None = field(
         default=None, compare=False, repr=False
@@ -81,6 +84,15 @@ class CostTable:
             raise CostError(
                 f"the cost table has no time of operator {operator!r} on device model {model!r}"
             ) from None
+
+    def utilization_of(self, operator: str, model: str) -> float:
+        """Share of a device of `model` that `operator` uses."""
+        return self.utilization.get(model, {}).get(operator, 1.0)
+
+    def least_stage_ms(self, operator: str, model: str) -> float:
+        """Milliseconds that the analytic model adds to any stage at least for `operator`."""
+        used = ALPHA + (1.0 - ALPHA) * self.utilization_of(operator, model)
+        return used * self.latency_ms(operator, model)
 
     def stage_ms(self, groups: Iterable[Iterable[str]], model: str) -> float:
         """Milliseconds of a stage: measured where possible, else by the analytic model.
@@ -107,7 +119,7 @@ class CostTable:
             for name in group:
                 latency_ms = self.latency_ms(name, model)
                 group_ms += latency_ms
-                work += latency_ms * self.utilization.get(name, 1.0)
+                work += latency_ms * self.utilization_of(name, model)
             total += group_ms
             longest = max(longest, group_ms)
         return ALPHA * total + (1.0 - ALPHA) * max(longest, work)
@@ -133,59 +145,116 @@ class CostTable:
                 f"{', '.join(sorted(models))}, for example {missing[0]!r}; measure them again"
             )
 
-    def to_json(self) -> str:
-        """Return the table as JSON; `from_json` restores an equal one."""
-        return json.dumps(
-            {
-                "version": COSTS_VERSION,
-                "latency": {
-                    model: {name: asdict(m) for name, m in times.items()}
-                    for model, times in self.latency.items()
-                },
-                "joint": {
-                    model: [{"groups": key, **asdict(m)} for key, m in times.items()]
-                    for model, times in self.joint.items()
-                },
-                "transfer": [
-                    {"src": src, "dst": dst, **asdict(m)} for (src, dst), m in self.transfer.items()
-                ],
-                "utilization": dict(self.utilization),
-                "platform": None if self.platform is None else self.platform.to_data(),
+    def check_precision(self, precision: Precision) -> None:
+        """Raise `CostError` where kernels of another precision were measured."""
+        for model, measured in self.precision.items():
+            if measured != precision:
+                raise CostError(
+                    f"the costs of {model} were measured with {measured} kernels, and these are "
+                    f"{precision}: give --precision {measured}, or measure them again"
+                )
+
+    def to_json(self, graph: OperatorGraph | None = None) -> str:
+        """Return a cost file: the table as JSON, perhaps with the graph that it is of."""
+        file = _CostFile(
+            latency=self.latency,
+            joint={
+                model: tuple(_StageTime(**_fields(m), groups=key) for key, m in times.items())
+                for model, times in self.joint.items()
             },
-            indent=1,
+            transfer=tuple(
+                _TransferTime(**_fields(m), src=src, dst=dst)
+                for (src, dst), m in self.transfer.items()
+            ),
+            utilization=self.utilization,
+            precision=self.precision,
+            platform=self.platform,
+            graph=graph,
         )
+        return _FILE.to_json(file, indent=1)
 
     @staticmethod
-    def from_json(text: str) -> CostTable:
-        """Read what `to_json` wrote; anything else is a `CostError`."""
-        try:
-            data = json.loads(text)
-            if data["version"] != COSTS_VERSION:
-                raise CostError(
-                    f"cost table has version {data['version']!r}, this program reads version "
-                    f"{COSTS_VERSION}"
-                )
-            return _table_from_data(data)
-        except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
-            raise CostError(f"not a cost table: {error!r}") from error
+    def from_json(text: str | bytes) -> CostTable:
+        """Read a cost file; anything else is a `CostError`."""
+        return CostTable.from_data(_FILE.parse(text))[0]
+
+    @staticmethod
+    def from_data(data: Any) -> tuple[CostTable, OperatorGraph | None]:
+        """Return the table and the graph of a parsed cost file; anything else is a `CostError`."""
+        file = _FILE.from_data(_upgraded(data))
+        table = CostTable(
+            latency=file.latency,
+            joint={
+                model: {stage_key(entry.groups): _measurement(entry) for entry in entries}
+                for model, entries in file.joint.items()
+            },
+            transfer={(entry.src, entry.dst): _measurement(entry) for entry in file.transfer},
+            utilization=file.utilization,
+            precision=file.precision,
+            platform=file.platform,
+        )
+        return table, file.graph
 
 
-def _table_from_data(data: dict[str, Any]) -> CostTable:
-    def measurement(entry: dict[str, Any]) -> Measurement:
-        names = ("ms", "spread_ms", "samples", "source")
-        return Measurement(**{name: entry[name] for name in names})
+@dataclass(frozen=True, kw_only=True)
+class _StageTime(Measurement):
+    groups: StageKey
 
-    platform = data["platform"]
-    return CostTable(
-        latency={
-            model: {name: measurement(entry) for name, entry in times.items()}
-            for model, times in data["latency"].items()
-        },
-        joint={
-            model: {stage_key(entry["groups"]): measurement(entry) for entry in entries}
-            for model, entries in data["joint"].items()
-        },
-        transfer={(entry["src"], entry["dst"]): measurement(entry) for entry in data["transfer"]},
-        utilization=data["utilization"],
-        platform=None if platform is None else Platform.from_data(platform),
-    )
+
+@dataclass(frozen=True, kw_only=True)
+class _TransferTime(Measurement):
+    src: str
+    dst: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class _CostFile:
+    """What a cost file holds: names of JSON are strings, so that pairs are entries of lists."""
+
+    latency: Mapping[str, Mapping[str, Measurement]]
+    joint: Mapping[str, tuple[_StageTime, ...]]
+    transfer: tuple[_TransferTime, ...]
+    utilization: Mapping[str, Mapping[str, float]]
+    precision: Mapping[str, Precision]
+    platform: Platform | None
+    graph: OperatorGraph | None = None
+
+
+_FILE = Document(
+    "cost table",
+    2,
+    _CostFile,
+    CostError,
+    "measure again with hios-tvm compile --save-costs or hios-tvm profile",
+)
+
+
+def _fields(measurement: Measurement) -> dict[str, Any]:
+    return {field.name: getattr(measurement, field.name) for field in fields(Measurement)}
+
+
+def _measurement(entry: Measurement) -> Measurement:
+    return Measurement(**_fields(entry))
+
+
+def _upgraded(data: Any) -> Any:
+    """Return a file of version 1 as one of version 2.
+
+    It has one utilization for all device models, which only GPUs have where there are some, and
+    does not say the precision. Its platform and graph have versions of their own.
+    """
+    if not isinstance(data, dict) or data.get("version") != 1:
+        return data
+    try:
+        gpus = [model for model in data["latency"] if model.startswith("cuda")]
+        shares = data["utilization"]
+        parts = {
+            name: {key: value for key, value in data[name].items() if key != "version"}
+            for name in ("platform", "graph")
+            if data.get(name) is not None
+        }
+        models = gpus or list(data["latency"])
+    except (KeyError, AttributeError, TypeError) as error:
+        raise CostError(f"not a cost table of version 1: {error!r}") from error
+    utilization = dict.fromkeys(models, shares) if shares else {}
+    return {**data, **parts, "version": 2, "utilization": utilization, "precision": {}}

@@ -17,6 +17,7 @@ __all__ = [
     "cpu_device_name",
     "cpu_model_name",
     "device_kind",
+    "disjoint_cores",
     "gpu_model_name",
     "gpu_place",
     "of_kind",
@@ -161,6 +162,25 @@ def parse_device_list(text: str) -> tuple[str, ...]:
     if not names:
         raise UsageError("no device is named; write for example --devices cpu@0,cpu@1")
     return names
+
+
+def disjoint_cores(names: Iterable[str]) -> dict[str, tuple[int, ...]]:
+    """Return the cores of CPU devices, of which none may have a core of another.
+
+    Raises
+    ------
+    DeviceError, UsageError
+        If a name is no CPU device, or a core belongs to two of them.
+    """
+    owner: dict[int, str] = {}
+    cores: dict[str, tuple[int, ...]] = {}
+    for name in names:
+        cores[name] = parse_cores(name)
+        for core in cores[name]:
+            if core in owner:
+                raise UsageError(f"core {core} belongs to {owner[core]} and to {name}")
+            owner[core] = name
+    return cores
 
 
 def check_device(name: str) -> None:

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
-
-import networkx as nx
+from typing import TYPE_CHECKING
 
 from hios_tvm.errors import GraphError
 
-__all__ = ["Edge", "Operator", "OperatorGraph", "Tensor", "dtype_bytes"]
+if TYPE_CHECKING:
+    import networkx as nx
 
-GRAPH_VERSION = 1
+__all__ = ["Edge", "Operator", "OperatorGraph", "Tensor", "dtype_bytes"]
 
 _EXTRA_DTYPE_BITS = {"bool": 8, "bfloat16": 16, "float8_e8m0fnu": 8}
 
@@ -168,64 +166,14 @@ class OperatorGraph:
 
     def to_networkx(self) -> nx.DiGraph:
         """Return a view for people and for networkx's algorithms: nodes are operator names."""
+        import networkx as nx  # here: the runtime, which knows graphs, does without
+
         view = nx.DiGraph(name=self.name)
         for operator in self.operators:
             view.add_node(operator.name, kernel=operator.kernel)
         for edge in self.edges:
             view.add_edge(edge.src, edge.dst, nbytes=edge.nbytes, tensors=edge.tensors)
         return view
-
-    def to_json(self) -> str:
-        """Return the graph as JSON; `from_json` restores an equal one."""
-        return json.dumps(
-            {
-                "version": GRAPH_VERSION,
-                "name": self.name,
-                "operators": [
-                    {
-                        "name": op.name,
-                        "kernel": op.kernel,
-                        "inputs": op.inputs,
-                        "outputs": op.outputs,
-                    }
-                    for op in self.operators
-                ],
-                "tensors": [
-                    {"name": t.name, "shape": t.shape, "dtype": t.dtype} for t in self.tensors
-                ],
-                "inputs": self.inputs,
-                "constants": self.constants,
-                "outputs": self.outputs,
-            }
-        )
-
-    @staticmethod
-    def from_json(text: str) -> OperatorGraph:
-        """Read what `to_json` wrote; anything else is a `GraphError`."""
-        try:
-            data = json.loads(text)
-            return _graph_from_data(data)
-        except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
-            raise GraphError(f"not an operator graph: {error!r}") from error
-
-
-def _graph_from_data(data: dict[str, Any]) -> OperatorGraph:
-    if data.get("version") != GRAPH_VERSION:
-        raise GraphError(
-            f"operator graph has version {data.get('version')!r}, this program reads version "
-            f"{GRAPH_VERSION}"
-        )
-    return OperatorGraph(
-        name=data["name"],
-        operators=tuple(
-            Operator(op["name"], op["kernel"], tuple(op["inputs"]), tuple(op["outputs"]))
-            for op in data["operators"]
-        ),
-        tensors=tuple(Tensor(t["name"], tuple(t["shape"]), t["dtype"]) for t in data["tensors"]),
-        inputs=tuple(data["inputs"]),
-        constants=tuple(data["constants"]),
-        outputs=tuple(data["outputs"]),
-    )
 
 
 def _reject_duplicates(what: str, names: list[str]) -> None:

@@ -8,17 +8,17 @@ people and other programs write by hand (`hios_tvm.schema.plain_graph`).
 from __future__ import annotations
 
 import gzip
-import json
 import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from hios_tvm.errors import CostError, GraphError, UsageError
+from hios_tvm.errors import ArtifactError, CostError, GraphError, UsageError
 from hios_tvm.files import atomic_write
 from hios_tvm.schema.costs import CostTable
 from hios_tvm.schema.graph import OperatorGraph
 from hios_tvm.schema.plain_graph import read_plain_graph
 from hios_tvm.schema.platform import Device, Link, Platform
+from hios_tvm.schema.strict_json import parse
 
 __all__ = ["Instance", "read_costs", "read_instance"]
 
@@ -68,10 +68,7 @@ class Instance:
 
     def to_json(self) -> str:
         """Return the cost table with the graph beside it; `CostTable.from_json` reads it too."""
-        costs = replace(self.costs, platform=self.platform)
-        return json.dumps(
-            {**json.loads(costs.to_json()), "graph": json.loads(self.graph.to_json())}, indent=1
-        )
+        return replace(self.costs, platform=self.platform).to_json(self.graph)
 
     def save(self, path: Path) -> None:
         """Write `to_json` to `path`, compressed where its name ends in ``.gz``."""
@@ -98,13 +95,12 @@ def read_instance(path: Path, *, devices: int | None = None) -> Instance:
     UsageError
         If neither the file nor `devices` says how many devices there are.
     """
-    text = _text(path)
     try:
-        data = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise GraphError(f"{path} is no JSON: {error}") from error
+        data = parse(_read(path), infinity=True)
+    except ArtifactError as error:
+        raise GraphError(f"{path} is {error}") from error
     if isinstance(data, dict) and "latency" in data:
-        instance = _from_cost_file(path, text, data)
+        instance = _from_cost_file(path, data)
         return instance if devices is None else instance.on(devices)
     name = path.name.removesuffix(".gz").removesuffix(".json")
     graph, costs, count = read_plain_graph(data, name=name)
@@ -121,26 +117,23 @@ def read_costs(path: Path) -> CostTable:
     CostError
         If the file is something else.
     """
-    return CostTable.from_json(_text(path))
+    return CostTable.from_json(_read(path))
 
 
-def _from_cost_file(path: Path, text: str, data: dict[str, object]) -> Instance:
-    if "graph" not in data:
+def _from_cost_file(path: Path, data: object) -> Instance:
+    costs, graph = CostTable.from_data(data)
+    if graph is None:
         raise CostError(
             f"{path} has costs, but not their graph; write it anew with compile --save-costs"
         )
-    costs = CostTable.from_json(text)
-    graph = OperatorGraph.from_json(json.dumps(data["graph"]))
     if costs.platform is None:
         raise CostError(f"{path} does not say on which devices its times were measured")
     return Instance(graph, costs, costs.platform)
 
 
-def _text(path: Path) -> str:
+def _read(path: Path) -> bytes:
     try:
         data = path.read_bytes()
-        if data.startswith(_GZIP_MAGIC):
-            data = gzip.decompress(data)
+        return gzip.decompress(data) if data.startswith(_GZIP_MAGIC) else data
     except (OSError, EOFError, zlib.error) as error:
         raise GraphError(f"cannot read {path}: {error}") from error
-    return data.decode(errors="replace")  # what is no text is no JSON either

@@ -16,8 +16,6 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-import networkx as nx
-
 from hios_tvm.errors import CostError, GraphError
 from hios_tvm.schema.costs import CostTable, Measurement
 from hios_tvm.schema.graph import Operator, OperatorGraph, Tensor
@@ -68,7 +66,9 @@ def read_plain_graph(
             raise GraphError(f"{where} is there twice")
         transfer[edge] = Measurement(_time_ms(entry, "transfer_ms", where))
     graph = graph_of_edges(latency, transfer, name=str(data.get("name", name)))
-    costs = CostTable({DEVICE_MODEL: latency}, transfer=transfer, utilization=utilization)
+    costs = CostTable(
+        {DEVICE_MODEL: latency}, transfer=transfer, utilization={DEVICE_MODEL: utilization}
+    )
     return graph, costs, _num_devices(data)
 
 
@@ -96,7 +96,7 @@ def plain_graph_data(graph: OperatorGraph, costs: CostTable, devices: int) -> di
             {
                 "name": op.name,
                 "latency_ms": costs.latency_ms(op.name, model),
-                "utilization": costs.utilization.get(op.name, 1.0),
+                "utilization": costs.utilization_of(op.name, model),
             }
             for op in graph.operators
         ],
@@ -125,6 +125,8 @@ def graph_of_edges(
     GraphError
         If the edges have a cycle; the message shows one.
     """
+    import networkx as nx  # here: the runtime, which may read costs, does without
+
     view = nx.DiGraph()
     view.add_nodes_from(operators)
     view.add_edges_from(edges)

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 from hios_tvm.errors import UsageError
 
-__all__ = ["Device", "Link", "Platform"]
-
-PLATFORM_VERSION = 1
+__all__ = ["UNLIMITED", "Device", "Link", "Platform"]
 
 
 @dataclass(frozen=True)
@@ -49,6 +45,10 @@ class Link:
         return self.latency_ms + nbytes / (self.bandwidth_gb_s * 1e6)
 
 
+UNLIMITED = Link(latency_ms=0.0, bandwidth_gb_s=float("inf"))
+"""A link over which copies take no time."""
+
+
 @dataclass(frozen=True)
 class Platform:
     """Devices in order, one link for each ordered pair, and how independent they are.
@@ -61,7 +61,7 @@ class Platform:
 
     devices: tuple[Device, ...]
     links: tuple[tuple[str, str, Link], ...] = ()
-    default_link: Link = Link(latency_ms=0.0, bandwidth_gb_s=float("inf"))
+    default_link: Link = UNLIMITED
     independence: float = 1.0
 
     def __post_init__(self) -> None:
@@ -79,8 +79,7 @@ class Platform:
     ) -> Platform:
         """Return `count` equal devices called ``device0``, ``device1``, ..."""
         devices = tuple(Device(f"device{i}", streams=streams) for i in range(count))
-        default = link or Link(latency_ms=0.0, bandwidth_gb_s=float("inf"))
-        return Platform(devices, default_link=default, independence=independence)
+        return Platform(devices, default_link=link or UNLIMITED, independence=independence)
 
     @cached_property
     def _link_of(self) -> dict[tuple[str, str], Link]:
@@ -114,26 +113,3 @@ class Platform:
         if others == 0 or busy <= 1:
             return 1.0
         return 1.0 + (busy - 1) * (1.0 / self.independence - 1.0) / others
-
-    def to_data(self) -> dict[str, Any]:
-        """Return plain data for JSON; `from_data` restores an equal platform."""
-        return {"version": PLATFORM_VERSION, **asdict(self)}
-
-    @staticmethod
-    def from_data(data: Any) -> Platform:
-        """Read what `to_data` wrote; anything else is a `UsageError`."""
-        try:
-            if data["version"] != PLATFORM_VERSION:
-                raise UsageError(f"platform has version {data['version']}, not {PLATFORM_VERSION}")
-            return Platform(
-                devices=tuple(Device(**device) for device in data["devices"]),
-                links=tuple((src, dst, Link(**link)) for src, dst, link in data["links"]),
-                default_link=Link(**data["default_link"]),
-                independence=data["independence"],
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise UsageError(f"not a platform: {error!r}") from error
-
-    def to_json(self) -> str:
-        """Return the platform as JSON."""
-        return json.dumps(self.to_data())

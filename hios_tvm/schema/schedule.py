@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 from hios_tvm.errors import ScheduleError
+from hios_tvm.schema.strict_json import Document
 
 __all__ = ["DeviceSchedule", "Schedule", "Stage"]
-
-SCHEDULE_VERSION = 1
 
 StreamGroup = tuple[str, ...]
 
@@ -36,7 +34,7 @@ class Stage:
 class DeviceSchedule:
     """The stages that the device called `device` runs, in order."""
 
-    device: str
+    device: str = field(metadata={"json": "name"})
     stages: tuple[Stage, ...]
 
     @cached_property
@@ -69,49 +67,12 @@ class Schedule:
 
     def to_json(self, *, indent: int | None = None) -> str:
         """Return the schedule as JSON; `from_json` restores an equal one."""
-        return json.dumps(
-            {
-                "version": SCHEDULE_VERSION,
-                "scheduler": self.scheduler,
-                "options": dict(self.options),
-                "makespan_ms": self.makespan_ms,
-                "lower_bound_ms": self.lower_bound_ms,
-                "devices": [
-                    {"name": device.device, "stages": [stage.groups for stage in device.stages]}
-                    for device in self.devices
-                ],
-            },
-            indent=indent,
-        )
+        return _FILE.to_json(self, indent=indent)
 
     @staticmethod
-    def from_json(text: str) -> Schedule:
+    def from_json(text: str | bytes) -> Schedule:
         """Read what `to_json` wrote, or a person by hand; anything else is a `ScheduleError`."""
-        try:
-            data = json.loads(text)
-            if data.get("version") != SCHEDULE_VERSION:
-                raise ScheduleError(
-                    f"schedule has version {data.get('version')!r}, this program reads version "
-                    f"{SCHEDULE_VERSION}"
-                )
-            return Schedule(
-                scheduler=str(data["scheduler"]),
-                devices=tuple(
-                    DeviceSchedule(
-                        device=str(device["name"]),
-                        stages=tuple(_stage(groups) for groups in device["stages"]),
-                    )
-                    for device in data["devices"]
-                ),
-                makespan_ms=data.get("makespan_ms"),
-                lower_bound_ms=data.get("lower_bound_ms"),
-                options=data.get("options", {}),
-            )
-        except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
-            raise ScheduleError(f"not a schedule: {error!r}") from error
+        return _FILE.from_json(text)
 
 
-def _stage(groups: Any) -> Stage:
-    if not isinstance(groups, list) or not all(isinstance(group, list) for group in groups):
-        raise ScheduleError(f"a stage is a list of lists of operator names, got {groups!r}")
-    return Stage(tuple(tuple(str(name) for name in group) for group in groups))
+_FILE = Document("schedule", 1, Schedule, ScheduleError, "write it anew with hios-tvm schedule -o")

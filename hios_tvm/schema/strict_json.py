@@ -1,4 +1,9 @@
-"""JSON into frozen dataclasses, refusing everything that the dataclass does not declare."""
+"""JSON into frozen dataclasses, refusing everything that the dataclass does not declare.
+
+Every file of this project is read here: manifests of artifacts, cost files, schedules. A dataclass
+is a JSON object of its fields, under the names that their metadata gives as ``json``, if it does;
+one that has a single field is that field alone.
+"""
 
 from __future__ import annotations
 
@@ -7,22 +12,89 @@ import math
 import types
 import typing
 from collections.abc import Mapping
-from dataclasses import MISSING, fields, is_dataclass
+from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from functools import cache
-from typing import Any
+from typing import Any, Generic, TypeVar
 
-from hios_tvm.errors import ArtifactError
+from hios_tvm.errors import ArtifactError, HiosError
 
-__all__ = ["decode", "encode", "parse"]
+__all__ = ["Document", "decode", "encode", "parse"]
+
+T = TypeVar("T")
 
 _MAX_INT = 2**53  # what every JSON reader holds exactly, and more bytes than any file has
 
 
-def parse(text: bytes) -> Any:
-    """Read UTF-8 JSON; keys named twice, NaN and broken text are an `ArtifactError`."""
+@dataclass(frozen=True)
+class Document(Generic[T]):
+    """A kind of JSON file: a dataclass with a version beside its fields.
+
+    Attributes
+    ----------
+    name : str
+        What to call it in messages, such as ``schedule``.
+    version : int
+    kind : type
+        The dataclass.
+    error : type
+        What is raised for anything else.
+    remake : str
+        What to do about a file of another version.
+    """
+
+    name: str
+    version: int
+    kind: type[T]
+    error: type[HiosError]
+    remake: str
+
+    def to_data(self, value: T) -> dict[str, Any]:
+        """Return plain data for JSON; `from_data` restores an equal value."""
+        return {"version": self.version, **encode(value)}
+
+    def to_json(self, value: T, *, indent: int | None = None) -> str:
+        """Return JSON; `from_json` restores an equal value."""
+        return json.dumps(self.to_data(value), indent=indent)
+
+    def from_data(self, data: Any) -> T:
+        """Read what `to_data` returned."""
+        version = data.get("version") if isinstance(data, Mapping) else None
+        if version != self.version:
+            raise self.error(
+                f"{self.name} has version {version!r}, this program reads version {self.version}: "
+                f"{self.remake}"
+            )
+        try:
+            content = {key: value for key, value in data.items() if key != "version"}
+            value: T = decode(self.kind, content, self.name)
+        except HiosError as error:  # of the dataclasses too, which check what they hold
+            raise self.error(f"not a {self.name}: {error}") from error
+        return value
+
+    def from_json(self, text: str | bytes) -> T:
+        """Read what `to_json` returned."""
+        return self.from_data(self.parse(text))
+
+    def parse(self, text: str | bytes) -> Any:
+        """Return the plain data of a file, before anything of it is checked."""
+        try:
+            return parse(text, infinity=True)
+        except ArtifactError as error:
+            raise self.error(f"not a {self.name}: {error}") from error
+
+
+def parse(text: str | bytes, *, infinity: bool = False) -> Any:
+    """Read UTF-8 JSON.
+
+    Keys named twice, NaN, broken text and, unless `infinity` admits it, infinity are an
+    `ArtifactError`.
+    """
     try:
         return json.loads(
-            text.decode("utf-8"), object_pairs_hook=_object, parse_constant=_no_constant
+            text if isinstance(text, str) else text.decode("utf-8"),
+            object_pairs_hook=_object,
+            parse_constant=_infinity if infinity else _no_constant,
+            parse_float=_finite,
         )
     except (ValueError, RecursionError) as error:
         raise ArtifactError(f"not valid JSON: {error}") from error
@@ -31,8 +103,11 @@ def parse(text: bytes) -> Any:
 def encode(value: Any) -> Any:
     """Return plain data of a dataclass; inside a union the class's name comes first."""
     if is_dataclass(value) and not isinstance(value, type):
-        hints = _hints(type(value))
-        return {name: _encode_as(hints[name], getattr(value, name)) for name in hints}
+        hints, members = _hints(type(value)), _members(type(value))
+        data = {
+            key: _encode_as(hints[f.name], getattr(value, f.name)) for key, f in members.items()
+        }
+        return data if len(data) > 1 else next(iter(data.values()))
     if isinstance(value, tuple | list):
         return [encode(item) for item in value]
     if isinstance(value, Mapping):
@@ -48,7 +123,7 @@ def decode(kind: Any, data: Any, where: str) -> Any:
     kind
         A dataclass, ``str``, ``int``, ``float``, ``bool``, ``X | None``, a union of dataclasses
         (a list with the class's name in lower case, then its fields), ``tuple[X, ...]``,
-        ``Mapping[str, X]``, a ``Literal`` of strings, or ``Any`` (kept as it is).
+        ``tuple[X, Y]``, ``Mapping[str, X]``, a ``Literal`` of strings, or ``Any`` (kept as it is).
     where : str
         What to call `data` in messages.
 
@@ -63,9 +138,7 @@ def decode(kind: Any, data: Any, where: str) -> Any:
     if is_dataclass(kind) and isinstance(kind, type):
         return _decode_fields(kind, data, where)
     if origin is tuple:
-        (item, _) = typing.get_args(kind)
-        _require(isinstance(data, list), where, "a list", data)
-        return tuple(decode(item, value, f"{where}[{i}]") for i, value in enumerate(data))
+        return _decode_tuple(kind, data, where)
     if isinstance(origin, type) and issubclass(origin, Mapping):
         _require(isinstance(data, dict), where, "an object", data)
         value_kind = typing.get_args(kind)[1]
@@ -77,6 +150,18 @@ def decode(kind: Any, data: Any, where: str) -> Any:
     if origin in (types.UnionType, typing.Union):
         return _decode_union(kind, data, where)
     return _decode_plain(kind, data, where)
+
+
+def _decode_tuple(kind: Any, data: Any, where: str) -> tuple[Any, ...]:
+    _require(isinstance(data, list), where, "a list", data)
+    items = typing.get_args(kind)
+    if items[-1] is Ellipsis:
+        items = items[:1] * len(data)
+    _require(len(data) == len(items), where, f"a list of {len(items)}", data)
+    return tuple(
+        decode(item, value, f"{where}[{i}]")
+        for i, (item, value) in enumerate(zip(items, data, strict=True))
+    )
 
 
 def _decode_union(kind: Any, data: Any, where: str) -> Any:
@@ -98,21 +183,27 @@ def _decode_union(kind: Any, data: Any, where: str) -> Any:
 
 
 def _decode_fields(kind: type, data: Any, where: str) -> Any:
+    hints, members = _hints(kind), _members(kind)
+    if len(members) == 1:
+        (field,) = members.values()
+        return kind(decode(hints[field.name], data, where))
     _require(isinstance(data, dict), where, "an object", data)
-    hints = _hints(kind)
-    optional = {f.name for f in fields(kind) if f.default is not MISSING}
-    unknown = [key for key in data if key not in hints]
-    missing = [key for key in hints if key not in data and key not in optional]
+    unknown = [key for key in data if key not in members]
+    missing = [key for key, f in members.items() if key not in data and not _has_default(f)]
     if unknown or missing:
         problem = f"unknown field {unknown[0]!r}" if unknown else f"no field {missing[0]!r}"
         raise ArtifactError(f"{where} has {problem}")
-    return kind(**{key: decode(hints[key], data[key], f"{where}.{key}") for key in data})
+    found = {members[key].name: key for key in data}
+    return kind(
+        **{name: decode(hints[name], data[key], f"{where}.{key}") for name, key in found.items()}
+    )
 
 
 def _decode_plain(kind: Any, data: Any, where: str) -> Any:
     if kind is float:
         number = isinstance(data, int | float) and not isinstance(data, bool)
-        _require(number and abs(data) <= _MAX_INT and math.isfinite(data), where, "a number", data)
+        _require(number, where, "a number", data)
+        _require(abs(data) <= _MAX_INT or math.isinf(data), where, "at most 2**53", data)
         return float(data)
     if kind is int:
         whole = isinstance(data, int) and not isinstance(data, bool)
@@ -124,19 +215,29 @@ def _decode_plain(kind: Any, data: Any, where: str) -> Any:
 
 def _encode_as(hint: Any, value: Any) -> Any:
     """Encode `value`; dataclasses of a union become ``[class name, field, field, ...]``."""
+    args = typing.get_args(hint)
     if typing.get_origin(hint) is tuple:
-        item = typing.get_args(hint)[0]
-        return [_encode_as(item, element) for element in value]
-    if typing.get_origin(hint) is types.UnionType and is_dataclass(value):
+        items = args[:1] * len(value) if args[-1] is Ellipsis else args
+        return [_encode_as(item, element) for item, element in zip(items, value, strict=True)]
+    if typing.get_origin(hint) is types.UnionType and type(None) not in args:
         kind: Any = type(value)
-        names = _hints(kind)
-        return [kind.__name__.lower(), *(encode(getattr(value, name)) for name in names)]
+        return [kind.__name__.lower(), *(encode(getattr(value, name)) for name in _hints(kind))]
     return encode(value)
 
 
 @cache
 def _hints(kind: Any) -> dict[str, Any]:
     return typing.get_type_hints(kind)
+
+
+@cache
+def _members(kind: Any) -> dict[str, Field[Any]]:
+    """Return the fields of a dataclass by their names in JSON."""
+    return {field.metadata.get("json", field.name): field for field in fields(kind)}
+
+
+def _has_default(field: Field[Any]) -> bool:
+    return field.default is not MISSING or field.default_factory is not MISSING
 
 
 def _require(holds: object, where: str, what: str, data: Any) -> None:
@@ -160,3 +261,14 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_constant(name: str) -> float:
     raise ValueError(f"{name} is not a number in JSON")
+
+
+def _infinity(name: str) -> float:
+    return _no_constant(name) if name == "NaN" else float(name)
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise ValueError(f"{text} is too large")
+    return number

@@ -247,6 +247,7 @@ class Gpu:
             self, _release, driver, self.context, device, self._undo, self._pinned
         )
         self._part: int | None = None
+        self._share = share
         if share is not None:
             words = driver.get(_POINTER, "cuDevResourceGenerateDesc", ctypes.byref(share), 1)
             self._part = self._new("cuGreenCtxDestroy", "cuGreenCtxCreate", words, device, 1)
@@ -274,12 +275,12 @@ class Gpu:
         _undo(self.driver, self._undo, keep=self._kept)
 
     def threads(self) -> int:
-        """Return how many threads all multiprocessors hold at once."""
+        """Return how many threads its multiprocessors hold at once."""
         per_unit, units = (
             self.driver.get(_INT, "cuDeviceGetAttribute", attribute, self.index)
             for attribute in (_THREADS_PER_UNIT, _UNITS)
         )
-        return int(per_unit * units)
+        return int(per_unit * (units if self._share is None else self._share.multiprocessors))
 
     def upload(self, address: int, source: int, nbytes: int) -> None:
         """Copy bytes of the host to `address`, now."""

@@ -34,7 +34,12 @@ def test_layered_graphs_have_the_shape_of_the_paper(layers: int, seed: int) -> N
     latency_ms = {v: costs.latency_ms(v, device.model) for v in view}
     assert 0.1 <= min(latency_ms.values()) < 0.3
     assert 3.8 < max(latency_ms.values()) <= 4.0
-    assert 0.6 <= min(costs.utilization.values()) <= max(costs.utilization.values()) <= 1.0
+    assert (
+        0.6
+        <= min(costs.utilization["device"].values())
+        <= max(costs.utilization["device"].values())
+        <= 1.0
+    )
     for src, dst in view.edges:
         assert costs.transfer[src, dst].ms == max(0.1, 0.8 * latency_ms[dst])
 

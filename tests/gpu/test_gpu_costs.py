@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
@@ -11,9 +12,9 @@ from fake_driver import FakeDriver
 from gpu_network import MODEL
 
 from hios_tvm.compiler import CompileOptions, compile_model
-from hios_tvm.errors import UsageError
+from hios_tvm.errors import CostError, UsageError
 from hios_tvm.frontends.onnx import from_onnx
-from hios_tvm.measuring.artifact_costs import profile_artifact, write_costs
+from hios_tvm.measuring.artifact_costs import measure_artifact, write_costs
 from hios_tvm.measuring.kernel_export import export_kernels
 from hios_tvm.schema.costs import CostTable
 
@@ -32,7 +33,8 @@ def test_estimates_are_said_to_be_estimates(start: Start, tmp_path: Path) -> Non
     result = compile_model(from_onnx(MODEL), tmp_path / "model.hios", options)
     assert "the costs of cuda/sm_90 are estimates, not measured" in result.notes
     assert result.platform.default_link.bandwidth_gb_s == 376.0
-    assert all(0 < share <= 1 for share in result.costs.utilization.values())
+    shares = result.costs.utilization["cuda/sm_90"]
+    assert all(0 < share <= 1 for share in shares.values())
 
 
 def test_gpus_that_are_here_are_measured(start: Start, tmp_path: Path) -> None:
@@ -50,7 +52,7 @@ def test_profile_measures_where_there_is_no_compiler(start: Start, tmp_path: Pat
     fake = start(gpus=2)
     kernels, costs_file = tmp_path / "kernels.hios", tmp_path / "costs.json"
     export_kernels(from_onnx(MODEL), kernels, target="sm_80")
-    write_costs(profile_artifact(kernels, GPUS), costs_file)
+    write_costs(*measure_artifact(kernels, GPUS), costs_file)
     assert not fake.allocated
     costs = CostTable.from_json(costs_file.read_text())
     assert set(costs.latency) == {"cuda/sm_80"}
@@ -59,7 +61,7 @@ def test_profile_measures_where_there_is_no_compiler(start: Start, tmp_path: Pat
     result = compile_model(from_onnx(MODEL), tmp_path / "model.hios", options)
     assert not result.notes
     with pytest.raises(UsageError, match="one kind of device"):
-        profile_artifact(kernels, ("cpu@0", "cuda:0"))
+        measure_artifact(kernels, ("cpu@0", "cuda:0"))
 
 
 def test_parts_have_costs_of_their_own(start: Start, tmp_path: Path) -> None:
@@ -73,10 +75,36 @@ def test_parts_have_costs_of_their_own(start: Start, tmp_path: Path) -> None:
         "cuda/sm_80/2",
         "cuda/sm_80/2",
     ]
+    shares = result.costs.utilization
+    assert set(shares) == {"cuda/sm_80", "cuda/sm_80/2"}
+    for operator, share in shares["cuda/sm_80"].items():  # half of the GPU is fuller
+        assert share <= shares["cuda/sm_80/2"][operator] <= 1.0
+    assert shares["cuda/sm_80"] != shares["cuda/sm_80/2"]
+
+
+def test_cpus_do_not_inherit_what_operators_use_of_a_gpu(start: Start, tmp_path: Path) -> None:
+    start()
+    options = CompileOptions(devices=("cpu@0", "cuda:0"), target="sm_90", cache_dir=None)
+    costs = compile_model(from_onnx(MODEL), tmp_path / "model.hios", options).costs
+    assert set(costs.utilization) == {"cuda/sm_90"}
+    assert costs.utilization_of(next(iter(costs.utilization["cuda/sm_90"])), "cpu/1") == 1.0
+
+
+def test_costs_of_another_precision_are_refused(start: Start, tmp_path: Path) -> None:
+    start(gpus=1)
+    kernels, costs_file = tmp_path / "kernels.hios", tmp_path / "costs.json"
+    export_kernels(from_onnx(MODEL), kernels, target="sm_80", precision="tf32")
+    write_costs(*measure_artifact(kernels, GPUS[:1]), costs_file)
+    costs = CostTable.from_json(costs_file.read_text())
+    assert costs.precision == {"cuda/sm_80": "tf32"}
+    options = CompileOptions(devices=GPUS[:1], target="sm_80", precision="tf32", costs=costs)
+    compile_model(from_onnx(MODEL), tmp_path / "model.hios", options)
+    with pytest.raises(CostError, match="measured with tf32 kernels, and these are fp32"):
+        compile_model(from_onnx(MODEL), tmp_path / "other.hios", replace(options, precision="fp32"))
 
 
 def test_an_artifact_for_cpus_has_no_code_for_gpus(start: Start, tmp_path: Path) -> None:
     kernels = tmp_path / "kernels.hios"
     export_kernels(from_onnx(MODEL), kernels)
     with pytest.raises(UsageError, match="no code for GPUs: export it with --target"):
-        profile_artifact(kernels, ("cuda:0",))
+        measure_artifact(kernels, ("cuda:0",))

@@ -49,7 +49,7 @@ def random_schedule(devices: tuple[str, ...], seed: int) -> Schedule:
         name: {op.name: Measurement(float(rng.random())) for op in network.graph.operators}
         for name in devices
     }
-    utilization = {op.name: 0.1 for op in network.graph.operators}
+    utilization = {name: {op.name: 0.1 for op in network.graph.operators} for name in devices}
     costs = CostTable(latency=latency, utilization=utilization)
     return make_schedule("hios-lp", network.graph, costs, platform)
 

@@ -10,9 +10,10 @@ import tvm
 from tvm import te, topi
 
 from hios_tvm.backends.cpu.library import build_library
-from hios_tvm.measuring.bench import KernelArg, KernelCall, Timing
+from hios_tvm.measuring.bench import KernelArg, KernelCall, measurement_of
 from hios_tvm.measuring.copies import measure_handover, measure_transfers
 from hios_tvm.measuring.kernels import measure_independence, measure_joint, measure_kernels
+from hios_tvm.schema.costs import Measurement
 
 Cores = tuple[int, ...]
 
@@ -46,7 +47,7 @@ def library() -> bytes:
 
 
 def test_a_timing_is_a_median_with_its_spread() -> None:
-    assert Timing.of([1e6, 2e6, 3e6, 4e6, 100e6]) == Timing(3.0, 2.0, 5)
+    assert measurement_of([1e6, 2e6, 3e6, 4e6, 100e6]) == Measurement(3.0, 2.0, 5, "measured")
 
 
 def test_more_work_takes_longer(library: bytes, cores: tuple[Cores, Cores]) -> None:

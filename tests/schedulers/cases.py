@@ -45,7 +45,7 @@ def make_case(
     costs = CostTable(
         {device.model: latency for device in platform.devices},
         transfer={edge: Measurement(ms) for edge, ms in times.items()},
-        utilization=utilization or {},
+        utilization={device.model: utilization or {} for device in platform.devices},
     )
     return Case(graph, costs, platform)
 

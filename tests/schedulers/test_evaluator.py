@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+from dataclasses import replace
 
 import pytest
 from cases import Case, cases, make_case
@@ -200,19 +202,17 @@ def test_graphs_that_are_none_are_refused() -> None:
 @settings(deadline=None, max_examples=50)
 @given(cases())
 def test_everything_survives_a_round_trip_through_json(case: Case) -> None:
-    assert OperatorGraph.from_json(case.graph.to_json()) == case.graph
-    assert CostTable.from_json(case.costs.to_json()) == case.costs
-    assert Platform.from_data(case.platform.to_data()) == case.platform
+    costs = replace(case.costs, platform=case.platform)
+    text = costs.to_json(case.graph)
+    assert CostTable.from_json(text) == costs
+    assert CostTable.from_data(json.loads(text)) == (costs, case.graph)
     made = schedule(singles(*(op.name for op in case.graph.operators)))
     assert Schedule.from_json(made.to_json()) == made
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"version": 99}', '{"version": 1}', "nonsense"])
 def test_other_files_are_one_clear_error(text: str) -> None:
-    for read, error in (
-        (OperatorGraph.from_json, GraphError),
-        (CostTable.from_json, CostError),
-        (Schedule.from_json, ScheduleError),
-    ):
-        with pytest.raises(error):
-            read(text)
+    with pytest.raises(CostError, match="cost table"):
+        CostTable.from_json(text)
+    with pytest.raises(ScheduleError, match="schedule"):
+        Schedule.from_json(text)

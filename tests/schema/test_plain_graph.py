@@ -56,7 +56,7 @@ def test_a_graph_in_any_order_means_the_same() -> None:
         ("a", "b"), ("a", "c"), ("b", "d"), ("c", "d")
     }  # fmt: skip
     assert costs.latency_ms("c", "device") == 3.0
-    assert costs.utilization == {"c": 0.5, "b": 1.0}
+    assert costs.utilization == {"device": {"c": 0.5, "b": 1.0}}
     platform = Platform.uniform(2)
     times = {
         (e.src, e.dst): costs.transfer_ms(e, platform, "device0", "device1") for e in graph.edges
@@ -170,7 +170,8 @@ def test_files_of_something_else_are_refused(tmp_path: Path, data: bytes) -> Non
 def cost_file_instance() -> Instance:
     graph, costs, _ = read_plain_graph(DIAMOND, name="diamond")
     model = {"cpu/1": costs.latency["device"]}
-    costs = CostTable(model, transfer=costs.transfer, utilization=costs.utilization)
+    shares = {"cpu/1": costs.utilization["device"]}
+    costs = CostTable(model, transfer=costs.transfer, utilization=shares)
     platform = Platform((Device("cpu@0", "cpu/1", 1),), default_link=Link(0.5, 2.0))
     return Instance(graph, costs, platform)
 
