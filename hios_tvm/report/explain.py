@@ -181,9 +181,7 @@ def bottlenecks(result: BenchmarkResult, manifest: Manifest) -> list[str]:
         if busy == 0.0:
             lines.append(f"{device} is idle: it has no operators")
         elif busy < 0.5 * measured_ms:
-            lines.append(
-                f"{device} is idle {1 - busy / measured_ms:.0%} of the time: it waits for others"
-            )
+            lines.append(f"{device} is idle {1 - busy / measured_ms:.0%} of the time")
         if busy and copy_ms[device] > 0.2 * busy:
             share = copy_ms[device] / busy
             lines.append(f"{device} is bound by transfers: {share:.0%} of its work")

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import importlib
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
+
+from hios_tvm.cli import main
 
 ROOT = Path(__file__).parents[2]
 PAGES = [
@@ -24,7 +28,9 @@ def test_the_site_builds_without_warnings(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", tmp_path]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
-    assert "compile_model" in (tmp_path / "api" / "index.html").read_text()
+    assert 'id="hios_tvm.compile_model"' in (tmp_path / "api" / "index.html").read_text()
+    for page in tmp_path.rglob("*.html"):  # they can be read without a network
+        assert not re.search(r"<(?:script|link|img)[^>]*(?:src|href)=\"https?:", page.read_text())
 
 
 @by_name
@@ -71,3 +77,16 @@ def test_the_picture_shows_the_layers_of_the_import_contract() -> None:
         "version",
     }  # commands, and helpers without an API
     assert packages - private <= pages
+
+
+@by_name
+def test_commands_and_their_options_exist(page: Path) -> None:
+    for line in re.findall(r"^\s*\$ hios-tvm (.*)", page.read_text(), flags=re.MULTILINE):
+        words = shlex.split(line, comments=True)
+        command: click.Command = main
+        while isinstance(command, click.Group):
+            found = command.get_command(click.Context(command), words.pop(0))
+            assert found is not None, line
+            command = found
+        known = {name for option in command.params for name in option.opts}
+        assert {word for word in words if re.match(r"--?[a-z]", word)} <= known, line

@@ -15,6 +15,7 @@ SAYS = {
     "compile_and_run": "largest difference from ONNX Runtime",
     "deploy": "compiler imported: False",
     "own_scheduler": "round-robin: ",
+    "relay_program": "rows add up to",
 }
 
 
