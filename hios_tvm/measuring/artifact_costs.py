@@ -70,7 +70,7 @@ def measure_artifact(
     devices
         Devices of this machine, such as ``cpu@0`` and ``cpu@1``, or ``cuda:0`` and ``cuda:1``; by
         default all cores as one.
-    verify_key, optional
+    verify_key : path, optional
         As in `load`.
     progress : function, optional
         Called with the kernels done and the kernels in all.
