@@ -333,3 +333,12 @@ def test_elementwise_operators_that_tvm_lacks_or_converts_wrongly(chain: str) ->
     }
     model = make_model(CHAINS[chain], {"x": (2, 3)}, outputs, weights)
     assert_same_outputs(from_onnx(model), model, {"x": noise(2, 3)})
+
+
+def test_casts_before_version_6_name_their_type() -> None:
+    model = make_model([node("Cast", "x", "y", to="INT32")], {"x": (3,)}, ["y"], opset=5)
+    (result,) = run_module(from_onnx(model), np.array([1.5, -2.0, 3.0], np.float32))
+    np.testing.assert_array_equal(result, np.array([1, -2, 3], np.int32))
+    model = make_model([node("Cast", "x", "y", to="NOPE")], {"x": (3,)}, ["y"], opset=5)
+    with pytest.raises(ModelError, match="to is 'NOPE', which is no element type"):
+        from_onnx(model)
