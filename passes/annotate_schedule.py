@@ -82,15 +82,15 @@ def _annotated(
     vdevices: list[relax.VDevice],
 ) -> IRModule:
     builder = relax.BlockBuilder(mod)
-    home = _homes(main, device_of)
-    params = [relax.Var(p.name, _placed(p.ty, vdevices[home[p]])) for p in main.params]
+    first_device = _first_devices(main, device_of)
+    params = [relax.Var(p.name, _placed(p.ty, vdevices[first_device[p]])) for p in main.params]
     local: dict[tuple[relax.Var, int], relax.Var] = {  # by the device that holds the value
-        (old, home[old]): new for old, new in zip(main.params, params, strict=True)
+        (old, first_device[old]): new for old, new in zip(main.params, params, strict=True)
     }
 
     def on_device(var: relax.Var, device: int) -> relax.Var:
         if (var, device) not in local:
-            copy = relax.op.to_vdevice(local[var, home[var]], vdevices[device])
+            copy = relax.op.to_vdevice(local[var, first_device[var]], vdevices[device])
             local[var, device] = builder.emit(copy, f"{var.name}_on_{device}")
         return local[var, device]
 
@@ -108,40 +108,40 @@ def _annotated(
             for binding in bindings(main):
                 var, value = binding.var, binding.value
                 if isinstance(value, relax.Tuple):  # the tuple of outputs: each stays where it is
-                    fields = [local[field, home[field]] for field in value.fields]
-                    local[var, home[var]] = builder.emit(relax.Tuple(fields), var.name)
+                    fields = [local[field, first_device[field]] for field in value.fields]
+                    local[var, first_device[var]] = builder.emit(relax.Tuple(fields), var.name)
                 elif isinstance(value, relax.Var):
-                    local[var, home[var]] = local[value, home[value]]
+                    local[var, first_device[var]] = local[value, first_device[value]]
                 else:
-                    placed = placed_value(value, home[var])
-                    local[var, home[var]] = builder.emit(placed, var.name)
-            output = builder.emit_output(local[result, home[result]], "output")
+                    placed = placed_value(value, first_device[var])
+                    local[var, first_device[var]] = builder.emit(placed, var.name)
+            output = builder.emit_output(local[result, first_device[result]], "output")
         builder.emit_func_output(output)
     return builder.finalize()
 
 
-def _homes(main: relax.Function, device_of: Mapping[str, int]) -> dict[relax.Var, int]:
-    """Return the device on which each variable is first at hand; 0 for what nobody reads."""
-    home: dict[relax.Var, int] = {}
+def _first_devices(main: relax.Function, device_of: Mapping[str, int]) -> dict[relax.Var, int]:
+    """Return the device that computes each variable, or first reads it; 0 if there is none."""
+    first_device: dict[relax.Var, int] = {}
     params = set(main.params)
     for binding in bindings(main):
         var, value = binding.var, binding.value
         if is_call_tir(value):
-            home[var] = device_of[var.name]
+            first_device[var] = device_of[var.name]
             for field in value.args[1].fields:
                 if field in params:
-                    home.setdefault(field, home[var])
+                    first_device.setdefault(field, first_device[var])
         elif isinstance(value, relax.TupleGetItem):
-            home[var] = home[value.tuple_value]
+            first_device[var] = first_device[value.tuple_value]
         elif isinstance(value, relax.Var):
-            home[var] = home.setdefault(value, 0)
+            first_device[var] = first_device.setdefault(value, 0)
         else:
             for field in value.fields:
-                home.setdefault(field, 0)
-            home[var] = 0
+                first_device.setdefault(field, 0)
+            first_device[var] = 0
     for param in main.params:
-        home.setdefault(param, 0)
-    return home
+        first_device.setdefault(param, 0)
+    return first_device
 
 
 def _out_types(call: relax.Call) -> list[relax.TensorType]:

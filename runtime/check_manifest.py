@@ -85,7 +85,7 @@ def _check_devices(manifest: Manifest) -> None:
         except DeviceError as error:
             raise ArtifactError(str(error)) from error
         kind = device_kind(device.name)
-        _require(device.kind == kind, f"device {device.name!r} is said to be {device.kind}")
+        _require(device.kind == kind, f"device {device.name!r} has the kind {device.kind!r}")
         _require(
             kind == "cuda" or device.device_code is None,
             f"device {device.name!r} has code for a GPU",
@@ -149,7 +149,7 @@ def _check_buffers(manifest: Manifest, weights: Mapping[str, tuple[tuple[int, ..
         if buffer.space == "arena":
             device = manifest.device.get(buffer.device or "")
             if device is None or buffer.offset is None:
-                raise ArtifactError(f"{where} lies in the arena of no device or has no offset")
+                raise ArtifactError(f"{where} is in the arena of no device or has no offset")
             end = buffer.offset + buffer.nbytes
             _require(
                 end <= device.arena_bytes,
@@ -192,11 +192,11 @@ def _check_interface(manifest: Manifest) -> None:
         )
         _require(
             buffer.space != "arena" or buffer.name not in returned,
-            f"output buffer {buffer.name!r} lies in an arena",
+            f"output buffer {buffer.name!r} is in an arena",
         )
         _require(
             buffer.device is None or buffer.name not in returned,
-            f"output buffer {buffer.name!r} lies on a GPU",
+            f"output buffer {buffer.name!r} is on a GPU",
         )
 
 

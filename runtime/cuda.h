@@ -1,4 +1,4 @@
-// What a worker tells a GPU's driver. Python loads the driver (libcuda.so.1, or a stand-in with the
+// Calls of the CUDA driver that a worker makes. Python loads the driver (libcuda.so.1, or a stand-in with the
 // same functions) and fills these structs; nothing here needs CUDA's headers or library.
 
 #ifndef HIOS_CUDA_H_

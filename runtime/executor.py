@@ -7,28 +7,22 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from hios_tvm.errors import DeviceError, ExecutionError, RunTimeoutError, SessionClosedError
-from hios_tvm.runtime.abi import (
-    DLTENSOR_POINTER,
-    FFIAny,
-    NativeInstruction,
-    NativeWorker,
-    Opcode,
-)
+from hios_tvm.runtime.abi import NativeWorker
 from hios_tvm.runtime.devices.cpu import pin_thread
 from hios_tvm.runtime.memory import TensorTable, address_of
-from hios_tvm.runtime.native import Library, raised_message
+from hios_tvm.runtime.native import Library
+from hios_tvm.runtime.tasks import Task
 from hios_tvm.schema.manifest import ALIGNMENT
-from hios_tvm.schema.program import Call, Copy, Instruction, Signal, Wait
 
-__all__ = ["DEFAULT_SPIN_US", "Executor", "Lowered", "Task", "Work"]
+__all__ = ["DEFAULT_SPIN_US", "Executor"]
 
 DEFAULT_SPIN_US = 500.0
 """How long a worker polls for an event before it sleeps.
@@ -41,102 +35,6 @@ slower by it, as they do with 2 ms.
 _SHARED_CORE_SPIN_US = 20.0  # polling takes the core from the worker that is waited for
 _SLICE_NS = 50_000_000  # how often a caller looks for interrupts and dead workers
 _GRACE_S = 5.0  # for the kernels that run when a run is given up
-
-
-@dataclass(frozen=True)
-class Lowered:
-    """Instructions as executor.cc reads them.
-
-    Attributes
-    ----------
-    program
-        The array of instructions.
-    operators
-        For each of them the operator that it belongs to, if any.
-    held
-        Memory that they point to.
-    driver : int or None
-        Address of the driver's functions, where the worker feeds a GPU.
-    """
-
-    program: ctypes.Array[NativeInstruction]
-    operators: Sequence[str | None]
-    held: list[Any]
-    driver: int | None = None
-
-
-class Work(Protocol):
-    """What one worker does.
-
-    `cores` are those that its threads stay on, the first one the worker's; none: anywhere.
-    `host_events` names the events that it signals or awaits, `label` is for messages.
-    """
-
-    @property
-    def label(self) -> str: ...
-    @property
-    def cores(self) -> tuple[int, ...]: ...
-    @property
-    def library(self) -> Library: ...
-    @property
-    def host_events(self) -> Iterable[Hashable]: ...
-
-    def lower(self, tensors: TensorTable, events: Mapping[Hashable, int]) -> Lowered:
-        """Return the instructions, with `events` as numbers."""
-        ...
-
-    def enter(self) -> None:
-        """Prepare the worker's thread."""
-        ...
-
-    def failure(self, status: int) -> str:
-        """Return what is wrong where an instruction has failed with `status`."""
-        ...
-
-
-@dataclass(frozen=True)
-class Task:
-    """What one worker executes, on which cores of a CPU, with whose kernels."""
-
-    label: str
-    cores: tuple[int, ...]
-    instructions: Sequence[Instruction]
-    library: Library
-
-    @property
-    def host_events(self) -> Iterable[Hashable]:
-        """Events that the instructions signal or await."""
-        return (step.event for step in self.instructions if isinstance(step, Signal | Wait))
-
-    def enter(self) -> None:
-        """Prepare the worker's thread: nothing to do on a CPU."""
-
-    def failure(self, status: int) -> str:
-        """Return the error that a kernel has just raised in this thread."""
-        return raised_message()
-
-    def lower(self, tensors: TensorTable, events: Mapping[Hashable, int]) -> Lowered:
-        """Return the instructions as executor.cc reads them, and their arguments."""
-        program = (NativeInstruction * max(1, len(self.instructions)))()
-        calls = [step for step in self.instructions if isinstance(step, Call)]
-        arguments = (FFIAny * max(1, sum(len(call.args) for call in calls)))()
-        used = 0
-        for step, native in zip(self.instructions, program, strict=False):
-            if isinstance(step, Call):
-                native.opcode, native.number = Opcode.CALL, len(step.args)
-                native.target = self.library.kernel(step.kernel)
-                native.source = ctypes.addressof(arguments) + used * ctypes.sizeof(FFIAny)
-                for name in step.args:
-                    arguments[used] = FFIAny(DLTENSOR_POINTER, 0, tensors.pointer(name))
-                    used += 1
-            elif isinstance(step, Copy):
-                native.opcode, native.bytes = Opcode.COPY, tensors.nbytes(step.dst)
-                native.target, native.source = tensors.pointer(step.dst), tensors.pointer(step.src)
-            else:
-                native.opcode = Opcode.SIGNAL if isinstance(step, Signal) else Opcode.WAIT
-                native.number = events[step.event]
-        operators = [s.operator if isinstance(s, Call) else None for s in self.instructions]
-        return Lowered(program, operators, [arguments])
 
 
 @dataclass
@@ -153,16 +51,16 @@ class _Shared:
 
 
 class Executor:
-    """One thread for each core of each task; `run` executes all programs once.
+    """Worker threads, one for each core of each task; `run` executes all programs once.
 
     Not thread-safe: its owner serialises runs.
 
     Parameters
     ----------
     tasks
-        At least one. Equal events in different tasks are the same event.
+        What each worker executes; at least one. Equal events in different tasks are the same event.
     tensors
-        Where the buffers that instructions name lie.
+        The addresses of the buffers that instructions name.
     memory
         Owner of those buffers: it lives as long as any kernel runs.
     spin_us : float
@@ -174,12 +72,12 @@ class Executor:
     ArtifactError
         If a library lacks a kernel.
     DeviceError
-        If a thread cannot be put on its cores.
+        If a thread cannot be pinned to its core, or has no access to its GPU.
     """
 
     def __init__(
         self,
-        tasks: Sequence[Work],
+        tasks: Sequence[Task],
         tensors: TensorTable,
         *,
         memory: object = None,
@@ -203,7 +101,7 @@ class Executor:
             tasks, lowered, self._workers, self._times, strict=True
         ):
             self._shared.memory += [native, times, task.library, self._workers]
-            worker.program = ctypes.addressof(native.program)
+            worker.program = ctypes.addressof(native.instructions)
             worker.length = len(native.operators)
             worker.driver = native.driver
             worker.times = address_of(times)
@@ -287,7 +185,7 @@ class Executor:
         self._closed = True
         self._shutdown()
 
-    def _open_team(self, task: Work, spin_ns: int) -> int | None:
+    def _open_team(self, task: Task, spin_ns: int) -> int | None:
         """Make the team for the parallel loops of `task`; none is needed on one core."""
         if len(task.cores) <= 1:
             return None
@@ -350,7 +248,7 @@ class Executor:
                 return
 
 
-def _spin_us(task: Work, tasks: Sequence[Work], spin_us: float) -> float:
+def _spin_us(task: Task, tasks: Sequence[Task], spin_us: float) -> float:
     others = {core for other in tasks if other is not task for core in other.cores}
     return min(spin_us, _SHARED_CORE_SPIN_US) if others & set(task.cores) else spin_us
 
@@ -376,7 +274,7 @@ def _on_core(
     body()
 
 
-def _work(shared: _Shared, task: Work, number: int, worker: int) -> None:
+def _work(shared: _Shared, task: Task, number: int, worker: int) -> None:
     native = NativeWorker.from_address(worker)
     while task.library.dll.hios_work(shared.session, worker):
         shared.failures.append((number, native.failed - 1, task.failure(native.status)))

@@ -41,7 +41,7 @@ def aligned_empty(shape: Sequence[int], dtype: str) -> np.ndarray[Any, Any]:
 
 
 def address_of(array: np.ndarray[Any, Any]) -> int:
-    """Return where the first element lies."""
+    """Return the address of the first element."""
     address: int = array.__array_interface__["data"][0]
     return address
 
@@ -85,7 +85,7 @@ class TensorTable:
         return self._base + self._index[name] * ctypes.sizeof(DLTensor)
 
     def data_pointer(self, name: str) -> int:
-        """Return where the address of tensor `name` stands."""
+        """Return the address of the `data` field of tensor `name`."""
         return self.pointer(name) + DLTensor.data.offset
 
     def nbytes(self, name: str) -> int:
@@ -93,5 +93,5 @@ class TensorTable:
         return self._nbytes[name]
 
     def place(self, name: str, address: int) -> None:
-        """Let tensor `name` lie at `address`."""
+        """Set the address of tensor `name`."""
         self._tensors[self._index[name]].data = address

@@ -125,8 +125,8 @@ class _ErrorObject(ctypes.Structure):
 def _private_file(content: bytes) -> Iterator[str]:
     """Yield a path with `content` that nobody else can write or replace.
 
-    The content lies in anonymous memory. TVM chooses its loader by the suffix, and the dynamic
-    linker takes libraries of one path for the same, hence the link under a fresh name.
+    The content is in anonymous memory. TVM chooses its loader by the file's suffix, and the dynamic
+    linker takes two libraries with one path for the same, hence a link with a new name.
     """
     descriptor = os.memfd_create("hios-kernels", os.MFD_CLOEXEC)
     try:

@@ -1,4 +1,4 @@
-"""Signatures of artifacts: who made a file, told before anything of it is used."""
+"""Signatures of artifacts: who made a file, checked before anything of it is used."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SIGNATURE = "signature"
 """The archive's last entry where it is signed: an Ed25519 signature, and nothing else."""
 
 SIGNATURE_BYTES = 64
-_PURPOSE = b"hios-tvm artifact\0"  # a signature made for something else is worth nothing here
+_PURPOSE = b"hios-tvm artifact\0"  # a signature made for another purpose is not valid here
 
 
 def signed_message(manifest: bytes) -> bytes:

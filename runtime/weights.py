@@ -75,7 +75,7 @@ def header_length(start: bytes, file_bytes: int) -> int:
 
 
 class Weights:
-    """The weights of an artifact in memory; `address` gives where each lies."""
+    """The weights of an artifact in memory."""
 
     def __init__(self, memory: mmap.mmap, offset: int, tensors: Mapping[str, StoredTensor]) -> None:
         self._memory = memory
@@ -95,7 +95,7 @@ class Weights:
             self._address[name] = address
 
     def address(self, name: str) -> int:
-        """Return where weight `name` lies, aligned for kernels."""
+        """Return the address of weight `name`, aligned for kernels."""
         return self._address[name]
 
     def array(self, name: str) -> np.ndarray[tuple[int], np.dtype[np.uint8]]:
@@ -112,7 +112,7 @@ class Weights:
 def map_weights(
     descriptor: int, offset: int, nbytes: int, tensors: Mapping[str, StoredTensor], digest: str
 ) -> Weights:
-    """Map a safetensors file that lies at `offset` of an open file; pages are read on first use.
+    """Map a safetensors file at `offset` of an open file; pages are read on first use.
 
     Sessions of this process that ask for the same `digest` share one mapping.
     """

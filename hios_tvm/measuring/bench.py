@@ -9,8 +9,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from hios_tvm.runtime.executor import Executor, Task
+from hios_tvm.runtime.executor import Executor
 from hios_tvm.runtime.memory import Arena, TensorTable, align_up
+from hios_tvm.runtime.tasks import CpuTask
 from hios_tvm.schema.costs import Measurement
 from hios_tvm.schema.dtypes import element_type
 from hios_tvm.schema.program import Call, Instruction, Signal, Wait
@@ -131,7 +132,7 @@ class Bench:
             self._addresses[name] = self._numbers.new(arg.dtype, arg.nbytes)
         return name
 
-    def run(self, tasks: Sequence[Task], rounds: int, *, warmup: int = 1) -> list[Times]:
+    def run(self, tasks: Sequence[CpuTask], rounds: int, *, warmup: int = 1) -> list[Times]:
         """Run `tasks` and return, for each round and task, when each instruction began."""
         tensors = TensorTable(self._specs)
         for name, address in self._addresses.items():
@@ -140,7 +141,7 @@ class Bench:
 
 
 def run_tasks(
-    tasks: Sequence[Task], tensors: TensorTable, memory: object, rounds: int, warmup: int
+    tasks: Sequence[CpuTask], tensors: TensorTable, memory: object, rounds: int, warmup: int
 ) -> list[Times]:
     """Run `tasks`, and return for each measured round when each instruction began."""
     samples = []

@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from hios_tvm.measuring.bench import Bench, Cores, KernelArg, measurement_of
-from hios_tvm.runtime.executor import Task
 from hios_tvm.runtime.native import load_library
+from hios_tvm.runtime.tasks import CpuTask
 from hios_tvm.schema.costs import Measurement
 from hios_tvm.schema.platform import Link
 from hios_tvm.schema.program import Copy, Instruction, Signal, Wait
@@ -45,8 +45,8 @@ def measure_transfers(
         produce: list[Instruction] = [Copy(names[0], names[1]), Signal(0)]
         consume: list[Instruction] = [Wait(0), Copy(names[1], names[2])]
         tasks = [
-            Task("source", source, produce, loaded),
-            Task("destination", destination, consume, loaded),
+            CpuTask("source", source, produce, loaded),
+            CpuTask("destination", destination, consume, loaded),
         ]
         samples = bench.run(tasks, rounds)
         result[size] = measurement_of(consumed[2] - consumed[1] for _, consumed in samples)
@@ -76,7 +76,7 @@ def measure_handover(
     for i in range(_ROUND_TRIPS):
         ping += [Signal(2 * i), Wait(2 * i + 1)]
         pong += [Wait(2 * i), Signal(2 * i + 1)]
-    tasks = [Task("first", first, ping, loaded), Task("second", second, pong, loaded)]
+    tasks = [CpuTask("first", first, ping, loaded), CpuTask("second", second, pong, loaded)]
     samples: list[float] = []
     for times, _ in Bench().run(tasks, rounds):
         trips = np.diff(times[::2])[1:]  # the first one waits for the other worker's start

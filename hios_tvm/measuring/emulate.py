@@ -23,9 +23,10 @@ from hios_tvm.backends.cpu.library import build_emulation_library
 from hios_tvm.errors import UsageError
 from hios_tvm.passes.targets import host_target
 from hios_tvm.runtime.devices.cpu import allowed_cores
-from hios_tvm.runtime.executor import Executor, Task
+from hios_tvm.runtime.executor import Executor
 from hios_tvm.runtime.memory import Arena, TensorTable
 from hios_tvm.runtime.native import load_library
+from hios_tvm.runtime.tasks import CpuTask
 from hios_tvm.schedulers.evaluate import evaluate
 from hios_tvm.schema.costs import CostTable, Measurement
 from hios_tvm.schema.graph import Operator, OperatorGraph, Tensor
@@ -279,7 +280,7 @@ class _Emulated:
         library = load_library(build_emulation_library(host_target()))
         cores = sorted(allowed_cores())
         tasks = [
-            Task(
+            CpuTask(
                 f"{program.device} stream {program.stream}",
                 (cores[i % len(cores)],),
                 list(self._sleeping(program)),

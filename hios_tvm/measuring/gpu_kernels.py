@@ -139,7 +139,7 @@ def _marked_ms(
         order=issue_order(programs),
         events=events,
         kernels=bench.kernels,
-        homes={name: home for name, (home, _) in homes.items()},
+        buffer_device={name: home for name, (home, _) in homes.items()},
         library=bench.library,
         marks=marks,
     )

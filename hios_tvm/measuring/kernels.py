@@ -20,8 +20,8 @@ from hios_tvm.measuring.bench import (
     measurement_of,
 )
 from hios_tvm.runtime.devices.cpu import share_cores
-from hios_tvm.runtime.executor import Task
 from hios_tvm.runtime.native import Library, load_library
+from hios_tvm.runtime.tasks import CpuTask
 from hios_tvm.schema.costs import Measurement
 from hios_tvm.schema.program import Instruction, Signal, Wait
 
@@ -120,9 +120,9 @@ def measure_joint(
             steps = [step for call in group for step in bench.calls(call)]
             stream += [Wait(start), *steps, Signal(end)]
     shares = share_cores(cores, len(groups))
-    tasks = [Task("stream 0", cores, main, loaded)]
+    tasks = [CpuTask("stream 0", cores, main, loaded)]
     tasks += [
-        Task(f"stream {i}", share, steps, loaded)
+        CpuTask(f"stream {i}", share, steps, loaded)
         for i, (share, steps) in enumerate(zip(shares, streams, strict=True), start=1)
     ]
     (times,) = bench.run(tasks, rounds=1, warmup=0)
@@ -157,7 +157,7 @@ def measure_independence(
         bench = Bench()
         starts = barrier(len(together))
         tasks = [
-            Task(f"device {i}", cores, [*starts[i], *bench.calls(call, count)], loaded)
+            CpuTask(f"device {i}", cores, [*starts[i], *bench.calls(call, count)], loaded)
             for i, cores in enumerate(together)
         ]
         first = len(starts[0])
@@ -175,10 +175,10 @@ def _measure_kernel(
     library: Library, call: KernelCall, cores: Cores, cold: ColdMemory | None, budget_ms: float
 ) -> Measurement:
     bench = Bench(cold)
-    task = Task(call.kernel, cores, bench.calls(call, 3), library)
+    task = CpuTask(call.kernel, cores, bench.calls(call, 3), library)
     ((times,),) = bench.run([task], rounds=1, warmup=0)
     once_ms = max(1e-4, float(np.diff(times)[1:].min()) / 1e6)
     count = max(_MIN_CALLS, min(_MAX_CALLS, int(budget_ms / once_ms)))
-    task = Task(call.kernel, cores, bench.calls(call, count + 1), library)
+    task = CpuTask(call.kernel, cores, bench.calls(call, count + 1), library)
     ((times,),) = bench.run([task], rounds=1, warmup=0)
     return measurement_of(np.diff(times)[1:])  # the first call may find cold activations

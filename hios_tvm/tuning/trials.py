@@ -23,9 +23,10 @@ from hios_tvm.errors import CompileError, HiosError
 from hios_tvm.measuring.bench import KernelCall
 from hios_tvm.measuring.kernels import measure_kernels
 from hios_tvm.passes.apply_traces import apply_trace
-from hios_tvm.runtime.executor import Executor, Task
+from hios_tvm.runtime.executor import Executor
 from hios_tvm.runtime.memory import TensorTable, address_of, aligned_empty
 from hios_tvm.runtime.native import load_library
+from hios_tvm.runtime.tasks import CpuTask
 from hios_tvm.schema.program import Call
 from hios_tvm.verification.deviation import SINGLE, deviations
 from hios_tvm.verification.inputs import random_inputs
@@ -222,7 +223,7 @@ def _outputs(
     for name, array in arrays.items():
         tensors.place(name, address_of(array))
     steps = [Call(call.kernel, call.kernel, tuple(arrays), len(arrays) - len(inputs))]
-    executor = Executor([Task(call.kernel, cores, steps, loaded)], tensors, memory=arrays)
+    executor = Executor([CpuTask(call.kernel, cores, steps, loaded)], tensors, memory=arrays)
     try:
         executor.run()
     finally:

@@ -1,4 +1,4 @@
-"""Which processes use which cores, so that two of them do not unknowingly pin to the same.
+"""Claims on cores: which process uses which, so that two do not pin to the same unknowingly.
 
 Each core is a byte of one file in shared memory, and each process that uses the core holds a POSIX
 record lock on it: shared, or exclusive where the session asked for that. The kernel drops the
@@ -37,15 +37,15 @@ class _Claims:
     # Forgotten sessions are released wherever the garbage collector runs, so also in here.
     lock: Any = field(default_factory=threading.RLock)
 
-    def start_anew(self) -> None:
-        """Forget what the parent of a forked process has; the open file serves both."""
+    def reset(self) -> None:
+        """Forget the claims of the parent of a forked process; the open file serves both."""
         self.used.clear()
         self.exclusive.clear()
         self.lock = threading.RLock()  # the parent's may have been copied locked
 
 
 _CLAIMS = _Claims()
-os.register_at_fork(after_in_child=_CLAIMS.start_anew)
+os.register_at_fork(after_in_child=_CLAIMS.reset)
 
 
 class CoreClaim:
@@ -65,15 +65,15 @@ class CoreClaim:
 
 
 def claim_cores(cores: Iterable[int], *, exclusive: bool = False) -> CoreClaim:
-    """Tell other processes that this one uses `cores`.
+    """Claim `cores` for this process, visibly for others.
 
-    Where another process does so too, a warning is logged: both will be slower.
+    A core that another process has claimed too is logged as a warning: both will be slower.
 
     Raises
     ------
     DeviceError
-        If another process uses one of the cores and one of both wants it for itself, or if
-        `exclusive` is asked for where the system offers no way to tell.
+        If another process uses one of the cores and one of the two claims it exclusively, or if
+        `exclusive` is asked for where cores cannot be claimed (no ``/dev/shm``).
     """
     claim = CoreClaim(dict.fromkeys(cores), exclusive=exclusive)
     with _CLAIMS.lock:

@@ -10,7 +10,7 @@ import hios_tvm.build
 import hios_tvm.measuring.artifact_costs
 import hios_tvm.measuring.gpu_costs
 import hios_tvm.measuring.gpu_kernels
-import hios_tvm.runtime.session
+import hios_tvm.runtime.load_artifact
 import hios_tvm.verification.here
 from hios_tvm.measuring.cache import default_cache_dir
 from hios_tvm.runtime.devices.cuda import CudaDriver
@@ -35,7 +35,7 @@ def start(monkeypatch: pytest.MonkeyPatch) -> Callable[..., FakeDriver]:
         fake = FakeDriver(gpus, seed, fail)
         driver = CudaDriver(fake)
         users = [
-            hios_tvm.runtime.session,
+            hios_tvm.runtime.load_artifact,
             hios_tvm.measuring.artifact_costs,
             hios_tvm.verification.here,
         ]

@@ -148,7 +148,7 @@ DEFECTS: dict[str, tuple[Callable[[Manifest], Manifest], str]] = {
     ),
     "output in an arena": (
         lambda m: replace(m, outputs=(*m.outputs, TensorSpec("z", "b", SHAPE, "float32"))),
-        "lies in an arena",
+        "is in an arena",
     ),
     "call without outputs": (append(0, Call("d", "k", ("a",), 0)), "0 outputs among 1 arguments"),
     "more outputs than arguments": (append(0, Call("d", "k", ("a",), 2)), "2 outputs among 1"),

@@ -14,9 +14,10 @@ from hand_made import LENGTH, TARGET, HandMade
 from tvm import te
 
 from hios_tvm.backends.cpu.library import build_library
-from hios_tvm.runtime.executor import Executor, Task
+from hios_tvm.runtime.executor import Executor
 from hios_tvm.runtime.memory import TensorTable, address_of, aligned_empty
 from hios_tvm.runtime.native import Library, load_library
+from hios_tvm.runtime.tasks import CpuTask
 from hios_tvm.schema.program import Call, Instruction, Signal, Wait
 
 ROWS = 37
@@ -56,7 +57,7 @@ def test_parallel_loops_use_the_team_of_their_worker(
     tensors, arrays = make_tensors(21)
     before = threading.active_count()
     executor = Executor(
-        [Task("t", (core,) * members, increments(0, 20), parallel_library)], tensors, spin_us=0
+        [CpuTask("t", (core,) * members, increments(0, 20), parallel_library)], tensors, spin_us=0
     )
     try:
         assert threading.active_count() == before + members
@@ -75,7 +76,7 @@ def test_two_teams_run_side_by_side(parallel_library: Library) -> None:
     first = [*increments(0, 20), Signal(0)]
     second = [Wait(0), *increments(20, 40)]
     tasks = [
-        Task(label, (cores[0], cores[-1]), steps, parallel_library)
+        CpuTask(label, (cores[0], cores[-1]), steps, parallel_library)
         for label, steps in (("first", first), ("second", second))
     ]
     executor = Executor(tasks, tensors)

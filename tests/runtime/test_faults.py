@@ -18,7 +18,7 @@ from hand_made import LENGTH, HandMade
 
 from hios_tvm import runtime
 from hios_tvm.errors import ExecutionError, RunTimeoutError, SessionClosedError
-from hios_tvm.runtime import Session, executor
+from hios_tvm.runtime import Session, executor, tasks
 
 
 @pytest.fixture
@@ -220,7 +220,7 @@ def test_a_worker_that_dies_is_reported(session: Session, monkeypatch: pytest.Mo
     def broken() -> str:
         raise RuntimeError("no memory")
 
-    monkeypatch.setattr(executor, "raised_message", broken)
+    monkeypatch.setattr(tasks, "raised_message", broken)
     monkeypatch.setattr(executor, "_GRACE_S", 0.1)
     with pytest.raises(ExecutionError, match="worker thread has died"):
         session.run(make_input(second=-1.0))

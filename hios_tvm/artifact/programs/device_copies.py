@@ -34,8 +34,8 @@ class DeviceCopies:
 
     def buffer(self, tensor: str, device: str) -> str:
         """Return the buffer in which operators of `device` read `tensor`: itself, or a copy."""
-        home = self._home(tensor)
-        in_reach = home == device or (home is None and device_kind(device) == "cpu")
+        owner = self._owner(tensor)
+        in_reach = owner == device or (owner is None and device_kind(device) == "cpu")
         return tensor if in_reach else f"{tensor}@{device}"
 
     def output_buffer(self, tensor: str) -> str:
@@ -58,16 +58,16 @@ class DeviceCopies:
         """
         if device_kind(device) == "cuda":
             return device, COPY_STREAM
-        home = self._home(tensor)
-        if home is not None and device_kind(home) == "cuda":
-            return home, COPY_STREAM
+        owner = self._owner(tensor)
+        if owner is not None and device_kind(owner) == "cuda":
+            return owner, COPY_STREAM
         return device, stream
 
-    def _home(self, tensor: str) -> str | None:
+    def _owner(self, tensor: str) -> str | None:
         """Return the device that computes `tensor`; None for inputs and weights."""
         producer = self.graph.producer.get(tensor)
         return None if producer is None else self.placement[producer]
 
     def _is_on_gpu(self, tensor: str) -> bool:
-        home = self._home(tensor)
-        return home is not None and device_kind(home) == "cuda"
+        owner = self._owner(tensor)
+        return owner is not None and device_kind(owner) == "cuda"

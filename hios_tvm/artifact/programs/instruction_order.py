@@ -50,7 +50,7 @@ def ordered_steps(graph: OperatorGraph, schedule: Schedule, scratch: Scratch) ->
     graph, schedule
         The operators, and where and when they run.
     scratch : operator -> buffers
-        Scratch memory of kernels of GPUs: further arguments behind their outputs.
+        Scratch memory of kernels of GPUs: further arguments after their outputs.
     """
     copies = DeviceCopies(graph, schedule.placement)
     steps: list[Step] = []
@@ -81,7 +81,7 @@ class _GroupSteps:
     copied: set[str]
 
     def steps(self, group: tuple[str, ...], barrier: tuple[str, ...]) -> Iterator[Step]:
-        """Yield calls, each behind copies of its inputs; the first step waits for `barrier`.
+        """Yield calls, each after copies of its inputs; the first step waits for `barrier`.
 
         The first on this stream, that is: copies by GPUs are on streams of their own.
         """

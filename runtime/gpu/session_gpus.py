@@ -1,25 +1,25 @@
-"""The GPUs of a session: their memory, what is pinned for their copies, and their tasks."""
+"""The GPUs of a session: their memory, the pinned memory for their copies, and their tasks."""
 
 from __future__ import annotations
 
 import ctypes
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from hios_tvm.errors import ArtifactError, DeviceError
 from hios_tvm.runtime.devices.cuda import CudaDriver, Gpu, split_gpu
-from hios_tvm.runtime.gpu import GpuTask, Mark, issue_order, marked
+from hios_tvm.runtime.gpu.feed_streams import GpuTask
+from hios_tvm.runtime.gpu.issue_order import issue_order
+from hios_tvm.runtime.gpu.trace import GpuTrace
 from hios_tvm.runtime.memory import Arena, TensorTable
 from hios_tvm.runtime.native import load_library
 from hios_tvm.runtime.read_artifact import Artifact
-from hios_tvm.runtime.trace import Span, span_of
 from hios_tvm.schema.device_names import GpuPlace, gpu_place
 from hios_tvm.schema.dtypes import numpy_dtype
 from hios_tvm.schema.manifest import Manifest
-from hios_tvm.schema.program import Call, Copy, Signal
+from hios_tvm.schema.program import Copy, Signal
 
 __all__ = ["SessionGpus"]
 
@@ -27,10 +27,10 @@ Array = np.ndarray[Any, Any]
 
 
 class SessionGpus:
-    """The GPUs that an artifact uses, ready to run.
+    """The GPUs that an artifact uses, with arenas and weights in their memory.
 
-    Arenas and weights lie in their memory. Inputs that they read and outputs that they write pass
-    through pinned memory of the host, `staging` by buffer, so that copies overlap with kernels.
+    Inputs that they read and outputs that they write pass through pinned memory of the host,
+    `staging` by buffer, so that copies overlap with kernels.
 
     Parameters
     ----------
@@ -38,9 +38,9 @@ class SessionGpus:
         Verified.
     names : artifact's device -> device
     tensors : TensorTable
-        Gets the addresses of all buffers on GPUs, and of those in `staging`.
+        Receives the addresses of all buffers on GPUs, and of those in `staging`.
     arenas : device -> Arena
-        Of the CPUs; what GPUs copy from or to is pinned.
+        Of the CPUs; those that GPUs copy from or to are pinned.
     driver : CudaDriver
 
     Raises
@@ -65,8 +65,6 @@ class SessionGpus:
         self._gpus: dict[str, Gpu] = {}
         self._shares: dict[tuple[int, int], list[ctypes.Structure]] = {}
         self.staging: dict[str, Array] = {}
-        self._marks: dict[int, int] = {}
-        self._clocks: dict[str, int] = {}
         try:
             for device in artifact.manifest.devices:
                 if device.kind == "cuda" and device.device_code is not None:
@@ -83,19 +81,15 @@ class SessionGpus:
             self.close()
             raise
 
-    def tasks(self, *, trace: bool = False) -> list[GpuTask]:
-        """Return one task for each GPU that has work; with `trace`, `spans` knows what ran when."""
+    def trace(self) -> GpuTrace:
+        """Return a new trace of the artifact's programs, for `tasks`."""
+        return GpuTrace(self._artifact.manifest.programs, self._gpus)
+
+    def tasks(self, trace: GpuTrace | None = None) -> list[GpuTask]:
+        """Return one task for each GPU that has work; with `trace`, it knows what ran when."""
         manifest = self._artifact.manifest
-        programs = marked(manifest.programs) if trace else manifest.programs
+        programs = manifest.programs if trace is None else trace.programs
         order = issue_order(programs)
-        if trace:
-            self._clocks = {name: gpu.event(timing=True) for name, gpu in self._gpus.items()}
-            self._marks = {
-                step.number: self._gpus[program.device].event(timing=True)
-                for program in programs
-                for step in program.instructions
-                if isinstance(step, Mark)
-            }
         events = {
             step.event: self._gpus[program.device].event()
             for program in manifest.programs
@@ -113,58 +107,12 @@ class SessionGpus:
                 order=order,
                 events=events,
                 kernels=manifest.gpu_kernels,
-                homes={buffer.name: buffer.device for buffer in manifest.buffers},
+                buffer_device={buffer.name: buffer.device for buffer in manifest.buffers},
                 library=load_library(self._artifact.libraries[self._library(device)]),
-                marks=self._marks,
-                clock=self._clocks.get(device),
+                marks={} if trace is None else trace.marks,
+                clock=None if trace is None else trace.clocks[device],
             )
             for device, gpu in self._gpus.items()
-        ]
-
-    @property
-    def is_tracing(self) -> bool:
-        """Whether the tasks remember what ran when."""
-        return bool(self._marks)
-
-    def spans(self, clock_ns: Mapping[str, int], end_ns: int) -> list[Span]:
-        """Return when kernels and copies ran in the latest run, if the tasks trace.
-
-        `clock_ns` says for each GPU when its worker had waited for the clock, `end_ns` when the
-        run had ended. A worker may have woken late: what seems to end after the run ended before.
-        """
-        if not self.is_tracing:
-            return []
-        steps = [
-            (program, step)
-            for program in self._artifact.manifest.programs
-            if program.device in self._gpus
-            for step in program.instructions
-            if isinstance(step, Call | Copy)
-        ]
-
-        def reached_ns(device: str, mark: int) -> int:
-            elapsed_ms = self._gpus[device].elapsed_ms(self._clocks[device], self._marks[mark])
-            return clock_ns[device] + int(1e6 * elapsed_ms)
-
-        spans = [
-            span_of(
-                program,
-                step,
-                reached_ns(program.device, 2 * k),
-                reached_ns(program.device, 2 * k + 1),
-            )
-            for k, (program, step) in enumerate(steps)
-        ]
-        late_ns = dict.fromkeys(self._gpus, 0)
-        for span in spans:
-            late_ns[span.device] = max(late_ns[span.device], span.end_ns - end_ns)
-        return [
-            replace(
-                span,
-                start_ns=span.start_ns - late_ns[span.device],
-                end_ns=span.end_ns - late_ns[span.device],
-            )
-            for span in spans
         ]
 
     def close(self) -> None:
@@ -217,7 +165,7 @@ class SessionGpus:
             raise DeviceError(f"device {device!r} needs {nbytes} bytes: {error}") from error
 
     def _pin(self, tensors: TensorTable, arenas: Mapping[str, Arena]) -> None:
-        """Pin what GPUs copy from and to: arenas of CPUs whole, and inputs and outputs."""
+        """Pin what GPUs copy from and to: whole arenas of CPUs, memory for inputs and outputs."""
         manifest = self._artifact.manifest
         arenas_to_pin: set[str] = set()
         for name in _copied_by_gpus(manifest, self._gpus):
@@ -234,12 +182,11 @@ class SessionGpus:
             self._pin_memory(arenas[device])
 
     def _pin_memory(self, memory: Arena) -> None:
-        gpu = next(iter(self._gpus.values()))
-        gpu.pin(memory)
+        next(iter(self._gpus.values())).pin(memory)  # for all contexts
 
 
 def _copied_by_gpus(manifest: Manifest, gpus: Iterable[str]) -> Iterable[str]:
-    """Yield the ends of all copies that GPUs make."""
+    """Return the buffers that GPUs copy from or to."""
     names: dict[str, None] = {}
     for program in manifest.programs:
         if program.device in set(gpus):

@@ -1,0 +1,113 @@
+"""All work of an artifact's GPUs as one CUDA graph, which the driver starts at once.
+
+That needs an artifact without CPU devices: nothing may wait for a host thread in between.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from hios_tvm.runtime.abi import DLTensor, NativeGpuCopy, NativeInstruction, NativeLaunch, Opcode
+from hios_tvm.runtime.gpu.feed_streams import GpuTask
+from hios_tvm.runtime.gpu.instruction_writer import InstructionWriter
+from hios_tvm.runtime.memory import TensorTable
+from hios_tvm.runtime.native import Library
+from hios_tvm.runtime.tasks import NativeProgram
+
+__all__ = ["GraphTask"]
+
+
+@dataclass(frozen=True)
+class GraphTask:
+    """The tasks of all GPUs, captured as one CUDA graph.
+
+    One worker launches the graph on the first GPU and waits for its end.
+    """
+
+    tasks: Sequence[GpuTask]
+    cores: tuple[int, ...] = ()
+
+    @property
+    def label(self) -> str:
+        """The GPUs, for messages."""
+        return ", ".join(task.label for task in self.tasks)
+
+    @property
+    def library(self) -> Library:
+        """Has the executor."""
+        return self.tasks[0].library
+
+    @property
+    def host_events(self) -> Iterable[Hashable]:
+        """Streams alone wait for each other."""
+        return ()
+
+    def enter(self) -> None:
+        """Prepare the worker's thread."""
+        self.tasks[0].enter()
+
+    def failure(self, status: int) -> str:
+        """Return what is wrong where the driver returned `status`."""
+        return self.tasks[0].failure(status)
+
+    def lower(self, tensors: TensorTable, events: Mapping[Hashable, int]) -> NativeProgram:
+        """Capture the graph; the instructions launch it and wait for its end."""
+        gpu = self.tasks[0].gpu
+        stream = gpu.stream()
+        writers = {task.device: InstructionWriter(task, tensors, None) for task in self.tasks}
+        graph = gpu.capture(stream, lambda: self._capture_all(writers, stream))
+        program = (NativeInstruction * 2)(
+            NativeInstruction(Opcode.LAUNCH_GRAPH, 0, stream, graph, 0),
+            NativeInstruction(Opcode.SYNCHRONIZE, 0, stream, None, 0),
+        )
+        held = [self, [writer.held for writer in writers.values()]]
+        return NativeProgram(program, (None, None), held, ctypes.addressof(gpu.driver.native))
+
+    def _capture_all(self, writers: Mapping[str, InstructionWriter], stream: int) -> None:
+        """Issue everything: all streams fork from `stream`, and join it at the end."""
+        first = self.tasks[0]
+        driver, fork = first.gpu.driver, first.gpu.event()
+        driver.call("cuEventRecord", fork, stream)
+        for p, i in first.order:
+            program = first.programs[p]
+            writer = writers[program.device]
+            task = writer.task
+            task.gpu.make_current()
+            known = set(writer.streams)
+            writer.add(program.stream, program.instructions[i])
+            for new in writer.streams.keys() - known:
+                driver.call("cuStreamWaitEvent", writer.streams[new], fork, 0)
+            for step in writer.take():
+                _capture(task, step)
+        for writer in writers.values():
+            for handle in writer.streams.values():
+                writer.task.gpu.make_current()
+                join = writer.task.gpu.event()
+                driver.call("cuEventRecord", join, handle)
+                first.gpu.make_current()
+                driver.call("cuStreamWaitEvent", stream, join, 0)
+
+
+def _capture(task: GpuTask, step: NativeInstruction) -> None:
+    """Issue an instruction as executor.cc does, into a stream that is being captured."""
+    driver = task.gpu.driver
+    if step.opcode == Opcode.LAUNCH:
+        launch = NativeLaunch.from_address(step.source)
+        sizes = (*launch.grid, *launch.block, launch.shared_bytes)
+        driver.call("cuLaunchKernel", launch.function, *sizes, step.target, launch.params, None)
+    elif step.opcode == Opcode.ENQUEUE_COPY:
+        copy = NativeGpuCopy.from_address(step.source)
+        ends = [DLTensor.from_address(end).data for end in (copy.destination, copy.source)]
+        if copy.source_context == copy.destination_context:
+            driver.call("cuMemcpyAsync", *ends, copy.bytes, step.target)
+        else:
+            contexts = (copy.destination_context, copy.source_context)
+            pairs = [value for pair in zip(ends, contexts, strict=True) for value in pair]
+            driver.call("cuMemcpyPeerAsync", *pairs, copy.bytes, step.target)
+    elif step.opcode == Opcode.RECORD:
+        driver.call("cuEventRecord", step.source, step.target)
+    else:
+        assert step.opcode == Opcode.AWAIT_RECORDED
+        driver.call("cuStreamWaitEvent", step.target, step.source, 0)

@@ -1,0 +1,85 @@
+"""The order in which the instructions of all streams are issued, and which devices use an event."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from hios_tvm.schema.device_names import device_kind
+from hios_tvm.schema.program import Call, Copy, Program, Signal, Wait
+
+__all__ = ["EventDevices", "event_devices", "issue_order"]
+
+
+@dataclass(frozen=True)
+class EventDevices:
+    """The device that signals an event, and the other devices that wait for it."""
+
+    source: str
+    waiting: tuple[str, ...]
+
+    @property
+    def from_gpu(self) -> bool:
+        """Whether a CUDA stream signals it."""
+        return device_kind(self.source) == "cuda"
+
+    @property
+    def to_cpu(self) -> bool:
+        """Whether a CPU waits for it."""
+        return any(device_kind(device) == "cpu" for device in self.waiting)
+
+    @property
+    def to_other_gpu(self) -> bool:
+        """Whether another GPU waits for it."""
+        return any(device_kind(device) == "cuda" for device in self.waiting)
+
+
+def event_devices(programs: Sequence[Program]) -> dict[int, EventDevices]:
+    """Return the devices that each event connects."""
+    source: dict[int, str] = {}
+    waiting: dict[int, list[str]] = {}
+    for program in programs:
+        for step in program.instructions:
+            if isinstance(step, Signal):
+                source[step.event] = program.device
+            elif isinstance(step, Wait):
+                waiting.setdefault(step.event, []).append(program.device)
+    return {
+        event: EventDevices(
+            device, tuple(dict.fromkeys(d for d in waiting.get(event, ()) if d != device))
+        )
+        for event, device in source.items()
+    }
+
+
+def issue_order(programs: Sequence[Program]) -> list[tuple[int, int]]:
+    """Return all instructions as (program, index in it), each wait after its signal.
+
+    Workers that keep this order never wait for each other in a cycle. Programs take turns after
+    each kernel or copy, so that no stream runs dry while another one is fed.
+
+    >>> first = Program("cuda:0", 0, (Call("a", "k", ("x", "y")), Signal(0)))
+    >>> second = Program("cuda:0", 1, (Wait(0), Call("b", "k", ("y", "z"))))
+    >>> issue_order([second, first])
+    [(1, 0), (1, 1), (0, 0), (0, 1)]
+    """
+    order: list[tuple[int, int]] = []
+    position = [0] * len(programs)
+    signalled: set[int] = set()
+    remaining = sum(len(program.instructions) for program in programs)
+    while len(order) < remaining:
+        for p, program in enumerate(programs):
+            while position[p] < len(program.instructions):
+                step = program.instructions[position[p]]
+                if isinstance(step, Wait) and step.event not in signalled:
+                    break
+                if isinstance(step, Signal):
+                    signalled.add(step.event)
+                order.append((p, position[p]))
+                position[p] += 1
+                following = program.instructions[position[p] : position[p] + 1]
+                if isinstance(step, Call | Copy) and not isinstance(
+                    next(iter(following), None), Signal
+                ):
+                    break
+    return order

@@ -1,0 +1,168 @@
+"""Inputs and outputs: between the caller's arrays and the buffers that programs read and write."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from hios_tvm.errors import InputError
+from hios_tvm.runtime.memory import TensorTable, address_of, aligned_empty
+from hios_tvm.runtime.weights import Weights
+from hios_tvm.schema.dtypes import numpy_dtype
+from hios_tvm.schema.manifest import ALIGNMENT, Manifest, TensorSpec
+
+__all__ = ["Interface"]
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class _Input:
+    """An input; `pinned` is the memory that GPUs copy it from, if they do."""
+
+    spec: TensorSpec
+    dtype: np.dtype[Any]
+    pinned: Array | None
+
+
+@dataclass(frozen=True)
+class _Output:
+    """An output that programs write; `pinned` is the memory that a GPU copies it to, if any."""
+
+    spec: TensorSpec
+    pinned: Array | None
+
+
+@dataclass(frozen=True)
+class _Copy:
+    """An output that no program writes for it alone: it is a copy of exactly one of these."""
+
+    spec: TensorSpec
+    output: str | None = None
+    input: str | None = None
+    weight: Array | None = None
+
+
+class Interface:
+    """Prepares inputs and outputs of runs; what does not change is decided when it is made.
+
+    Parameters
+    ----------
+    manifest : Manifest
+    tensors : TensorTable
+        Receives the addresses of inputs and outputs before each run.
+    weights, optional
+        For outputs of the model that are weights.
+    pinned : buffer -> array
+        Memory through which GPUs read inputs and write outputs.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        tensors: TensorTable,
+        weights: Weights | None,
+        pinned: Mapping[str, Array],
+    ) -> None:
+        self._tensors = tensors
+        self._inputs = tuple(
+            _Input(spec, numpy_dtype(spec.dtype), pinned.get(spec.buffer))
+            for spec in manifest.inputs
+        )
+        self._aligned: dict[str, Array] = {}  # copies of inputs that are not, by name
+        self._outputs = tuple(_routes(manifest, weights, pinned))
+        self._written = tuple(route for route in self._outputs if isinstance(route, _Output))
+
+    def check(self, inputs: Mapping[str, Array]) -> None:
+        """Raise an `InputError` that lists all inputs that are missing, unknown or wrong."""
+        problems = []
+        for item in self._inputs:
+            spec, array = item.spec, inputs.get(item.spec.name)
+            if array is None:
+                problems.append(f"{spec.name!r} is missing: {spec.dtype} {list(spec.shape)}")
+            elif not isinstance(array, np.ndarray):
+                problems.append(f"{spec.name!r} is no NumPy array but {type(array).__name__}")
+            elif array.shape != spec.shape or array.dtype != item.dtype:
+                problems.append(
+                    f"{spec.name!r} is {array.dtype} {list(array.shape)}, "
+                    f"not {spec.dtype} {list(spec.shape)}"
+                )
+        known = {item.spec.name for item in self._inputs}
+        problems += [f"{name!r} is unknown" for name in inputs if name not in known]
+        if problems:
+            raise InputError(f"inputs: {'; '.join(problems)}")
+
+    def place_inputs(self, inputs: Mapping[str, Array]) -> list[Array]:
+        """Let kernels read `inputs`, in place where they are aligned; return what must be kept."""
+        return [self._place_input(item, inputs[item.spec.name]) for item in self._inputs]
+
+    def new_outputs(self) -> dict[str, Array]:
+        """Return a new array for each output that programs write, and let them write there."""
+        arrays = {}
+        for item in self._written:
+            arrays[item.spec.name] = aligned_empty(item.spec.shape, item.spec.dtype)
+            if item.pinned is None:
+                self._tensors.place(item.spec.buffer, address_of(arrays[item.spec.name]))
+        return arrays
+
+    def fetch(self, outputs: Mapping[str, Array]) -> None:
+        """Copy what GPUs have written from pinned memory into the arrays of `new_outputs`."""
+        for item in self._written:
+            if item.pinned is not None:
+                outputs[item.spec.name][...] = item.pinned
+
+    def results(
+        self, outputs: Mapping[str, Array], inputs: Mapping[str, Array]
+    ) -> dict[str, Array]:
+        """Return all outputs of the model in its order; no two of them share memory."""
+        results: dict[str, Array] = {}
+        for route in self._outputs:
+            name = route.spec.name
+            if isinstance(route, _Output):
+                results[name] = outputs[name]
+            elif route.output is not None:
+                results[name] = results[route.output].copy()
+            elif route.input is not None:
+                results[name] = inputs[route.input].copy()
+            else:
+                assert route.weight is not None
+                results[name] = route.weight.copy()
+        return results
+
+    def _place_input(self, item: _Input, array: Array) -> Array:
+        spec = item.spec
+        if item.pinned is not None:
+            item.pinned[...] = array
+            return item.pinned
+        if not array.flags.c_contiguous or address_of(array) % ALIGNMENT:
+            if spec.name not in self._aligned:
+                self._aligned[spec.name] = aligned_empty(spec.shape, spec.dtype)
+            self._aligned[spec.name][...] = array
+            array = self._aligned[spec.name]
+        self._tensors.place(spec.buffer, address_of(array))
+        return array
+
+
+def _routes(
+    manifest: Manifest, weights: Weights | None, pinned: Mapping[str, Array]
+) -> list[_Output | _Copy]:
+    """Return where each output comes from."""
+    input_of = {spec.buffer: spec.name for spec in manifest.inputs}
+    first: dict[str, str] = {}  # the first output of each buffer
+    routes: list[_Output | _Copy] = []
+    for spec in manifest.outputs:
+        if spec.buffer in first:
+            routes.append(_Copy(spec, output=first[spec.buffer]))
+        elif manifest.buffer[spec.buffer].space == "output":
+            routes.append(_Output(spec, pinned.get(spec.buffer)))
+        elif spec.buffer in input_of:
+            routes.append(_Copy(spec, input=input_of[spec.buffer]))
+        else:
+            assert weights is not None
+            weight = weights.array(spec.buffer).view(numpy_dtype(spec.dtype))
+            routes.append(_Copy(spec, weight=weight.reshape(spec.shape)))
+        first.setdefault(spec.buffer, spec.name)
+    return routes
