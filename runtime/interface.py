@@ -54,7 +54,7 @@ class Interface:
     manifest : Manifest
     tensors : TensorTable
         Receives the addresses of inputs and outputs before each run.
-    weights, optional
+    weights : Weights, optional
         For outputs of the model that are weights.
     pinned : buffer -> array
         Memory through which GPUs read inputs and write outputs.

@@ -80,12 +80,12 @@ def test_a_machine_without_a_driver_is_one_error(
     artifact: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from hios_tvm.errors import DeviceError
-    from hios_tvm.runtime import session
+    from hios_tvm.runtime import load_artifact
 
     def no_driver() -> None:
         raise DeviceError("this machine has no NVIDIA driver")
 
-    monkeypatch.setattr(session, "load_driver", no_driver)
+    monkeypatch.setattr(load_artifact, "load_driver", no_driver)
     result = call("run", artifact)
     assert result.exit_code == 1
     assert "this machine has no NVIDIA driver" in result.output
