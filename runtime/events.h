@@ -1,4 +1,4 @@
-// Events between threads: numbered rather than reset, polled shortly and then slept on.
+// Events between threads: they count runs and are never reset; waiters poll first, then sleep.
 
 #ifndef HIOS_TVM_RUNTIME_EVENTS_H_
 #define HIOS_TVM_RUNTIME_EVENTS_H_
@@ -68,8 +68,8 @@ inline bool Reached(const Event& event, uint32_t run) {
   return event.run.load(std::memory_order_seq_cst) == run;
 }
 
-// Polls until `done()`, for `spin_ns` at most; returns whether it was. Who has polled for longer
-// than a hand-over takes lets others have the core: the caller, who prepares the next run.
+// Polls until `done()`, for `spin_ns` at most; returns whether it was. After `kYieldAfterNs`, longer
+// than a hand-over takes, other threads may have the core, such as the one that starts the next run.
 template <typename Condition>
 bool Poll(Condition done, int64_t spin_ns) {
   if (done()) return true;

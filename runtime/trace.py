@@ -1,4 +1,4 @@
-"""What happened when in a run, as plain data and as a trace for Perfetto or chrome://tracing."""
+"""Traces of runs: when each instruction ran, as plain data and as a file for Perfetto."""
 
 from __future__ import annotations
 
@@ -43,16 +43,16 @@ class Span:
 
 @dataclass(frozen=True)
 class RunTrace:
-    """All instructions of one run, and when its caller started it and had its end."""
+    """All instructions of one run; `start_ns` and `end_ns` are those of the whole run."""
 
     spans: tuple[Span, ...]
     start_ns: int
     end_ns: int
 
     def milliseconds(self, *kinds: Kind) -> dict[str, float]:
-        """Return the milliseconds in which each device executes instructions of these kinds.
+        """Return how long each device executed instructions of these kinds, in milliseconds.
 
-        Streams that do so at the same time count once.
+        Time in which several streams do so counts once.
         """
         intervals: dict[str, list[tuple[int, int]]] = {span.device: [] for span in self.spans}
         for span in self.spans:
