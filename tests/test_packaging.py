@@ -68,7 +68,9 @@ import sys
 for name in ("onnx", "networkx", "click", "rich", "lark", "platformdirs"):
     sys.modules[name] = None
 import hios_tvm.runtime
-assert callable(hios_tvm.runtime.load)
+assert hios_tvm.load is hios_tvm.runtime.load
+assert hios_tvm.Session is hios_tvm.runtime.Session
+assert issubclass(hios_tvm.HiosError, Exception)
 heavy = {"hios_tvm.compiler", "hios_tvm.passes", "tvm.relax"} & set(sys.modules)
 assert not heavy, heavy
 assert not {"passes", "runtime"} & set(sys.modules)

@@ -48,7 +48,7 @@ _FUNCTIONS: dict[str, tuple[Any, ...]] = {
     "cuGraphInstantiateWithFlags": (_POINTER, _POINTER, _ULONG),
     "cuGraphDestroy": (_POINTER,),
     "cuGraphExecDestroy": (_POINTER,),
-    # Those that executor.cc calls
+    # Called by executor.cc
     "cuLaunchKernel": (_POINTER, *[_UINT] * 7, _POINTER, _POINTER, _POINTER),
     "cuMemcpyAsync": (_ADDRESS, _ADDRESS, _SIZE, _POINTER),
     "cuMemcpyPeerAsync": (_ADDRESS, _POINTER, _ADDRESS, _POINTER, _SIZE, _POINTER),
@@ -261,7 +261,7 @@ class Gpu:
             ) from error
 
     def make_current(self) -> None:
-        """Let this thread talk to this GPU."""
+        """Make this GPU's context current in the calling thread."""
         self.driver.call("cuCtxSetCurrent", self.context)
 
     def allocate(self, nbytes: int) -> int:
@@ -275,7 +275,7 @@ class Gpu:
         _undo(self.driver, self._undo, keep=self._kept)
 
     def threads(self) -> int:
-        """Return how many threads its multiprocessors hold at once."""
+        """Return how many threads can be resident on its multiprocessors."""
         per_unit, units = (
             self.driver.get(_INT, "cuDeviceGetAttribute", attribute, self.index)
             for attribute in (_THREADS_PER_UNIT, _UNITS)
@@ -308,7 +308,7 @@ class Gpu:
         return float(self.driver.get(ctypes.c_float, "cuEventElapsedTime", first, second))
 
     def capture(self, stream: int, issue: Callable[[], None]) -> int:
-        """Return an executable graph of what `issue` puts into streams, `stream` first and last."""
+        """Return an executable graph of what `issue` enqueues, beginning and ending on `stream`."""
         self.make_current()
         self.driver.call("cuStreamBeginCapture_v2", stream, _CAPTURE_RELAXED)
         try:
@@ -336,14 +336,14 @@ class Gpu:
         return function
 
     def pin(self, memory: Arena) -> None:
-        """Let GPUs copy from and to this memory of the host while kernels run."""
+        """Page-lock memory of the host, so that GPUs copy from and to it while kernels run."""
         self.make_current()
         self.driver.call("cuMemHostRegister_v2", memory.address, memory.bytes.nbytes, _PORTABLE)
         self._undo.append(("cuMemHostUnregister", memory.address))
         self._pinned.append(memory)
 
     def reach(self, other: Gpu) -> None:
-        """Let this GPU copy from and to `other` directly, where the machine can."""
+        """Let this GPU copy from and to `other` directly, where the machine supports it."""
         able = self.driver.get(_INT, "cuDeviceCanAccessPeer", self.index, other.index)
         if not able:
             return  # the driver copies through the host
@@ -367,7 +367,7 @@ def _release(
     undo: list[tuple[str, int]],
     pinned: list[Arena],
 ) -> None:
-    """Give everything back; pinned memory must live until then."""
+    """Release everything; pinned memory must live until then."""
     driver.call("cuCtxSetCurrent", context)
     _undo(driver, undo)
     driver.call("cuDevicePrimaryCtxRelease_v2", device)
@@ -375,6 +375,6 @@ def _release(
 
 
 def _undo(driver: CudaDriver, undo: list[tuple[str, int]], keep: int = 0) -> None:
-    """Release what was made, the last first, but the first `keep`."""
+    """Release what was made in reverse order, but for the first `keep`."""
     while len(undo) > keep:
         driver.call(*undo.pop())
