@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import tvm
+from tvm import relax
 from tvm.script import ir as I
 from tvm.script import relax as R
 from tvm.script import tirx as T
@@ -91,3 +92,22 @@ def test_operators_without_a_kernel_are_refused() -> None:
 
     with pytest.raises(CompileError, match=r"R\.nn\.relu"):
         CanonicalizeOperators()(Before)
+
+
+def test_names_that_are_no_identifiers_are_replaced() -> None:
+    weight = relax.const(np.arange(4, dtype="float32"))
+    builder = relax.BlockBuilder()
+    x = relax.Var("x.1", relax.TensorType((4,), "float32"))
+    with builder.function("main", [x], attrs={"input_names": ["x.1"], "output_names": ["y"]}):
+        with builder.dataflow():
+            first = builder.emit(relax.op.add(x, weight))
+            second = builder.emit(relax.op.add(first, weight))
+            output = builder.emit_output(second)
+        builder.emit_func_output(output)
+    lowered = relax.transform.LegalizeOps()(builder.get())
+
+    np.testing.assert_equal(collect_weights(lowered), {"weight_0": weight.value.numpy()})
+    canonical = CanonicalizeOperators()(lowered)
+    assert [param.name for param in canonical["main"].params] == ["input_0", "weight_0"]
+    graph = extract_operator_graph(canonical)
+    assert [op.inputs for op in graph.operators] == [("input_0", "weight_0"), ("add", "weight_0")]

@@ -1,0 +1,138 @@
+"""From an annotated module, or a graph and a schedule, to programs, buffers and kernels."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import pytest
+import tvm
+from diamond import SPLIT, Diamond, annotate, schedule
+from tvm import relax
+
+from hios_tvm.artifact.programs import partition_by_device, programs_of
+from hios_tvm.passes.extract_operator_graph import bindings, extract_operator_graph
+from hios_tvm.schema.graph import OperatorGraph, Tensor
+from hios_tvm.schema.program import COPY_STREAM, Call, Copy, Program, Signal, Wait
+from hios_tvm.schema.schedule import DeviceSchedule, Schedule, Stage
+
+
+def test_consumers_on_one_device_share_one_copy() -> None:
+    made = schedule([[["a"]]], [[["b"]], [["c"]], [["d"]]])
+    partition = partition_by_device(annotate(Diamond, made))
+    copies = [i for p in partition.programs for i in p.instructions if isinstance(i, Copy)]
+    assert copies == [Copy("a", "a@cpu@1")]
+
+
+@pytest.mark.parametrize("devices", list(product(range(2), repeat=4)), ids=str)
+def test_programs_have_the_copies_of_the_annotated_module(devices: tuple[int, ...]) -> None:
+    placed = [
+        [[[name]] for name, at in zip("abcd", devices, strict=True) if at == i] for i in (0, 1)
+    ]
+    annotated = annotate(Diamond, schedule(*placed))
+    to_vdevice = tvm.ir.Op.get("relax.to_vdevice")
+    expected = {
+        (str(binding.value.args[0].name), f"cpu@{binding.var.ty.vdevice.vdevice_id}")
+        for binding in bindings(annotated["main"])
+        if isinstance(binding.value, relax.Call) and binding.value.op == to_vdevice
+        # CPU devices read inputs and weights where they are
+        if binding.value.args[0].name not in ("x", "weight_0")
+    }
+    copies = [
+        (step.src, program.device)
+        for program in partition_by_device(annotated).programs
+        for step in program.instructions
+        if isinstance(step, Copy)
+    ]
+    assert sorted(copies) == sorted(expected)
+
+
+def test_programs_wait_for_remote_data_only() -> None:
+    partition = partition_by_device(annotate(Diamond, SPLIT))
+    first, second = partition.programs
+    assert (first.device, first.stream) == ("cpu@0", 0)
+    assert first.instructions == (
+        Call("a", "negate", ("x", "a")),
+        Signal(0),
+        Call("b", "add", ("a", "weight_0", "b")),
+        Wait(1),
+        Copy("c", "c@cpu@0"),
+        Call("d", "add", ("b", "c@cpu@0", "d")),
+    )
+    assert (second.device, second.stream) == ("cpu@1", 0)
+    assert second.instructions == (
+        Wait(0),
+        Copy("a", "a@cpu@1"),
+        Call("c", "negate", ("a@cpu@1", "c")),
+        Signal(1),
+    )
+    assert {b.name: (b.device, b.space) for b in partition.buffers} == {
+        "x": (None, "input"),
+        "weight_0": (None, "param"),
+        "a": ("cpu@0", "arena"),
+        "b": ("cpu@0", "arena"),
+        "a@cpu@1": ("cpu@1", "arena"),
+        "c": ("cpu@1", "arena"),
+        "c@cpu@0": ("cpu@0", "arena"),
+        "d": (None, "output"),
+    }
+    assert partition.outputs == ("d",)
+    kernels = {name: set(_names(mod)) for name, mod in partition.modules.items()}
+    assert kernels == {"cpu@0": {"negate", "add"}, "cpu@1": {"negate"}}
+
+
+def test_stream_groups_run_on_streams_that_share_the_device() -> None:
+    partition = partition_by_device(annotate(Diamond, schedule([[["a"]], [["b"], ["c"]], [["d"]]])))
+    programs = {program.stream: program.instructions for program in partition.programs}
+    assert programs[0] == (
+        Call("a", "negate", ("x", "a")),
+        Signal(0),
+        Wait(2),
+        Wait(1),
+        Call("d", "add", ("b", "c", "d")),
+    )
+    assert programs[1] == (Wait(0), Call("b", "add", ("a", "weight_0", "b")), Signal(1))
+    assert programs[2] == (Wait(0), Call("c", "negate", ("a", "c")), Signal(2))
+
+
+def test_gpus_make_all_copies_from_and_to_them() -> None:
+    """Inputs and outputs too, on a stream beside that of the kernels; weights are there before."""
+    stages = {"cuda:0": "abd", "cpu@0": "c"}
+    devices = (
+        DeviceSchedule(device, tuple(Stage(((name,),)) for name in names))
+        for device, names in stages.items()
+    )
+    programs = programs_of(extract_operator_graph(Diamond), Schedule("by hand", tuple(devices)))
+    assert {(p.device, p.stream): p.instructions for p in programs} == {
+        ("cuda:0", COPY_STREAM): (
+            Copy("x", "x@cuda:0"),
+            Signal(0),
+            Wait(1),
+            Copy("a", "a@cpu@0"),
+            Signal(2),
+            Wait(3),
+            Copy("c", "c@cuda:0"),
+            Signal(4),
+            Wait(5),
+            Copy("d", "d@output"),
+        ),
+        ("cuda:0", 0): (
+            Wait(0),
+            Call("a", "negate", ("x@cuda:0", "a")),
+            Signal(1),
+            Call("b", "add", ("a", "weight_0@cuda:0", "b")),
+            Wait(4),
+            Call("d", "add", ("b", "c@cuda:0", "d")),
+            Signal(5),
+        ),
+        ("cpu@0", 0): (Wait(2), Call("c", "negate", ("a@cpu@0", "c")), Signal(3)),
+    }
+
+
+def test_a_model_without_operators_has_one_empty_program() -> None:
+    graph = OperatorGraph("nothing", (), (Tensor("x", (4,), "float32"),), ("x",), (), ("x",))
+    made = Schedule("by hand", (DeviceSchedule("cpu@0", ()),))
+    assert programs_of(graph, made) == (Program("cpu@0", 0, ()),)
+
+
+def _names(mod: tvm.IRModule) -> list[str]:
+    return [gvar.name_hint for gvar in mod.functions]
