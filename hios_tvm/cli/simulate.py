@@ -1,4 +1,4 @@
-"""``hios-tvm simulate``: schedulers on the paper's random graphs."""
+"""``hios-tvm simulate``: an experiment with schedulers on the paper's random graphs."""
 
 from __future__ import annotations
 
@@ -77,10 +77,12 @@ def command(
     no_progress: bool,
     json_file: str | None,
 ) -> None:
-    """Repeat the paper's simulation on random graphs: one size varies, schedulers are compared.
+    """Compare schedulers on random graphs, as the paper's simulation does; nothing is executed.
 
-    Each run is a line of a CSV file. The tables show the mean makespan over the lower bound.
-    An interrupted simulation goes on when the command is repeated.
+    One size of the graphs varies, the others stay as the options say. Each schedule is evaluated
+    with the graph's random costs: the tables show the mean makespan over the lower bound, and each
+    graph and scheduler is a line of a CSV file. An interrupted experiment goes on when the command
+    is repeated.
     """
     from hios_tvm.experiments.comparison import check_options, choose_schedulers
     from hios_tvm.experiments.random_graphs import LayeredGraphOptions
