@@ -88,7 +88,7 @@ def command(
     from hios_tvm.experiments.random_graphs import LayeredGraphOptions
     from hios_tvm.experiments.sweeps import SWEEPS, mean_over_bound, run_sweep, runs_of
     from hios_tvm.files import check_writable
-    from hios_tvm.report.figures import draw_lines, require_matplotlib
+    from hios_tvm.report.figures import require_matplotlib
 
     if plots is not None:
         require_matplotlib()
@@ -121,15 +121,22 @@ def command(
     for line in _refusals(done):
         stderr().print(line, soft_wrap=True)
     if plots is not None:
-        for sweep in chosen:
-            file = plots / f"simulation_{sweep}.svg"
-            draw_lines(
-                _on_several_devices(means[sweep]),
-                file,
-                x_label=SWEEPS[sweep].label,
-                y_label="makespan over lower bound",
-            )
-            stderr().print(f"wrote {file}")
+        _draw(plots, means)
+
+
+def _draw(folder: Path, means: dict[str, dict[str, dict[float, float]]]) -> None:
+    from hios_tvm.experiments.sweeps import SWEEPS
+    from hios_tvm.report.figures import draw_lines
+
+    for sweep, lines in means.items():
+        file = folder / f"simulation_{sweep}.svg"
+        draw_lines(
+            _on_several_devices(lines),
+            file,
+            x_label=SWEEPS[sweep].label,
+            y_label="makespan over lower bound",
+        )
+        stderr().print(f"wrote {file}")
 
 
 def _print(sweep: str, values: tuple[float, ...], means: dict[str, dict[float, float]]) -> None:
