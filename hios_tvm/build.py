@@ -27,7 +27,7 @@ from hios_tvm.backends.cuda.codegen import CudaCode, build_device_code, generate
 from hios_tvm.backends.network import Network, apply_pass
 from hios_tvm.errors import ScheduleError, UsageError
 from hios_tvm.measuring.cache import default_cache_dir, kernel_dir
-from hios_tvm.measuring.contest import Trial, choose_entrants, run_contest
+from hios_tvm.measuring.contest import MeasuredSchedule, choose_entrants, run_contest
 from hios_tvm.measuring.network_costs import network_costs
 from hios_tvm.measuring.rpc_costs import RpcAddress
 from hios_tvm.passes.annotate_schedule import AnnotateSchedule
@@ -128,7 +128,7 @@ class Compilation:
     annotated: IRModule
     seconds: Mapping[str, float]
     tuned: TunedChoice
-    trials: tuple[Trial, ...] = ()
+    trials: tuple[MeasuredSchedule, ...] = ()
     notes: tuple[str, ...] = ()
 
 
@@ -204,7 +204,7 @@ class _Problem:
     options: CompileOptions
 
 
-def _schedule(problem: _Problem, progress: Progress) -> tuple[Schedule, list[Trial]]:
+def _schedule(problem: _Problem, progress: Progress) -> tuple[Schedule, list[MeasuredSchedule]]:
     """Run the scheduler; where it is `auto` and the devices are here, try the best few out."""
     options, graph = problem.options, problem.network.graph
     if options.schedule is not None:

@@ -25,11 +25,11 @@ import click
 from hios_tvm.cli.options import print_table, scheduler_options, stderr, stdout
 from hios_tvm.cli.progress import progress_bar
 from hios_tvm.errors import HiosError
+from hios_tvm.experiments.cases import Case, Outcome, mean_of, run_cases, with_inter_only
 from hios_tvm.experiments.comparison import check_options, choose_schedulers
 from hios_tvm.experiments.known_optimum import graph_with_known_optimum
 from hios_tvm.experiments.random_graphs import LayeredGraphOptions, layered_graph
 from hios_tvm.experiments.scaling import Effort, effort, growth_exponent, moves_per_second
-from hios_tvm.experiments.trials import Outcome, Trial, mean_of, run_trials, with_inter_only
 from hios_tvm.report.figures import draw_lines
 from hios_tvm.runtime.machine import describe_machine
 from hios_tvm.schema.instance import Instance, read_instance
@@ -88,13 +88,13 @@ def random(
     """The paper's random graphs: mean makespan over lower bound."""
     names = with_inter_only(schedulers)
     keys = [(n, d) for n in _numbers(layers) for d in _numbers(devices)]
-    trials = [
-        Trial(name, layered, (*key, seed), options)
+    cases = [
+        Case(name, layered, (*key, seed), options)
         for seed in range(seeds)
         for key in keys
         for name in names
     ]
-    outcomes = _run(trials, jobs)
+    outcomes = _run(cases, jobs)
     for n in _numbers(layers):
         rows = [
             [name]
@@ -129,14 +129,14 @@ def optimum(
 ) -> None:
     """Graphs of Davidovic and Crainic, whose optimum is known: mean gap to it."""
     names = with_inter_only(schedulers)
-    trials = [
-        Trial(name, known, (n, d, density, seed), options)
+    cases = [
+        Case(name, known, (n, d, density, seed), options)
         for seed in range(seeds)
         for n in _numbers(operators)
         for d in _numbers(devices)
         for name in names
     ]
-    outcomes = _run(trials, jobs)
+    outcomes = _run(cases, jobs)
     title = f"makespan above the optimum, density {density}, mean of {seeds} graphs of each size"
     rows = [
         [name]
@@ -170,14 +170,14 @@ def zoo(
     networks: str,
 ) -> None:
     """The six networks with the costs of one core: speed-up over one device."""
-    trials = [
-        Trial(name, network_on, (network, link, d), options)
+    cases = [
+        Case(name, network_on, (network, link, d), options)
         for network in networks.split(",")
         for link in LINKS
         for d in _numbers(devices)
         for name in schedulers
     ]
-    outcomes = _run(trials, jobs)
+    outcomes = _run(cases, jobs)
     last = _numbers(devices)[-1]
     for link in LINKS:
         rows = [
@@ -280,16 +280,16 @@ def _numbers(text: str) -> list[int]:
     return [int(number) for number in text.split(",")]
 
 
-def _run(trials: list[Trial], jobs: int) -> list[Outcome]:
+def _run(cases: list[Case], jobs: int) -> list[Outcome]:
     outcomes: list[Outcome] = []
     with progress_bar() as progress:
-        progress("schedule", 0, len(trials))
+        progress("schedule", 0, len(cases))
         try:
-            for outcome in run_trials(trials, jobs=jobs):
+            for outcome in run_cases(cases, jobs=jobs):
                 outcomes.append(outcome)
-                progress("schedule", len(outcomes), len(trials))
+                progress("schedule", len(outcomes), len(cases))
         except KeyboardInterrupt:
-            stderr().print(f"interrupted: the tables show {len(outcomes)} of {len(trials)} runs")
+            stderr().print(f"interrupted: the tables show {len(outcomes)} of {len(cases)} runs")
     refused = {each.name: each.error for each in outcomes if each.error}
     for name, error in refused.items():
         count = sum(bool(each.error) for each in outcomes if each.name == name)

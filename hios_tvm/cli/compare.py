@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -19,6 +20,9 @@ from hios_tvm.cli.options import (
 )
 from hios_tvm.cli.progress import progress_bar
 from hios_tvm.errors import UsageError
+
+if TYPE_CHECKING:
+    from hios_tvm.measuring.compare import Comparison
 
 
 @click.command("compare")
@@ -109,6 +113,12 @@ def command(
         }
         print_json(data, json_file)
         return
+    _print(f"{model.name} on {', '.join(devices)}", result, notes)
+
+
+def _print(title: str, result: Comparison, notes: list[str]) -> None:
+    from hios_tvm.runtime.machine import describe_machine
+
     rows = [
         [
             contestant.name,
@@ -121,7 +131,7 @@ def command(
         for contestant in result.contestants
     ]
     columns = ["", "median ms", "spread ms", "runs", "artifact's speed-up", "largest error"]
-    print_table(f"{model.name} on {', '.join(devices)}", columns, rows)
+    print_table(title, columns, rows)
     console = stdout()
     for contestant in result.contestants:
         console.print(f"{contestant.name}: {contestant.description}", soft_wrap=True)

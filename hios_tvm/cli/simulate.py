@@ -1,4 +1,4 @@
-"""``hios-tvm simulate``: schedulers on the paper's random graphs."""
+"""``hios-tvm simulate``: an experiment with schedulers on the paper's random graphs."""
 
 from __future__ import annotations
 
@@ -77,16 +77,18 @@ def command(
     no_progress: bool,
     json_file: str | None,
 ) -> None:
-    """Repeat the paper's simulation on random graphs: one size varies, schedulers are compared.
+    """Compare schedulers on random graphs, as the paper's simulation does; nothing is executed.
 
-    Each run is a line of a CSV file. The tables show the mean makespan over the lower bound.
-    An interrupted simulation goes on when the command is repeated.
+    One size of the graphs varies, the others stay as the options say. Each schedule is evaluated
+    with the graph's random costs: the tables show the mean makespan over the lower bound, and each
+    graph and scheduler is a line of a CSV file. An interrupted experiment goes on when the command
+    is repeated.
     """
     from hios_tvm.experiments.comparison import check_options, choose_schedulers
     from hios_tvm.experiments.random_graphs import LayeredGraphOptions
     from hios_tvm.experiments.sweeps import SWEEPS, mean_over_bound, run_sweep, runs_of
     from hios_tvm.files import check_writable
-    from hios_tvm.report.figures import draw_lines, require_matplotlib
+    from hios_tvm.report.figures import require_matplotlib
 
     if plots is not None:
         require_matplotlib()
@@ -119,15 +121,22 @@ def command(
     for line in _refusals(done):
         stderr().print(line, soft_wrap=True)
     if plots is not None:
-        for sweep in chosen:
-            file = plots / f"simulation_{sweep}.svg"
-            draw_lines(
-                _on_several_devices(means[sweep]),
-                file,
-                x_label=SWEEPS[sweep].label,
-                y_label="makespan over lower bound",
-            )
-            stderr().print(f"wrote {file}")
+        _draw(plots, means)
+
+
+def _draw(folder: Path, means: dict[str, dict[str, dict[float, float]]]) -> None:
+    from hios_tvm.experiments.sweeps import SWEEPS
+    from hios_tvm.report.figures import draw_lines
+
+    for sweep, lines in means.items():
+        file = folder / f"simulation_{sweep}.svg"
+        draw_lines(
+            _on_several_devices(lines),
+            file,
+            x_label=SWEEPS[sweep].label,
+            y_label="makespan over lower bound",
+        )
+        stderr().print(f"wrote {file}")
 
 
 def _print(sweep: str, values: tuple[float, ...], means: dict[str, dict[float, float]]) -> None:

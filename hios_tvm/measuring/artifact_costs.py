@@ -65,9 +65,9 @@ def measure_artifact(
 
     Parameters
     ----------
-    path
+    path : path
         From ``hios-tvm profile export``, or any other artifact.
-    devices
+    devices : sequence of str
         Devices of this machine, such as ``cpu@0`` and ``cpu@1``, or ``cuda:0`` and ``cuda:1``; by
         default all cores as one.
     verify_key : path, optional

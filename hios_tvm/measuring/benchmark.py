@@ -6,13 +6,14 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 
+from hios_tvm.measuring.latency import LatencySummary, latencies_of
 from hios_tvm.runtime.session import Session
 from hios_tvm.runtime.trace import RunTrace, Span
-from hios_tvm.schema.latency import LatencySummary
 
 __all__ = ["BenchmarkResult", "benchmark"]
 
@@ -86,15 +87,13 @@ def benchmark(
 
     def work(worker: _Worker) -> None:
         try:
-            while (
-                sum(len(other.latencies) for other in workers) < iterations
-                or time.perf_counter() - start < duration
-            ):
-                begin = time.perf_counter()
-                worker.session.run(inputs)
-                worker.latencies.append(1000 * (time.perf_counter() - begin))
+            for latency_ms in latencies_of(partial(worker.session.run, inputs)):
+                worker.latencies.append(latency_ms)
                 if concurrency == 1 and len(worker.traces) < _MOST_TRACES:
                     worker.traces.append(worker.session.last_trace())
+                runs = sum(len(other.latencies) for other in workers)
+                if runs >= iterations and time.perf_counter() - start >= duration:
+                    return
         except BaseException as error:
             worker.errors.append(error)
 
@@ -124,7 +123,7 @@ def _result(
     return BenchmarkResult(
         latency=LatencySummary.of([ms for w in workers for ms in w.latencies], percentiles),
         # Each thread runs without a pause but for what is measured in between, which is left out.
-        throughput_per_s=sum(1000 / float(np.mean(w.latencies)) for w in workers if w.latencies),
+        throughput_per_s=sum(1000 / float(np.mean(w.latencies)) for w in workers),
         concurrency=concurrency,
         sessions=len(sessions),
         busy_ms=_medians([idle | trace.milliseconds("call", "copy") for trace in traces]),

@@ -11,6 +11,8 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from hios_tvm.errors import ExecutionError
-from hios_tvm.schema.latency import LatencySummary
+from hios_tvm.measuring.latency import LatencySummary, latencies_of, measure_in_turn
 from hios_tvm.verification.deviation import deviations
 
 __all__ = ["RIVALS", "Comparison", "Contestant", "Subject", "compare"]
@@ -133,35 +135,30 @@ def _take_turns(
     progress: Reporter,
 ) -> dict[str, list[float]]:
     """Run every process in short bursts, one after another, until each has all its runs."""
-    latencies: dict[str, list[float]] = {name: [] for name in processes}
-    spent = dict.fromkeys(processes, 0.0)
-    burst = max(1, iterations // 10)
     for process in processes.values():
         slow = process.run(1)[0] > 1000 * time_limit / 20
         if not slow:
             process.run(max(warmup - 1, 0))
         time.sleep(_PAUSE_SECONDS)
 
-    def is_done(name: str) -> bool:
-        enough = spent[name] > time_limit and len(latencies[name]) >= _FEWEST_RUNS
-        return enough or len(latencies[name]) >= iterations
+    def is_enough(_turn: int, known: Sequence[float]) -> bool:
+        enough = sum(known) > 1000 * time_limit and len(known) >= _FEWEST_RUNS
+        return enough or len(known) >= iterations
 
-    rounds = 0
-    while not all(map(is_done, processes)):
-        progress("measure", min(rounds, 9), 10)
-        rounds += 1
-        for name, process in processes.items():
-            if is_done(name):
-                continue
-            runs = min(burst, iterations - len(latencies[name]))
-            last = latencies[name][-1] if latencies[name] else 0.0
-            # The first run of a turn finds cold caches, and does not count.
-            measured = process.run(1) if last > _SLOW_MS else process.run(runs + 1)[1:]
-            latencies[name] += measured
-            spent[name] += sum(measured) / 1000
-            time.sleep(_PAUSE_SECONDS)
+    def burst(process: _Process, known: Sequence[float]) -> list[float]:
+        runs = min(max(1, iterations // 10), iterations - len(known))
+        last = known[-1] if known else 0.0
+        # The first run of a turn finds cold caches, and does not count.
+        return process.run(1) if last > _SLOW_MS else process.run(runs + 1)[1:]
+
+    latencies = measure_in_turn(
+        [partial(burst, process) for process in processes.values()],
+        is_enough,
+        pause_s=_PAUSE_SECONDS,
+        progress=lambda turn, _: progress("measure", min(turn, 9), 10),
+    )
     progress("measure", 10, 10)
-    return latencies
+    return dict(zip(processes, latencies, strict=True))
 
 
 def _result(
@@ -237,12 +234,7 @@ def _serve(connection: Connection, cores: list[int], name: str, subject: Subject
             if request == "outputs":
                 connection.send(("outputs", runner()))
                 continue
-            latencies = []
-            for _ in range(request):
-                start = time.perf_counter()
-                runner()
-                latencies.append(1000 * (time.perf_counter() - start))
-            connection.send(("latencies", latencies))
+            connection.send(("latencies", list(islice(latencies_of(runner), request))))
     except (EOFError, BrokenPipeError, KeyboardInterrupt):
         return
     except Exception as error:  # reported by the parent, with the rival's name
@@ -303,13 +295,9 @@ def _onnxruntime(subject: Subject) -> tuple[str, Runner]:
             return dict(zip(names, session.run(names, dict(subject.inputs)), strict=True))
 
         run()
-        latencies = []
-        for _ in range(5):
-            start = time.perf_counter()
-            run()
-            latencies.append(time.perf_counter() - start)
-        if best is None or np.median(latencies) < best[0]:
-            best = (float(np.median(latencies)), mode, run)
+        median_ms = float(np.median(list(islice(latencies_of(run), 5))))
+        if best is None or median_ms < best[0]:
+            best = (median_ms, mode, run)
     assert best is not None
     version = onnxruntime.__version__
     return f"ONNX Runtime {version}, {best[1]} mode, {threads} threads", best[2]

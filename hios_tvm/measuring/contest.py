@@ -3,29 +3,29 @@
 from __future__ import annotations
 
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from hios_tvm import runtime
-from hios_tvm.schema.latency import LatencySummary
+from hios_tvm.measuring.latency import LatencySummary, latencies_of, measure_in_turn
 from hios_tvm.schema.schedule import Schedule
 from hios_tvm.verification.inputs import random_inputs
 
-__all__ = ["MOST_ENTRANTS", "Trial", "choose_entrants", "run_contest"]
+__all__ = ["MOST_ENTRANTS", "MeasuredSchedule", "choose_entrants", "run_contest"]
 
 MOST_ENTRANTS = 3
 """Schedules that are tried, the best one for a single device not counted."""
 
-_ROUNDS = 5
-_SECONDS_PER_TURN = 0.3
+_TURNS = 5
+_MS_PER_TURN = 300.0
 _FEWEST_RUNS = 3  # per turn, after as many that warm up
 
 
 @dataclass(frozen=True)
-class Trial:
+class MeasuredSchedule:
     """A schedule that was run; `devices` are those that have work."""
 
     scheduler: str
@@ -66,25 +66,25 @@ def run_contest(
     entrants: Sequence[Schedule],
     write: Callable[[Schedule, Path], None],
     progress: Callable[[int, int], None] = lambda done, total: None,
-) -> list[Trial]:
-    """Run each schedule's artifact, in short turns so that noise meets all of them alike.
+) -> list[MeasuredSchedule]:
+    """Run each schedule's artifact, in short turns so that noise affects all of them alike.
 
-    Only one is loaded at a time. `write` makes an artifact. Returns a trial for each schedule, in
-    the same order.
+    Only one is loaded at a time. `write` makes an artifact. Returns what came of each schedule,
+    in the same order.
     """
-    latencies: list[list[float]] = [[] for _ in entrants]
-    steps = len(entrants) * (1 + _ROUNDS)
+    steps = len(entrants) * (1 + _TURNS)
     with tempfile.TemporaryDirectory(prefix="hios-") as folder:
         paths = [Path(folder) / f"{i}.hios" for i in range(len(entrants))]
         for i, (schedule, path) in enumerate(zip(entrants, paths, strict=True)):
             progress(i, steps)
             write(schedule, path)
-        for turn in range(_ROUNDS):
-            for i, path in enumerate(paths):
-                progress(len(entrants) * (1 + turn) + i, steps)
-                latencies[i] += _run(path)
+        latencies = measure_in_turn(
+            [partial(_burst, path) for path in paths],
+            lambda turn, _: turn == _TURNS,
+            progress=lambda turn, i: progress(len(entrants) * (1 + turn) + i, steps),
+        )
     return [
-        Trial(
+        MeasuredSchedule(
             schedule.scheduler,
             _busy_devices(schedule),
             schedule.makespan_ms or 0.0,
@@ -94,19 +94,18 @@ def run_contest(
     ]
 
 
-def _run(artifact: Path) -> list[float]:
-    """Return the latencies of one turn, in milliseconds."""
+def _burst(artifact: Path, _known: Sequence[float]) -> list[float]:
+    """Load an artifact, and return the latencies of its runs in one turn, in milliseconds."""
     latencies: list[float] = []
     with runtime.load(artifact) as session:
         specs = [(spec.name, spec.shape, spec.dtype) for spec in session.inputs]
         inputs = random_inputs(specs, seed=0)
         for _ in range(_FEWEST_RUNS):
             session.run(inputs)
-        end = time.perf_counter() + _SECONDS_PER_TURN
-        while len(latencies) < _FEWEST_RUNS or time.perf_counter() < end:
-            start = time.perf_counter()
-            session.run(inputs)
-            latencies.append(1000 * (time.perf_counter() - start))
+        for latency_ms in latencies_of(lambda: session.run(inputs)):
+            latencies.append(latency_ms)
+            if len(latencies) >= _FEWEST_RUNS and sum(latencies) >= _MS_PER_TURN:
+                break
     return latencies
 
 

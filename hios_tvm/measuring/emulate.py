@@ -21,6 +21,7 @@ import numpy as np
 from hios_tvm.artifact.programs import programs_of
 from hios_tvm.backends.cpu.library import build_emulation_library
 from hios_tvm.errors import UsageError
+from hios_tvm.measuring.latency import LatencySummary
 from hios_tvm.passes.targets import host_target
 from hios_tvm.runtime.devices.cpu import allowed_cores
 from hios_tvm.runtime.executor import Executor
@@ -31,7 +32,6 @@ from hios_tvm.schedulers.evaluate import evaluate
 from hios_tvm.schema.costs import CostTable, Measurement
 from hios_tvm.schema.graph import Operator, OperatorGraph, Tensor
 from hios_tvm.schema.instance import Instance
-from hios_tvm.schema.latency import LatencySummary
 from hios_tvm.schema.manifest import ALIGNMENT, Manifest
 from hios_tvm.schema.platform import Device, Platform
 from hios_tvm.schema.program import (

@@ -96,7 +96,7 @@ def read_instance(path: Path, *, devices: int | None = None) -> Instance:
         If neither the file nor `devices` says how many devices there are.
     """
     try:
-        data = parse(_read(path), infinity=True)
+        data = parse(_read(path), constants=True)
     except ArtifactError as error:
         raise GraphError(f"{path} is {error}") from error
     if isinstance(data, dict) and "latency" in data:

@@ -78,22 +78,22 @@ class Document(Generic[T]):
     def parse(self, text: str | bytes) -> Any:
         """Return the plain data of a file, before anything of it is checked."""
         try:
-            return parse(text, infinity=True)
+            return parse(text, constants=True)
         except ArtifactError as error:
             raise self.error(f"not a {self.name}: {error}") from error
 
 
-def parse(text: str | bytes, *, infinity: bool = False) -> Any:
+def parse(text: str | bytes, *, constants: bool = False) -> Any:
     """Read UTF-8 JSON.
 
-    Keys named twice, NaN, broken text and, unless `infinity` admits it, infinity are an
-    `ArtifactError`.
+    Keys named twice and broken text are an `ArtifactError`, and so are NaN and Infinity, which are
+    not JSON, unless `constants` admits them.
     """
     try:
         return json.loads(
             text if isinstance(text, str) else text.decode("utf-8"),
             object_pairs_hook=_object,
-            parse_constant=_infinity if infinity else _no_constant,
+            parse_constant=float if constants else _no_constant,
             parse_float=_finite,
         )
     except (ValueError, RecursionError) as error:
@@ -202,7 +202,7 @@ def _decode_fields(kind: type, data: Any, where: str) -> Any:
 def _decode_plain(kind: Any, data: Any, where: str) -> Any:
     if kind is float:
         number = isinstance(data, int | float) and not isinstance(data, bool)
-        _require(number, where, "a number", data)
+        _require(number and not math.isnan(data), where, "a number", data)
         _require(abs(data) <= _MAX_INT or math.isinf(data), where, "at most 2**53", data)
         return float(data)
     if kind is int:
@@ -261,10 +261,6 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_constant(name: str) -> float:
     raise ValueError(f"{name} is not a number in JSON")
-
-
-def _infinity(name: str) -> float:
-    return _no_constant(name) if name == "NaN" else float(name)
 
 
 def _finite(text: str) -> float:

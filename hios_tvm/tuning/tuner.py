@@ -23,8 +23,8 @@ from hios_tvm.runtime.machine import describe_machine
 from hios_tvm.schema.costs import CostTable
 from hios_tvm.schema.device_names import parse_cores
 from hios_tvm.schema.platform import Platform
+from hios_tvm.tuning.candidate_bench import CandidateBench
 from hios_tvm.tuning.search import Search
-from hios_tvm.tuning.trials import Bench
 
 __all__ = ["KernelToTune", "TuneOptions", "TuningPlan", "plan_tuning", "tune_kernel"]
 
@@ -154,7 +154,9 @@ def tune_kernel(
     call = kernel_call(network.graph, _operator_of(network, kernel.name))
     trials = {trial.trace: trial for trial in database.trials(kernel.subject)}
     progress(kernel.name, min(len(trials), options.trials), options.trials)
-    with Bench(unscheduled, default, call, network.target, parse_cores(options.device)) as bench:
+    with CandidateBench(
+        unscheduled, default, call, network.target, parse_cores(options.device)
+    ) as bench:
         for trial in _new_trials(unscheduled, trials, kernel.subject, network, options, bench):
             database.add_trial(kernel.subject, trial)
             trials[trial.trace] = trial
@@ -176,7 +178,7 @@ def _new_trials(
     subject: Subject,
     network: Network,
     options: TuneOptions,
-    bench: Bench,
+    bench: CandidateBench,
 ) -> Iterator[Trial]:
     """Yield trials that are not in `known`, to which the caller adds them."""
     missing = options.trials - len(known)
@@ -196,7 +198,9 @@ def _new_trials(
         search.learn([known[trace] for trace in traces])
 
 
-def _compared(bench: Bench, trials: Sequence[Trial], default_kernel: str) -> TunedKernel | None:
+def _compared(
+    bench: CandidateBench, trials: Sequence[Trial], default_kernel: str
+) -> TunedKernel | None:
     """Measure the best trials and the default kernel in turns and return the best trial."""
     timed = sorted((trial.ms, trial.trace) for trial in trials if trial.ms is not None)
     if not timed:

@@ -14,8 +14,8 @@ from test_drawing import HOSTILE
 from test_timeline import MANIFEST, TRACE
 
 from hios_tvm.measuring.benchmark import BenchmarkResult
+from hios_tvm.measuring.latency import LatencySummary
 from hios_tvm.report.page import render_page
-from hios_tvm.schema.latency import LatencySummary
 from hios_tvm.schema.manifest import PredictedOperator, Prediction
 from hios_tvm.schema.program import Call, Program
 

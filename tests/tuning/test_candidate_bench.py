@@ -15,7 +15,7 @@ from hios_tvm.backends.cpu.library import link_library
 from hios_tvm.measuring.bench import KernelArg, KernelCall
 from hios_tvm.passes.targets import host_target
 from hios_tvm.schema.device_names import parse_cores
-from hios_tvm.tuning.trials import Bench
+from hios_tvm.tuning.candidate_bench import CandidateBench
 
 SHAPE = (8, 256)
 TARGET = host_target()
@@ -58,40 +58,40 @@ def library(kernel: tirx.PrimFunc) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def bench() -> Iterator[Bench]:
+def bench() -> Iterator[CandidateBench]:
     call = KernelCall("any", (KernelArg(SHAPE, "float32"), KernelArg(SHAPE, "float32", "output")))
-    with Bench(doubled, doubled, call, TARGET, parse_cores(DEVICE)) as bench:
+    with CandidateBench(doubled, doubled, call, TARGET, parse_cores(DEVICE)) as bench:
         yield bench
 
 
-def test_a_right_candidate_has_a_time(bench: Bench) -> None:
+def test_a_right_candidate_has_a_time(bench: CandidateBench) -> None:
     trial = bench.measure("[]", library(doubled))
     assert trial.failure is None
     assert trial.ms is not None and 0 < trial.ms < 1000
 
 
 @pytest.mark.parametrize("kernel", [almost_doubled, half_done])
-def test_a_wrong_candidate_is_found_out(bench: Bench, kernel: tirx.PrimFunc) -> None:
+def test_a_wrong_candidate_is_found_out(bench: CandidateBench, kernel: tirx.PrimFunc) -> None:
     trial = bench.measure("[]", library(kernel))
     assert trial.ms is None
     assert "differ from the default kernel's" in str(trial.failure)
 
 
-def test_a_crash_ends_one_trial_and_no_more(bench: Bench) -> None:
+def test_a_crash_ends_one_trial_and_no_more(bench: CandidateBench) -> None:
     trial = bench.measure("[]", library(crashing))
     assert trial.ms is None
     assert "crashed" in str(trial.failure)
     assert bench.measure("[]", library(doubled)).failure is None
 
 
-def test_what_cannot_be_built_is_a_failed_trial(bench: Bench) -> None:
+def test_what_cannot_be_built_is_a_failed_trial(bench: CandidateBench) -> None:
     right, wrong = bench.build(["[[], []]", '[[["GetLoops", ["b7"], [], []]], []]'])
     assert isinstance(right, bytes)
     assert bench.measure("[[], []]", right).failure is None
     assert "does not fit its kernel" in str(bench.measure("", wrong).failure)
 
 
-def test_kernels_are_compared_in_turns(bench: Bench) -> None:
+def test_kernels_are_compared_in_turns(bench: CandidateBench) -> None:
     default_ms, same_ms = bench.compare(["[[], []]"])
     assert default_ms > 0
     assert same_ms > 0

@@ -11,7 +11,7 @@ from hios_tvm.experiments.comparison import compare_schedulers, options_for
 from hios_tvm.experiments.parallel import run_parallel
 from hios_tvm.schema.instance import Instance
 
-__all__ = ["INTER_ONLY", "Outcome", "Trial", "mean_of", "run_trials", "with_inter_only"]
+__all__ = ["INTER_ONLY", "Case", "Outcome", "mean_of", "run_cases", "with_inter_only"]
 
 INTER_ONLY = " --inter-only"
 """Ends the name of a scheduler that leaves the window out."""
@@ -20,10 +20,10 @@ Key = tuple[Any, ...]
 
 
 @dataclass(frozen=True)
-class Trial:
+class Case:
     """A scheduler, perhaps without its window, on the instance that ``make(*key)`` draws.
 
-    `make` must be importable, so that the trial can run in another process.
+    `make` must be importable, so that the case can run in another process.
     """
 
     name: str
@@ -34,7 +34,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The result of a trial; `error` says why the scheduler refused, the rest is None then."""
+    """The result of a case; `error` says why the scheduler refused, the rest is None then."""
 
     name: str
     key: Key
@@ -47,9 +47,9 @@ class Outcome:
     error: str = ""
 
 
-def run_trials(trials: Sequence[Trial], *, jobs: int = 1) -> Iterator[Outcome]:
-    """Run all trials over `jobs` processes; the outcomes come when they are ready."""
-    return run_parallel(_run, trials, jobs=jobs)
+def run_cases(cases: Sequence[Case], *, jobs: int = 1) -> Iterator[Outcome]:
+    """Run all cases over `jobs` processes; the outcomes come when they are ready."""
+    return run_parallel(_run, cases, jobs=jobs)
 
 
 def with_inter_only(schedulers: Iterable[str]) -> list[str]:
@@ -83,19 +83,19 @@ def mean_of(
     return sum(values) / len(values) if values else None
 
 
-def _run(trial: Trial) -> Outcome:
-    instance = trial.make(*trial.key)
-    scheduler = trial.name.removesuffix(INTER_ONLY)
-    options = options_for(scheduler, trial.options)
-    if trial.name.endswith(INTER_ONLY):
+def _run(case: Case) -> Outcome:
+    instance = case.make(*case.key)
+    scheduler = case.name.removesuffix(INTER_ONLY)
+    options = options_for(scheduler, case.options)
+    if case.name.endswith(INTER_ONLY):
         options["inter_only"] = True
     try:
         result = compare_schedulers(instance, [scheduler], options)[0][scheduler]
     except HiosError as error:
-        return Outcome(trial.name, trial.key, error=str(error))
+        return Outcome(case.name, case.key, error=str(error))
     return Outcome(
-        trial.name,
-        trial.key,
+        case.name,
+        case.key,
         makespan_ms=result.makespan_ms,
         lower_bound_ms=result.lower_bound_ms,
         over_bound=1.0 + result.gap,

@@ -1,12 +1,12 @@
-"""What the benchmark of schedulers rests on: trials, and measured effort."""
+"""What the benchmark of schedulers rests on: cases, and measured effort."""
 
 from __future__ import annotations
 
 import pytest
 
+from hios_tvm.experiments.cases import Case, Outcome, mean_of, run_cases, with_inter_only
 from hios_tvm.experiments.random_graphs import LayeredGraphOptions, layered_graph
 from hios_tvm.experiments.scaling import effort, growth_exponent, moves_per_second, sized_graph
-from hios_tvm.experiments.trials import Outcome, Trial, mean_of, run_trials, with_inter_only
 from hios_tvm.schedulers import make_schedule
 from hios_tvm.schema.instance import Instance
 
@@ -18,9 +18,9 @@ def small(devices: int, seed: int) -> Instance:
 
 def test_trials_are_what_the_schedulers_make() -> None:
     names = with_inter_only(["sequential", "hios-lp"])
-    trials = [Trial(name, small, (2, seed)) for name in names for seed in range(3)]
-    outcomes = list(run_trials(trials))
-    assert [(each.name, each.key) for each in outcomes] == [(t.name, t.key) for t in trials]
+    cases = [Case(name, small, (2, seed)) for name in names for seed in range(3)]
+    outcomes = list(run_cases(cases))
+    assert [(each.name, each.key) for each in outcomes] == [(t.name, t.key) for t in cases]
     for each in outcomes:
         instance = small(*each.key)
         scheduler, _, variant = each.name.partition(" --")

@@ -7,6 +7,7 @@ import signal
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from multiprocessing.connection import Connection
 from types import TracebackType
 from typing import Any
@@ -22,6 +23,7 @@ from hios_tvm.backends.cpu.tuning_database import Trial
 from hios_tvm.errors import CompileError, HiosError
 from hios_tvm.measuring.bench import KernelCall
 from hios_tvm.measuring.kernels import measure_kernels
+from hios_tvm.measuring.latency import measure_in_turn
 from hios_tvm.passes.apply_traces import apply_trace
 from hios_tvm.runtime.executor import Executor
 from hios_tvm.runtime.memory import TensorTable, address_of, aligned_empty
@@ -31,7 +33,7 @@ from hios_tvm.schema.program import Call
 from hios_tvm.verification.deviation import SINGLE, deviations
 from hios_tvm.verification.inputs import random_inputs
 
-__all__ = ["Bench"]
+__all__ = ["CandidateBench"]
 
 _KERNEL = "kernel"
 _TIMEOUT_S = 60.0
@@ -47,7 +49,7 @@ class _Job:
     turns: int
 
 
-class Bench:
+class CandidateBench:
     """Times candidates of one kernel as the default kernel is timed.
 
     Parameters
@@ -75,7 +77,7 @@ class Bench:
         self._default = self._library(default)
         self._worker = _Worker(replace(call, kernel=_KERNEL), cores)
 
-    def __enter__(self) -> Bench:
+    def __enter__(self) -> CandidateBench:
         return self
 
     def __exit__(
@@ -200,11 +202,13 @@ def _answer(
             if not deviation.within(SINGLE):
                 error = deviation.max_error
                 return f"its results differ from the default kernel's by {error:.1e} of the largest"
-    turns = [
-        [measure_kernels(library, [call], cores)[0].ms for library in job.timed]
-        for _ in range(job.turns)
-    ]
-    return [min(times) for times in zip(*turns, strict=True)]
+
+    def burst(library: bytes, _: Sequence[float]) -> list[float]:
+        return [measure_kernels(library, [call], cores)[0].ms]
+
+    bursts = [partial(burst, library) for library in job.timed]
+    times = measure_in_turn(bursts, lambda turn, _: turn == job.turns)
+    return [min(own) for own in times]
 
 
 def _outputs(
