@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,7 +29,7 @@ class _Input:
 
 
 @dataclass(frozen=True)
-class _Output:
+class _Written:
     """An output that programs write; `pinned` is the memory that a GPU copies it to, if any."""
 
     spec: TensorSpec
@@ -37,13 +37,30 @@ class _Output:
 
 
 @dataclass(frozen=True)
-class _Copy:
-    """An output that no program writes for it alone: it is a copy of exactly one of these."""
+class _SameAsOutput:
+    """An output in the buffer of an earlier one, `other`."""
 
     spec: TensorSpec
-    output: str | None = None
-    input: str | None = None
-    weight: Array | None = None
+    other: str
+
+
+@dataclass(frozen=True)
+class _SameAsInput:
+    """An output that is the input `other`."""
+
+    spec: TensorSpec
+    other: str
+
+
+@dataclass(frozen=True)
+class _Weight:
+    """An output that is a weight."""
+
+    spec: TensorSpec
+    array: Array
+
+
+_Route = _Written | _SameAsOutput | _SameAsInput | _Weight
 
 
 class Interface:
@@ -74,7 +91,7 @@ class Interface:
         )
         self._aligned: dict[str, Array] = {}  # copies of inputs that are not, by name
         self._outputs = tuple(_routes(manifest, weights, pinned))
-        self._written = tuple(route for route in self._outputs if isinstance(route, _Output))
+        self._written = tuple(route for route in self._outputs if isinstance(route, _Written))
 
     def check(self, inputs: Mapping[str, Array]) -> None:
         """Raise an `InputError` that lists all inputs that are missing, unknown or wrong."""
@@ -120,16 +137,15 @@ class Interface:
         """Return all outputs of the model in its order; no two of them share memory."""
         results: dict[str, Array] = {}
         for route in self._outputs:
-            name = route.spec.name
-            if isinstance(route, _Output):
-                results[name] = outputs[name]
-            elif route.output is not None:
-                results[name] = results[route.output].copy()
-            elif route.input is not None:
-                results[name] = inputs[route.input].copy()
-            else:
-                assert route.weight is not None
-                results[name] = route.weight.copy()
+            match route:
+                case _Written(spec):
+                    results[spec.name] = outputs[spec.name]
+                case _SameAsOutput(spec, other):
+                    results[spec.name] = results[other].copy()
+                case _SameAsInput(spec, other):
+                    results[spec.name] = inputs[other].copy()
+                case _Weight(spec, array):
+                    results[spec.name] = array.copy()
         return results
 
     def _place_input(self, item: _Input, array: Array) -> Array:
@@ -148,21 +164,19 @@ class Interface:
 
 def _routes(
     manifest: Manifest, weights: Weights | None, pinned: Mapping[str, Array]
-) -> list[_Output | _Copy]:
-    """Return where each output comes from."""
+) -> Iterator[_Route]:
+    """Yield where each output comes from."""
     input_of = {spec.buffer: spec.name for spec in manifest.inputs}
     first: dict[str, str] = {}  # the first output of each buffer
-    routes: list[_Output | _Copy] = []
     for spec in manifest.outputs:
-        if spec.buffer in first:
-            routes.append(_Copy(spec, output=first[spec.buffer]))
-        elif manifest.buffer[spec.buffer].space == "output":
-            routes.append(_Output(spec, pinned.get(spec.buffer)))
-        elif spec.buffer in input_of:
-            routes.append(_Copy(spec, input=input_of[spec.buffer]))
+        buffer = manifest.buffer[spec.buffer]
+        if first.setdefault(buffer.name, spec.name) != spec.name:
+            yield _SameAsOutput(spec, first[buffer.name])
+        elif buffer.space == "output":
+            yield _Written(spec, pinned.get(buffer.name))
+        elif buffer.space == "input":
+            yield _SameAsInput(spec, input_of[buffer.name])
         else:
             assert weights is not None
-            weight = weights.array(spec.buffer).view(numpy_dtype(spec.dtype))
-            routes.append(_Copy(spec, weight=weight.reshape(spec.shape)))
-        first.setdefault(spec.buffer, spec.name)
-    return routes
+            array = weights.array(buffer.name).view(numpy_dtype(spec.dtype))
+            yield _Weight(spec, array.reshape(spec.shape))

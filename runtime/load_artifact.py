@@ -79,12 +79,15 @@ def load_onto_devices(
     """
     manifest = artifact.manifest
     names = _map_devices(manifest, devices)
+    cpu_programs = [p for p in manifest.programs if manifest.device[p.device].kind == "cpu"]
+    has_gpu_code = any(device.device_code is not None for device in manifest.devices)
+    if cuda_graph and (cpu_programs or not has_gpu_code):
+        raise DeviceError("a CUDA graph needs all operators on GPUs: leave cuda_graph out")
     tensors = TensorTable(
         {buffer.name: (buffer.shape, buffer.dtype) for buffer in manifest.buffers}
     )
     arenas = {d.name: _make_arena(d) for d in manifest.devices if d.kind == "cpu"}
     _place_host_buffers(artifact, tensors, arenas)
-    cpu_programs = [p for p in manifest.programs if manifest.device[p.device].kind == "cpu"]
     cpu_tasks = _cpu_tasks(artifact, names, cpu_programs)
     claim = claim_cores((core for task in cpu_tasks for core in task.cores), exclusive=exclusive)
     try:
@@ -94,8 +97,6 @@ def load_onto_devices(
             gpus = SessionGpus(artifact, names, tensors, arenas, load_driver())
             trace = gpus.trace() if gpu_trace and not cuda_graph else None
             gpu_tasks = gpus.tasks(trace)
-        if cuda_graph and (cpu_tasks or not gpu_tasks):
-            raise DeviceError("a CUDA graph needs all operators on GPUs: leave cuda_graph out")
     except BaseException:
         claim.release()
         raise
