@@ -27,13 +27,13 @@ __all__ = ["DEFAULT_SPIN_US", "Executor"]
 DEFAULT_SPIN_US = 500.0
 """How long a worker polls for an event before it sleeps.
 
-Waking a sleeper takes 50 us and more on a virtual machine. This outlasts what a program does
-between two runs, and many waits for another device; several sessions on the same cores do not get
-slower by it, as they do with 2 ms.
+Waking a sleeper takes 50 us and more on a virtual machine. 500 us are longer than most waits for
+another device, and than what a caller does between two runs. With 2 ms, sessions on the same
+cores slow each other down.
 """
 
 _SHARED_CORE_SPIN_US = 20.0  # polling takes the core from the worker that is waited for
-_SLICE_NS = 50_000_000  # how often a caller looks for interrupts and dead workers
+_SLICE_NS = 50_000_000  # how often a caller checks for interrupts and dead workers
 _GRACE_S = 5.0  # for the kernels that run when a run is given up
 
 

@@ -28,7 +28,7 @@ class HappensBefore:
     ------
     ArtifactError
         If an event is signalled twice, or awaited and never signalled, or if programs wait
-        for each other in a circle and would hang.
+        for each other in a cycle and would hang.
 
     Notes
     -----
@@ -121,4 +121,4 @@ def _signals(programs: Sequence[Program]) -> dict[int, tuple[int, int]]:
 def _hang(programs: Sequence[Program], position: Sequence[int]) -> str:
     p = next(p for p, program in enumerate(programs) if position[p] < len(program.instructions))
     step = programs[p].instructions[position[p]]
-    return f"the programs wait for each other in a circle, at {step} of {programs[p].device}"
+    return f"the programs wait for each other in a cycle, at {step} of {programs[p].device}"

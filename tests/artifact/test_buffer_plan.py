@@ -183,5 +183,5 @@ def test_programs_that_hang_are_refused() -> None:
         Program("cpu@0", 0, (Wait(0), Signal(1))),
         Program("cpu@1", 0, (Wait(1), Signal(0))),
     ]
-    with pytest.raises(ArtifactError, match="wait for each other in a circle"):
+    with pytest.raises(ArtifactError, match="wait for each other in a cycle"):
         plan_buffers(programs, [])

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import tvm_ffi.libinfo
 
-from hios_tvm.runtime import abi, memory
+from hios_tvm.runtime import abi, memory, native
 from hios_tvm.schema.device_names import MAX_CORES
 
 STRUCTS: dict[type[ctypes.Structure], str] = {
@@ -87,6 +87,28 @@ def test_sizes_offsets_and_opcodes_are_the_same(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     result = subprocess.run([tmp_path / "layout"], capture_output=True, text=True, check=True)
     assert dict(zip(values, map(int, result.stdout.split()), strict=True)) == values
+
+
+def test_functions_have_the_same_arguments(tmp_path: Path) -> None:
+    """As many, of the same sizes; the first number is the size of the result, 0 for none."""
+    sizes = """
+#include "executor.cc"
+#include "parallel.cc"
+template <typename T> constexpr size_t kSize = sizeof(T);
+template <> constexpr size_t kSize<void> = 0;
+template <typename R, typename... A> void Print(R (*)(A...)) {
+  for (size_t size : {kSize<R>, kSize<A>...}) std::cout << size << ' ';
+  std::cout << std::endl;
+}
+"""
+    prints = "\n".join(f"Print(&hios::{name});" for name in native._FUNCTIONS)
+    done = compile_headers(tmp_path, f"{sizes} int main() {{\n{prints}\n}}")
+    assert done.returncode == 0, done.stderr
+    result = subprocess.run([tmp_path / "layout"], capture_output=True, text=True, check=True)
+    assert [[*map(int, line.split())] for line in result.stdout.splitlines()] == [
+        [0 if kind is None else ctypes.sizeof(kind) for kind in (result, *arguments)]
+        for result, arguments in native._FUNCTIONS.values()
+    ]
 
 
 def all_fields(fewer: int = 0) -> str:

@@ -176,7 +176,7 @@ DEFECTS: dict[str, tuple[Callable[[Manifest], Manifest], str]] = {
     "signalled twice": (append(1, Signal(7)), "event 7 is signalled twice"),
     "hangs": (
         lambda m: append(1, Signal(8))(program(0, Wait(8), *m.programs[0].instructions)(m)),
-        "in a circle",
+        "in a cycle",
     ),
     "overlap of an operator's input and output": (
         buffer("b", offset=64),
