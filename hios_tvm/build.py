@@ -14,16 +14,13 @@ from typing import Any
 import numpy as np
 import tvm
 from tvm.ir import IRModule
-from tvm.target import Target
 
 from hios_tvm.artifact.buffer_plan import plan_buffers
 from hios_tvm.artifact.programs import Partition, partition_by_device
 from hios_tvm.artifact.write import Package, pack, predicted, write_artifact
-from hios_tvm.backends.cpu.codegen import compile_kernels
-from hios_tvm.backends.cpu.features import cpu_features
-from hios_tvm.backends.cpu.library import link_library
+from hios_tvm.backends import BACKENDS, backend_of, kind_of
 from hios_tvm.backends.cpu.tuned_kernels import TunedChoice
-from hios_tvm.backends.cuda.codegen import CudaCode, build_device_code, generate_cuda
+from hios_tvm.backends.interface import DeviceCode
 from hios_tvm.backends.network import Network, apply_pass
 from hios_tvm.errors import ScheduleError, UsageError
 from hios_tvm.measuring.cache import default_cache_dir, kernel_dir
@@ -156,19 +153,19 @@ def build_artifact(
     with phase("schedule", seconds, progress):
         schedule, trials = _schedule(problem, progress)
     timeline = evaluate(network.graph, costs, platform, schedule)
-    with phase("partition", seconds, progress):
-        cuda = _cuda(network, schedule)
-        annotated, partition = _partition(network, schedule, cuda.kernels)
     with phase("generate code", seconds, progress):
-        libraries = _libraries(partition, network.target, options, progress)
-        device_code = _device_code(partition, network, cuda, options)
+        code = _device_code(network, schedule, options, progress)
+        launches = {name: gpu for one in code.values() for name, gpu in one.launches.items()}
+        annotated, partition = _partition(network, schedule, launches)
         manifest = _manifest(problem, partition, schedule, timeline)
-        manifest = replace(manifest, gpu_kernels=cuda.kernels)
+        manifest = replace(manifest, gpu_kernels=launches)
         _check_memory(problem, schedule, manifest)
         tried = {"trials": [trial.to_data() for trial in trials]} if trials else {}
         manifest = replace(manifest, compile_info={**manifest.compile_info, **tried, **info})
         weights = _used(network.weights, manifest)
-        package = pack(manifest, libraries, weights, device_code)
+        libraries = {device: one.library for device, one in code.items()}
+        binaries = {device: one.binary for device, one in code.items() if one.binary is not None}
+        package = pack(manifest, libraries, weights, binaries)
     compilation = Compilation(
         network.graph,
         costs,
@@ -210,7 +207,9 @@ def _schedule(problem: _Problem, progress: Progress) -> tuple[Schedule, list[Mea
     if options.schedule is not None:
         return options.schedule, []
     arguments = (graph, problem.costs, problem.platform)
-    measured_here = options.costs is None and options.rpc is None and not problem.network.gpu_target
+    measured_here = (
+        options.costs is None and options.rpc is None and problem.network.lowered.keys() == {"cpu"}
+    )
     if options.scheduler != "auto" or not measured_here:
         return make_schedule(options.scheduler, *arguments, **options.scheduler_options), []
     found = candidates(*arguments, options_of("auto", **options.scheduler_options))
@@ -220,7 +219,8 @@ def _schedule(problem: _Problem, progress: Progress) -> tuple[Schedule, list[Mea
 
     def write(schedule: Schedule, path: Path) -> None:
         _, partition = _partition(problem.network, schedule)
-        libraries = _libraries(partition, problem.network.target, options, progress)
+        code = _device_code(problem.network, schedule, options, progress)
+        libraries = {device: one.library for device, one in code.items()}
         timeline = evaluate(*arguments, schedule)
         manifest = _manifest(problem, partition, schedule, timeline)
         write_artifact(path, manifest, libraries, _used(problem.network.weights, manifest))
@@ -236,7 +236,7 @@ def _check_memory(problem: _Problem, schedule: Schedule, manifest: Manifest) -> 
     arena = {device.name: device.arena_bytes for device in manifest.devices}
     for device in schedule:
         most = limit[device.device]
-        weights = problem.network.graph.weight_bytes(device.operators)
+        weights = problem.network.on(device.device).graph.weight_bytes(device.operators)
         if most is not None and weights + arena[device.device] > most:
             raise ScheduleError(
                 f"device {device.device!r} has {most} bytes of memory, its operators need "
@@ -249,43 +249,30 @@ def _partition(
     schedule: Schedule,
     gpu_kernels: Mapping[str, GpuKernel] = MappingProxyType({}),
 ) -> tuple[IRModule, Partition]:
-    targets = {device.device: _target(network, device.device) for device in schedule}
-    annotated = apply_pass(AnnotateSchedule(schedule, targets), network.mod)
+    targets = {device.device: network.on(device.device).target for device in schedule}
+    placed = network.placed(schedule.placement)
+    annotated = apply_pass(AnnotateSchedule(schedule, targets), placed)
     return annotated, partition_by_device(annotated, gpu_kernels)
 
 
-def _target(network: Network, device: str) -> Target:
-    """Return what code for `device` is generated for."""
-    on_gpu = network.gpu_target is not None and device_kind(device) == "cuda"
-    return network.gpu_target if on_gpu else network.target
-
-
-def _cuda(network: Network, schedule: Schedule) -> CudaCode:
-    """Return the code of all kernels that run on GPUs."""
-    if network.gpu_mod is None or network.gpu_target is None:
-        return CudaCode("", {})
-    operator = network.graph.operator
-    names = {
-        operator[name].kernel
-        for device in schedule
-        if device_kind(device.device) == "cuda"
-        for name in device.operators
-    }
-    kernels = IRModule({name: network.gpu_mod[name] for name in sorted(names)})
-    return generate_cuda(kernels, network.gpu_target)
-
-
 def _device_code(
-    partition: Partition, network: Network, cuda: CudaCode, options: CompileOptions
-) -> dict[str, bytes]:
-    """Compile the code of the GPUs that have a program: one for all of them."""
-    gpus = {p.device for p in partition.programs if device_kind(p.device) == "cuda"}
-    if not gpus or network.gpu_target is None:
-        return {}
-    code = build_device_code(
-        cuda.source, network.gpu_target, cache_dir=kernel_dir(options.cache_dir)
-    )
-    return dict.fromkeys(sorted(gpus), code)
+    network: Network, schedule: Schedule, options: CompileOptions, progress: Progress
+) -> dict[str, DeviceCode]:
+    """Return the code of each device that has operators; of the first one where none has."""
+    busy = [device for device in schedule if device.operators] or list(schedule)[:1]
+    kernels: dict[str, dict[str, IRModule]] = {}
+    for device in busy:
+        module = network.kernels_on(device.device, device.operators)
+        kernels.setdefault(kind_of(device.device), {})[device.device] = module
+    code: dict[str, DeviceCode] = {}
+    for kind, modules in kernels.items():
+        code |= BACKENDS[kind].generate(
+            modules,
+            network.lowered[kind].target,
+            cache_dir=kernel_dir(options.cache_dir),
+            progress=lambda done, total: progress("generate code", done, total),
+        )
+    return code
 
 
 def measured_costs(
@@ -303,34 +290,12 @@ def measured_costs(
     )
 
 
-def _libraries(
-    partition: Partition, target: Target, options: CompileOptions, progress: Progress
-) -> dict[str, bytes]:
-    """Compile and link the kernels of each device that has a program."""
-    libraries = {}
-    busy = {program.device for program in partition.programs}
-    for device, module in partition.modules.items():
-        if device in busy:
-            if device_kind(device) == "cuda":
-                libraries[device] = link_library([], target)  # the executor alone
-                continue
-            objects = compile_kernels(
-                module,
-                target,
-                cache_dir=kernel_dir(options.cache_dir),
-                progress=lambda done, total: progress("generate code", done, total),
-            )
-            libraries[device] = link_library(objects.values(), target)
-    return libraries
-
-
 def _manifest(
     problem: _Problem, partition: Partition, schedule: Schedule, timeline: Timeline
 ) -> Manifest:
     network, costs, platform = problem.network, problem.costs, problem.platform
-    main = network.mod["main"]
+    main = network.kernels["main"]
     plan = plan_buffers(partition.programs, partition.buffers)
-    features = cpu_features(network.target)
     buffer_of = {buffer.name: buffer for buffer in partition.buffers}
 
     def specs(attribute: str, buffers: Iterable[str]) -> tuple[TensorSpec, ...]:
@@ -349,8 +314,8 @@ def _manifest(
                 name=device.name,
                 kind=device_kind(device.name),
                 library=None,
-                target=str(_target(network, device.name)),
-                cpu_features=features if device_kind(device.name) == "cpu" else (),
+                target=str(network.on(device.name).target),
+                cpu_features=backend_of(device.name).features(network.on(device.name).target),
                 arena_bytes=plan.arena_bytes.get(device.name, 0),
             )
             for device in platform.devices

@@ -14,6 +14,7 @@ from tvm.ir import IRModule
 
 from hios_tvm import runtime
 from hios_tvm.artifact.write import Package
+from hios_tvm.backends import backend_of, parse_targets
 from hios_tvm.backends.cpu.features import cpu_features
 from hios_tvm.backends.cpu.tuned_kernels import TunedChoice, choose_tuned
 from hios_tvm.backends.network import Network, lower_network
@@ -26,15 +27,11 @@ from hios_tvm.build import (
     phase,
 )
 from hios_tvm.files import check_writable
-from hios_tvm.passes.targets import arch_of, parse_targets
 from hios_tvm.schedulers import make_schedule, options_of
 from hios_tvm.schedulers.evaluate import evaluate
 from hios_tvm.schema.costs import CostTable, Measurement
 from hios_tvm.schema.device_names import (
-    cpu_model_name,
     device_kind,
-    gpu_model_name,
-    gpu_place,
     of_kind,
     parse_cores,
 )
@@ -113,7 +110,7 @@ def compile_model(
                 output,
                 mod,
                 reference,
-                features=cpu_features(network.target),
+                features=cpu_features(network.host),
                 tolerance=model_tolerance(mod, options.precision),
                 devices=_one_of_each_kind(network, compilation, options),
                 reproducer=reproducer,
@@ -132,12 +129,11 @@ def compile_model(
 def _lower(
     mod: IRModule, name: str, options: CompileOptions, *, merge_convolutions: bool = False
 ) -> Network:
-    target, gpu = parse_targets(options.target, options.devices, options.precision)
+    targets = parse_targets(options.target, options.devices, options.precision)
     return lower_network(
         mod,
-        target,
+        *targets.values(),
         name=name,
-        gpu=gpu,
         merge_convolutions=merge_convolutions,
         dump_dir=options.dump_dir,
         choose=_choice_of(options),
@@ -249,10 +245,7 @@ def _outputs(package: Package, draws: Sequence[Arrays]) -> tuple[Arrays, ...]:
 def _one_after_another(network: Network, device: str, options: CompileOptions) -> CompileOptions:
     """Return options that put all operators on `device` and measure nothing."""
     stages = tuple(Stage(((operator.name,),)) for operator in network.graph.operators)
-    if network.gpu_target is not None and device_kind(device) == "cuda":
-        model = gpu_model_name(arch_of(network.gpu_target), gpu_place(device).parts)
-    else:
-        model = cpu_model_name(device)
+    model = backend_of(device).model(device, network.on(device).target)
     times = {operator.name: Measurement(1.0) for operator in network.graph.operators}
     return CompileOptions(
         devices=(device,),

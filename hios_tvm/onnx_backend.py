@@ -259,7 +259,7 @@ def _compile(
     module = from_onnx(model, shapes=shapes)
     network = lower_network(module, "host", name=model.graph.name or "model")
     devices = options.devices
-    platform = cpu_platform(devices, network.target, measured=Platform.uniform(len(devices)))
+    platform = cpu_platform(devices, network.host, measured=Platform.uniform(len(devices)))
     compile_options = CompileOptions(
         devices=devices,
         schedule=_taking_turns(network.graph, devices),

@@ -7,7 +7,8 @@ operators by the names given here.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 
 import numpy as np
 import tvm
@@ -16,14 +17,27 @@ from tvm.ir import GenericConst, IRModule
 
 from hios_tvm.errors import CompileError
 
-__all__ = ["CanonicalizeOperators", "collect_weights"]
+__all__ = ["CanonicalizeOperators", "collect_weights", "name_constants"]
 
 NUM_INPUT = "num_input"
 
 
+ConstantNames = Mapping[GenericConst, str]
+
+
+def name_constants(
+    mod: IRModule, known: ConstantNames = MappingProxyType({})
+) -> dict[GenericConst, str]:
+    """Return a name for each distinct constant of `main`: the `known` one, or a new number."""
+    names: dict[GenericConst, str] = {}
+    for constant in _constants(mod["main"]):
+        names[constant] = known.get(constant) or f"weight_{len(names.keys() | known.keys())}"
+    return names
+
+
 def collect_weights(mod: IRModule) -> dict[str, np.ndarray]:
     """Return the constants of `main` under the names that `CanonicalizeOperators` gives them."""
-    return {name: constant.value.numpy() for name, constant in _named_constants(mod["main"])}
+    return {name: constant.value.numpy() for constant, name in name_constants(mod).items()}
 
 
 @tvm.transform.module_pass(opt_level=0, name="CanonicalizeOperators")
@@ -31,8 +45,11 @@ class CanonicalizeOperators:
     """Name each binding after its kernel and make each constant a parameter behind the inputs.
 
     The attribute ``num_input`` of `main` counts the parameters that are inputs, as in TVM's
-    `relax.transform.LiftTransformParams`.
+    `relax.transform.LiftTransformParams`. `known` constants have their names already.
     """
+
+    def __init__(self, known: ConstantNames = MappingProxyType({})) -> None:
+        self.known = known
 
     def transform_module(self, mod: IRModule, _ctx: tvm.transform.PassContext) -> IRModule:
         main = mod["main"]
@@ -42,7 +59,7 @@ class CanonicalizeOperators:
         ]
         substitute: dict[relax.Expr, relax.Expr] = dict(zip(main.params, inputs, strict=True))
         weights = []
-        for name, constant in _named_constants(main):
+        for constant, name in name_constants(mod, self.known).items():
             weight = relax.Var(name, constant.ty)
             weights.append(weight)
             substitute[constant] = weight
@@ -68,8 +85,8 @@ def _bindings(function: relax.Function) -> Iterator[relax.VarBinding]:
         yield from block.bindings
 
 
-def _named_constants(function: relax.Function) -> list[tuple[str, GenericConst]]:
-    """Return each distinct constant once, in the order of first use."""
+def _constants(function: relax.Function) -> Iterator[GenericConst]:
+    """Yield each distinct constant once, in the order of first use."""
     constants: dict[GenericConst, None] = {}
 
     def visit(expr: relax.Expr) -> None:
@@ -85,7 +102,7 @@ def _named_constants(function: relax.Function) -> list[tuple[str, GenericConst]]
     for binding in _bindings(function):
         visit(binding.value)
     visit(function.body.body)
-    return [(f"weight_{i}", constant) for i, constant in enumerate(constants)]
+    yield from constants
 
 
 def _substituted(expr: relax.Expr, substitute: dict[relax.Expr, relax.Expr]) -> relax.Expr:

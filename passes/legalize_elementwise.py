@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import tvm
 from tvm import relax, tirx, topi
 from tvm.ir import Call
 
@@ -15,9 +14,7 @@ _BITS = {"float16": "int16", "float32": "int32", "float64": "int64"}
 _OPAQUE = 8  # TVM's number of the pattern of kernels that nothing is fused with
 
 
-def legalize_by_zero(
-    builder: relax.BlockBuilder, call: Call, _target: tvm.target.Target
-) -> relax.Expr | None:
+def legalize_by_zero(builder: relax.BlockBuilder, call: Call) -> relax.Expr | None:
     """Return a product or quotient of floats and the number zero, or None where no operand is it.
 
     TVM makes 0 of ``x * 0`` and ``0 / x``, which are NaN for some `x`, and refuses ``x / 0``. It
@@ -34,9 +31,7 @@ def legalize_by_zero(
     return builder.call_te(combine, left, right)
 
 
-def legalize_cast(
-    builder: relax.BlockBuilder, call: Call, _target: tvm.target.Target
-) -> relax.Expr | None:
+def legalize_cast(builder: relax.BlockBuilder, call: Call) -> relax.Expr | None:
     """Return a conversion from or to bfloat16 as a kernel of its own, or None for other types.
 
     TVM repeats what it converts. Where that binds names, as exponentials do after `VectorMath`, it

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 
-import tvm
 from tvm import relax, te, tirx
 from tvm.ir import Call
 
@@ -24,9 +23,7 @@ MINIMUM = te.comm_reducer(
 )
 
 
-def legalize_extremum(
-    builder: relax.BlockBuilder, call: Call, target: tvm.target.Target
-) -> relax.Expr | None:
+def legalize_extremum(builder: relax.BlockBuilder, call: Call) -> relax.Expr | None:
     """Return a maximum or minimum of floats along axes, or None for other types."""
     (data,) = call.args
     if str(data.ty.dtype.dtype) not in ("float16", "float32", "float64"):

@@ -5,21 +5,17 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import tvm
 from tvm import relax, te, tirx, topi
 from tvm.ir import Call
 
 from hios_tvm.passes.dataflow import constant_value, operator_name
-from hios_tvm.passes.kernel_shapes import OUT_ELEMENTWISE_FUSABLE, WINDOW, WindowShape
 from hios_tvm.passes.legalize_extremum import MAXIMUM
-from hios_tvm.passes.targets import vector_lanes, vector_registers
+from hios_tvm.schema.kernel_shapes import OUT_ELEMENTWISE_FUSABLE, WINDOW, WindowShape
 
 __all__ = ["legalize_depthwise", "legalize_pool"]
 
 
-def legalize_depthwise(
-    builder: relax.BlockBuilder, call: Call, target: tvm.target.Target
-) -> relax.Expr | None:
+def legalize_depthwise(builder: relax.BlockBuilder, call: Call) -> relax.Expr | None:
     """Return a depthwise convolution with constant weights, or None for any other convolution."""
     attrs = call.attrs
     data, weight = call.args
@@ -30,7 +26,7 @@ def legalize_depthwise(
         return None
     if int(attrs.groups) != channels or array.shape[:2] != (channels, 1):
         return None
-    shape = _window_shape(call, array.shape[2:], "product", target)
+    shape = _window_shape(call, array.shape[2:], "product")
     taps = np.ascontiguousarray(array[:, 0].transpose(1, 2, 0))
     return builder.call_te(
         lambda x, w: _reduce_window(x, w, shape),
@@ -41,9 +37,7 @@ def legalize_depthwise(
     )
 
 
-def legalize_pool(
-    builder: relax.BlockBuilder, call: Call, target: tvm.target.Target
-) -> relax.Expr | None:
+def legalize_pool(builder: relax.BlockBuilder, call: Call) -> relax.Expr | None:
     """Return a pooling of float32 images, or None where the layout or type is another."""
     attrs = call.attrs
     (data,) = call.args
@@ -53,7 +47,7 @@ def legalize_pool(
         return None
     average = operator_name(call) == "relax.nn.avg_pool2d"
     kernel = tuple(map(int, attrs.pool_size))
-    shape = _window_shape(call, kernel, "sum" if average else "max", target)
+    shape = _window_shape(call, kernel, "sum" if average else "max")
 
     def pool(data: te.Tensor) -> te.Tensor:
         reduced = _reduce_window(data, None, shape)
@@ -70,22 +64,13 @@ def legalize_pool(
     )
 
 
-def _window_shape(
-    call: Call, kernel: tuple[int, ...], operation: str, target: tvm.target.Target
-) -> WindowShape:
+def _window_shape(call: Call, kernel: tuple[int, ...], operation: str) -> WindowShape:
     attrs = call.attrs
     batch, in_height, in_width, channels = map(int, call.args[0].ty.shape)
     _, out_height, out_width, _ = map(int, call.ty.shape)
     strides, padding, dilation = (
         tuple(map(int, values)) for values in (attrs.strides, attrs.padding, attrs.dilation)
     )
-    lanes, registers = vector_lanes(target), vector_registers(target)
-    # More than these sums, and the inputs that neighbours share no longer fit into registers
-    vectors = 1 if out_width > 1 else min(-(-channels // lanes), registers // 4)
-    tiles = -(-out_width // (registers * 7 // 16))
-    pixels = -(-out_width // tiles)
-    span = 1 + (kernel[1] - 1) * dilation[1]  # of a window, in a row
-    sharing = 1 + max(0, (registers - 1 - pixels - span) // strides[1])
     return WindowShape(
         batch=batch,
         in_size=(in_height, in_width),
@@ -94,12 +79,8 @@ def _window_shape(
         strides=(strides[0], strides[1]),
         dilation=(dilation[0], dilation[1]),
         padding=(padding[0], padding[1]),
-        pixels=pixels,
-        vectors=vectors,
-        lanes=lanes,
         channels=channels,
         operation=operation,
-        sharing=sharing,
     )
 
 

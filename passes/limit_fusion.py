@@ -18,7 +18,7 @@ from tvm import relax
 from tvm.ir import Call, GlobalVar, IRModule
 
 from hios_tvm.passes.dataflow import bindings, operator_name
-from hios_tvm.passes.kernel_shapes import OUT_ELEMENTWISE_FUSABLE
+from hios_tvm.schema.kernel_shapes import OUT_ELEMENTWISE_FUSABLE
 
 __all__ = ["LimitFusion"]
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import tvm
 from tvm import relax, tirx
 from tvm.ir import IRModule
+from tvm.ir.transform import Pass
+from tvm.target import Target
 
 from hios_tvm.errors import CompileError, HiosError
 from hios_tvm.passes.channels_last import ChannelsLast
@@ -22,7 +25,7 @@ from hios_tvm.passes.exact_floats import ExactComparisons, NanExtrema
 from hios_tvm.passes.fold_batch_norm import FoldBatchNorm
 from hios_tvm.passes.fold_constants import FoldConstants
 from hios_tvm.passes.gpu_rules import gpu_rules
-from hios_tvm.passes.legalize_operators import legalizations
+from hios_tvm.passes.legalize_operators import LEGALIZATIONS
 from hios_tvm.passes.limit_fusion import LimitFusion
 from hios_tvm.passes.merge_convolutions import MergeConvolutions
 from hios_tvm.passes.merge_equal_kernels import MergeEqualKernels
@@ -31,22 +34,26 @@ from hios_tvm.passes.raise_pads import RaisePads
 from hios_tvm.passes.schedule_kernels import ScheduleKernels, ScheduleRule
 from hios_tvm.passes.simplify_inference import SimplifyInference
 from hios_tvm.passes.single_precision import SinglePrecision
-from hios_tvm.passes.targets import vector_lanes
 from hios_tvm.passes.vector_math import VectorMath
+from hios_tvm.schema.gpu_models import Precision
 
-__all__ = ["lower", "lower_to_kernels", "schedule_kernels"]
+__all__ = ["cpu_loops", "cpu_rules", "gpu_loops", "lower_to_kernels", "run_passes"]
+
+_ANY_CPU = Target("llvm")  # which sorts and scans are written for; others bring their own loops
 
 
-def lower(mod: IRModule, target: tvm.target.Target, *, dump_dir: Path | None = None) -> IRModule:
-    """Return the network as a dataflow block of calls of kernels scheduled for `target`.
+def lower_to_kernels(
+    mod: IRModule, *, merge_convolutions: bool = False, dump_dir: Path | None = None
+) -> IRModule:
+    """Return the network as a dataflow block of calls of kernels for no device yet.
 
     Parameters
     ----------
     mod : IRModule
         One Relax function `main` of static shapes: a dataflow block, whose parameters are the
         model's inputs and whose weights are constants.
-    target : tvm.target.Target
-        A CPU target, such as `hios_tvm.passes.targets.host_target` returns.
+    merge_convolutions : bool
+        Make one of several convolutions with one input.
     dump_dir : Path, optional
         Where to write the module after each phase, as TVMScript.
 
@@ -54,29 +61,13 @@ def lower(mod: IRModule, target: tvm.target.Target, *, dump_dir: Path | None = N
     -------
     IRModule
         `main` as bindings of ``R.call_tir`` (and projections of tuples), with constants among the
-        arguments, and one `PrimFunc` for each distinct kernel.
+        arguments, and one `PrimFunc` for each distinct kernel. Its blocks say what their loops
+        mean (`hios_tvm.schema.kernel_shapes`); tiles and packed weights are the backends' choice.
 
     Raises
     ------
     CompileError
         If TVM cannot lower an operator.
-    """
-    kernels = lower_to_kernels(mod, target, dump_dir=dump_dir)
-    return schedule_kernels(kernels, target, dump_dir=dump_dir)
-
-
-def lower_to_kernels(
-    mod: IRModule,
-    target: tvm.target.Target,
-    *,
-    merge_convolutions: bool = False,
-    winograd: bool = True,
-    dump_dir: Path | None = None,
-) -> IRModule:
-    """Return what `lower` does before kernels get their loops: phases 1 to 3.
-
-    `target` is a CPU's. `merge_convolutions` makes one of several convolutions with one input;
-    `winograd` is for kernels that CPUs alone run.
     """
     phases = tvm.transform.Sequential(
         [
@@ -94,7 +85,7 @@ def lower_to_kernels(
             DumpIR("phase2-layout", dump_dir),
             # Phase 3. From operators to kernels
             relax.backend.DispatchSortScan(),
-            relax.transform.LegalizeOps(legalizations(target, winograd=winograd)),
+            relax.transform.LegalizeOps(LEGALIZATIONS),
             FoldConstants(),
             relax.transform.AnnotateTIROpPattern(),
             LimitFusion(),
@@ -105,47 +96,42 @@ def lower_to_kernels(
             DumpIR("phase3-kernels", dump_dir),
         ]
     )
-    return _run(phases, mod, target)
+    return run_passes(phases, mod, _ANY_CPU)
 
 
-def schedule_kernels(
-    mod: IRModule, target: tvm.target.Target, *, dump_dir: Path | None = None
-) -> IRModule:
-    """Give each kernel of `mod`, from `lower_to_kernels`, its loops by the rules: phase 4.
-
-    `target` is a CPU's or a CUDA one.
-    """
-    on_gpu = target.kind.name == "cuda"
-    phases = tvm.transform.Sequential(
-        [
-            # Phase 4. Schedule the kernels
-            *(_gpu_loops(target) if on_gpu else _cpu_loops(target)),
-            DumpIR("phase4-scheduled-gpu" if on_gpu else "phase4-scheduled", dump_dir),
-        ]
-    )
-    return _run(phases, mod, target)
-
-
-def _cpu_loops(target: tvm.target.Target) -> list[tvm.transform.Pass]:
-    lanes = vector_lanes(target)
-    rules: list[ScheduleRule] = [
-        Convolution(),
-        Winograd(),
-        Product(),
-        SlidingWindow(),
+def cpu_rules(lanes: int, registers: int) -> list[ScheduleRule]:
+    """Return the rules for CPUs with `registers` vector registers of `lanes` floats."""
+    return [
+        Winograd(lanes, registers),
+        Convolution(lanes, registers),
+        Product(lanes, registers),
+        SlidingWindow(lanes, registers),
         Injective(lanes),
         Rows(lanes),
         Fallback(lanes),
     ]
+
+
+def cpu_loops(rules: Sequence[ScheduleRule], left: Collection[str] = ()) -> list[Pass]:
+    """Phase 4 for CPUs, by `cpu_rules`. Kernels whose names are `left` keep their loops."""
     # TVMScript folds constants when it reads a kernel; simplified ones read back as they are
-    return [ScheduleKernels(rules), NanExtrema(), VectorMath(), tirx.transform.StmtSimplify()]
+    return [ScheduleKernels(rules, left), NanExtrema(), VectorMath(), tirx.transform.StmtSimplify()]
 
 
-def _gpu_loops(target: tvm.target.Target) -> list[tvm.transform.Pass]:
-    return [ScheduleKernels(gpu_rules(target)), NanExtrema(of_reductions=False)]
+def gpu_loops(target: Target, multiprocessors: int, precision: Precision) -> list[Pass]:
+    """Phase 4 for GPUs of `target`, a CUDA target."""
+    rules = gpu_rules(target, multiprocessors, precision)
+    return [ScheduleKernels(rules), NanExtrema(of_reductions=False)]
 
 
-def _run(phases: tvm.transform.Pass, mod: IRModule, target: tvm.target.Target) -> IRModule:
+def run_passes(phases: Pass, mod: IRModule, target: Target) -> IRModule:
+    """Run `phases` on `mod` for `target`.
+
+    Raises
+    ------
+    CompileError
+        If one of them fails.
+    """
     try:
         with target:
             return phases(mod)

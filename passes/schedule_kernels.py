@@ -1,24 +1,43 @@
-"""The pass that gives every kernel its loops for a CPU."""
+"""The pass that gives every kernel the loops that the rules of one kind of device choose."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, TypeAlias
 
+import numpy as np
 import tvm
-from tvm import s_tir, tirx
-from tvm.ir import IRModule
+from tvm import relax, s_tir, tirx
+from tvm.ir import Call, GenericConst, GlobalVar, IRModule
 
-__all__ = ["ScheduleKernels", "ScheduleRule", "has_root_block"]
+from hios_tvm.errors import CompileError
+from hios_tvm.passes.dataflow import Rewrite, Rewriter, constant_value, operator_name, rewrite_main
+
+__all__ = ["Packing", "ScheduleKernels", "ScheduleRule", "Scheduled", "has_root_block", "schedule"]
 
 _OPAQUE = 8  # TVM's kOpaque: later passes must not fuse a kernel that is scheduled
+
+Packing: TypeAlias = Callable[[np.ndarray], np.ndarray]
+"""Brings a constant into the layout that a kernel reads. Packings with equal results are equal."""
+
+
+@dataclass(frozen=True)
+class Scheduled:
+    """A kernel with its loops, and how the constants that it reads are packed, by parameter."""
+
+    func: tirx.PrimFunc
+    packings: Mapping[int, Packing] = field(default_factory=dict)
 
 
 class ScheduleRule(Protocol):
     """What knows how to write a kind of kernels."""
 
-    def apply(self, func: tirx.PrimFunc) -> tirx.PrimFunc | None:
-        """Return `func` with other loops and the same results, or None if it is not mine."""
+    def apply(self, func: tirx.PrimFunc) -> tirx.PrimFunc | Scheduled | None:
+        """Return `func` with other loops and the same results, or None if it is not mine.
+
+        A rule may ask for constants among the arguments to be packed.
+        """
 
 
 def has_root_block(func: tirx.PrimFunc) -> bool:
@@ -27,23 +46,68 @@ def has_root_block(func: tirx.PrimFunc) -> bool:
     return isinstance(body, s_tir.SBlockRealize) and str(body.block.name_hint) == "root"
 
 
+def schedule(func: tirx.PrimFunc, rules: Sequence[ScheduleRule]) -> Scheduled:
+    """Return what the first rule that takes `func` makes of it, or `func` as it is."""
+    results = (rule.apply(func) for rule in (rules if has_root_block(func) else ()))
+    result = next((result for result in results if result is not None), func)
+    return result if isinstance(result, Scheduled) else Scheduled(result)
+
+
 @tvm.transform.module_pass(opt_level=0, name="ScheduleKernels")
 class ScheduleKernels:
-    """Apply to each kernel the first rule that takes it; what none takes stays as it is."""
+    """Apply to each kernel the first rule that takes it; what none takes stays as it is.
 
-    def __init__(self, rules: Sequence[ScheduleRule]) -> None:
+    Constants of `main` that kernels want packed are packed, once for each constant and packing.
+
+    Parameters
+    ----------
+    rules : sequence of ScheduleRule
+    left : collection of str
+        Names of kernels that no rule is applied to.
+    """
+
+    def __init__(self, rules: Sequence[ScheduleRule], left: Collection[str] = ()) -> None:
         self.rules = tuple(rules)
+        self.left = frozenset(left)
 
     def transform_module(self, mod: IRModule, _ctx: tvm.transform.PassContext) -> IRModule:
-        kernels = {}
+        functions: dict[GlobalVar, tirx.PrimFunc | relax.Function] = {}
+        packed: dict[GlobalVar, tuple[GlobalVar, Mapping[int, Packing]]] = {}
         for var, func in mod.functions_items():
             if not isinstance(func, tirx.PrimFunc):
+                functions[var] = func
                 continue
-            rules = self.rules if has_root_block(func) else ()
-            scheduled = (rule.apply(func) for rule in rules)
-            kernel = next((result for result in scheduled if result is not None), func)
-            kernels[var] = kernel.with_attr({"tirx.is_scheduled": True, "op_pattern": _OPAQUE})
-        mod = mod.clone()
-        for var, kernel in kernels.items():
-            mod[var] = kernel
-        return mod
+            kernel = schedule(func, () if var.name_hint in self.left else self.rules)
+            func = kernel.func.with_attr({"tirx.is_scheduled": True, "op_pattern": _OPAQUE})
+            if kernel.packings:  # the type of a variable says what its kernel reads
+                old, var = var, relax.BlockBuilder().add_func(func, var.name_hint)
+                packed[old] = (var, kernel.packings)
+            functions[var] = func
+        mod = IRModule(functions, attrs=mod.attrs, global_infos=mod.global_infos)
+        return rewrite_main(mod, _packing(packed)) if packed else mod
+
+
+def _packing(packed: Mapping[GlobalVar, tuple[GlobalVar, Mapping[int, Packing]]]) -> Rewrite:
+    """Return what lets calls of kernels call packed ones, with packed constants."""
+    constants: dict[tuple[GenericConst, Packing], GenericConst] = {}
+
+    def constant(kernel: GlobalVar, value: relax.Expr, packing: Packing) -> GenericConst:
+        array = constant_value(value)
+        if array is None:
+            raise CompileError(f"kernel {kernel.name_hint!r} packs an argument that is no constant")
+        if (value, packing) not in constants:
+            constants[value, packing] = relax.const(packing(array))
+        return constants[value, packing]
+
+    def pack(_rewriter: Rewriter, value: relax.Expr) -> relax.Expr:
+        if operator_name(value) != "relax.call_tir" or value.args[0] not in packed:
+            return value
+        _, arguments, *rest = value.args
+        kernel, packings = packed[value.args[0]]
+        fields = list(arguments.fields)
+        for index, packing in packings.items():
+            fields[index] = constant(kernel, fields[index], packing)
+        args = [kernel, relax.Tuple(fields), *rest]
+        return Call(value.op, args, value.attrs, value.ty_args, value.span)
+
+    return pack

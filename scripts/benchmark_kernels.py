@@ -29,10 +29,10 @@ from rich.table import Table
 from tvm import tirx
 from tvm.ir import Call
 
+from hios_tvm.backends.cpu.targets import host_target, vector_lanes
+from hios_tvm.backends.network import lower
 from hios_tvm.frontends.onnx import from_onnx
 from hios_tvm.passes.cpu_rules.loop_nest import loop, sequence
-from hios_tvm.passes.pipeline import lower
-from hios_tvm.passes.targets import host_target, vector_lanes
 from hios_tvm.zoo import NETWORKS, build
 
 PEAK_CHAINS = 12

@@ -26,12 +26,12 @@ from tvm import relax, te
 from hios_tvm.artifact.buffer_plan import plan_buffers
 from hios_tvm.artifact.write import write_artifact
 from hios_tvm.backends.cpu.library import build_library
+from hios_tvm.backends.cpu.targets import host_target
+from hios_tvm.backends.network import lower
 from hios_tvm.cli.options import print_table, stderr, stdout
 from hios_tvm.compiler import CompileOptions, compile_model
 from hios_tvm.frontends import load_model
 from hios_tvm.measuring.copies import measure_handover
-from hios_tvm.passes.pipeline import lower
-from hios_tvm.passes.targets import host_target
 from hios_tvm.runtime.devices.cpu import default_devices
 from hios_tvm.runtime.machine import describe_machine
 from hios_tvm.runtime.read_artifact import open_artifact

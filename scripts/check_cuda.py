@@ -127,11 +127,10 @@ def _export_tvm_default(mod: Any, target: str, path: Path) -> None:
     """Compile with TVM's default pipeline for GPUs; the runtime alone can run it."""
     import tvm
 
-    from hios_tvm.passes.targets import parse_targets
+    from hios_tvm.backends import parse_targets
 
     os.environ["TVM_CUDA_COMPILE_MODE"] = "nvcc"  # the default asks a GPU for its architecture
-    _, gpu = parse_targets(target, ["cuda:0"])
-    assert gpu is not None
+    gpu = parse_targets(target, ["cuda:0"])["cuda"]
     with gpu:
         tvm.compile(mod, gpu).export_library(str(path))
 

@@ -41,11 +41,12 @@ def main(networks: str, device: str, folder: Path, no_cache: bool) -> None:
             model = Path(temporary) / f"{name}.onnx"
             model.write_bytes(build(name).SerializeToString())
             network = lower_network(load_model(model), "host", name=name)
-            platform = cpu_platform([device], network.target)
+            cpu = network.lowered["cpu"]
+            platform = cpu_platform([device], cpu.target)
             costs = collect_costs(
-                network.mod,
-                network.graph,
-                network.target,
+                cpu.mod,
+                cpu.graph,
+                cpu.target,
                 platform,
                 cache=cache,
                 kernel_dir=default_cache_dir() / "kernels",

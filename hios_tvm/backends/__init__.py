@@ -1,1 +1,103 @@
-"""One backend for each kind of device: code, costs and tasks of its kernels."""
+"""One backend for each kind of device: it chooses the loops of kernels and generates their code.
+
+Another kind of device is a package beside `cpu` and `cuda` with an object of the form of
+`hios_tvm.backends.interface.Backend`, and an entry in `BACKENDS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tvm.target import Target
+
+from hios_tvm.backends.cpu.backend import CpuBackend
+from hios_tvm.backends.cpu.targets import host_target
+from hios_tvm.backends.cuda.backend import CudaBackend
+from hios_tvm.backends.interface import Backend
+from hios_tvm.errors import UsageError
+from hios_tvm.schema.gpu_models import Precision
+
+__all__ = ["BACKENDS", "backend_of", "kind_of", "kind_of_target", "parse_targets"]
+
+BACKENDS: dict[str, Backend] = {backend.kind: backend for backend in (CpuBackend(), CudaBackend())}
+"""The backend of each kind of device."""
+
+
+def kind_of(device: str) -> str:
+    """Return the kind of the device called `device`.
+
+    Raises
+    ------
+    UsageError
+        If it has no backend.
+    """
+    for kind in BACKENDS:
+        if device.startswith(kind):
+            return kind
+    raise UsageError(f"device {device!r} is unknown: names begin with {', '.join(BACKENDS)}")
+
+
+def backend_of(device: str) -> Backend:
+    """Return the backend of the device called `device`."""
+    return BACKENDS[kind_of(device)]
+
+
+def kind_of_target(target: Target) -> str:
+    """Return the kind of devices that code for `target` runs on.
+
+    Raises
+    ------
+    UsageError
+        If it has no backend.
+    """
+    for kind, backend in BACKENDS.items():
+        if backend.target_kind == target.kind.name:
+            return kind
+    raise UsageError(f"no backend generates code for targets of kind {target.kind.name!r}")
+
+
+def parse_targets(
+    text: str, devices: Sequence[str], precision: Precision = "fp32"
+) -> dict[str, Target]:
+    """Read the target of each kind of device that `devices` has.
+
+    Parameters
+    ----------
+    text : str
+        A CPU (``host``, ``portable``, ``znver4``, ...), the architecture of a GPU (``sm_90``), or
+        both with a comma between them. What is not named is this machine's.
+    precision : str
+        How GPUs multiply in convolutions and products.
+
+    Returns
+    -------
+    dict
+        From kinds of devices to targets. The host of a GPU's target is the CPU that is named.
+
+    Raises
+    ------
+    UsageError
+        If a name is unknown, of a kind that no device has, or one of two of a kind; if there is
+        no GPU here and none is named; or if a precision is named and no GPU.
+    """
+    named: dict[str, str] = {}
+    for word in (word.strip() for word in text.split(",")):
+        kind = next(
+            (kind for kind in reversed(BACKENDS) if BACKENDS[kind].names_target(word)), "cpu"
+        )
+        if kind in named:
+            raise UsageError(f"target {text!r} names two targets for devices of kind {kind!r}")
+        named[kind] = word
+    host = BACKENDS["cpu"].target(named.get("cpu"), host_target(), "fp32")
+    kinds = {kind_of(device) for device in devices}
+    if unused := named.keys() - kinds - {"cpu"}:
+        raise UsageError(
+            f"target {text!r} is for {', '.join(sorted(unused))}, but the devices are {[*devices]}"
+        )
+    if precision != "fp32" and kinds <= {"cpu"}:
+        raise UsageError(f"{precision} is a precision of GPUs, but the devices are {[*devices]}")
+    return {
+        kind: host if kind == "cpu" else BACKENDS[kind].target(named.get(kind), host, precision)
+        for kind in BACKENDS
+        if kind in kinds
+    }

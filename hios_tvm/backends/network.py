@@ -1,83 +1,224 @@
-"""A lowered model: kernels with their loops, the operator graph, the weights."""
+"""A lowered model: one operator graph, and kernels with loops for each kind of device."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import tvm
-from tvm.ir import IRModule
+from tvm import relax
+from tvm.ir import GenericConst, IRModule
 from tvm.target import Target
 
+from hios_tvm.backends import BACKENDS, kind_of, kind_of_target
+from hios_tvm.backends.cpu.targets import parse_target
 from hios_tvm.backends.cpu.tuned_kernels import TunedChoice
+from hios_tvm.errors import ScheduleError
 from hios_tvm.passes.apply_traces import apply_traces
-from hios_tvm.passes.canonicalize_operators import CanonicalizeOperators, collect_weights
-from hios_tvm.passes.extract_operator_graph import extract_operator_graph
-from hios_tvm.passes.pipeline import lower_to_kernels, schedule_kernels
-from hios_tvm.passes.targets import parse_target
+from hios_tvm.passes.canonicalize_operators import (
+    NUM_INPUT,
+    CanonicalizeOperators,
+    name_constants,
+)
+from hios_tvm.passes.dump_ir import DumpIR
+from hios_tvm.passes.extract_operator_graph import bindings, extract_operator_graph
+from hios_tvm.passes.pipeline import lower_to_kernels, run_passes
 from hios_tvm.schema.graph import OperatorGraph
 
-__all__ = ["Network", "apply_pass", "lower_network"]
+__all__ = ["Choose", "Lowered", "Network", "apply_pass", "lower", "lower_network"]
+
+Choose: TypeAlias = Callable[[IRModule, IRModule, Target], TunedChoice]
+"""Takes kernels before and after the rules of a CPU, and its target."""
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """The network for one kind of device.
+
+    `mod` has kernels with their loops, and a `main` whose weights are parameters; `graph` is read
+    off it. Networks of other kinds have the same operators, whose weights may be packed otherwise.
+    """
+
+    target: Target
+    mod: IRModule
+    graph: OperatorGraph
 
 
 @dataclass(frozen=True)
 class Network:
-    """A lowered model: scheduled kernels, the operator graph, and the weights by name.
+    """A lowered model.
 
-    `kernels` is the module before the kernels got their loops; `tuned` says which of them got
-    those of a tuning database. `gpu_mod` has the same kernels with loops for `gpu_target`.
-    `merge_convolutions` is how it was lowered.
+    Attributes
+    ----------
+    kernels : IRModule
+        The module before kernels got their loops, which is the same for all devices.
+    lowered : mapping
+        One form for each kind of device, by the kind.
+    weights : mapping
+        Weights of all forms by name. One name is one array, whichever forms read it.
+    tuned : TunedChoice
+        Which kernels of CPUs got their loops from a search.
+    merge_convolutions : bool
+        How the network was lowered.
     """
 
-    mod: IRModule
-    graph: OperatorGraph
-    weights: Mapping[str, np.ndarray]
-    target: Target
     kernels: IRModule
+    lowered: Mapping[str, Lowered]
+    weights: Mapping[str, np.ndarray]
     tuned: TunedChoice = field(default_factory=TunedChoice)
-    gpu_target: Target | None = None
-    gpu_mod: IRModule | None = None
     merge_convolutions: bool = False
+
+    @property
+    def graph(self) -> OperatorGraph:
+        """The operators, with the weights of the first kind of device."""
+        return next(iter(self.lowered.values())).graph
+
+    @property
+    def host(self) -> Target:
+        """The target of the CPU that runs the program."""
+        first = next(iter(self.lowered.values())).target
+        return self.lowered["cpu"].target if "cpu" in self.lowered else first.host
+
+    def on(self, device: str) -> Lowered:
+        """Return the form for the device called `device`.
+
+        Raises
+        ------
+        ScheduleError
+            If the network was not lowered for this kind of device.
+        """
+        kind = kind_of(device)
+        if kind not in self.lowered:
+            raise ScheduleError(f"the network has no kernels for {device!r}")
+        return self.lowered[kind]
+
+    def kernels_on(self, device: str, operators: Collection[str]) -> IRModule:
+        """Return the kernels that `operators` call on `device`, by name."""
+        form = self.on(device)
+        names = sorted({form.graph.operator[name].kernel for name in operators})
+        return IRModule({name: form.mod[name] for name in names})
+
+    def placed(self, placement: Mapping[str, str]) -> IRModule:
+        """Return `main` whose calls read the weights of the devices that `placement` names.
+
+        Parameters
+        ----------
+        placement : mapping
+            From operators to devices. The module holds the kernels of the first form alone.
+        """
+        forms = {id(form): form for form in map(self.on, placement.values())}
+        if len(forms) <= 1:
+            return next(iter(forms.values()), next(iter(self.lowered.values()))).mod
+        return _merged(self, placement)
+
+
+def lower(
+    mod: IRModule,
+    target: Target,
+    *,
+    merge_convolutions: bool = False,
+    dump_dir: Path | None = None,
+) -> IRModule:
+    """Return the network as a dataflow block of calls of kernels with loops for `target`.
+
+    Parameters and errors are those of `lower_to_kernels`.
+    """
+    kernels = lower_to_kernels(mod, merge_convolutions=merge_convolutions, dump_dir=dump_dir)
+    return _with_loops(kernels, target, dump_dir=dump_dir)
 
 
 def lower_network(
     mod: IRModule,
-    target: str | Target,
-    *,
+    *targets: str | Target,
     name: str = "model",
-    gpu: Target | None = None,
     merge_convolutions: bool = False,
     dump_dir: Path | None = None,
-    choose: Callable[[IRModule, IRModule, Target], TunedChoice] | None = None,
+    choose: Choose | None = None,
 ) -> Network:
-    """Lower a frontend's module to scheduled kernels and read the operator graph off it.
+    """Lower a frontend's module for each kind of device that `targets` has.
 
-    `choose` is given the kernels before and after the rules and returns which of them get the
-    loops of a trace instead (`choose_tuned`). `merge_convolutions` makes one of several
-    convolutions with one input. With a CUDA target `gpu` the kernels get loops for GPUs too.
+    `choose` says which kernels of CPUs get the loops of a trace instead of those of the rules
+    (`choose_tuned`). `merge_convolutions` makes one of several convolutions with one input.
     """
-    parsed = parse_target(target) if isinstance(target, str) else target
-    kernels = lower_to_kernels(
-        mod,
-        parsed,
-        merge_convolutions=merge_convolutions,
-        winograd=gpu is None,
-        dump_dir=dump_dir,
-    )
-    lowered = schedule_kernels(kernels, parsed, dump_dir=dump_dir)
-    tuned = TunedChoice() if choose is None else choose(kernels, lowered, parsed)
-    if tuned.traces:
-        lowered = apply_traces(lowered, kernels, tuned.traces)
-    canonical = apply_pass(CanonicalizeOperators(), lowered)
-    graph = extract_operator_graph(canonical, name)
-    weights = collect_weights(lowered)
-    gpu_mod = None if gpu is None else schedule_kernels(kernels, gpu, dump_dir=dump_dir)
-    return Network(
-        canonical, graph, weights, parsed, kernels, tuned, gpu, gpu_mod, merge_convolutions
-    )
+    kernels = lower_to_kernels(mod, merge_convolutions=merge_convolutions, dump_dir=dump_dir)
+    tuned = TunedChoice()
+    lowered: dict[str, Lowered] = {}
+    constants: dict[GenericConst, str] = {}
+    for given in targets:
+        target = parse_target(given) if isinstance(given, str) else given
+        kind = kind_of_target(target)
+        form = _with_loops(kernels, target, dump_dir=dump_dir)
+        if choose is not None and kind == "cpu":
+            tuned = choose(kernels, form, target)
+            form = _with_traces(kernels, form, target, tuned.traces)
+        constants |= name_constants(form, constants)
+        canonical = apply_pass(CanonicalizeOperators(constants), form)
+        lowered[kind] = Lowered(target, canonical, extract_operator_graph(canonical, name))
+    weights = {name: constant.value.numpy() for constant, name in constants.items()}
+    return Network(kernels, lowered, weights, tuned, merge_convolutions)
+
+
+def _with_loops(
+    kernels: IRModule, target: Target, left: Collection[str] = (), dump_dir: Path | None = None
+) -> IRModule:
+    kind = kind_of_target(target)
+    loops = BACKENDS[kind].loops(target, left)
+    phases = [*loops, DumpIR(f"phase4-scheduled-{kind}", dump_dir)]
+    return run_passes(tvm.transform.Sequential(phases), kernels, target)
+
+
+def _with_traces(
+    kernels: IRModule, form: IRModule, target: Target, traces: Mapping[str, str]
+) -> IRModule:
+    """Return `form` with the loops of `traces`, whose kernels read weights that are not packed."""
+    if not traces:
+        return form
+    return apply_traces(_with_loops(kernels, target, left=traces), kernels, traces)
+
+
+def _merged(network: Network, placement: Mapping[str, str]) -> IRModule:
+    forms = list(network.lowered.values())
+    main = forms[0].mod["main"]
+    num_input = int(main.attrs[NUM_INPUT])
+    inputs = list(main.params[:num_input])
+    weights = {param.name: param for form in forms for param in form.mod["main"].params[num_input:]}
+    calls = {
+        (binding.var.name, id(form)): binding.value
+        for form in forms
+        for binding in bindings(form.mod["main"])
+    }
+    builder = relax.BlockBuilder(IRModule(_functions(forms[0].mod), attrs=forms[0].mod.attrs))
+    with builder.function("main", [*inputs, *weights.values()], attrs=dict(main.attrs)):
+        with builder.dataflow():
+            bound = {param.name: param for param in inputs} | weights
+            for binding in bindings(main):
+                value = binding.value
+                if binding.var.name in placement:
+                    value = calls[binding.var.name, id(network.on(placement[binding.var.name]))]
+                bound[binding.var.name] = builder.emit(_renamed(value, bound), binding.var.name)
+            output = builder.emit_output(bound[main.body.body.name], "output")
+        builder.emit_func_output(output)
+    return builder.finalize()
+
+
+def _functions(mod: IRModule) -> dict[Any, Any]:
+    return {var: func for var, func in mod.functions_items() if var.name_hint != "main"}
+
+
+def _renamed(value: relax.Expr, bound: Mapping[str, relax.Var]) -> relax.Expr:
+    """Return a bound value that reads the variables of `bound` in place of those of its name."""
+    if isinstance(value, relax.Var):
+        return bound[value.name]
+    if isinstance(value, relax.Tuple):
+        return relax.Tuple([_renamed(item, bound) for item in value.fields])
+    if isinstance(value, relax.TupleGetItem):
+        return relax.TupleGetItem(_renamed(value.tuple_value, bound), value.index)
+    kernel, arguments, *rest = value.args
+    args = [kernel, _renamed(arguments, bound), *rest]
+    return relax.Call(value.op, args, value.attrs, value.ty_args)
 
 
 def apply_pass(step: Any, mod: IRModule) -> IRModule:

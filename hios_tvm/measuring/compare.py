@@ -255,10 +255,10 @@ def _tvm_default(subject: Subject) -> tuple[str, Runner]:
 def _same_kernels(subject: Subject) -> tuple[str, Runner]:
     import tvm
 
+    from hios_tvm.backends.cpu.targets import host_target
+    from hios_tvm.backends.network import lower
     from hios_tvm.backends.virtual_machine import virtual_machine_runner
     from hios_tvm.frontends import load_model
-    from hios_tvm.passes.pipeline import lower
-    from hios_tvm.passes.targets import host_target
 
     mod = load_model(subject.model, shapes=subject.shapes)
     target = host_target()

@@ -13,13 +13,13 @@ from tvm.target import Target
 
 from hios_tvm.backends.cpu.codegen import compile_kernels
 from hios_tvm.backends.cpu.library import link_library
+from hios_tvm.backends.network import lower
 from hios_tvm.measuring.bench import KernelArg, KernelCall
 from hios_tvm.measuring.cache import CostCache
 from hios_tvm.measuring.copies import fit_link, measure_transfers
 from hios_tvm.measuring.kernels import measure_independence
 from hios_tvm.passes.canonicalize_operators import CanonicalizeOperators
 from hios_tvm.passes.extract_operator_graph import extract_operator_graph
-from hios_tvm.passes.pipeline import lower
 from hios_tvm.runtime.devices.cpu import require_cores
 from hios_tvm.runtime.machine import device_fingerprint
 from hios_tvm.schema.costs import Measurement

@@ -20,9 +20,9 @@ import numpy as np
 
 from hios_tvm.artifact.programs import programs_of
 from hios_tvm.backends.cpu.library import build_emulation_library
+from hios_tvm.backends.cpu.targets import host_target
 from hios_tvm.errors import UsageError
 from hios_tvm.measuring.latency import LatencySummary
-from hios_tvm.passes.targets import host_target
 from hios_tvm.runtime.devices.cpu import allowed_cores
 from hios_tvm.runtime.executor import Executor
 from hios_tvm.runtime.memory import Arena, TensorTable

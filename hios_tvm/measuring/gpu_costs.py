@@ -12,11 +12,11 @@ from tvm.target import Target
 
 from hios_tvm.backends.cpu.library import link_library
 from hios_tvm.backends.cuda.codegen import CudaCode, build_device_code, generate_cuda
+from hios_tvm.backends.cuda.targets import arch_of
 from hios_tvm.backends.network import Network
 from hios_tvm.errors import DeviceError
 from hios_tvm.measuring.copies import fit_link
 from hios_tvm.measuring.gpu_kernels import GpuBench, measure_copies
-from hios_tvm.passes.targets import arch_of
 from hios_tvm.runtime.devices.cuda import CudaDriver, Gpu, load_driver, split_gpu
 from hios_tvm.runtime.native import load_library
 from hios_tvm.schema.costs import Measurement, StageKey
@@ -94,7 +94,7 @@ class GpuLaboratory:
 
     @cached_property
     def _bench(self) -> GpuBench:
-        library = load_library(link_library([], self.network.target))
+        library = load_library(link_library([], self.network.host))
         kernels = self._generated.kernels
         return GpuBench(self._gpu(0, 0), kernels, library)
 
@@ -112,10 +112,9 @@ class GpuLaboratory:
 
     @property
     def target(self) -> Target:
-        assert self.network.gpu_target is not None
-        return self.network.gpu_target
+        """The target of the kernels."""
+        return self.network.lowered["cuda"].target
 
     @cached_property
     def _generated(self) -> CudaCode:
-        assert self.network.gpu_mod is not None
-        return generate_cuda(self.network.gpu_mod, self.target)
+        return generate_cuda(self.network.lowered["cuda"].mod, self.target)

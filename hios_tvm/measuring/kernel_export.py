@@ -11,13 +11,12 @@ from pathlib import Path
 
 from tvm.ir import IRModule
 
+from hios_tvm.backends import backend_of, kind_of, parse_targets
 from hios_tvm.backends.network import lower_network
 from hios_tvm.compiler import CompileOptions, compile_network
 from hios_tvm.measuring.artifact_costs import GRAPH, PRECISION, WEIGHTS
 from hios_tvm.passes.canonicalize_operators import NUM_INPUT
-from hios_tvm.passes.targets import arch_of, parse_targets
 from hios_tvm.schema.costs import CostTable, Measurement
-from hios_tvm.schema.device_names import cpu_model_name, gpu_model_name
 from hios_tvm.schema.gpu_models import Precision
 from hios_tvm.schema.platform import Platform
 from hios_tvm.schema.schedule import DeviceSchedule, Schedule, Stage
@@ -60,15 +59,15 @@ def export_kernels(
     """
     on_gpu = any(word.strip().startswith("sm_") for word in target.split(","))
     device = _GPU if on_gpu else _CPU
-    cpu, gpu = parse_targets(target, [device], precision)
-    network = lower_network(mod, cpu, name=name, gpu=gpu)
-    graph, main = network.graph, network.mod["main"]
+    network = lower_network(mod, *parse_targets(target, [device], precision).values(), name=name)
+    form = network.on(device)
+    graph, main = form.graph, form.mod["main"]
     names = [*(str(given) for given in main.attrs["input_names"]), *graph.constants]
     open_main = main.with_attrs({NUM_INPUT: len(main.params), "input_names": names})
-    functions = {gvar: f for gvar, f in network.mod.functions.items() if f != main}
-    opened = IRModule({**functions, network.mod.get_global_var("main"): open_main})
+    functions = {gvar: f for gvar, f in form.mod.functions.items() if f != main}
+    opened = IRModule({**functions, form.mod.get_global_var("main"): open_main})
     stages = tuple(Stage(((operator.name,),)) for operator in graph.operators)
-    model = cpu_model_name(_CPU) if gpu is None else gpu_model_name(arch_of(gpu))
+    model = backend_of(device).model(device, form.target)
     times = {operator.name: Measurement(1.0) for operator in graph.operators}
     options = CompileOptions(
         devices=(device,),
@@ -81,8 +80,13 @@ def export_kernels(
     compile_network(
         replace(
             network,
-            mod=opened,
-            graph=replace(graph, inputs=graph.inputs + graph.constants, constants=()),
+            lowered={
+                kind_of(device): replace(
+                    form,
+                    mod=opened,
+                    graph=replace(graph, inputs=graph.inputs + graph.constants, constants=()),
+                )
+            },
             weights={},
         ),
         output,
@@ -90,7 +94,7 @@ def export_kernels(
         info={
             GRAPH: encode(graph),
             WEIGHTS: list(graph.constants),
-            **({} if gpu is None else {PRECISION: precision}),
+            **({PRECISION: precision} if on_gpu else {}),
             "command": f"hios-tvm profile export {name}",
         },
         progress=progress,

@@ -8,24 +8,22 @@ from pathlib import Path
 
 from tvm.target import Target
 
-from hios_tvm.backends.cuda.estimate import estimate_gpu
+from hios_tvm.backends import backend_of
+from hios_tvm.backends.cuda.targets import precision_of
 from hios_tvm.backends.network import Network
-from hios_tvm.errors import UsageError
+from hios_tvm.errors import CostError, UsageError
 from hios_tvm.measuring.cache import CostCache, kernel_dir
 from hios_tvm.measuring.cpu_costs import collect_costs
 from hios_tvm.measuring.cpu_platform import cpu_platform
 from hios_tvm.measuring.gpu_costs import GpuLaboratory, driver_for
 from hios_tvm.measuring.rpc_costs import RpcAddress, remote_costs
-from hios_tvm.passes.targets import arch_of, precision_of
 from hios_tvm.schema.costs import CostTable, Measurement, StageKey
 from hios_tvm.schema.device_names import (
     GPU_STREAMS,
     check_device,
-    gpu_model_name,
     gpu_place,
     of_kind,
 )
-from hios_tvm.schema.gpu_models import gpu_model
 from hios_tvm.schema.links import LINKS
 from hios_tvm.schema.platform import Device, Platform
 
@@ -69,35 +67,39 @@ def network_costs(
     if given is not None:
         platform = _platform(network, devices, link, given.platform, None, progress)
         given.check(network.graph, platform)
-        if network.gpu_target is not None:
-            given.check_precision(precision_of(network.gpu_target))
+        if "cuda" in network.lowered:
+            given.check_precision(precision_of(network.lowered["cuda"].target))
         return given, platform
     kernels = kernel_dir(cache_dir)
     if rpc is not None:
-        if network.gpu_target is not None:
+        if "cuda" in network.lowered:
             raise UsageError("costs of GPUs are not measured over RPC: leave --rpc out")
-        lowered = (network.mod, network.graph, network.target)
-        return remote_costs(*lowered, devices, rpc, kernel_dir=kernels, progress=progress)
+        cpu = network.lowered["cpu"]
+        return remote_costs(
+            cpu.mod, cpu.graph, cpu.target, devices, rpc, kernel_dir=kernels, progress=progress
+        )
     cache = None if cache_dir is None else CostCache(cache_dir)
     platform = _platform(network, devices, link, None, cache, progress)
     costs = CostTable(latency={}, platform=platform)
     cpus = of_kind("cpu", devices)
     if cpus:
+        cpu = network.lowered["cpu"]
         costs = collect_costs(
-            network.mod,
-            network.graph,
-            network.target,
+            cpu.mod,
+            cpu.graph,
+            cpu.target,
             replace(platform, devices=tuple(d for d in platform.devices if d.name in cpus)),
             cache=cache,
             kernel_dir=kernels,
             progress=progress,
         )
-    if network.gpu_target is None:
+    if "cuda" not in network.lowered:
         return costs, platform
-    driver = driver_for(network.gpu_target)
-    for parts in sorted({gpu_place(name).parts for name in of_kind("cuda", devices)}):
+    driver = driver_for(network.lowered["cuda"].target)
+    gpus = {gpu_place(name).parts: name for name in of_kind("cuda", devices)}
+    for parts, device in sorted(gpus.items()):
         if driver is None:
-            costs = _with_estimates(costs, network, network.gpu_target, parts)
+            costs = _with_estimates(costs, network, device)
             continue
         laboratory = GpuLaboratory(network, driver, parts, kernels, progress)
         platform = replace(platform, default_link=laboratory.link() or platform.default_link)
@@ -105,11 +107,13 @@ def network_costs(
     return replace(costs, platform=platform), platform
 
 
-def _with_estimates(costs: CostTable, network: Network, target: Target, parts: int) -> CostTable:
-    gpu = gpu_model(arch_of(target))
-    gpu = replace(gpu, multiprocessors=gpu.multiprocessors // parts)
-    times, utilization = estimate_gpu(network.kernels, network.graph, gpu, precision_of(target))
-    return _with_gpu(costs, gpu_model_name(arch_of(target), parts), times, utilization, target)
+def _with_estimates(costs: CostTable, network: Network, device: str) -> CostTable:
+    form, backend = network.on(device), backend_of(device)
+    estimate = backend.estimate(network.kernels, form.graph, form.target, device)
+    if estimate is None:
+        raise CostError(f"costs of {device!r} are not estimated: measure them, and give --costs")
+    model = backend.model(device, form.target)
+    return _with_gpu(costs, model, estimate.latency, estimate.utilization, form.target)
 
 
 def _with_gpu(
@@ -159,14 +163,13 @@ def _platform(
     platform = Platform(tuple(map(Device, names)))
     if cpus:
         platform = cpu_platform(
-            cpus, network.target, measured=measured, cache=cache, progress=progress
+            cpus, network.host, measured=measured, cache=cache, progress=progress
         )
-    if network.gpu_target is None:
+    if "cuda" not in network.lowered:
         return platform
-    arch = arch_of(network.gpu_target)
     known = {device.name: device for device in platform.devices}
     known |= {
-        name: Device(name, gpu_model_name(arch, gpu_place(name).parts), GPU_STREAMS)
+        name: Device(name, backend_of(name).model(name, network.on(name).target), GPU_STREAMS)
         for name in of_kind("cuda", names)
     }
     return replace(

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import multiprocessing
 import signal
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing.connection import Connection
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,7 @@ from hios_tvm.measuring.bench import KernelCall
 from hios_tvm.measuring.kernels import measure_kernels
 from hios_tvm.measuring.latency import measure_in_turn
 from hios_tvm.passes.apply_traces import apply_trace
+from hios_tvm.passes.schedule_kernels import Packing
 from hios_tvm.runtime.executor import Executor
 from hios_tvm.runtime.memory import TensorTable, address_of, aligned_empty
 from hios_tvm.runtime.native import load_library
@@ -49,6 +50,19 @@ class _Job:
     turns: int
 
 
+@dataclass(frozen=True)
+class _Calls:
+    """How candidates and the default kernel are called, whose constants are packed."""
+
+    candidate: KernelCall
+    default: KernelCall
+    packings: Mapping[int, Packing]
+
+    def packed(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Return the default kernel's inputs for those of candidates."""
+        return {**inputs} | {str(i): pack(inputs[str(i)]) for i, pack in self.packings.items()}
+
+
 class CandidateBench:
     """Times candidates of one kernel as the default kernel is timed.
 
@@ -59,9 +73,11 @@ class CandidateBench:
     default : tirx.PrimFunc
         What the rules made of it.
     call : KernelCall
-        How it is called.
+        How `default` is called.
     cores
         Of the device that it runs on.
+    packings
+        How constants that `kernel` reads are packed for `default`, by parameter.
     """
 
     def __init__(
@@ -71,11 +87,17 @@ class CandidateBench:
         call: KernelCall,
         target: Target,
         cores: tuple[int, ...],
+        packings: Mapping[int, Packing] = MappingProxyType({}),
     ) -> None:
         self._kernel = kernel
         self._target = target
         self._default = self._library(default)
-        self._worker = _Worker(replace(call, kernel=_KERNEL), cores)
+        shapes = [tuple(map(int, param.shape)) for param in kernel.params]
+        args = [replace(arg, shape=s) for arg, s in zip(call.args, shapes, strict=True)]
+        calls = _Calls(
+            KernelCall(_KERNEL, tuple(args)), replace(call, kernel=_KERNEL), dict(packings)
+        )
+        self._worker = _Worker(calls, cores)
 
     def __enter__(self) -> CandidateBench:
         return self
@@ -128,8 +150,8 @@ class CandidateBench:
 class _Worker:
     """A process that times kernels; it is started when it is needed, and again after a crash."""
 
-    def __init__(self, call: KernelCall, cores: tuple[int, ...]) -> None:
-        self._arguments = (call, cores)
+    def __init__(self, calls: _Calls, cores: tuple[int, ...]) -> None:
+        self._arguments = (calls, cores)
         self._context = multiprocessing.get_context("spawn")
         self._process: Any = None
         self._connection: Connection | None = None
@@ -169,12 +191,13 @@ class _Worker:
         theirs.close()
 
 
-def _serve(connection: Connection, call: KernelCall, cores: tuple[int, ...]) -> None:
+def _serve(connection: Connection, calls: _Calls, cores: tuple[int, ...]) -> None:
     """Answer jobs until the other end is closed, also by its death."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to both; the owner decides
-    outputs = [arg for arg in call.args if arg.role == "output"]
-    specs = [(str(i), arg.shape, arg.dtype) for i, arg in enumerate(call.args)]
-    inputs = random_inputs(specs[: len(call.args) - len(outputs)], seed=0)
+    args = calls.candidate.args
+    outputs = [arg for arg in args if arg.role == "output"]
+    specs = [(str(i), arg.shape, arg.dtype) for i, arg in enumerate(args)]
+    inputs = random_inputs(specs[: len(args) - len(outputs)], seed=0)
     known: dict[bytes, dict[str, np.ndarray]] = {}
     while True:
         try:
@@ -183,28 +206,32 @@ def _serve(connection: Connection, call: KernelCall, cores: tuple[int, ...]) -> 
             return
         try:
             if job.default not in known:
-                known[job.default] = _outputs(job.default, call, cores, inputs)
-            connection.send(_answer(job, call, cores, inputs, known[job.default]))
+                packed = calls.packed(inputs)
+                known[job.default] = _outputs(job.default, calls.default, cores, packed)
+            connection.send(_answer(job, calls, cores, inputs, known[job.default]))
         except HiosError as error:
             connection.send(str(error))
 
 
 def _answer(
     job: _Job,
-    call: KernelCall,
+    calls: _Calls,
     cores: tuple[int, ...],
     inputs: dict[str, np.ndarray],
     expected: dict[str, np.ndarray],
 ) -> list[float] | str:
+    call_of = {library: calls.candidate for library in job.timed} | {job.default: calls.default}
     for library in job.timed:
-        actual = _outputs(library, call, cores, inputs)
+        if library == job.default:
+            continue
+        actual = _outputs(library, calls.candidate, cores, inputs)
         for deviation in deviations(actual, expected):
             if not deviation.within(SINGLE):
                 error = deviation.max_error
                 return f"its results differ from the default kernel's by {error:.1e} of the largest"
 
     def burst(library: bytes, _: Sequence[float]) -> list[float]:
-        return [measure_kernels(library, [call], cores)[0].ms]
+        return [measure_kernels(library, [call_of[library]], cores)[0].ms]
 
     bursts = [partial(burst, library) for library in job.timed]
     times = measure_in_turn(bursts, lambda turn, _: turn == job.turns)

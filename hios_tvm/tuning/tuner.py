@@ -10,6 +10,7 @@ from pathlib import Path
 from tvm import tirx
 from tvm.ir import IRModule
 
+from hios_tvm.backends.cpu.backend import packings_of
 from hios_tvm.backends.cpu.codegen import kernel_key
 from hios_tvm.backends.cpu.tuned_kernels import subject_of
 from hios_tvm.backends.cpu.tuning_database import Subject, Trial, TunedKernel, TuningDatabase
@@ -115,6 +116,7 @@ def plan_tuning(
     database = TuningDatabase(options.database, create=True)
     progress("lower", 0, 1)
     network = lower_network(mod, options.target, name=name)
+    target = network.lowered["cpu"].target
     progress("lower", 1, 1)
     calls = Counter(op.kernel for op in network.graph.operators)
     tunable = [kernel for kernel in calls if has_root_block(network.kernels[kernel])]
@@ -126,7 +128,7 @@ def plan_tuning(
     threads = len(parse_cores(options.device))
     plan = []
     for kernel in _dominating({k: calls[k] * ms[k] for k in tunable}, options.share):
-        subject = subject_of(network.kernels[kernel], network.target, threads)
+        subject = subject_of(network.kernels[kernel], target, threads)
         known = len(database.trials(subject))
         plan.append(KernelToTune(kernel, calls[kernel], ms[kernel], subject, known))
     return TuningPlan(network, database, tuple(plan), sum(calls[k] * ms[k] for k in ms))
@@ -149,20 +151,20 @@ def tune_kernel(
     TunedKernel or None
         None if no candidate runs and gives the default kernel's results.
     """
-    database, network = plan.database, plan.network
-    unscheduled, default = network.kernels[kernel.name], network.mod[kernel.name]
-    call = kernel_call(network.graph, _operator_of(network, kernel.name))
+    database, network, form = plan.database, plan.network, plan.network.lowered["cpu"]
+    unscheduled, default = network.kernels[kernel.name], form.mod[kernel.name]
+    call = kernel_call(form.graph, _operator_of(network, kernel.name))
     trials = {trial.trace: trial for trial in database.trials(kernel.subject)}
     progress(kernel.name, min(len(trials), options.trials), options.trials)
-    with CandidateBench(
-        unscheduled, default, call, network.target, parse_cores(options.device)
-    ) as bench:
+    packings = packings_of(unscheduled, form.target)
+    cores = parse_cores(options.device)
+    with CandidateBench(unscheduled, default, call, form.target, cores, packings) as bench:
         for trial in _new_trials(unscheduled, trials, kernel.subject, network, options, bench):
             database.add_trial(kernel.subject, trial)
             trials[trial.trace] = trial
             progress(kernel.name, min(len(trials), options.trials), options.trials)
         progress(kernel.name, options.trials, options.trials)
-        default_kernel = kernel_key(default, network.target)
+        default_kernel = kernel_key(default, form.target)
         tuned = database.tuned(kernel.subject)
         if tuned and (tuned.default_kernel, tuned.trials) == (default_kernel, len(trials)):
             return tuned
@@ -186,7 +188,7 @@ def _new_trials(
         return
     search = Search(
         kernel,
-        network.target,
+        network.lowered["cpu"].target,
         subject.threads,
         known=list(known.values()),
         trials=missing,
@@ -222,11 +224,12 @@ def _costs(
     network: Network, options: TuneOptions, progress: Progress
 ) -> tuple[CostTable, Platform]:
     cache = None if options.cache_dir is None else CostCache(options.cache_dir)
-    platform = cpu_platform([options.device], network.target, cache=cache)
+    form = network.lowered["cpu"]
+    platform = cpu_platform([options.device], form.target, cache=cache)
     costs = collect_costs(
-        network.mod,
-        network.graph,
-        network.target,
+        form.mod,
+        form.graph,
+        form.target,
         platform,
         cache=cache,
         kernel_dir=None if options.cache_dir is None else options.cache_dir / "kernels",

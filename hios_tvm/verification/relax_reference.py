@@ -11,10 +11,10 @@ import tvm
 from tvm import relax
 from tvm.ir import GlobalVar, IRModule
 
+from hios_tvm.backends.cpu.targets import host_target
 from hios_tvm.backends.virtual_machine import build_virtual_machine
 from hios_tvm.errors import ModelError
 from hios_tvm.passes.dataflow import bindings, operator_name, substitute
-from hios_tvm.passes.targets import host_target
 from hios_tvm.verification.deviation import Arrays
 from hios_tvm.verification.reference import Reference, Step, perturbed
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from tvm import tirx
 
 from hios_tvm.passes.cpu_rules.loop_nest import Index
-from hios_tvm.passes.kernel_shapes import Window
+from hios_tvm.schema.kernel_shapes import Window
 
 __all__ = ["Tile", "kernel_rows", "pixels_inside", "tiles_of_row"]
 
@@ -21,13 +21,12 @@ class Tile:
     at_border: bool
 
 
-def tiles_of_row(window: Window) -> list[tuple[Tile, int]]:
-    """Split a row into tiles; equal inner ones are one entry, with their count.
+def tiles_of_row(window: Window, most: int) -> list[tuple[Tile, int]]:
+    """Split a row into tiles of `most` pixels; equal inner ones are one entry, with their count.
 
     >>> sizes = dict(in_size=(9, 9), out_size=(9, 9), kernel=(3, 3), padding=(1, 1))
-    >>> tiling = dict(strides=(1, 1), dilation=(1, 1), pixels=2, vectors=1, lanes=16)
-    >>> window = Window(batch=1, **sizes, **tiling)
-    >>> [(tile.start, tile.pixels, tile.at_border, count) for tile, count in tiles_of_row(window)]
+    >>> window = Window(batch=1, **sizes, strides=(1, 1), dilation=(1, 1))
+    >>> [(t.start, t.pixels, t.at_border, count) for t, count in tiles_of_row(window, 2)]
     [(0, 2, True, 1), (2, 2, False, 3), (8, 1, True, 1)]
     """
     kernel, stride, dilation = window.kernel[1], window.strides[1], window.dilation[1]
@@ -35,8 +34,8 @@ def tiles_of_row(window: Window) -> list[tuple[Tile, int]]:
     inner_first = -(-before // stride)
     inner_end = (width - 1 + before - (kernel - 1) * dilation) // stride + 1
     tiles: list[tuple[Tile, int]] = []
-    for start in range(0, window.out_size[1], window.pixels):
-        pixels = min(window.pixels, window.out_size[1] - start)
+    for start in range(0, window.out_size[1], most):
+        pixels = min(most, window.out_size[1] - start)
         at_border = start < inner_first or start + pixels > inner_end
         if not at_border and tiles and not tiles[-1][0].at_border:
             tile, count = tiles[-1]

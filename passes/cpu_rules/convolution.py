@@ -1,4 +1,4 @@
-"""The rule for convolutions and products with packed weights.
+"""The rule for convolutions and for products with constant matrices.
 
 Activations are channels-last, so one input element serves a vector of output channels. The kernel
 walks blocks of rows and blocks of output channels; in a row it computes tiles of some pixels times
@@ -22,29 +22,26 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from tvm import s_tir, tirx
+import numpy as np
+from tvm import tirx
 from tvm.tirx import Broadcast, BufferLoad, BufferStore, IfThenElse, Ramp, Stmt
 
 from hios_tvm.passes.cpu_rules.blocked_sums import MOST_TERMS, BlockedSums
 from hios_tvm.passes.cpu_rules.borders import Tile, kernel_rows, pixels_inside, tiles_of_row
-from hios_tvm.passes.cpu_rules.epilogue import (
-    Epilogue,
-    find_block,
-    fused_epilogue,
-    image_buffer,
-)
+from hios_tvm.passes.cpu_rules.convolution_kernel import ConvolutionKernel
+from hios_tvm.passes.cpu_rules.epilogue import Epilogue
 from hios_tvm.passes.cpu_rules.loop_nest import (
     Index,
     even_chunk,
     loop,
     parallel_loop,
-    rebuilt,
     sequence,
     vector_loops,
 )
-from hios_tvm.passes.kernel_shapes import CONVOLUTION, ConvolutionShape
+from hios_tvm.passes.cpu_rules.tiled_shapes import TiledConvolution
+from hios_tvm.passes.schedule_kernels import Scheduled
 
-__all__ = ["Convolution"]
+__all__ = ["BlockedWeights", "Convolution"]
 
 _CACHE_BYTES = 256 * 1024
 """Input rows that are read again for the next block of channels should stay in half an L2 cache."""
@@ -54,25 +51,53 @@ _UNROLLED_FMAS = 512
 
 
 class Convolution:
-    """Write out kernels that a legalization annotated with `CONVOLUTION`."""
+    """Write out convolutions, whose weights it packs, for vectors of `lanes` floats.
 
-    def apply(self, func: tirx.PrimFunc) -> tirx.PrimFunc | None:
-        sch = s_tir.Schedule(func)
-        block = find_block(sch, CONVOLUTION)
-        if block is None:
+    `registers` is how many vector registers the CPU has.
+    """
+
+    def __init__(self, lanes: int, registers: int) -> None:
+        self.lanes = lanes
+        self.registers = registers
+
+    def apply(self, func: tirx.PrimFunc) -> Scheduled | None:
+        kernel = ConvolutionKernel.of(func)
+        if kernel is None:
             return None
-        shape = ConvolutionShape.from_annotation(sch.get(block).annotations[CONVOLUTION])
-        image = image_buffer(sch, block)
-        epilogue = fused_epilogue(sch, block)
-        if epilogue is None:
-            return None
-        weight = sch.get(block).reads[1].source
-        return rebuilt(func, _Nest(shape, image, weight, epilogue).body())
+        shape = TiledConvolution.of(kernel.shape, self.lanes, self.registers)
+        weight = kernel.packed_weight(shape.packed_shape)
+        body = _Nest(shape, kernel.image, weight, kernel.epilogue).body()
+        return kernel.scheduled(body, weight, BlockedWeights(shape.groups, shape.block))
+
+
+@dataclass(frozen=True)
+class BlockedWeights:
+    """Packs ``(height, width, inputs of a group, outputs)`` as `TiledConvolution` says.
+
+    So it does with a matrix of ``(inputs, outputs)``.
+
+    >>> BlockedWeights(groups=1, block=32)(np.ones((5, 5, 3, 40), "float32")).shape
+    (2, 5, 5, 3, 32)
+    """
+
+    groups: int
+    block: int
+
+    def __call__(self, weights: np.ndarray) -> np.ndarray:
+        *window, inputs, outputs = weights.shape
+        height, width = window or (1, 1)
+        per_group = outputs // self.groups
+        blocks = -(-per_group // self.block)
+        shape = (height, width, inputs, self.groups, blocks * self.block)
+        padded = np.zeros(shape, weights.dtype)
+        padded[..., :per_group] = weights.reshape(*shape[:-1], per_group)
+        packed = padded.reshape(height, width, inputs, self.groups * blocks, self.block)
+        return np.ascontiguousarray(packed.transpose(3, 0, 1, 2, 4))
 
 
 @dataclass(frozen=True)
 class _Nest:
-    shape: ConvolutionShape
+    shape: TiledConvolution
     image: tirx.Var
     weight: tirx.Var
     epilogue: Epilogue
@@ -130,7 +155,7 @@ class _Nest:
             count = per_chunk if height % per_chunk == 0 else tirx.min(per_chunk, height - first)
             runs = [
                 loop("row", 0, count, self._run(chunk // chunks, first, block, tile, tiles))
-                for tile, tiles in tiles_of_row(shape)
+                for tile, tiles in tiles_of_row(shape, shape.pixels)
             ]
             return sequence(runs)
 
@@ -289,7 +314,7 @@ class _Nest:
         return [batch, row, column]
 
 
-def _level(shape: ConvolutionShape) -> Literal["tile", "row", "column", "channel"]:
+def _level(shape: TiledConvolution) -> Literal["tile", "row", "column", "channel"]:
     """Return which part of the reduction is one block of terms: the largest that is short enough.
 
     All of it, a row or a column of the kernel, or some channels.

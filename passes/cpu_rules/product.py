@@ -31,7 +31,8 @@ from hios_tvm.passes.cpu_rules.loop_nest import (
     vector_index,
     vector_loops,
 )
-from hios_tvm.passes.kernel_shapes import PRODUCT, ProductShape
+from hios_tvm.passes.cpu_rules.tiled_shapes import TiledProduct
+from hios_tvm.schema.kernel_shapes import PRODUCT, ProductShape
 
 __all__ = ["Product"]
 
@@ -40,14 +41,22 @@ _CACHE_BYTES = 256 * 1024
 
 
 class Product:
-    """Write out kernels that a legalization annotated with `PRODUCT`."""
+    """Write out kernels that carry `PRODUCT`, for vectors of `lanes` floats.
+
+    `registers` is how many vector registers the CPU has.
+    """
+
+    def __init__(self, lanes: int, registers: int) -> None:
+        self.lanes = lanes
+        self.registers = registers
 
     def apply(self, func: tirx.PrimFunc) -> tirx.PrimFunc | None:
         sch = s_tir.Schedule(func)
         block = find_block(sch, PRODUCT)
         if block is None or sch.get_producers(block):
             return None
-        shape = ProductShape.from_annotation(sch.get(block).annotations[PRODUCT])
+        product = ProductShape.from_annotation(sch.get(block).annotations[PRODUCT])
+        shape = TiledProduct.of(product, self.lanes, self.registers)
         sources = [region.source for region in sch.get(block).reads]
         left, right = sources[0], sources[-1]  # one source if a matrix is multiplied by itself
         epilogue = fused_epilogue(sch, block)
@@ -58,7 +67,7 @@ class Product:
 
 @dataclass(frozen=True)
 class _Nest:
-    shape: ProductShape
+    shape: TiledProduct
     left: tirx.Var
     right: tirx.Var
     epilogue: Epilogue

@@ -51,7 +51,8 @@ from hios_tvm.passes.cpu_rules.loop_nest import (
     vectors,
     with_body,
 )
-from hios_tvm.passes.kernel_shapes import WINDOW, WindowShape
+from hios_tvm.passes.cpu_rules.tiled_shapes import TiledWindow
+from hios_tvm.schema.kernel_shapes import WINDOW, WindowShape
 
 __all__ = ["SlidingWindow"]
 
@@ -63,14 +64,22 @@ _UNROLLED_STEPS = 256
 
 
 class SlidingWindow:
-    """Write out kernels that a legalization annotated with `WINDOW`."""
+    """Write out kernels that carry `WINDOW`, for vectors of `lanes` floats.
+
+    `registers` is how many vector registers the CPU has.
+    """
+
+    def __init__(self, lanes: int, registers: int) -> None:
+        self.lanes = lanes
+        self.registers = registers
 
     def apply(self, func: tirx.PrimFunc) -> tirx.PrimFunc | None:
         sch = s_tir.Schedule(func)
         block = find_block(sch, WINDOW)
         if block is None:
             return None
-        shape = WindowShape.from_annotation(sch.get(block).annotations[WINDOW])
+        window = WindowShape.from_annotation(sch.get(block).annotations[WINDOW])
+        shape = TiledWindow.of(window, self.lanes, self.registers)
         weight = sch.get(block).reads[1].source if shape.operation == "product" else None
         image = image_buffer(sch, block)
         epilogue = fused_epilogue(sch, block)
@@ -93,7 +102,7 @@ class _Nest:
 
     Attributes
     ----------
-    shape : WindowShape
+    shape : TiledWindow
         Extents of the window and of the register tile.
     image : tirx.Var
         The unpadded input, ``(batch, height, width, channels)``.
@@ -103,7 +112,7 @@ class _Nest:
         Writes the output, ``(batch, height, width, channels)``.
     """
 
-    shape: WindowShape
+    shape: TiledWindow
     image: tirx.Var
     weight: tirx.Var | None
     epilogue: Epilogue
@@ -125,7 +134,7 @@ class _Nest:
 
     def _tiles(self) -> Iterator[Tile]:
         """Emit the tiles of a row; equal ones are a loop."""
-        for tile, count in tiles_of_row(self.shape):
+        for tile, count in tiles_of_row(self.shape, self.shape.pixels):
             for i in serial("tile", count):
                 yield replace(tile, start=tile.start + i * tile.pixels)
 

@@ -18,28 +18,24 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from tvm import s_tir, tirx
+from tvm import tirx
 from tvm.tirx import AllocBuffer, Broadcast, BufferLoad, BufferStore, IfThenElse, Ramp, Stmt
 
 from hios_tvm.passes.cpu_rules.blocked_sums import MOST_TERMS, BlockedSums
-from hios_tvm.passes.cpu_rules.epilogue import (
-    Epilogue,
-    find_block,
-    fused_epilogue,
-    image_buffer,
-)
+from hios_tvm.passes.cpu_rules.convolution_kernel import ConvolutionKernel
+from hios_tvm.passes.cpu_rules.epilogue import Epilogue
 from hios_tvm.passes.cpu_rules.loop_nest import (
     Index,
     as_index,
     even_chunk,
     loop,
     parallel_loop,
-    rebuilt,
     sequence,
     vector_loops,
 )
-from hios_tvm.passes.kernel_shapes import WINOGRAD, WinogradShape
-from hios_tvm.passes.winograd_matrices import MATRICES, TILE, Matrix
+from hios_tvm.passes.cpu_rules.winograd_matrices import MATRICES, TILE, Matrix
+from hios_tvm.passes.cpu_rules.winograd_shape import TransformedWeights, WinogradShape
+from hios_tvm.passes.schedule_kernels import Scheduled
 
 __all__ = ["Winograd"]
 
@@ -51,22 +47,25 @@ _FEW_CHUNKS = 4
 
 
 class Winograd:
-    """Write out kernels that a legalization annotated with `WINOGRAD`."""
+    """Write out convolutions that are less work this way, for vectors of `lanes` floats.
 
-    def apply(self, func: tirx.PrimFunc) -> tirx.PrimFunc | None:
-        sch = s_tir.Schedule(func)
-        block = find_block(sch, WINOGRAD)
-        if block is None:
+    `registers` is how many vector registers the CPU has.
+    """
+
+    def __init__(self, lanes: int, registers: int) -> None:
+        self.lanes = lanes
+        self.registers = registers
+
+    def apply(self, func: tirx.PrimFunc) -> Scheduled | None:
+        kernel = ConvolutionKernel.of(func)
+        if kernel is None:
             return None
-        shape = WinogradShape.from_annotation(sch.get(block).annotations[WINOGRAD])
-        (products,) = sch.get_producers(block)
-        (inputs,) = sch.get_producers(products)
-        image = image_buffer(sch, inputs)
-        weight = sch.get(products).reads[1].source
-        epilogue = fused_epilogue(sch, block)
-        if epilogue is None:
+        shape = WinogradShape.of(kernel.shape, self.lanes, self.registers)
+        if shape is None:
             return None
-        return rebuilt(func, _Nest(shape, image, weight, epilogue).body())
+        weight = kernel.packed_weight(shape.packed_shape)
+        body = _Nest(shape, kernel.image, weight, kernel.epilogue).body()
+        return kernel.scheduled(body, weight, TransformedWeights(shape.block))
 
 
 @dataclass(frozen=True)
@@ -115,7 +114,7 @@ class _Nest:
                 ]
             )
 
-        return parallel_loop("chunk", chunks, task, work=shape.work)
+        return parallel_loop("chunk", chunks, task, work=shape.products)
 
     def _by_blocks(self) -> Stmt:
         """Let threads share the transforms of all tiles first, then the blocks of channels."""
@@ -129,8 +128,10 @@ class _Nest:
         return sequence(
             [
                 AllocBuffer(inputs),
-                parallel_loop("tile", tiles, lambda t: self._input(inputs, t, t), work=shape.work),
-                parallel_loop("block", shape.blocks, block, work=shape.work),
+                parallel_loop(
+                    "tile", tiles, lambda t: self._input(inputs, t, t), work=shape.products
+                ),
+                parallel_loop("block", shape.blocks, block, work=shape.products),
             ]
         )
 

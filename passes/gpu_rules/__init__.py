@@ -9,12 +9,14 @@ from hios_tvm.passes.gpu_rules.tensor_cores import TensorCores
 from hios_tvm.passes.gpu_rules.thread_per_output import ThreadPerOutput
 from hios_tvm.passes.gpu_rules.tvm_rules import TvmRules
 from hios_tvm.passes.schedule_kernels import ScheduleRule
-from hios_tvm.passes.targets import precision_of
+from hios_tvm.schema.gpu_models import Precision
 
 __all__ = ["gpu_rules"]
 
 
-def gpu_rules(target: tvm.target.Target) -> list[ScheduleRule]:
+def gpu_rules(
+    target: tvm.target.Target, multiprocessors: int, precision: Precision
+) -> list[ScheduleRule]:
     """Return the rules for `target`, a CUDA target, the most special first."""
-    plain: list[ScheduleRule] = [ImplicitGemm(target), ThreadPerOutput(), TvmRules(target)]
-    return plain if precision_of(target) == "fp32" else [TensorCores(target), *plain]
+    plain: list[ScheduleRule] = [ImplicitGemm(multiprocessors), ThreadPerOutput(), TvmRules(target)]
+    return plain if precision == "fp32" else [TensorCores(multiprocessors, precision), *plain]

@@ -14,7 +14,6 @@ multiplies into registers:
 
 from __future__ import annotations
 
-import tvm
 from tvm import tirx
 from tvm.s_tir.dlight.gpu.matmul import auto_inline_consumer_chain
 
@@ -28,8 +27,6 @@ from hios_tvm.passes.gpu_rules.matrix_product import (
     pad_to_tiles,
 )
 from hios_tvm.passes.gpu_rules.tiles import SLICE_DEPTH, GemmTile, choose_gemm_tile
-from hios_tvm.passes.targets import arch_of
-from hios_tvm.schema.gpu_models import gpu_model
 
 __all__ = ["ImplicitGemm"]
 
@@ -37,10 +34,13 @@ _UNROLLED_STEPS = 512
 
 
 class ImplicitGemm:
-    """Schedule kernels whose main block carries `CONVOLUTION` (of one group) or `PRODUCT`."""
+    """Schedule kernels whose main block carries `CONVOLUTION` (of one group) or `PRODUCT`.
 
-    def __init__(self, target: tvm.target.Target) -> None:
-        self.units = gpu_model(arch_of(target)).multiprocessors
+    `units` is how many multiprocessors the GPU has.
+    """
+
+    def __init__(self, units: int) -> None:
+        self.units = units
 
     def apply(self, func: tirx.PrimFunc) -> tirx.PrimFunc | None:
         product = matrix_product(func, SLICE_DEPTH)

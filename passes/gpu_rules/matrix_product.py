@@ -15,7 +15,7 @@ from tvm.s_tir.dlight.gpu.matmul import auto_inline_producers
 from tvm.s_tir.schedule import LoopRV, SBlockRV
 
 from hios_tvm.passes.gpu_rules.blocks import main_block
-from hios_tvm.passes.kernel_shapes import (
+from hios_tvm.schema.kernel_shapes import (
     CONVOLUTION,
     PRODUCT,
     ConvolutionShape,

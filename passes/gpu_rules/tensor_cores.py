@@ -16,7 +16,6 @@ memory to the epilogue, one fragment of each warp at a time:
 
 from __future__ import annotations
 
-import tvm
 from tvm import s_tir, tirx
 from tvm.s_tir.dlight.gpu.matmul import auto_inline_consumer_chain
 from tvm.s_tir.schedule import LoopRV, SBlockRV
@@ -38,8 +37,7 @@ from hios_tvm.passes.gpu_rules.matrix_product import (
     pad_to_tiles,
 )
 from hios_tvm.passes.gpu_rules.tiles import WarpTile, choose_warp_tile
-from hios_tvm.passes.targets import arch_of, precision_of
-from hios_tvm.schema.gpu_models import gpu_model
+from hios_tvm.schema.gpu_models import Precision
 
 __all__ = ["TensorCores"]
 
@@ -47,11 +45,14 @@ _LEAST = 8  # rows, columns, products of a sum: fewer leave most of a fragment e
 
 
 class TensorCores:
-    """Schedule kernels whose main block carries `CONVOLUTION` (of one group) or `PRODUCT`."""
+    """Schedule kernels whose main block carries `CONVOLUTION` (of one group) or `PRODUCT`.
 
-    def __init__(self, target: tvm.target.Target) -> None:
-        self.units = gpu_model(arch_of(target)).multiprocessors
-        self.format = fragment_format(precision_of(target))
+    `units` is how many multiprocessors the GPU has, `precision` what factors are rounded to.
+    """
+
+    def __init__(self, units: int, precision: Precision) -> None:
+        self.units = units
+        self.format = fragment_format(precision)
 
     def apply(self, func: tirx.PrimFunc) -> tirx.PrimFunc | None:
         product = matrix_product(func, self.format.slice)

@@ -6,7 +6,7 @@ from tvm import s_tir, tirx
 from tvm.s_tir.schedule import SBlockRV
 
 from hios_tvm.passes.gpu_rules.blocks import inline_all, main_block
-from hios_tvm.passes.kernel_shapes import CONVOLUTION, WINDOW
+from hios_tvm.schema.kernel_shapes import CONVOLUTION, WINDOW
 
 __all__ = ["ThreadPerOutput"]
 

@@ -13,9 +13,9 @@ from tvm.script import tirx as T
 
 from hios_tvm import runtime
 from hios_tvm.backends.cpu.codegen import code_target
+from hios_tvm.backends.cpu.targets import parse_target
 from hios_tvm.compiler import CompileOptions, compile_model
 from hios_tvm.frontends.onnx import from_onnx
-from hios_tvm.passes.targets import parse_target
 
 
 @T.prim_func(s_tir=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from fake_driver import FakeDriver
 
-import hios_tvm.build
+import hios_tvm.backends.cuda.backend
 import hios_tvm.measuring.artifact_costs
 import hios_tvm.measuring.gpu_costs
 import hios_tvm.measuring.gpu_kernels
@@ -44,7 +44,7 @@ def start(monkeypatch: pytest.MonkeyPatch) -> Callable[..., FakeDriver]:
         return fake
 
     # The stand-in executes CUDA's source
-    for module in (hios_tvm.build, hios_tvm.measuring.gpu_costs):
+    for module in (hios_tvm.backends.cuda.backend, hios_tvm.measuring.gpu_costs):
         monkeypatch.setattr(module, "build_device_code", _source_as_code)
     # The emulator is slow, and its times say nothing
     for constant, value in (("_CALLS", 2), ("_ROUNDS", 2), ("_TRANSFER_BYTES", (1 << 10, 1 << 16))):

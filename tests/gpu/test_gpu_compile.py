@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-import hios_tvm.passes.targets
+import hios_tvm.backends.cuda.targets
+from hios_tvm.backends import parse_targets
 from hios_tvm.compiler import CompileOptions, compile_model
 from hios_tvm.errors import CompileError, DeviceError, UsageError
 from hios_tvm.frontends import load_model
-from hios_tvm.passes.targets import parse_targets
 from hios_tvm.runtime.read_artifact import open_artifact
 from hios_tvm.zoo import build
 
@@ -78,8 +78,8 @@ def test_a_missing_nvcc_is_one_error(tmp_path: Path, monkeypatch: pytest.MonkeyP
         ("host", ("cuda:0",), "name the architecture of the GPUs, for example --target sm_90"),
         ("sm_9x", ("cuda:0",), "'sm_9x' is no architecture of a GPU"),
         ("sm_60", ("cuda:0",), "too old: sm_70 and later"),
-        ("sm_80,sm_90", ("cuda:0",), "names two CPUs or two architectures"),
-        ("sm_90", ("cpu@0",), "is a GPU's, but the devices are"),
+        ("sm_80,sm_90", ("cuda:0",), "names two targets for devices of kind 'cuda'"),
+        ("sm_90", ("cpu@0",), "is for cuda, but the devices are"),
     ],
 )
 def test_wrong_targets_are_named(
@@ -92,7 +92,7 @@ def test_wrong_targets_are_named(
     def no_driver() -> None:
         raise DeviceError("this machine has no NVIDIA driver")
 
-    monkeypatch.setattr(hios_tvm.passes.targets, "load_driver", no_driver)
+    monkeypatch.setattr(hios_tvm.backends.cuda.targets, "load_driver", no_driver)
     options = CompileOptions(devices=devices, target=target)
     model = tmp_path / "model.onnx"
     model.write_bytes(build("squeezenet1_1", height=40, width=40).SerializeToString())

@@ -32,14 +32,15 @@ Start = Callable[..., FakeDriver]
 
 def random_schedule(devices: tuple[str, ...], seed: int) -> Schedule:
     """Place every operator at random, and group neighbours of one device into streams."""
+    from hios_tvm.backends.cpu.targets import host_target
+    from hios_tvm.backends.cuda.targets import cuda_target
     from hios_tvm.backends.network import lower_network
-    from hios_tvm.passes.targets import cuda_target, host_target
     from hios_tvm.schedulers import make_schedule
     from hios_tvm.schema.costs import CostTable, Measurement
     from hios_tvm.schema.platform import Device, Link, Platform
 
     host = host_target()
-    network = lower_network(from_onnx(MODEL), host, gpu=cuda_target("sm_80", host))
+    network = lower_network(from_onnx(MODEL), host, cuda_target("sm_80", host))
     rng = np.random.default_rng(seed)
     platform = Platform(
         tuple(Device(name, model=name, streams=3 if "cuda" in name else 1) for name in devices),

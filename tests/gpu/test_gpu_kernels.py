@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from lowered_models import Array, model_of, random, run_onnx_runtime
 from onnx import ModelProto, helper
 
+from hios_tvm.backends.cpu.targets import host_target
 from hios_tvm.backends.cuda.codegen import generate_cuda
-from hios_tvm.backends.network import apply_pass
+from hios_tvm.backends.cuda.targets import cuda_target
+from hios_tvm.backends.network import apply_pass, lower
 from hios_tvm.frontends.onnx import from_onnx
 from hios_tvm.passes.canonicalize_operators import CanonicalizeOperators, collect_weights
 from hios_tvm.passes.extract_operator_graph import extract_operator_graph
-from hios_tvm.passes.pipeline import lower_to_kernels, schedule_kernels
-from hios_tvm.passes.targets import cuda_target, host_target
 from hios_tvm.schema.gpu_models import Precision
 
 TOLERANCE = {"fp32": 1e-5, "tf32": 1e-3, "fp16": 1e-3}
@@ -29,8 +29,7 @@ def run_emulated(
 ) -> list[Array]:
     """Lower `model` for a GPU and run its kernels one after another."""
     target = cuda_target("sm_80", host_target(), precision)
-    kernels = lower_to_kernels(from_onnx(model), host_target(), winograd=False)
-    lowered = schedule_kernels(kernels, target)
+    lowered = lower(from_onnx(model), target)
     mod = apply_pass(CanonicalizeOperators(), lowered)
     graph = extract_operator_graph(mod, "model")
     code = generate_cuda(mod, target)

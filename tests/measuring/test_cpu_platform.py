@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from hios_tvm.backends.cpu.targets import host_target
 from hios_tvm.errors import DeviceError, UsageError
 from hios_tvm.measuring.cache import CostCache
 from hios_tvm.measuring.cpu_platform import cpu_platform
-from hios_tvm.passes.targets import host_target
 from hios_tvm.schema.platform import Device, Link, Platform
 
 CORES = sorted(os.sched_getaffinity(0))

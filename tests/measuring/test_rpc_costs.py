@@ -100,7 +100,8 @@ def network(model: Path) -> Network:
 
 
 def measure(network: Network, address: RpcAddress, devices: tuple[str, ...] = ("cpu@0",)) -> None:
-    remote_costs(network.mod, network.graph, network.target, devices, address)
+    form = network.lowered["cpu"]
+    remote_costs(form.mod, form.graph, form.target, devices, address)
 
 
 def test_compile_measures_at_a_server(start: Start, model: Path, tmp_path: Path) -> None:
@@ -157,10 +158,11 @@ def test_a_server_that_dies_is_one_clear_error(start: Start, network: Network) -
             kill(process)
 
     with pytest.raises(DeviceError, match=f"measuring at 127.0.0.1:{port} failed"):
+        form = network.lowered["cpu"]
         remote_costs(
-            network.mod,
-            network.graph,
-            network.target,
+            form.mod,
+            form.graph,
+            form.target,
             ("cpu@0",),
             RpcAddress("127.0.0.1", port, "board"),
             progress=progress,

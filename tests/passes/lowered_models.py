@@ -13,9 +13,9 @@ import tvm
 from onnx import helper, numpy_helper
 from tvm import relax
 
+from hios_tvm.backends.cpu.targets import host_target
+from hios_tvm.backends.network import lower
 from hios_tvm.frontends.onnx import from_onnx
-from hios_tvm.passes.pipeline import lower
-from hios_tvm.passes.targets import host_target
 
 Array = npt.NDArray[Any]
 
@@ -54,6 +54,12 @@ def kernels(mod: tvm.IRModule) -> list[str]:
         for binding in block.bindings
         if isinstance(binding.value, tvm.ir.Call)
     ]
+
+
+def uses_winograd(mod: tvm.IRModule) -> bool:
+    """Whether a kernel has the products of Winograd's tiles in a buffer of its own."""
+    functions = [mod[name] for name in set(kernels(mod))]
+    return any("products = " in function.script() for function in functions)
 
 
 def run_lowered(

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from lowered_models import assert_lowers_right, kernels, lowered, model_of, random
 from onnx import ModelProto, helper
 
-from hios_tvm.passes.targets import host_target, parse_target
+from hios_tvm.backends.cpu.targets import host_target, parse_target
 
 
 def convolution(

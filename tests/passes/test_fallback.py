@@ -6,8 +6,8 @@ import tvm
 from lowered_models import Array, random
 from tvm import te, topi
 
+from hios_tvm.backends.cpu.targets import host_target
 from hios_tvm.passes.cpu_rules.fallback import Fallback
-from hios_tvm.passes.targets import host_target
 
 
 def scheduled(func: tvm.tirx.PrimFunc) -> tvm.tirx.PrimFunc:

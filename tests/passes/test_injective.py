@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from lowered_models import Array, random
 from tvm import te, topi
 
+from hios_tvm.backends.cpu.targets import host_target
 from hios_tvm.passes.cpu_rules.injective import Injective
-from hios_tvm.passes.targets import host_target
 
 
 def run(compute: Callable[..., te.Tensor], *arrays: Array) -> Array:

@@ -13,12 +13,12 @@ from tvm.script import ir as I
 from tvm.script import relax as R
 
 from hios_tvm import runtime
+from hios_tvm.backends.cpu.targets import host_target
+from hios_tvm.backends.network import lower
 from hios_tvm.compiler import CompileOptions, compile_model
 from hios_tvm.errors import UsageError
 from hios_tvm.frontends.onnx import from_onnx
 from hios_tvm.passes.merge_convolutions import MergeConvolutions, mergeable_convolutions
-from hios_tvm.passes.pipeline import lower_to_kernels, schedule_kernels
-from hios_tvm.passes.targets import host_target
 from hios_tvm.schema.costs import CostTable
 
 
@@ -109,8 +109,7 @@ def test_a_weight_of_two_convolutions_names_neither() -> None:
 
 def test_merged_blocks_compute_the_same() -> None:
     model, target = block(), host_target()
-    merged = lower_to_kernels(from_onnx(model), target, merge_convolutions=True)
-    lowered = schedule_kernels(merged, target)
+    lowered = lower(from_onnx(model), target, merge_convolutions=True)
     assert len([name for name in kernels(lowered) if "conv2d" in name]) == 2
     feeds = {"x": random(1, 6, 9, 8)}
     machine = relax.VirtualMachine(tvm.compile(lowered, target), tvm.cpu())

@@ -9,9 +9,9 @@ import tvm
 from lowered_models import assert_lowers_right, kernels, lowered, model_of, random
 from onnx import NodeProto, helper
 
+from hios_tvm.backends.cpu.targets import host_target, parse_target
+from hios_tvm.backends.network import lower
 from hios_tvm.frontends.onnx import from_onnx
-from hios_tvm.passes.pipeline import lower
-from hios_tvm.passes.targets import host_target, parse_target
 from hios_tvm.zoo import NETWORKS, build
 
 

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from lowered_models import assert_lowers_right, kernels, lowered, model_of, random
 from onnx import ModelProto, helper
 
+from hios_tvm.backends.cpu.targets import parse_target
 from hios_tvm.passes.canonicalize_operators import collect_weights
-from hios_tvm.passes.targets import parse_target
 
 extents = st.sampled_from([1, 2, 3, 7, 15, 16, 17, 31, 33, 48, 65])
 

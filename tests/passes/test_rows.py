@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from lowered_models import assert_lowers_right, lowered, model_of, random
 from onnx import NodeProto, TensorProto, helper
 
-from hios_tvm.passes.targets import parse_target
+from hios_tvm.backends.cpu.targets import parse_target
 
 
 def node(operator: str, **attributes: object) -> NodeProto:

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 
 from hios_tvm.backends.cpu.features import cpu_features
+from hios_tvm.backends.cpu.targets import host_target, parse_target, vector_lanes, vector_registers
 from hios_tvm.errors import UsageError
-from hios_tvm.passes.targets import host_target, parse_target, vector_lanes, vector_registers
 
 
 def test_host_is_the_default_target() -> None:
@@ -41,7 +41,9 @@ def test_unknown_targets(text: str) -> None:
 def test_what_a_virtual_machine_hides_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     features = set(cpu_features(host_target()))
     visible = {name for name in features if not name.startswith("avx512")}
-    monkeypatch.setattr("hios_tvm.passes.targets.available_features", lambda: frozenset(visible))
+    monkeypatch.setattr(
+        "hios_tvm.backends.cpu.targets.available_features", lambda: frozenset(visible)
+    )
     assert set(cpu_features(host_target())) == visible
-    monkeypatch.setattr("hios_tvm.passes.targets.available_features", lambda: None)
+    monkeypatch.setattr("hios_tvm.backends.cpu.targets.available_features", lambda: None)
     assert set(cpu_features(host_target())) >= visible

@@ -12,7 +12,7 @@ from tvm.script import ir as I
 from tvm.script import tirx as T
 from tvm.tirx import Let
 
-from hios_tvm.passes.targets import parse_target
+from hios_tvm.backends.cpu.targets import parse_target
 from hios_tvm.passes.tir_trees import nodes_of
 from hios_tvm.passes.vector_math import VectorMath
 

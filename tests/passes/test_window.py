@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from lowered_models import assert_lowers_right, kernels, lowered, model_of, random
 from onnx import ModelProto, helper
 
-from hios_tvm.passes.targets import parse_target
+from hios_tvm.backends.cpu.targets import parse_target
 
 small, size = st.integers(1, 3), st.integers(4, 17)
 channels = st.sampled_from([1, 3, 16, 19, 32, 47, 70])

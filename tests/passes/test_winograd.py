@@ -8,13 +8,21 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lowered_models import assert_lowers_right, kernels, lowered, model_of, random, run_lowered
+from lowered_models import (
+    assert_lowers_right,
+    kernels,
+    lowered,
+    model_of,
+    random,
+    run_lowered,
+    uses_winograd,
+)
 from onnx import ModelProto, helper
 
-from hios_tvm.passes import legalize_winograd
-from hios_tvm.passes.legalize_winograd import transform_weights
-from hios_tvm.passes.targets import parse_target
-from hios_tvm.passes.winograd_matrices import MATRICES, TILE
+from hios_tvm.backends.cpu.targets import parse_target
+from hios_tvm.passes.cpu_rules import winograd_shape
+from hios_tvm.passes.cpu_rules.winograd_matrices import MATRICES, TILE
+from hios_tvm.passes.cpu_rules.winograd_shape import TransformedWeights
 
 TOLERANCE = 5e-6  # of the largest output
 
@@ -41,7 +49,7 @@ def convolution(
 def wherever_possible() -> Iterator[None]:
     """Take Winograd's method for every convolution that it can compute."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(legalize_winograd, "_LEAST_GAIN", math.inf)
+        patch.setattr(winograd_shape, "_LEAST_GAIN", math.inf)
         yield
 
 
@@ -77,12 +85,12 @@ def test_halves_make_the_matrices() -> None:
 
 
 def test_transformed_weights_are_padded_to_blocks() -> None:
-    weights = random(5, 3, 3, 3)
-    packed = transform_weights(weights, block=4)
+    weights = random(3, 3, 3, 5)
+    packed = TransformedWeights(block=4)(weights)
     assert packed.shape == (2, 16, 3, 4)
     assert not packed[1, :, :, 1:].any()
     matrix = np.array(MATRICES.filters)
-    expected = matrix @ weights[4, 2] @ matrix.T
+    expected = matrix @ weights[:, :, 2, 4] @ matrix.T
     np.testing.assert_allclose(packed[1, :, 2, 0].reshape(4, 4), expected, rtol=1e-5)
 
 
@@ -122,34 +130,35 @@ def test_any_image(
 def test_sizes_of_networks(data: tuple[int, int, int, int], outputs: int) -> None:
     model = convolution(data, outputs)
     with wherever_possible():
-        assert [name for name in kernels(lowered(model)) if "winograd" in name]
+        assert uses_winograd(lowered(model))
         assert_lowers_right(model, tolerance=TOLERANCE)
 
 
 def test_narrower_vectors() -> None:
     model, target = convolution((1, 24, 21, 18), 20), parse_target("portable")
     with wherever_possible():
-        assert [name for name in kernels(lowered(model, target)) if "winograd" in name]
+        assert uses_winograd(lowered(model, target))
         assert_lowers_right(model, target=target, tolerance=TOLERANCE)
 
 
 def test_bias_residual_and_activation_are_one_kernel() -> None:
     model = convolution((1, 32, 20, 20), 32, residual=True)
     with wherever_possible():
-        (kernel,) = (name for name in kernels(lowered(model)) if "conv2d" in name)
-    assert "winograd" in kernel
+        mod = lowered(model)
+    assert len([name for name in kernels(mod) if "conv2d" in name]) == 1
+    assert uses_winograd(mod)
 
 
 def test_weights_of_few_tiles_decide_against_it() -> None:
     """Transformed weights are 1.8 times as many: too many to read for few tiles."""
     few, many = convolution((1, 512, 7, 7), 512), convolution((1, 64, 56, 56), 64)
-    assert not [name for name in kernels(lowered(few)) if "winograd" in name]
-    assert [name for name in kernels(lowered(many)) if "winograd" in name]
+    assert not uses_winograd(lowered(few))
+    assert uses_winograd(lowered(many))
 
 
 @pytest.mark.parametrize("attributes", [{"strides": [2, 2]}, {"dilations": [2, 2]}, {"group": 2}])
 def test_other_convolutions_stay_direct(attributes: dict[str, object]) -> None:
     node = helper.make_node("Conv", ["x", "w"], ["y"], pads=[1, 1, 1, 1], **attributes)
     weight = random(32, 32 // int(attributes.get("group", 1)), 3, 3)
-    names = kernels(lowered(model_of([node], {"x": (1, 32, 30, 30)}, {"w": weight})))
-    assert not [name for name in names if "winograd" in name]
+    model = model_of([node], {"x": (1, 32, 30, 30)}, {"w": weight})
+    assert not uses_winograd(lowered(model))

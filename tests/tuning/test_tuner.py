@@ -23,13 +23,13 @@ from tiny_network import DEVICE, model
 
 from hios_tvm import runtime
 from hios_tvm.backends.cpu.codegen import kernel_key
+from hios_tvm.backends.cpu.targets import parse_target
 from hios_tvm.backends.cpu.tuned_kernels import choose_tuned, subject_of
 from hios_tvm.backends.cpu.tuning_database import Trial, TunedKernel, TuningDatabase
 from hios_tvm.backends.network import lower_network
 from hios_tvm.cli import main
 from hios_tvm.errors import UsageError
 from hios_tvm.frontends.onnx import from_onnx
-from hios_tvm.passes.targets import parse_target
 from hios_tvm.tuning.tuner import TuneOptions, TuningPlan, plan_tuning, tune_kernel
 
 TRIALS = 4
@@ -130,7 +130,8 @@ def test_compile_uses_a_kernel_that_wins(
     np.testing.assert_allclose(outputs[1], outputs[0], rtol=0, atol=1e-5 * scale)
     choose = partial(choose_tuned, folder=folder / "database", threads=[1, 1])
     network = lower_network(from_onnx(model()), "host", choose=choose)
-    assert not tvm_ffi.structural_equal(network.mod[name], plan.network.mod[name])
+    tuned, default = (n.lowered["cpu"].mod[name] for n in (network, plan.network))
+    assert not tvm_ffi.structural_equal(tuned, default)
 
 
 def test_what_does_not_win_is_not_used(plan: TuningPlan, winning: TunedKernel) -> None:
@@ -154,7 +155,7 @@ def test_a_comparison_with_another_default_kernel_is_not_used(
 def choose(plan: TuningPlan, target: str = "host", threads: tuple[int, ...] = (1,)):
     folder = plan.database.path.parent
     parsed = parse_target(target)
-    kernels, defaults = plan.network.kernels, plan.network.mod
+    kernels, defaults = plan.network.kernels, plan.network.lowered["cpu"].mod
     return choose_tuned(kernels, defaults, parsed, folder=folder, threads=threads)
 
 
@@ -249,12 +250,10 @@ def test_a_damaged_database_is_one_line(folder: Path, tmp_path: Path) -> None:
 def test_a_damaged_trace_is_one_line(
     plan: TuningPlan, winning: TunedKernel, folder: Path, tmp_path: Path
 ) -> None:
-    network = plan.network
+    form = plan.network.lowered["cpu"]
     name = plan.kernels[0].name
-    subject = subject_of(network.kernels[name], network.target, 1)
-    record = replace(
-        winning, trace="[[", default_kernel=kernel_key(network.mod[name], network.target)
-    )
+    subject = subject_of(plan.network.kernels[name], form.target, 1)
+    record = replace(winning, trace="[[", default_kernel=kernel_key(form.mod[name], form.target))
     TuningDatabase(tmp_path, create=True).put_tuned(subject, record)
     result = run("compile", folder / "tiny.onnx", "--database", tmp_path, "--devices", DEVICE)
     assert result.exit_code == 1

@@ -14,9 +14,9 @@ import numpy as np
 import onnx
 import pytest
 import tvm
+import tvm_ffi
 from click.testing import CliRunner, Result
 from onnx import TensorProto, helper, numpy_helper
-from tvm import topi
 
 from hios_tvm import runtime
 from hios_tvm.backends import network
@@ -28,7 +28,6 @@ from hios_tvm.compiler import CompileOptions, compile_model
 from hios_tvm.errors import VerificationError
 from hios_tvm.frontends.onnx import from_onnx
 from hios_tvm.frontends.relay import from_relay
-from hios_tvm.passes import pipeline
 from hios_tvm.runtime.read_artifact import read_manifest
 from hios_tvm.schema.manifest import Verification
 from hios_tvm.verification.here import why_not_here
@@ -99,15 +98,24 @@ def spoil_tanh(
     patch: pytest.MonkeyPatch, where: Callable[[tvm.target.Target], bool] = lambda target: True
 ) -> None:
     """Let the compiler make a sigmoid of each tanh."""
-    right = pipeline.legalizations
+    right = network._with_loops
 
-    def legalizations(target: tvm.target.Target, **options: Any) -> dict[str, Any]:
-        rules = dict(right(target, **options))
-        if where(target):
-            rules["relax.tanh"] = lambda builder, call: builder.call_te(topi.sigmoid, call.args[0])
-        return rules
+    def with_loops(kernels: tvm.IRModule, target: tvm.target.Target, **options: Any) -> Any:
+        return right(_without_tanh(kernels) if where(target) else kernels, target, **options)
 
-    patch.setattr(pipeline, "legalizations", legalizations)
+    patch.setattr(network, "_with_loops", with_loops)
+
+
+def _without_tanh(kernels: tvm.IRModule) -> tvm.IRModule:
+    def sigmoid(call: tvm.ir.Call) -> tvm.ir.Call:
+        return tvm.tirx.sigmoid(*call.args) if call.op.name == "tirx.tanh" else call
+
+    spoiled = kernels.clone()
+    for var, function in kernels.functions_items():
+        if isinstance(function, tvm.tirx.PrimFunc):
+            body = tvm_ffi.structural_map(function.body, [(tvm.ir.Call, sigmoid)])
+            spoiled[var] = function.with_body(body)
+    return spoiled
 
 
 def test_the_artifact_says_what_it_was_compared_with(
@@ -139,7 +147,7 @@ def test_a_wrong_kernel_is_found_and_nothing_is_written(
         assert "The first operator that differs is Tanh (squash), which computes 'b'" in (
             result.stderr
         )
-        assert "sigmoid(float32[4, 8]) -> float32[4, 8]" in result.stderr
+        assert "tir_tanh(float32[4, 8]) -> float32[4, 8]" in result.stderr
         assert {path.name for path in tmp_path.iterdir()} == {"model.onnx", "report"}
         again = _reproduce(folder, tmp_path)
         assert again.exit_code == 1
@@ -221,9 +229,9 @@ def test_the_search_uses_the_tuned_kernels_of_the_artifact(
 def _tune_with_empty_trace(model: Path, kernel: str, folder: Path) -> None:
     """Let the database say that `kernel` is fastest as it is before any rule."""
     lowered = network.lower_network(from_onnx(onnx.load(model)), "host")
-    target = lowered.target
-    subject = subject_of(lowered.kernels[kernel], target, threads=1)
-    default = kernel_key(lowered.mod[kernel], target)
+    form = lowered.lowered["cpu"]
+    subject = subject_of(lowered.kernels[kernel], form.target, threads=1)
+    default = kernel_key(form.mod[kernel], form.target)
     record = TunedKernel("[[], []]", 1.0, 2.0, default, trials=1, machine="none")
     TuningDatabase(folder, create=True).put_tuned(subject, record)
 

@@ -20,11 +20,11 @@ from tvm.ir import IRModule
 from tvm.target import Target
 from tvm.tirx.build import split_host_device_mods
 
+from hios_tvm.backends.cuda.targets import arch_of, precision_of
 from hios_tvm.errors import CompileError
 from hios_tvm.files import atomic_write
 from hios_tvm.passes.exact_floats import NanExtrema
 from hios_tvm.passes.gpu_rules.fragments import ROUND_TF32
-from hios_tvm.passes.targets import arch_of, precision_of
 from hios_tvm.schema.graph import dtype_bytes
 from hios_tvm.schema.launches import GpuKernel, Launch
 

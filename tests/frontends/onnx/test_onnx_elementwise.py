@@ -23,10 +23,10 @@ from onnx_models import (
 from tvm import relax
 
 from hios_tvm import onnx_backend
+from hios_tvm.backends.cpu.targets import host_target
+from hios_tvm.backends.network import lower
 from hios_tvm.errors import ModelError, UnsupportedOperatorError
 from hios_tvm.frontends.onnx import from_onnx
-from hios_tvm.passes.pipeline import lower
-from hios_tvm.passes.targets import host_target
 
 NAN, INF = np.nan, np.inf
 INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")

@@ -12,9 +12,9 @@ import numpy as np
 import tvm
 from tvm import relax
 
+from hios_tvm.backends.cpu.targets import host_target
+from hios_tvm.backends.network import lower
 from hios_tvm.frontends.relay import from_relay, from_relay_json
-from hios_tvm.passes.pipeline import lower
-from hios_tvm.passes.targets import host_target
 
 DATA = Path(__file__).parents[2] / "data" / "relay"
 

@@ -1,7 +1,8 @@
-"""What the legalizations of this package tell the schedule rules about a kernel.
+"""What the loops of a kernel mean: a convolution of which window, a matrix product, a pooling.
 
-A legalization knows the operator; a rule sees only the loops that came out of it. The shape travels
-between them as an annotation of the block that computes.
+A legalization knows the operator; a schedule rule sees only the loops that came out of it. The
+shape travels between them as an annotation of the block that computes. It says nothing of tiles or
+packed weights, which each backend chooses.
 """
 
 from __future__ import annotations
@@ -11,39 +12,28 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
-from hios_tvm.passes.winograd_matrices import TILE
-
 __all__ = [
     "CONVOLUTION",
-    "MOST_UNROLLED_INPUTS",
     "OUT_ELEMENTWISE_FUSABLE",
     "PRODUCT",
     "WINDOW",
-    "WINOGRAD",
     "ConvolutionShape",
     "ProductShape",
     "Window",
     "WindowShape",
-    "WinogradShape",
 ]
 
 CONVOLUTION = "hios.convolution"
-"""Annotation of a block that is a dense convolution or product with packed weights."""
+"""Annotation of a block that is a convolution, or a product with a constant matrix."""
 
 WINDOW = "hios.window"
 """Annotation of a block that is a depthwise convolution or a pooling."""
-
-WINOGRAD = "hios.winograd"
-"""Annotation of the last block of a convolution by Winograd's method."""
 
 PRODUCT = "hios.product"
 """Annotation of a block that is a product of matrices which are computed."""
 
 OUT_ELEMENTWISE_FUSABLE = 4
 """TVM's fusion pattern of kernels that take an epilogue, but no producers."""
-
-MOST_UNROLLED_INPUTS = 4
-"""Kernels of images with up to so many channels, such as RGB, have no loop over them."""
 
 ShapeT = TypeVar("ShapeT", bound="_Annotation")
 
@@ -87,8 +77,6 @@ class Window(_Annotation):
         Size of the window, its steps, and the distance of its elements.
     padding : (int, int)
         Missing rows above and columns left of an image; those below and right follow.
-    pixels, vectors, lanes : int
-        The register tile: pixels of a row times vectors of `lanes` channels.
     """
 
     batch: int
@@ -98,14 +86,6 @@ class Window(_Annotation):
     strides: tuple[int, int]
     dilation: tuple[int, int]
     padding: tuple[int, int]
-    pixels: int
-    vectors: int
-    lanes: int
-
-    @property
-    def block(self) -> int:
-        """Channels of a register tile."""
-        return self.vectors * self.lanes
 
     @property
     def padding_after(self) -> tuple[int, int]:
@@ -121,11 +101,11 @@ class Window(_Annotation):
 
 @dataclass(frozen=True, kw_only=True)
 class ConvolutionShape(Window):
-    """A convolution whose weights are packed for register tiles.
+    """A convolution with constant weights, or a product with a constant matrix.
 
-    Weights are ``(blocks, kernel height, kernel width, input channels of a group, channels of a
-    block)``, where a block is `vectors` x `lanes` output channels of one group, the last of a group
-    padded with zeros.
+    Weights are ``(kernel height, kernel width, input channels of a group, output channels)``. A
+    product is a pointwise convolution of an image of one row, whose weights are ``(input channels,
+    output channels)``.
     """
 
     in_channels: int
@@ -149,16 +129,6 @@ class ConvolutionShape(Window):
         return self.out_channels // self.groups
 
     @property
-    def group_blocks(self) -> int:
-        """Blocks of a group."""
-        return -(-self.group_outputs // self.block)
-
-    @property
-    def has_few_inputs(self) -> bool:
-        """Whether the loop over input channels is so short that it should be unrolled."""
-        return self.group_inputs <= MOST_UNROLLED_INPUTS
-
-    @property
     def is_pointwise(self) -> bool:
         """Whether each output pixel reads the input pixel at its own place, and no other."""
         ones = (1, 1)
@@ -172,13 +142,11 @@ class WindowShape(Window):
     """A depthwise convolution or a pooling: each channel is reduced by itself.
 
     `operation` is ``"sum"``, ``"max"``, or ``"product"``: the sum of products with weights
-    ``(kernel height, kernel width, channels)``. What `sharing` neighbouring pixels of a row need
-    fits into registers.
+    ``(kernel height, kernel width, channels)``.
     """
 
     channels: int
     operation: str
-    sharing: int
 
     @property
     def work(self) -> int:
@@ -188,57 +156,13 @@ class WindowShape(Window):
 
 
 @dataclass(frozen=True, kw_only=True)
-class WinogradShape(Window):
-    """A 3x3 convolution of step 1 by Winograd's tiles.
-
-    Transformed weights are ``(blocks, points, input channels, channels of a block)``. The register
-    tile has `pixels` tiles of the image.
-    """
-
-    in_channels: int
-    out_channels: int
-
-    @property
-    def points(self) -> int:
-        """Products of a tile, for each pair of channels."""
-        return (TILE + 2) ** 2
-
-    @property
-    def tiles(self) -> tuple[int, int]:
-        """Tiles of an image: (rows, columns)."""
-        return -(-self.out_size[0] // TILE), -(-self.out_size[1] // TILE)
-
-    @property
-    def blocks(self) -> int:
-        """Blocks of output channels."""
-        return -(-self.out_channels // self.block)
-
-    @property
-    def work(self) -> int:
-        """Multiply-adds of the products."""
-        tiles = self.batch * math.prod(self.tiles)
-        return tiles * self.points * self.in_channels * self.out_channels
-
-
-@dataclass(frozen=True, kw_only=True)
 class ProductShape(_Annotation):
-    """Products of ``(rows, inner)`` and ``(inner, columns)`` matrices, one for each of `batch`.
-
-    The register tile is `pixels` rows times `vectors` of `lanes` columns.
-    """
+    """Products of ``(rows, inner)`` and ``(inner, columns)`` matrices, one for each of `batch`."""
 
     batch: tuple[int, ...]
     rows: int
     inner: int
     columns: int
-    pixels: int
-    vectors: int
-    lanes: int
-
-    @property
-    def block(self) -> int:
-        """Columns of a register tile."""
-        return self.vectors * self.lanes
 
     @property
     def work(self) -> int:

@@ -1,0 +1,82 @@
+"""The backend of CPUs: what the table of backends calls."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+from tvm import tirx
+from tvm.ir import IRModule
+from tvm.ir.transform import Pass
+from tvm.target import Target
+
+from hios_tvm.backends.cpu.codegen import compile_kernels
+from hios_tvm.backends.cpu.features import cpu_features
+from hios_tvm.backends.cpu.library import link_library
+from hios_tvm.backends.cpu.targets import parse_target, vector_lanes, vector_registers
+from hios_tvm.backends.interface import DeviceCode, Progress
+from hios_tvm.passes.pipeline import cpu_loops, cpu_rules
+from hios_tvm.passes.schedule_kernels import Packing, ScheduleRule, schedule
+from hios_tvm.schema.device_names import cpu_model_name
+from hios_tvm.schema.gpu_models import Precision
+from hios_tvm.schema.graph import OperatorGraph
+
+__all__ = ["CpuBackend", "packings_of"]
+
+
+def rules_of(target: Target) -> list[ScheduleRule]:
+    """Return the schedule rules for the vectors and registers of `target`."""
+    return cpu_rules(vector_lanes(target), vector_registers(target))
+
+
+def packings_of(kernel: tirx.PrimFunc, target: Target) -> Mapping[int, Packing]:
+    """Return how the rules pack constants of `kernel`, which is target-free, by parameter."""
+    return schedule(kernel, rules_of(target)).packings
+
+
+class CpuBackend:
+    """x86-64 and 64-bit Arm CPUs, through LLVM."""
+
+    kind = "cpu"
+    target_kind = "llvm"
+
+    def names_target(self, word: str) -> bool:
+        """Any word may be the name of a CPU; other backends are asked first."""
+        return True
+
+    def target(self, word: str | None, host: Target, precision: Precision) -> Target:
+        """Return the target of a CPU; without a word that of `host`."""
+        return host if word is None else parse_target(word)
+
+    def loops(self, target: Target, left: Collection[str] = ()) -> list[Pass]:
+        """Return phase 4 for the vectors and registers of `target`."""
+        return cpu_loops(rules_of(target), left)
+
+    def generate(
+        self,
+        kernels: Mapping[str, IRModule],
+        target: Target,
+        *,
+        cache_dir: Path | None = None,
+        progress: Progress = lambda done, total: None,
+    ) -> dict[str, DeviceCode]:
+        """Compile the kernels of each device and link them with the executor."""
+        code = {}
+        for device, module in kernels.items():
+            objects = compile_kernels(module, target, cache_dir=cache_dir, progress=progress)
+            code[device] = DeviceCode(link_library(objects.values(), target))
+        return code
+
+    def features(self, target: Target) -> tuple[str, ...]:
+        """Return the features of `target` in the words of /proc/cpuinfo."""
+        return cpu_features(target)
+
+    def model(self, device: str, target: Target) -> str:
+        """Return how many cores the device has."""
+        return cpu_model_name(device)
+
+    def estimate(
+        self, kernels: IRModule, graph: OperatorGraph, target: Target, device: str
+    ) -> None:
+        """Costs of CPUs are always measured."""
+        return None

@@ -1,0 +1,78 @@
+"""The backend of CUDA GPUs: what the table of backends calls."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from tvm.ir import IRModule
+from tvm.ir.transform import Pass
+from tvm.target import Target
+
+from hios_tvm.backends.cpu.library import link_library
+from hios_tvm.backends.cuda.codegen import build_device_code, generate_cuda
+from hios_tvm.backends.cuda.estimate import estimate_gpu
+from hios_tvm.backends.cuda.targets import arch_here, arch_of, cuda_target, precision_of
+from hios_tvm.backends.interface import DeviceCode, Estimate, Progress
+from hios_tvm.passes.pipeline import gpu_loops
+from hios_tvm.schema.device_names import gpu_model_name, gpu_place
+from hios_tvm.schema.gpu_models import Precision, gpu_model
+from hios_tvm.schema.graph import OperatorGraph
+
+__all__ = ["CudaBackend"]
+
+
+class CudaBackend:
+    """GPUs of NVIDIA, through CUDA C++ and nvcc."""
+
+    kind = "cuda"
+    target_kind = "cuda"
+
+    def names_target(self, word: str) -> bool:
+        """Whether `word` is an architecture, such as ``sm_90``."""
+        return word.startswith("sm_")
+
+    def target(self, word: str | None, host: Target, precision: Precision) -> Target:
+        """Return the target of an architecture; without a word that of the first GPU here."""
+        return cuda_target(arch_here() if word is None else word, host, precision)
+
+    def loops(self, target: Target, left: Collection[str] = ()) -> list[Pass]:
+        """Return phase 4 for blocks and threads; no kernel of a GPU is left as it is."""
+        units = gpu_model(arch_of(target)).multiprocessors
+        return gpu_loops(target, units, precision_of(target))
+
+    def generate(
+        self,
+        kernels: Mapping[str, IRModule],
+        target: Target,
+        *,
+        cache_dir: Path | None = None,
+        progress: Progress = lambda done, total: None,
+    ) -> dict[str, DeviceCode]:
+        """Compile one binary of the kernels of all GPUs; their libraries are the executor alone."""
+        functions = {
+            var.name_hint: function
+            for module in kernels.values()
+            for var, function in module.functions_items()
+        }
+        cuda = generate_cuda(IRModule(functions), target)
+        binary = build_device_code(cuda.source, target, cache_dir=cache_dir)
+        library = link_library([], target.host)
+        return dict.fromkeys(kernels, DeviceCode(library, binary, cuda.kernels))
+
+    def features(self, target: Target) -> tuple[str, ...]:
+        """Of the CPU beside a GPU nothing is asked."""
+        return ()
+
+    def model(self, device: str, target: Target) -> str:
+        """Return the architecture, and the part of a GPU."""
+        return gpu_model_name(arch_of(target), gpu_place(device).parts)
+
+    def estimate(
+        self, kernels: IRModule, graph: OperatorGraph, target: Target, device: str
+    ) -> Estimate:
+        """Estimate times from arithmetic, bytes and launches."""
+        gpu = gpu_model(arch_of(target))
+        gpu = replace(gpu, multiprocessors=gpu.multiprocessors // gpu_place(device).parts)
+        return Estimate(*estimate_gpu(kernels, graph, gpu, precision_of(target)))

@@ -1,0 +1,116 @@
+"""What a backend is: the functions that are written for each kind of device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol, TypeAlias
+
+from tvm.ir import IRModule
+from tvm.ir.transform import Pass
+from tvm.target import Target
+
+from hios_tvm.schema.costs import Measurement
+from hios_tvm.schema.gpu_models import Precision
+from hios_tvm.schema.graph import OperatorGraph
+from hios_tvm.schema.launches import GpuKernel
+
+__all__ = ["Backend", "DeviceCode", "Estimate", "Progress"]
+
+Progress: TypeAlias = Callable[[int, int], None]
+"""Called with the kernels done and the kernels in all."""
+
+
+@dataclass(frozen=True)
+class DeviceCode:
+    """What an artifact holds for one device.
+
+    Attributes
+    ----------
+    library : bytes
+        A shared library of the host with the runtime's executor, and the kernels of CPUs.
+    binary : bytes, optional
+        Code that the device itself loads.
+    launches : mapping
+        How the runtime launches kernels of `binary`, by name.
+    """
+
+    library: bytes
+    binary: bytes | None = None
+    launches: Mapping[str, GpuKernel] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Time of each operator alone, and the share of the device that it keeps busy, by name."""
+
+    latency: Mapping[str, Measurement]
+    utilization: Mapping[str, float]
+
+
+class Backend(Protocol):
+    """One kind of device; `hios_tvm.backends.BACKENDS` holds one object for each kind.
+
+    Attributes
+    ----------
+    kind : str
+        How names of devices begin: ``cpu`` of ``cpu@0``.
+    target_kind : str
+        TVM's name for the kind of target.
+    """
+
+    kind: str
+    target_kind: str
+
+    def names_target(self, word: str) -> bool:
+        """Whether `word`, of the option ``--target``, names a target of this backend."""
+
+    def target(self, word: str | None, host: Target, precision: Precision) -> Target:
+        """Return the target that `word` names, or that of this machine's first device.
+
+        `host` is the target of the CPU beside the device.
+
+        Raises
+        ------
+        UsageError
+            If there is no such target, it lacks `precision`, or no device is here.
+        """
+
+    def loops(self, target: Target, left: Collection[str] = ()) -> list[Pass]:
+        """Return the passes that choose tiles and packed weights for target-free kernels.
+
+        They leave the kernels whose names are `left` as they are.
+        """
+
+    def generate(
+        self,
+        kernels: Mapping[str, IRModule],
+        target: Target,
+        *,
+        cache_dir: Path | None = None,
+        progress: Progress = lambda done, total: None,
+    ) -> dict[str, DeviceCode]:
+        """Return the code of each device from the scheduled kernels that it calls.
+
+        `cache_dir` keeps what was compiled.
+
+        Raises
+        ------
+        CompileError
+            If code cannot be generated; the message names the kernel.
+        """
+
+    def features(self, target: Target) -> tuple[str, ...]:
+        """Return the CPU features that a machine must have to run the code, sorted."""
+
+    def model(self, device: str, target: Target) -> str:
+        """Return the key of costs: what devices have in common that run a kernel equally fast."""
+
+    def estimate(
+        self, kernels: IRModule, graph: OperatorGraph, target: Target, device: str
+    ) -> Estimate | None:
+        """Return costs of a device that is not here; None if they have to be measured.
+
+        `kernels` are target-free (`Network.kernels`).
+        """

@@ -1,0 +1,72 @@
+"""What the rules for convolutions read off a kernel, and how they give it packed weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import tvm_ffi
+from tvm import s_tir, tirx
+from tvm.ir import TensorLoad
+from tvm.tirx import Stmt
+
+from hios_tvm.passes.cpu_rules.epilogue import Epilogue, find_block, fused_epilogue, image_buffer
+from hios_tvm.passes.cpu_rules.loop_nest import as_index, rebuilt
+from hios_tvm.passes.schedule_kernels import Packing, Scheduled
+from hios_tvm.schema.kernel_shapes import CONVOLUTION, ConvolutionShape
+
+__all__ = ["ConvolutionKernel"]
+
+
+@dataclass(frozen=True)
+class ConvolutionKernel:
+    """A kernel with one convolution, or product with a constant matrix, and its epilogue.
+
+    `image` is what it reads before padding, `weight` the parameter with its weights.
+    """
+
+    func: tirx.PrimFunc
+    shape: ConvolutionShape
+    image: tirx.Var
+    weight: tirx.Var
+    epilogue: Epilogue
+
+    @staticmethod
+    def of(func: tirx.PrimFunc) -> ConvolutionKernel | None:
+        """Read `func`; None if it is no such kernel, or reads its weights elsewhere too."""
+        sch = s_tir.Schedule(func)
+        block = find_block(sch, CONVOLUTION)
+        if block is None:
+            return None
+        shape = ConvolutionShape.from_annotation(sch.get(block).annotations[CONVOLUTION])
+        image = image_buffer(sch, block)
+        weight = sch.get(block).reads[-1].source
+        epilogue = fused_epilogue(sch, block)
+        if epilogue is None or image.same_as(weight) or _reads(epilogue, weight):
+            return None
+        return ConvolutionKernel(func, shape, image, weight, epilogue)
+
+    def packed_weight(self, shape: Sequence[int]) -> tirx.Var:
+        """Return a buffer of `shape` for the packed weights."""
+        extents = list(map(as_index, shape))
+        return tirx.decl_buffer(extents, "float32", self.weight.name, layout=None)
+
+    def scheduled(self, body: Stmt, weight: tirx.Var, packing: Packing) -> Scheduled:
+        """Return the kernel with `body`, which reads `weight` in place of its own weights."""
+        func = rebuilt(self.func, body)
+        index = next(i for i, param in enumerate(func.params) if param.same_as(self.weight))
+        params = [*func.params[:index], weight, *func.params[index + 1 :]]
+        func = tirx.PrimFunc(params, func.body, func.ret_type, func.attrs)
+        return Scheduled(func, {index: packing})
+
+
+def _reads(epilogue: Epilogue, buffer: tirx.Var) -> bool:
+    found: list[TensorLoad] = []
+
+    def visit(load: TensorLoad) -> TensorLoad:
+        if load.source.same_as(buffer):
+            found.append(load)
+        return load
+
+    tvm_ffi.structural_map(epilogue.value, [(TensorLoad, visit)])
+    return bool(found)

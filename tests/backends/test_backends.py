@@ -1,0 +1,166 @@
+"""One backend for each kind of device, and room for another."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+import tvm_ffi
+from lowered_models import model_of, random
+from onnx import ModelProto, helper
+from tvm.ir import IRModule
+from tvm.ir.transform import Pass
+from tvm.target import Target
+
+from hios_tvm.backends import BACKENDS, kind_of, parse_targets
+from hios_tvm.backends.cpu.targets import host_target, parse_target
+from hios_tvm.backends.cuda.codegen import generate_cuda
+from hios_tvm.backends.cuda.targets import cuda_target
+from hios_tvm.backends.interface import DeviceCode
+from hios_tvm.backends.network import lower_network
+from hios_tvm.errors import UsageError
+from hios_tvm.frontends.onnx import from_onnx
+from hios_tvm.passes.annotate_schedule import AnnotateSchedule
+from hios_tvm.schema.schedule import DeviceSchedule, Schedule, Stage
+
+
+def model() -> ModelProto:
+    """Two convolutions, of which the first is one that CPUs compute by Winograd's method."""
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["a"], pads=[1, 1, 1, 1]),
+        helper.make_node("Conv", ["a", "v"], ["y"], pads=[1, 1, 1, 1]),
+    ]
+    weights = {"w": random(64, 64, 3, 3), "v": random(20, 64, 3, 3, seed=1)}
+    return model_of(nodes, {"x": (1, 64, 56, 56)}, weights)
+
+
+def test_code_of_gpus_does_not_depend_on_the_cpu_beside_them() -> None:
+    sources = []
+    for name in ("portable", "nehalem", "aarch64-linux-gnu"):
+        cpu = parse_target(name)
+        network = lower_network(from_onnx(model()), cpu, cuda_target("sm_80", cpu))
+        form = network.lowered["cuda"]
+        sources.append(generate_cuda(form.mod, form.target).source)
+        assert len({array.shape for array in network.weights.values()}) == 4, "CPUs pack theirs"
+    assert "conv2d" in sources[0]
+    assert sources[0] == sources[1] == sources[2]
+
+
+def test_kernels_before_loops_are_the_same_for_all_targets() -> None:
+    cpu = host_target()
+    networks = [
+        lower_network(from_onnx(model()), target)
+        for target in (cpu, parse_target("portable"), cuda_target("sm_90", cpu))
+    ]
+    first, *others = (network.kernels for network in networks)
+    assert all(tvm_ffi.structural_equal(first, other) for other in others)
+
+
+def test_each_operator_reads_the_weights_of_its_device() -> None:
+    cpu = host_target()
+    network = lower_network(from_onnx(model()), cpu, cuda_target("sm_80", cpu))
+    first, second = (op.name for op in network.graph.operators if "conv2d" in op.kernel)
+    others = {op.name: "cpu@0" for op in network.graph.operators}
+    placed = network.placed({**others, first: "cpu@0", second: "cuda:0"})
+    read = {
+        binding.var.name: [network.weights.get(v.name) for v in binding.value.args[1].fields][1]
+        for binding in placed["main"].body.blocks[0].bindings
+        if binding.var.name in (first, second)
+    }
+    assert read[first].shape != (3, 3, 64, 64), "packed for the CPU"
+    np.testing.assert_array_equal(read[second], random(20, 64, 3, 3, seed=1).transpose(2, 3, 1, 0))
+
+
+def test_a_placement_on_one_kind_takes_its_form_as_it_is() -> None:
+    network = lower_network(from_onnx(model()), host_target())
+    placement = dict.fromkeys(network.graph.operator, "cpu@0")
+    assert network.placed(placement).same_as(network.lowered["cpu"].mod)
+
+
+class ToyBackend:
+    """A third kind of device: TVM's target ``c``, and kernels as they are."""
+
+    kind = "toy"
+    target_kind = "c"
+
+    def names_target(self, word: str) -> bool:
+        return word == "toy"
+
+    def target(self, word: str | None, host: Target, precision: str) -> Target:
+        return Target({"kind": "c"}, host=host)
+
+    def loops(self, target: Target, left: Collection[str] = ()) -> list[Pass]:
+        return []
+
+    def generate(
+        self, kernels: Mapping[str, IRModule], target: Target, **options: Any
+    ) -> dict[str, DeviceCode]:
+        return {
+            device: DeviceCode(b"", ",".join(sorted(v.name_hint for v in mod.functions)).encode())
+            for device, mod in kernels.items()
+        }
+
+    def features(self, target: Target) -> tuple[str, ...]:
+        return ()
+
+    def model(self, device: str, target: Target) -> str:
+        return "toy"
+
+    def estimate(self, *arguments: Any) -> None:
+        return None
+
+
+@pytest.fixture
+def toy(monkeypatch: pytest.MonkeyPatch) -> ToyBackend:
+    backend = ToyBackend()
+    monkeypatch.setitem(BACKENDS, "toy", backend)
+    return backend
+
+
+def test_another_kind_of_device_takes_an_entry_in_the_table(toy: ToyBackend) -> None:
+    assert kind_of("toy:0") == "toy"
+    targets = parse_targets("portable,toy", ["cpu@0", "toy:0"])
+    assert {kind: target.kind.name for kind, target in targets.items()} == {
+        "cpu": "llvm",
+        "toy": "c",
+    }
+    network = lower_network(from_onnx(model()), *targets.values())
+    first, *rest = network.graph.operator
+    devices = (
+        DeviceSchedule("toy:0", (Stage(((first,),)),)),
+        DeviceSchedule("cpu@0", tuple(Stage(((name,),)) for name in rest)),
+    )
+    schedule = Schedule("sequential", devices)
+    placed = network.placed(schedule.placement)
+    annotated = AnnotateSchedule(
+        schedule, {"toy:0": targets["toy"], "cpu@0": targets["cpu"]}
+    ).transform_module(placed, None)
+    kinds = [device.target.kind.name for device in annotated.global_infos["vdevice"]]
+    assert kinds == ["c", "llvm"]
+    kernels = network.kernels_on("toy:0", [first])
+    code = BACKENDS["toy"].generate({"toy:0": kernels}, targets["toy"])
+    assert code["toy:0"].binary == network.graph.operator[first].kernel.encode()
+
+
+def test_a_device_without_a_backend_is_named() -> None:
+    with pytest.raises(UsageError, match="device 'toy:0' is unknown: names begin with cpu, cuda"):
+        kind_of("toy:0")
+
+
+@pytest.mark.parametrize(
+    ("text", "devices", "kinds"),
+    [
+        ("host", ["cpu@0"], {"cpu"}),
+        ("sm_90", ["cuda:0", "cuda:1"], {"cuda"}),
+        ("portable,sm_80", ["cpu@0", "cuda:0"], {"cpu", "cuda"}),
+    ],
+)
+def test_there_is_a_target_for_each_kind(text: str, devices: list[str], kinds: set[str]) -> None:
+    targets = parse_targets(text, devices)
+    assert targets.keys() == kinds
+    if "cuda" in targets:
+        host = targets["cuda"].host
+        assert host.kind.name == "llvm"
+        assert ("x86-64-v3" in str(host)) == ("portable" in text)
