@@ -28,11 +28,12 @@ from rich.progress import track
 from rich.table import Table
 from tvm import tirx
 from tvm.ir import Call
+from tvm.script import tirx as T
 
 from hios_tvm.backends.cpu.targets import host_target, vector_lanes
 from hios_tvm.backends.network import lower
 from hios_tvm.frontends.onnx import from_onnx
-from hios_tvm.passes.cpu_rules.loop_nest import loop, sequence
+from hios_tvm.passes.cpu_rules.loop_nest import allocate, emitted, serial
 from hios_tvm.zoo import NETWORKS, build
 
 PEAK_CHAINS = 12
@@ -87,26 +88,21 @@ def peak_kernel(lanes: int) -> tirx.PrimFunc:
     """A loop of independent multiply-adds that never touches memory."""
     factor = tirx.decl_buffer((lanes,), "float32", "factor")
     out = tirx.decl_buffer((PEAK_CHAINS * lanes,), "float32", "out")
-    sums = tirx.decl_buffer((PEAK_CHAINS * lanes,), "float32", "sums", scope="local")
-    chains = [[tirx.Ramp(i * lanes, 1, lanes)] for i in range(PEAK_CHAINS)]
-    value = tirx.BufferLoad(factor, [tirx.Ramp(0, 1, lanes)])
+    chains = [tirx.Ramp(i * lanes, 1, lanes) for i in range(PEAK_CHAINS)]
+    value = factor[tirx.Ramp(0, 1, lanes)]
     zero = tirx.Broadcast(tirx.const(0.0, "float32"), lanes)
 
-    def step(_index: object) -> tirx.Stmt:
-        return sequence(
-            [
-                tirx.BufferStore(sums, tirx.BufferLoad(sums, chain) * value + value, chain)
-                for chain in chains
-            ]
-        )
+    def write() -> None:
+        sums = allocate("sums", PEAK_CHAINS * lanes, scope="local")
+        for chain in chains:
+            T.buffer_store(sums, zero, [chain])
+        for _ in serial("step", PEAK_STEPS):
+            for chain in chains:
+                T.buffer_store(sums, sums[chain] * value + value, [chain])
+        for chain in chains:
+            T.buffer_store(out, sums[chain], [chain])
 
-    body = [
-        tirx.AllocBuffer(sums),
-        *(tirx.BufferStore(sums, zero, chain) for chain in chains),
-        loop("step", 0, PEAK_STEPS, step),
-        *(tirx.BufferStore(out, tirx.BufferLoad(sums, chain), chain) for chain in chains),
-    ]
-    kernel = tirx.PrimFunc([factor, out], sequence(body))
+    kernel = tirx.PrimFunc([factor, out], emitted(write))
     return kernel.with_attr({"global_symbol": "peak", "tirx.noalias": True, "s_tir": True})
 
 

@@ -1,26 +1,33 @@
 """Long sums in blocks.
 
 The rounding error of a sum grows with the number of additions in a row. A register tile therefore
-adds up blocks of at most some hundred terms, and a second buffer adds these sums up:
+adds up blocks of at most some hundred terms, and a second buffer adds these sums up. Before:
 
-    totals = 0
+    sums[tile] = 0
+    for term: sums[tile] += left[term] * right[term]
+
+After:
+
+    totals[tile] = 0
     for block of terms
-        sums = 0
-        for term of the block: sums += term    # in registers
-        totals += sums                         # in memory
+        sums[tile] = 0
+        for term of the block: sums[tile] += left[term] * right[term]    # in registers
+        totals[tile] += sums[tile]                                       # in memory
 
 Matrix products of other libraries, which go through the inner dimension in blocks, round as often.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from tvm import tirx
-from tvm.tirx import AllocBuffer, BufferLoad, BufferStore, Stmt
+from tvm.script import tirx as T
+from tvm.tirx import BufferLoad
 
-from hios_tvm.passes.cpu_rules.loop_nest import Index, broadcast, loop, sequence, vector_index
+from hios_tvm.passes.cpu_rules.loop_nest import Index, allocate, broadcast, serial, vector_index
 
 __all__ = ["MOST_TERMS", "BlockedSums"]
 
@@ -38,9 +45,10 @@ class BlockedSums:
     Attributes
     ----------
     sums : tirx.Var
-        The buffer that terms are added to.
+        The buffer ``(elements of the tile,)`` that terms are added to.
     totals : tirx.Var
-        The buffer that holds the results at the end; `sums` itself where there is one block.
+        The buffer of the same shape that holds the results at the end; `sums` itself where there is
+        one block.
     vectors : tuple of (int, int)
         First element and length of each vector.
     """
@@ -50,72 +58,76 @@ class BlockedSums:
     vectors: tuple[tuple[int, int], ...]
 
     @staticmethod
-    def of(vectors: Sequence[tuple[int, int]], *, is_single: bool) -> BlockedSums:
-        """Declare accumulators for all `vectors`; `is_single` if all terms are one block."""
+    def allocate(vectors: Sequence[tuple[int, int]], *, is_single: bool) -> BlockedSums:
+        """Emit accumulators of zeros for all `vectors`; `is_single` if all terms are one block."""
         size = sum(length for _, length in vectors)
-        sums = tirx.decl_buffer((size,), "float32", "sums", scope="local", layout=None)
-        totals = sums
-        if not is_single:
-            totals = tirx.decl_buffer((size,), "float32", "totals", scope="local", layout=None)
-        return BlockedSums(sums, totals, tuple(vectors))
+        sums = allocate("sums", size, scope="local")
+        totals = sums if is_single else allocate("totals", size, scope="local")
+        result = BlockedSums(sums, totals, tuple(vectors))
+        result._clear(totals)
+        return result
 
     @property
     def _is_single(self) -> bool:
         return bool(self.totals.same_as(self.sums))
 
-    def around(self, terms: Stmt) -> Stmt:
-        """Return the statements that allocate the buffers, clear them, and run `terms`."""
-        if self._is_single:
-            return sequence([AllocBuffer(self.sums), self._clear(self.sums), terms])
-        buffers: list[Stmt] = [AllocBuffer(self.sums), AllocBuffer(self.totals)]
-        return sequence([*buffers, self._clear(self.totals), terms])
+    @contextmanager
+    def block(self, *, is_block: bool = True) -> Iterator[None]:
+        """Emit what is inside as one block of terms, unless that is a part of a block."""
+        if self._is_single or not is_block:
+            yield
+            return
+        self._clear(self.sums)
+        yield
+        self._add_to_totals()
 
-    def block(self, terms: Stmt) -> Stmt:
-        """Return `terms` as one block."""
+    def loop(self, name: str, extent: int) -> Iterator[Index]:
+        """Emit a loop over `extent` terms in blocks of about the same length."""
         if self._is_single:
-            return terms
-        return sequence([self._clear(self.sums), terms, self._add_to_totals()])
-
-    def loop(self, name: str, extent: int, body: Callable[[Index], Stmt]) -> Stmt:
-        """Return a loop over `extent` terms in blocks of about the same length."""
-        if self._is_single:
-            return loop(name, 0, extent, body)
+            yield from serial(name, extent)
+            return
         count = -(-extent // MOST_TERMS)
         length = -(-extent // count)
-        full, rest = divmod(extent, length)
+        full, remainder = divmod(extent, length)
+        for block in serial("block", full):
+            with self.block():
+                for i in serial(name, length):
+                    yield block * length + i
+        if remainder:
+            with self.block():
+                for i in serial(name, remainder):
+                    yield full * length + i
 
-        def nth(block: Index) -> Stmt:
-            return self.block(loop(name, 0, length, lambda i: body(block * length + i)))
+    def add(self, vector: int, term: tirx.Expr) -> None:
+        """Add `term`, of as many lanes, to a vector of the current block's sums."""
+        place = [self._index(vector)]
+        T.buffer_store(self.sums, BufferLoad(self.sums, place) + term, place)
 
-        statements = [loop("block", 0, full, nth)]
-        if rest:
-            statements.append(self.block(loop(name, 0, rest, lambda i: body(full * length + i))))
-        return sequence(statements)
+    def total(self, vector: int) -> tirx.Expr:
+        """Return a vector of the results."""
+        return BufferLoad(self.totals, [self._index(vector)])
 
-    def _clear(self, buffer: tirx.Var) -> Stmt:
+    def _index(self, vector: int) -> Index:
+        return vector_index(*self.vectors[vector])
+
+    def _clear(self, buffer: tirx.Var) -> None:
         zero = tirx.const(0.0, "float32")
-        return sequence(
-            [
-                BufferStore(buffer, broadcast(zero, length), [vector_index(start, length)])
-                for start, length in self.vectors
-            ]
-        )
-
-    def _add_to_totals(self) -> Stmt:
-        statements = [_keep_in_memory(self.totals)]
         for start, length in self.vectors:
-            at = [vector_index(start, length)]
-            total = BufferLoad(self.totals, at) + BufferLoad(self.sums, at)
-            statements.append(BufferStore(self.totals, total, at))
-        return sequence(statements)
+            T.buffer_store(buffer, broadcast(zero, length), [vector_index(start, length)])
+
+    def _add_to_totals(self) -> None:
+        _keep_in_memory(self.totals)
+        for i in range(len(self.vectors)):
+            total = self.total(i) + BufferLoad(self.sums, [self._index(i)])
+            T.buffer_store(self.totals, total, [self._index(i)])
 
 
-def _keep_in_memory(buffer: tirx.Var) -> Stmt:
-    """Return a statement that keeps LLVM from holding `buffer` in registers.
+def _keep_in_memory(buffer: tirx.Var) -> None:
+    """Emit a statement that keeps LLVM from holding `buffer` in registers.
 
     It would do so for all of a loop over blocks, and move the accumulators to memory in its place.
     A prefetch may touch the buffer as far as LLVM knows; TVM 0.27 has no volatile buffers on CPUs.
     """
     first = tirx.address_of(BufferLoad(buffer, [0]))
     write, most_local, data = 1, 3, 1
-    return tirx.Evaluate(tirx.call_intrin("", "tirx.prefetch", first, write, most_local, data))
+    T.evaluate(tirx.call_intrin("", "tirx.prefetch", first, write, most_local, data))

@@ -1,15 +1,21 @@
 """The rule for convolutions and for products with constant matrices.
 
-Activations are channels-last, so one input element serves a vector of output channels. The kernel
-walks blocks of rows and blocks of output channels; in a row it computes tiles of some pixels times
-a block of channels, whose sums stay in registers from zero to the fused epilogue:
+Before, in channels-last layout, for a window of 3x3 pixels:
+
+    for y, x, c: padded[y, x, c] = image[y - 1, x - 1, c] inside the image, else 0
+    for y, x, o, ky, kx, c: sums[y, x, o] += padded[y + ky, x + kx, c] * weight[o, ky, kx, c]
+    for y, x, o: output[y, x, o] = epilogue(sums[y, x, o])
+
+After, a register tile of some pixels of a row times a block of output channels goes through the
+whole reduction; one input element serves a vector of output channels:
 
     parallel for (rows that fit the cache, group, block of channels)
-        for row, for tile of pixels
-            accumulators = 0
-            for kernel row that lies in the image, kernel column, input channel
-                accumulators[pixels][channels] += input[pixels] * weight[channels]
-            output = epilogue(accumulators)
+        for tile of pixels, for row y
+            sums[pixels, channels] = 0
+            for kernel row ky that lies in the image, kernel column kx, input channel c
+                sums[pixels, channels] += image[y + ky - 1, pixels + kx - 1, c]
+                                          * weight[block, ky, kx, c, channels]
+            output[y, pixels, channels] = epilogue(sums)
 
 Padding costs nothing: kernel rows outside of the image are skipped, and the first and last tiles of
 a row, whose pixels are known, get their own code that skips the columns outside. Where a pixel
@@ -18,13 +24,14 @@ reads only itself (kernel 1x1, matrix products), the whole image is one row.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 from tvm import tirx
-from tvm.tirx import Broadcast, BufferLoad, BufferStore, IfThenElse, Ramp, Stmt
+from tvm.script import tirx as T
+from tvm.tirx import Broadcast, BufferLoad, Ramp, Stmt
 
 from hios_tvm.passes.cpu_rules.blocked_sums import MOST_TERMS, BlockedSums
 from hios_tvm.passes.cpu_rules.borders import Tile, kernel_rows, pixels_inside, tiles_of_row
@@ -32,11 +39,12 @@ from hios_tvm.passes.cpu_rules.convolution_kernel import ConvolutionKernel
 from hios_tvm.passes.cpu_rules.epilogue import Epilogue
 from hios_tvm.passes.cpu_rules.loop_nest import (
     Index,
+    emitted,
     even_chunk,
-    loop,
-    parallel_loop,
-    sequence,
-    vector_loops,
+    parallel,
+    serial,
+    vectors,
+    when,
 )
 from hios_tvm.passes.cpu_rules.tiled_shapes import TiledConvolution
 from hios_tvm.passes.schedule_kernels import Scheduled
@@ -96,7 +104,33 @@ class BlockedWeights:
 
 
 @dataclass(frozen=True)
+class _OutputTile:
+    """A register tile: some pixels of a row of an image, for a block of output channels."""
+
+    batch: Index
+    row: Index
+    pixels: Tile
+    block: Index
+
+
+@dataclass(frozen=True)
 class _Nest:
+    """The kernel to write.
+
+    Attributes
+    ----------
+    shape : TiledConvolution
+        Extents of the convolution and of the register tile.
+    image : tirx.Var
+        The unpadded input, ``(batch, height, width, channels)``, or ``(..., channels)`` for a
+        pointwise convolution.
+    weight : tirx.Var
+        ``(blocks of all groups, kernel height, kernel width, input channels of a group, channels of
+        a block)``.
+    epilogue : Epilogue
+        Writes the output, which has the dimensions of `image`.
+    """
+
     shape: TiledConvolution
     image: tirx.Var
     weight: tirx.Var
@@ -104,10 +138,10 @@ class _Nest:
 
     def body(self) -> Stmt:
         """Return the whole kernel."""
-        return self._pointwise() if self.shape.is_pointwise else self._by_rows()
+        return emitted(self._write_pixels if self.shape.is_pointwise else self._write_rows)
 
-    def _pointwise(self) -> Stmt:
-        """All pixels of all images as one row."""
+    def _write_pixels(self) -> None:
+        """Compute all pixels of all images as one row."""
         shape = self.shape
         pixels = shape.batch * shape.out_size[0] * shape.out_size[1]
         tiles, rest = divmod(pixels, shape.pixels)
@@ -115,193 +149,132 @@ class _Nest:
         blocks = shape.groups * shape.group_blocks
         per_chunk = even_chunk(tiles, _CACHE_BYTES // tile_bytes, blocks)
         chunks = max(1, -(-tiles // per_chunk))
-
-        def chunk_of_block(index: Index) -> Stmt:
+        for index in parallel("chunk_block", chunks * blocks, work=shape.work):
             chunk, block = index // blocks, index % blocks
             first = chunk * per_chunk
-            count = per_chunk if tiles % per_chunk == 0 else tirx.min(per_chunk, tiles - first)
-            statements = []
             if tiles:
-                statements.append(
-                    loop(
-                        "tile",
-                        0,
-                        count,
-                        lambda i: self._tile(
-                            0, 0, Tile((first + i) * shape.pixels, shape.pixels, False), block
-                        ),
-                    )
-                )
+                count = per_chunk if tiles % per_chunk == 0 else tirx.min(per_chunk, tiles - first)
+                for i in serial("tile", count):
+                    tile = Tile((first + i) * shape.pixels, shape.pixels, False)
+                    self._write_tile(_OutputTile(0, 0, tile, block))
             if rest:
-                last = self._tile(0, 0, Tile(tiles * shape.pixels, rest, False), block)
-                statements.append(
-                    last if chunks == 1 else IfThenElse(chunk == chunks - 1, last, None)
-                )
-            return sequence(statements)
+                with when(chunks == 1 or chunk == chunks - 1):
+                    tile = Tile(tiles * shape.pixels, rest, False)
+                    self._write_tile(_OutputTile(0, 0, tile, block))
 
-        return parallel_loop("chunk_block", chunks * blocks, chunk_of_block, work=shape.work)
-
-    def _by_rows(self) -> Stmt:
+    def _write_rows(self) -> None:
         shape = self.shape
         height = shape.out_size[0]
         row_bytes = shape.in_size[1] * shape.in_channels * 4 * shape.strides[0]
         blocks = shape.groups * shape.group_blocks
         per_chunk = even_chunk(height, _CACHE_BYTES // row_bytes, blocks)
         chunks = -(-height // per_chunk)
-
-        def chunk_of_block(index: Index) -> Stmt:
+        for index in parallel("chunk_block", shape.batch * chunks * blocks, work=shape.work):
             chunk, block = index // blocks, index % blocks
-            first = chunk % chunks * per_chunk
+            batch, first = chunk // chunks, chunk % chunks * per_chunk
             count = per_chunk if height % per_chunk == 0 else tirx.min(per_chunk, height - first)
-            runs = [
-                loop("row", 0, count, self._run(chunk // chunks, first, block, tile, tiles))
-                for tile, tiles in tiles_of_row(shape, shape.pixels)
-            ]
-            return sequence(runs)
+            # Unequal tiles have loops over rows of their own: in one loop, the compiler keeps sums
+            # of one tile in registers while it computes another
+            for tile, tiles in tiles_of_row(shape, shape.pixels):
+                for row in serial("row", count):
+                    for i in serial("tile", tiles):
+                        moved = replace(tile, start=tile.start + i * tile.pixels)
+                        self._write_tile(_OutputTile(batch, first + row, moved, block))
 
-        count = shape.batch * chunks * blocks
-        return parallel_loop("chunk_block", count, chunk_of_block, work=shape.work)
+    def _write_tile(self, tile: _OutputTile) -> None:
+        """Compute `tile` in accumulators ``[pixels * channels of a block]``."""
+        shape, level = self.shape, _level(self.shape)
+        count = tile.pixels.pixels * shape.vectors
+        accumulators = [(i * shape.lanes, shape.lanes) for i in range(count)]
+        sums = BlockedSums.allocate(accumulators, is_single=level == "tile")
+        first, count = kernel_rows(shape, tile.row)
+        for kernel_row in serial("kernel_row", count, start=first):
+            with sums.block(is_block=level == "row"):
+                self._write_kernel_row(sums, tile, kernel_row)
+        self._write_output(sums, tile)
 
-    def _run(
-        self, batch: Index, first_row: Index, block: Index, tile: Tile, tiles: int
-    ) -> Callable[[Index], Stmt]:
-        """Return what computes `tiles` equal tiles of a row.
-
-        Other tiles of the row have loops over rows of their own: in one loop, the compiler keeps
-        sums of one tile in registers while it computes another.
-        """
-
-        def run(row: Index) -> Stmt:
-            def nth(i: Index) -> Stmt:
-                moved = replace(tile, start=tile.start + i * tile.pixels)
-                return self._tile(batch, first_row + row, moved, block)
-
-            return loop("tile", 0, tiles, nth)
-
-        return run
-
-    def _tile(self, batch: Index, row: Index, tile: Tile, block: Index) -> Stmt:
-        """Compute `tile` for all channels of a block, in registers."""
+    def _write_kernel_row(self, sums: BlockedSums, tile: _OutputTile, kernel_row: Index) -> None:
+        """Add the inputs under one row of the kernel."""
         shape = self.shape
-        vectors = [(i * shape.lanes, shape.lanes) for i in range(tile.pixels * shape.vectors)]
-        sums = BlockedSums.of(vectors, is_single=_level(shape) == "tile")
-        first, count = kernel_rows(shape, row)
+        columns = shape.kernel[1]
+        if tile.pixels.at_border:
+            for column in range(columns):
+                inside = range(*pixels_inside(shape, tile.pixels, column))
+                if inside:
+                    self._write_kernel_column(sums, tile, (kernel_row, column), inside)
+            return
+        fmas = tile.pixels.pixels * shape.vectors * shape.group_inputs
+        unroll = shape.has_few_inputs and columns * fmas <= _UNROLLED_FMAS
+        for column in range(columns) if unroll else serial("kernel_column", columns):
+            pixels = range(tile.pixels.pixels)
+            self._write_kernel_column(sums, tile, (kernel_row, column), pixels)
 
-        def kernel_row(k: Index) -> Stmt:
-            terms = self._kernel_row(sums, batch, row, tile, block, k)
-            return sums.block(terms) if _level(shape) == "row" else terms
+    def _write_kernel_column(
+        self, sums: BlockedSums, tile: _OutputTile, kernel: tuple[Index, Index], pixels: range
+    ) -> None:
+        """Add the inputs under one element of the kernel, to some `pixels` of the tile."""
+        shape, level = self.shape, _level(self.shape)
+        channels: Iterable[Index]
+        if level == "channel":
+            channels = sums.loop("channel", shape.group_inputs)
+        elif shape.has_few_inputs:
+            channels = range(shape.group_inputs)
+        else:
+            channels = serial("channel", shape.group_inputs)
+        with sums.block(is_block=level == "column"):
+            for channel in channels:
+                self._add_products(sums, tile, kernel, channel, pixels)
 
-        terms = loop("kernel_row", first, count, kernel_row)
-        return sequence([sums.around(terms), self._finish(sums.totals, batch, row, tile, block)])
-
-    def _kernel_row(
+    def _add_products(
         self,
         sums: BlockedSums,
-        batch: Index,
-        row: Index,
-        tile: Tile,
-        block: Index,
-        kernel_row: Index,
-    ) -> Stmt:
-        shape, level = self.shape, _level(self.shape)
-        columns, channels = shape.kernel[1], shape.group_inputs
-        fmas = tile.pixels * shape.vectors
-        unroll_channels = shape.has_few_inputs
-        unroll_columns = unroll_channels and columns * channels * fmas <= _UNROLLED_FMAS
-
-        def column(kernel_column: Index, first: int, end: int) -> Stmt:
-            kernel = (kernel_row, kernel_column)
-
-            def step(channel: Index) -> Stmt:
-                return self._step(sums.sums, batch, row, tile, block, kernel, channel, first, end)
-
-            if level == "channel":
-                return sums.loop("channel", channels, step)
-            terms = loop("channel", 0, channels, step, unroll=unroll_channels)
-            return sums.block(terms) if level == "column" else terms
-
-        if not tile.at_border:
-            return loop(
-                "kernel_column",
-                0,
-                columns,
-                lambda k: column(k, 0, tile.pixels),
-                unroll=unroll_columns,
-            )
-        inside = [(k, *pixels_inside(shape, tile, k)) for k in range(columns)]
-        return sequence([column(k, first, end) for k, first, end in inside if first < end])
-
-    def _step(
-        self,
-        sums: tirx.Var,
-        batch: Index,
-        row: Index,
-        tile: Tile,
-        block: Index,
+        tile: _OutputTile,
         kernel: tuple[Index, Index],
         channel: Index,
-        first: int,
-        end: int,
-    ) -> Stmt:
-        """Return one step of the reduction for pixels `first` to `end` of a tile."""
+        pixels: range,
+    ) -> None:
+        """Add the products of one input channel to the sums of some `pixels` of the tile."""
         shape = self.shape
-        group = block // shape.group_blocks if shape.groups > 1 else 0
-        input_row = row * shape.strides[0] - shape.padding[0] + kernel[0] * shape.dilation[0]
-        statements = []
-        for pixel in range(first, end):
-            column = (tile.start + pixel) * shape.strides[1] - shape.padding[1]
-            at = self._input_index(batch, input_row, column + kernel[1] * shape.dilation[1])
+        group = tile.block // shape.group_blocks if shape.groups > 1 else 0
+        row = tile.row * shape.strides[0] - shape.padding[0] + kernel[0] * shape.dilation[0]
+        for pixel in pixels:
+            column = (tile.pixels.start + pixel) * shape.strides[1] - shape.padding[1]
+            at = self._input_index(tile.batch, row, column + kernel[1] * shape.dilation[1])
             value = BufferLoad(self.image, [*at, group * shape.group_inputs + channel])
             for vector in range(shape.vectors):
                 lanes = Ramp(vector * shape.lanes, 1, shape.lanes)
-                weight = BufferLoad(self.weight, [block, *kernel, channel, lanes])
-                place = [Ramp(pixel * shape.block + vector * shape.lanes, 1, shape.lanes)]
-                product = Broadcast(value, shape.lanes) * weight
-                statements.append(BufferStore(sums, BufferLoad(sums, place) + product, place))
-        return sequence(statements)
+                weight = BufferLoad(self.weight, [tile.block, *kernel, channel, lanes])
+                sums.add(pixel * shape.vectors + vector, Broadcast(value, shape.lanes) * weight)
 
-    def _finish(self, sums: tirx.Var, batch: Index, row: Index, tile: Tile, block: Index) -> Stmt:
+    def _write_output(self, sums: BlockedSums, tile: _OutputTile) -> None:
         """Apply the epilogue to a tile; the last block of a group may be narrower."""
         shape = self.shape
         rest = shape.group_outputs % shape.block
         if not rest:
-            return self._store(sums, batch, row, tile, block, shape.block)
-        narrow = self._store(sums, batch, row, tile, block, rest)
-        if shape.group_blocks == 1:
-            return narrow
-        wide = self._store(sums, batch, row, tile, block, shape.block)
-        return IfThenElse(block % shape.group_blocks == shape.group_blocks - 1, narrow, wide)
+            self._store(sums, tile, shape.block)
+        elif shape.group_blocks == 1:
+            self._store(sums, tile, rest)
+        else:
+            with T.If(tile.block % shape.group_blocks == shape.group_blocks - 1):
+                with T.Then():
+                    self._store(sums, tile, rest)
+                with T.Else():
+                    self._store(sums, tile, shape.block)
 
-    def _store(
-        self,
-        sums: tirx.Var,
-        batch: Index,
-        row: Index,
-        tile: Tile,
-        block: Index,
-        channels: int,
-    ) -> Stmt:
+    def _store(self, sums: BlockedSums, tile: _OutputTile, channels: int) -> None:
+        """Store the first `channels` channels of a tile."""
         shape = self.shape
-        group, place = block // shape.group_blocks, block % shape.group_blocks
+        group, place = tile.block // shape.group_blocks, tile.block % shape.group_blocks
         base = group * shape.group_outputs + place * shape.block
         if shape.groups == 1:
-            base = block * shape.block
-        statements = []
-        for pixel in range(tile.pixels):
-            at = self._output_index(batch, row, tile.start + pixel)
-
-            def store(channel: Index, at: Sequence[Index] = at, pixel: int = pixel) -> Stmt:
-                result = BufferLoad(sums, [pixel * shape.block + channel])
-                return self.epilogue.store([*at, base + channel], result)
-
-            vectors, rest = divmod(channels, shape.lanes)
-            for vector in range(vectors):
-                start = vector * shape.lanes
-                statements.append(vector_loops("v", start, shape.lanes, shape.lanes, store))
-            if rest:
-                start = vectors * shape.lanes
-                statements.append(vector_loops("v", start, rest, shape.lanes, store))
-        return sequence(statements)
+            base = tile.block * shape.block
+        for pixel in range(tile.pixels.pixels):
+            at = self._output_index(tile.batch, tile.row, tile.pixels.start + pixel)
+            for start in range(0, channels, shape.lanes):
+                count = min(shape.lanes, channels - start)
+                for channel in vectors("v", start, count, shape.lanes):
+                    result = BufferLoad(sums.totals, [pixel * shape.block + channel])
+                    self.epilogue.store([*at, base + channel], result)
 
     def _input_index(self, batch: Index, row: Index, column: Index) -> list[Index]:
         if self.shape.is_pointwise:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import tvm_ffi
 from tvm import s_tir, tirx
 from tvm.ir import TensorLoad
-from tvm.tirx import BufferStore, Stmt
+from tvm.script import tirx as T
+from tvm.tirx import BufferStore
 
 from hios_tvm.passes.cpu_rules.loop_nest import Index, as_index
 from hios_tvm.passes.tir_trees import nodes_of, with_values
@@ -42,15 +43,15 @@ class Epilogue:
         """Shape of the output."""
         return tuple(int(extent) for extent in self.output.shape)
 
-    def store(self, indices: Sequence[Index], result: tirx.Expr) -> Stmt:
-        """Return the statement that finishes `result`, the source's element at `indices`."""
+    def store(self, indices: Sequence[Index], result: tirx.Expr) -> None:
+        """Emit the store of the output at `indices`, where the source's element is `result`."""
         at = {axis: as_index(index) for axis, index in zip(self.axes, indices, strict=True)}
 
         def finish(load: TensorLoad) -> tirx.Expr:
             return result if load.source.same_as(self.source) else load
 
         value = tvm_ffi.structural_map(self.value, [(TensorLoad, finish)])
-        return BufferStore(self.output, with_values(value, at), list(indices))
+        T.buffer_store(self.output, with_values(value, at), list(indices))
 
 
 def find_block(sch: s_tir.Schedule, annotation: str) -> s_tir.schedule.SBlockRV | None:

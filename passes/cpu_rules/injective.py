@@ -37,11 +37,12 @@ from hios_tvm.passes.cpu_rules.loop_nest import (
     Index,
     as_index,
     coefficients_of,
+    emitted,
     grid,
     parallel,
+    rebuilt,
     serial,
     vectors,
-    with_body,
 )
 from hios_tvm.passes.tir_trees import nodes_of, with_values
 
@@ -80,7 +81,7 @@ class Injective:
             for store in stores:
                 _nest_of(store, flat, self.lanes).write()
 
-        return with_body(func, write)
+        return rebuilt(func, emitted(write))
 
 
 @dataclass(frozen=True)

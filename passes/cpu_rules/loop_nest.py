@@ -24,13 +24,13 @@ No `break` or `return` may leave such a loop.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from typing import TypeAlias
 
 from tvm import s_tir, sym, tirx
 from tvm.script import tirx as T
 from tvm.script.ir_builder import IRBuilder
-from tvm.tirx import AllocBuffer, Broadcast, For, ForKind, Ramp, SeqStmt, Stmt
+from tvm.tirx import AllocBuffer, Broadcast, Ramp, Stmt
 
 __all__ = [
     "INDEX_DTYPE",
@@ -39,18 +39,15 @@ __all__ = [
     "as_index",
     "broadcast",
     "coefficients_of",
+    "emitted",
     "even_chunk",
     "grid",
-    "loop",
     "parallel",
-    "parallel_loop",
     "rebuilt",
-    "sequence",
     "serial",
     "vector_index",
-    "vector_loops",
     "vectors",
-    "with_body",
+    "when",
 ]
 
 Index: TypeAlias = int | tirx.Expr
@@ -59,9 +56,10 @@ INDEX_DTYPE = "int64"
 """The type of Relax shapes, and so of the indices in kernels; TVM narrows it where it can."""
 
 _PARALLEL_WORK = 32768
+"""Multiply-adds or elements that are worth waking other threads for."""
 
 _FEW_TASKS = 16
-"""Below this many tasks, an odd number leaves one of two threads idle for long."""
+"""With fewer tasks, an odd number leaves one of two threads idle for long."""
 
 
 def as_index(value: Index) -> tirx.Expr:
@@ -72,9 +70,9 @@ def as_index(value: Index) -> tirx.Expr:
 def coefficients_of(
     buffer: tirx.Var, indices: Sequence[tirx.Expr], axes: Sequence[tirx.Var]
 ) -> list[int] | None:
-    """Return the place of an element in memory as factors of `axes` and a constant.
+    """Return the offset of an element in a buffer as its strides along `axes`, and a constant.
 
-    None if the place is not such a sum.
+    None if the offset is not affine in the axes.
     """
     place: Index = 0
     for extent, index in zip(map(int, buffer.shape), indices, strict=True):
@@ -86,10 +84,10 @@ def coefficients_of(
 
 
 def even_chunk(total: int, most: int, blocks: int) -> int:
-    """Return how many of `total` tiles or rows, at most `most`, make a chunk.
+    """Return how many of `total` tiles or rows to put into a chunk, `most` or fewer.
 
-    Threads share the chunks times the `blocks` of channels, so chunks are about equal, and an even
-    number of tasks where there are few.
+    Each chunk of each of the `blocks` of channels is a task for a thread. Chunks are about equal,
+    and tasks even in number where there are few.
     """
     chunks = max(1, -(-total // max(1, most)))
     if chunks * blocks % 2 and chunks * blocks < _FEW_TASKS and chunks < total:
@@ -98,16 +96,16 @@ def even_chunk(total: int, most: int, blocks: int) -> int:
 
 
 def rebuilt(func: tirx.PrimFunc, body: Stmt) -> tirx.PrimFunc:
-    """Return `func` with another body, inside the root block that Relax expects of kernels."""
+    """Return `func` with `body` inside the root block that Relax expects of kernels."""
     root = s_tir.SBlock([], [], [], "root", body)
     return func.with_body(s_tir.SBlockRealize([], True, root))
 
 
-def with_body(func: tirx.PrimFunc, write: Callable[[], None]) -> tirx.PrimFunc:
-    """Return `func` with the statements that `write` emits as its body."""
+def emitted(write: Callable[[], None]) -> Stmt:
+    """Return the statements that `write` emits."""
     with IRBuilder() as builder, T.sblock("root"):
         write()
-    return rebuilt(func, builder.get().block.body)
+    return builder.get().block.body
 
 
 def allocate(name: str, *shape: int, scope: str = "global") -> tirx.Var:
@@ -128,8 +126,8 @@ def serial(name: str, extent: Index, *, start: Index = 0) -> Iterator[Index]:
 def parallel(name: str, extent: int, *, work: int) -> Iterator[Index]:
     """Emit a loop whose iterations the threads of a device share.
 
-    Where all iterations together are less than some `work` (multiply-adds or elements), waking
-    other threads would take longer, and the loop is serial.
+    `work` is the number of multiply-adds or elements of all iterations together. Where it is small,
+    waking other threads would take longer than the work itself, and the loop is serial.
     """
     if extent == 1 or work < _PARALLEL_WORK:
         yield from serial(name, extent)
@@ -165,79 +163,26 @@ def grid(extents: Sequence[int]) -> Iterator[list[Index]]:
             yield [i, *inner]
 
 
-def _in_frame(name: str, frame: AbstractContextManager[tirx.Var]) -> Iterator[tirx.Var]:
-    with frame as var:
-        yield IRBuilder.name(name, var)
-
-
-def sequence(statements: Sequence[Stmt]) -> Stmt:
-    """Return the statements one after another; none is a statement that does nothing."""
-    if not statements:
-        return tirx.Evaluate(0)
-    return statements[0] if len(statements) == 1 else SeqStmt(list(statements))
-
-
-def loop(
-    name: str, start: Index, extent: Index, body: Callable[[Index], Stmt], *, unroll: bool = False
-) -> Stmt:
-    """Return a serial loop; one iteration needs no loop, and `unroll` writes all of them out."""
-    if isinstance(extent, int) and (extent == 1 or unroll):
-        return sequence([body(start + i) for i in range(extent)])
-    return _loop(name, start, extent, ForKind.SERIAL, body)
-
-
-def parallel_loop(name: str, extent: int, body: Callable[[Index], Stmt], *, work: int) -> Stmt:
-    """Return a loop whose iterations the threads of a device share.
-
-    Where all iterations together are less than some `work` (multiply-adds or elements), waking
-    other threads would take longer, and the loop is serial.
-    """
-    if extent == 1 or work < _PARALLEL_WORK:
-        return loop(name, 0, extent, body)
-    return _loop(name, 0, extent, ForKind.PARALLEL, body)
+@contextmanager
+def when(condition: tirx.Expr | bool) -> Iterator[None]:
+    """Emit what is inside under `condition`, or without one if it is known to hold."""
+    if condition is True:
+        yield
+    else:
+        with T.If(condition), T.Then():
+            yield
 
 
 def vector_index(start: Index, lanes: int) -> Index:
-    """Return the index of `lanes` neighbours; of one, it is no vector."""
+    """Return the index of `lanes` neighbours, which is a scalar for a single one."""
     return start if lanes == 1 else Ramp(start, 1, lanes)
 
 
 def broadcast(value: tirx.Expr, lanes: int) -> tirx.Expr:
-    """Return a vector of equal elements; of one, it is no vector."""
+    """Return `lanes` times `value`, which stays a scalar for a single lane."""
     return value if lanes == 1 else Broadcast(value, lanes)
 
 
-def vector_loops(
-    name: str, start: Index, extent: int, lanes: int, body: Callable[[Index], Stmt]
-) -> Stmt:
-    """Return `body` over a range, as vectors of `lanes` and one shorter vector for the rest."""
-    vectors, rest = divmod(extent, lanes)
-    statements = []
-    if vectors:
-        statements.append(
-            loop(
-                name,
-                0,
-                vectors,
-                lambda i: _loop(
-                    "lane", 0, lanes, ForKind.VECTORIZED, _shifted(body, start, i * lanes)
-                ),
-            )
-        )
-    if rest == 1:
-        statements.append(body(start + vectors * lanes))
-    elif rest:
-        offset = vectors * lanes
-        statements.append(_loop("lane", 0, rest, ForKind.VECTORIZED, _shifted(body, start, offset)))
-    return sequence(statements)
-
-
-def _shifted(body: Callable[[Index], Stmt], start: Index, offset: Index) -> Callable[[Index], Stmt]:
-    return lambda lane: body(start + offset + lane)
-
-
-def _loop(
-    name: str, start: Index, extent: Index, kind: ForKind, body: Callable[[Index], Stmt]
-) -> Stmt:
-    var = tirx.Var(name, INDEX_DTYPE)
-    return For(var, start, extent, kind, body(var))
+def _in_frame(name: str, frame: AbstractContextManager[tirx.Var]) -> Iterator[tirx.Var]:
+    with frame as var:
+        yield IRBuilder.name(name, var)

@@ -1,10 +1,17 @@
 """The rule for products of two matrices that are both computed.
 
+Before:
+
+    for m, n, k: sums[m, n] += left[m, k] * right[k, n]
+    for m, n: output[m, n] = epilogue(sums[m, n])
+
+After, in register tiles of some rows times a block of columns:
+
     parallel for (matrix, block of columns, rows that fit the cache)
         for tile of rows
-            accumulators[rows][columns] = 0
-            for k: accumulators += left[rows][k] * right[k][columns]
-            output = epilogue(accumulators)
+            sums[rows, columns] = 0
+            for k: sums[rows, columns] += left[rows, k] * right[k, columns]    # columns in vectors
+            output[rows, columns] = epilogue(sums)
 
 The right matrix is read as it is: its rows are contiguous along the columns of the result.
 """
@@ -16,20 +23,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tvm import s_tir, tirx
-from tvm.tirx import BufferLoad, BufferStore, IfThenElse, Stmt
+from tvm.script import tirx as T
+from tvm.tirx import BufferLoad, Stmt
 
 from hios_tvm.passes.cpu_rules.blocked_sums import MOST_TERMS, BlockedSums
 from hios_tvm.passes.cpu_rules.epilogue import Epilogue, find_block, fused_epilogue
 from hios_tvm.passes.cpu_rules.loop_nest import (
     Index,
     broadcast,
+    emitted,
     even_chunk,
-    loop,
-    parallel_loop,
+    parallel,
     rebuilt,
-    sequence,
+    serial,
     vector_index,
-    vector_loops,
+    vectors,
+    when,
 )
 from hios_tvm.passes.cpu_rules.tiled_shapes import TiledProduct
 from hios_tvm.schema.kernel_shapes import PRODUCT, ProductShape
@@ -67,6 +76,18 @@ class Product:
 
 @dataclass(frozen=True)
 class _Nest:
+    """The kernel to write.
+
+    Attributes
+    ----------
+    shape : TiledProduct
+        Extents of the matrices and of the register tile.
+    left, right : tirx.Var
+        ``(*batch, rows, inner)`` and ``(*batch, inner, columns)``.
+    epilogue : Epilogue
+        Writes the output, ``(*batch, rows, columns)``.
+    """
+
     shape: TiledProduct
     left: tirx.Var
     right: tirx.Var
@@ -74,6 +95,9 @@ class _Nest:
 
     def body(self) -> Stmt:
         """Return the whole kernel."""
+        return emitted(self._write)
+
+    def _write(self) -> None:
         shape = self.shape
         blocks = -(-shape.columns // shape.block)
         tiles, rest = divmod(shape.rows, shape.pixels)
@@ -81,79 +105,60 @@ class _Nest:
         most = _CACHE_BYTES // (4 * shape.pixels * shape.inner)
         per_chunk = even_chunk(tiles, most, blocks * matrices)
         chunks = max(1, -(-tiles // per_chunk))
-
-        def task(index: Index) -> Stmt:
-            chunk, block = index % chunks, index // chunks % blocks
-            batch = self._batch(index // (chunks * blocks))
+        for task in parallel("task", matrices * blocks * chunks, work=shape.work):
+            chunk, block = task % chunks, task // chunks % blocks
+            batch = self._batch_indices(task // (chunks * blocks))
             first = chunk * per_chunk
-            count: Index = per_chunk
-            if tiles % per_chunk:
-                count = tirx.min(per_chunk, tiles - first)
-
-            def tile(i: Index) -> Stmt:
-                return self._columns(batch, (first + i) * shape.pixels, shape.pixels, block)
-
-            statements = [loop("tile", 0, count, tile)] if tiles else []
+            if tiles:
+                count = per_chunk if tiles % per_chunk == 0 else tirx.min(per_chunk, tiles - first)
+                for i in serial("tile", count):
+                    self._write_rows(batch, (first + i) * shape.pixels, shape.pixels, block)
             if rest:
-                last = self._columns(batch, tiles * shape.pixels, rest, block)
-                is_last = chunk == chunks - 1
-                statements.append(last if chunks == 1 else IfThenElse(is_last, last, None))
-            return sequence(statements)
+                with when(chunks == 1 or chunk == chunks - 1):
+                    self._write_rows(batch, tiles * shape.pixels, rest, block)
 
-        return parallel_loop("task", matrices * blocks * chunks, task, work=shape.work)
-
-    def _batch(self, matrix: Index) -> list[Index]:
-        """Return the indices of a matrix."""
+    def _batch_indices(self, matrix: Index) -> list[Index]:
+        """Return the indices along the batch's axes of the matrix with this number."""
         indices: list[Index] = []
         for i, extent in reversed(list(enumerate(self.shape.batch))):
             indices.insert(0, matrix % extent if i else matrix)
             matrix = matrix // extent
         return indices
 
-    def _columns(self, batch: Sequence[Index], row: Index, rows: int, block: Index) -> Stmt:
-        """Compute a register tile; the last block may be narrower."""
+    def _write_rows(self, batch: Sequence[Index], row: Index, rows: int, block: Index) -> None:
+        """Compute `rows` rows of a block of columns; the last block may be narrower."""
         shape = self.shape
         full, rest = divmod(shape.columns, shape.block)
         if not rest:
-            return self._tile(batch, row, rows, block * shape.block, shape.block)
-        narrow = self._tile(batch, row, rows, full * shape.block, rest)
-        if not full:
-            return narrow
-        wide = self._tile(batch, row, rows, block * shape.block, shape.block)
-        return IfThenElse(block == full, narrow, wide)
+            self._write_tile(batch, row, rows, block * shape.block, shape.block)
+        elif not full:
+            self._write_tile(batch, row, rows, 0, rest)
+        else:
+            with T.If(block == full):
+                with T.Then():
+                    self._write_tile(batch, row, rows, full * shape.block, rest)
+                with T.Else():
+                    self._write_tile(batch, row, rows, block * shape.block, shape.block)
 
-    def _tile(
+    def _write_tile(
         self, batch: Sequence[Index], row: Index, rows: int, column: Index, columns: int
-    ) -> Stmt:
+    ) -> None:
+        """Compute ``output[*batch, row : row + rows, column : column + columns]`` in registers."""
         shape = self.shape
-        vectors = [
+        vectors_of_row = [
             (start, min(shape.lanes, columns - start)) for start in range(0, columns, shape.lanes)
         ]
-        places = [(r, start, lanes) for r in range(rows) for start, lanes in vectors]
-        accumulators = BlockedSums.of(
+        places = [(r, start, lanes) for r in range(rows) for start, lanes in vectors_of_row]
+        sums = BlockedSums.allocate(
             [(r * columns + start, lanes) for r, start, lanes in places],
             is_single=shape.inner <= MOST_TERMS,
         )
-        sums = accumulators.sums
-
-        def step(k: Index) -> Stmt:
-            statements = []
-            for r, start, lanes in places:
+        for k in sums.loop("k", shape.inner):
+            for i, (r, start, lanes) in enumerate(places):
                 factor = BufferLoad(self.left, [*batch, row + r, k])
                 term = BufferLoad(self.right, [*batch, k, vector_index(column + start, lanes)])
-                at = [vector_index(r * columns + start, lanes)]
-                product = broadcast(factor, lanes) * term
-                statements.append(BufferStore(sums, BufferLoad(sums, at) + product, at))
-            return sequence(statements)
-
-        def finish(r: int) -> Stmt:
-            def element(c: Index) -> Stmt:
-                result = BufferLoad(accumulators.totals, [r * columns + c])
-                return self.epilogue.store([*batch, row + r, column + c], result)
-
-            return sequence(
-                [vector_loops("v", start, lanes, lanes, element) for start, lanes in vectors]
-            )
-
-        terms = accumulators.loop("k", shape.inner, step)
-        return sequence([accumulators.around(terms), *(finish(r) for r in range(rows))])
+                sums.add(i, broadcast(factor, lanes) * term)
+        for r, start, lanes in places:
+            for c in vectors("v", start, lanes, lanes):
+                result = BufferLoad(sums.totals, [r * columns + c])
+                self.epilogue.store([*batch, row + r, column + c], result)

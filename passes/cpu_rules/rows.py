@@ -40,11 +40,12 @@ from hios_tvm.passes.cpu_rules.loop_nest import (
     allocate,
     as_index,
     coefficients_of,
+    emitted,
     grid,
     parallel,
+    rebuilt,
     serial,
     vectors,
-    with_body,
 )
 from hios_tvm.passes.tir_trees import nodes_of, with_values
 
@@ -79,7 +80,7 @@ class Rows:
             return None
         nest = _Nest(func, rows, blocks, self.lanes)
         is_mine = nest.keeps_to_its_row() and nest.is_contiguous()
-        return with_body(func, nest.write) if is_mine else None
+        return rebuilt(func, emitted(nest.write)) if is_mine else None
 
 
 @dataclass(frozen=True)

@@ -45,11 +45,12 @@ from hios_tvm.passes.cpu_rules.loop_nest import (
     allocate,
     as_index,
     broadcast,
+    emitted,
     parallel,
+    rebuilt,
     serial,
     vector_index,
     vectors,
-    with_body,
 )
 from hios_tvm.passes.cpu_rules.tiled_shapes import TiledWindow
 from hios_tvm.schema.kernel_shapes import WINDOW, WindowShape
@@ -85,7 +86,7 @@ class SlidingWindow:
         epilogue = fused_epilogue(sch, block)
         if epilogue is None:
             return None
-        return with_body(func, _Nest(shape, image, weight, epilogue).write)
+        return rebuilt(func, emitted(_Nest(shape, image, weight, epilogue).write))
 
 
 @dataclass(frozen=True)
@@ -164,9 +165,7 @@ class _Nest:
             for offset, lanes in self._vectors(channels):
                 for channel in vectors("vector", offset, lanes, lanes):
                     at = [batch, row, tile.start + pixel, channels.first + channel]
-                    T.add_to_parent(
-                        self.epilogue.store(at, sums[as_index(pixel * shape.block + channel)])
-                    )
+                    self.epilogue.store(at, sums[as_index(pixel * shape.block + channel)])
 
     def _write_kernel_row(
         self, sums: tirx.Var, rows: tuple[Index, Index, Index], tile: Tile, channels: _Channels

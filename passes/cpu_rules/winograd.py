@@ -1,40 +1,54 @@
 """The rule for convolutions by Winograd's method.
 
-Tiles of the image are taken in chunks whose transforms fit the cache:
+Before, for tiles of 2x2 outputs, which read 4x4 inputs and so have 16 points:
+
+    for tile, c: inputs[:, tile, c] = B^T image[4x4 pixels of tile, c] B       # 16 points
+    for point, tile, o, c: products[point, tile, o] += inputs[point, tile, c] * weights[point, c, o]
+    for tile, o: output[2x2 pixels of tile, o] = epilogue(A^T products[:, tile, o] A)
+
+After, tiles of the image are taken in chunks whose transforms fit the cache:
 
     parallel for chunk of tiles
-        for tile: inputs[points][tile] = transform of its pixels
-        for block of channels
-            for point: products[point][tiles] = inputs[point][tiles] * weights[block][point]
-            for tile: output = epilogue(transform of products[points][tile])
+        for tile, for vector of input channels c: inputs[:, tile, c] = ...
+        for block of output channels o
+            for point, for register tile: products[point, tiles, o] = sum over c of inputs * weights
+            for tile, for vector of o: output[2x2 pixels of tile, o] = epilogue(...)
 
 Small images have too few chunks for that: their tiles are transformed first, and threads share the
-blocks of channels. Transforms work on vectors of channels; the products are matrix products in
-register tiles, and take most of the time.
+blocks of channels. The products are matrix products in register tiles, and take most of the time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from tvm import tirx
-from tvm.tirx import AllocBuffer, Broadcast, BufferLoad, BufferStore, IfThenElse, Ramp, Stmt
+from tvm.script import tirx as T
+from tvm.tirx import Broadcast, BufferLoad, Ramp, Stmt
 
 from hios_tvm.passes.cpu_rules.blocked_sums import MOST_TERMS, BlockedSums
 from hios_tvm.passes.cpu_rules.convolution_kernel import ConvolutionKernel
 from hios_tvm.passes.cpu_rules.epilogue import Epilogue
 from hios_tvm.passes.cpu_rules.loop_nest import (
     Index,
+    allocate,
     as_index,
+    emitted,
     even_chunk,
-    loop,
-    parallel_loop,
-    sequence,
-    vector_loops,
+    parallel,
+    serial,
+    vectors,
+    when,
 )
-from hios_tvm.passes.cpu_rules.winograd_matrices import MATRICES, TILE, Matrix
+from hios_tvm.passes.cpu_rules.winograd_matrices import TILE
 from hios_tvm.passes.cpu_rules.winograd_shape import TransformedWeights, WinogradShape
+from hios_tvm.passes.cpu_rules.winograd_transforms import (
+    Vectors,
+    transformed_inputs,
+    transformed_outputs,
+)
 from hios_tvm.passes.schedule_kernels import Scheduled
 
 __all__ = ["Winograd"]
@@ -44,6 +58,9 @@ _CACHE_BYTES = 384 * 1024
 
 _FEW_CHUNKS = 4
 """Where there are fewer chunks, threads share the blocks of channels instead."""
+
+_WIDTH = TILE + 2
+"""Inputs of a tile in each dimension."""
 
 
 class Winograd:
@@ -70,6 +87,21 @@ class Winograd:
 
 @dataclass(frozen=True)
 class _Nest:
+    """The kernel to write.
+
+    Attributes
+    ----------
+    shape : WinogradShape
+        Extents of the convolution, and of a register tile of some tiles of the image times a block
+        of output channels.
+    image : tirx.Var
+        The unpadded input, ``(batch, height, width, channels)``.
+    weight : tirx.Var
+        Transformed weights, ``(blocks, points, input channels, channels of a block)``.
+    epilogue : Epilogue
+        Writes the output, ``(batch, height, width, channels)``.
+    """
+
     shape: WinogradShape
     image: tirx.Var
     weight: tirx.Var
@@ -77,105 +109,79 @@ class _Nest:
 
     def body(self) -> Stmt:
         """Return the whole kernel."""
+        return emitted(self._write)
+
+    def _write(self) -> None:
         shape = self.shape
-        full, _ = divmod(shape.batch * shape.tiles[0] * shape.tiles[1], shape.pixels)
         tile_bytes = shape.points * (shape.in_channels + shape.block) * 4
         most = _CACHE_BYTES // (shape.pixels * tile_bytes)
+        full = self._tiles // shape.pixels
         per_chunk = even_chunk(full, most, 1)
         if full < _FEW_CHUNKS * per_chunk:
-            return self._by_blocks()
-        return self._by_chunks(per_chunk)
+            self._write_blocks()
+        else:
+            self._write_chunks(per_chunk)
 
-    def _by_chunks(self, per_chunk: int) -> Stmt:
+    @property
+    def _tiles(self) -> int:
+        """Tiles of all images."""
+        return self.shape.batch * self.shape.tiles[0] * self.shape.tiles[1]
+
+    def _write_chunks(self, per_chunk: int) -> None:
         """Let threads share chunks of `per_chunk` register tiles; the last has the rest, too."""
         shape = self.shape
-        full, rest = divmod(shape.batch * shape.tiles[0] * shape.tiles[1], shape.pixels)
+        full, rest = divmod(self._tiles, shape.pixels)
         chunks = -(-full // per_chunk)
-        room = per_chunk * shape.pixels + rest
-
-        def task(chunk: Index) -> Stmt:
+        for chunk in parallel("chunk", chunks, work=shape.products):
             first = chunk * (per_chunk * shape.pixels)
             count: Index = per_chunk
             if full % per_chunk:
                 count = tirx.min(per_chunk, full - chunk * per_chunk)
-            tiles = count * shape.pixels
-            if rest:
-                tiles += _only_if(chunk == chunks - 1, rest)
-            inputs = self._workspace("inputs", room * shape.in_channels)
+            run = _Run(first, count, chunk == chunks - 1)
+            room = per_chunk * shape.pixels + rest
+            inputs = allocate("inputs", shape.points, room * shape.in_channels)
+            for tile in serial("tile", self._tiles_of(run)):
+                self._write_inputs(inputs, first + tile, tile)
+            for block in serial("block", shape.blocks):
+                self._write_block(inputs, room, run, block)
 
-            def block(b: Index) -> Stmt:
-                return self._block(inputs, first, count, chunk == chunks - 1, b)
-
-            return sequence(
-                [
-                    AllocBuffer(inputs),
-                    loop("tile", 0, tiles, lambda t: self._input(inputs, first + t, t)),
-                    loop("block", 0, shape.blocks, block),
-                ]
-            )
-
-        return parallel_loop("chunk", chunks, task, work=shape.products)
-
-    def _by_blocks(self) -> Stmt:
+    def _write_blocks(self) -> None:
         """Let threads share the transforms of all tiles first, then the blocks of channels."""
         shape = self.shape
-        tiles = shape.batch * shape.tiles[0] * shape.tiles[1]
-        inputs = self._workspace("inputs", tiles * shape.in_channels)
+        inputs = allocate("inputs", shape.points, self._tiles * shape.in_channels)
+        for tile in parallel("tile", self._tiles, work=shape.products):
+            self._write_inputs(inputs, tile, tile)
+        run = _Run(0, self._tiles // shape.pixels, True)
+        for block in parallel("block", shape.blocks, work=shape.products):
+            self._write_block(inputs, self._tiles, run, block)
 
-        def block(b: Index) -> Stmt:
-            return self._block(inputs, 0, tiles // shape.pixels, True, b)
+    def _tiles_of(self, run: _Run) -> Index:
+        """Return the number of tiles of a run."""
+        tiles = run.count * self.shape.pixels
+        rest = self._tiles % self.shape.pixels
+        if not rest:
+            return tiles
+        return tiles + (rest if run.is_last is True else _only_if(run.is_last, rest))
 
-        return sequence(
-            [
-                AllocBuffer(inputs),
-                parallel_loop(
-                    "tile", tiles, lambda t: self._input(inputs, t, t), work=shape.products
-                ),
-                parallel_loop("block", shape.blocks, block, work=shape.products),
-            ]
-        )
+    def _write_block(self, inputs: tirx.Var, room: int, run: _Run, block: Index) -> None:
+        """Compute a block of output channels for the tiles of a run.
 
-    def _block(
-        self,
-        inputs: tirx.Var,
-        first: Index,
-        count: Index,
-        is_last: tirx.Expr | bool,
-        block: Index,
-    ) -> Stmt:
-        """Compute a block of channels for `count` register tiles, the rest too if they are last.
-
-        The first of them is tile `first` of all.
+        `inputs` are ``(points, room * input channels)``, the tiles of the run first.
         """
         shape = self.shape
-        full, rest = divmod(shape.batch * shape.tiles[0] * shape.tiles[1], shape.pixels)
-        room = int(inputs.shape[1]) // shape.in_channels
-        products = self._workspace("products", room * shape.block)
-
-        def point(p: Index) -> Stmt:
-            def register_tile(t: Index) -> Stmt:
-                return self._product(inputs, products, p, t * shape.pixels, shape.pixels, block)
-
-            statements = [loop("tiles", 0, count, register_tile)] if full else []
+        full, rest = divmod(self._tiles, shape.pixels)
+        products = allocate("products", shape.points, room * shape.block)
+        for point in serial("point", shape.points):
+            if full:
+                for i in serial("tiles", run.count):
+                    first = i * shape.pixels
+                    self._write_products(inputs, products, point, first, shape.pixels, block)
             if rest:
-                last = self._product(inputs, products, p, count * shape.pixels, rest, block)
-                statements.append(last if is_last is True else IfThenElse(is_last, last, None))
-            return sequence(statements)
-
-        tiles = count * shape.pixels
-        if rest:
-            tiles += rest if is_last is True else _only_if(is_last, rest)
-        return sequence(
-            [
-                AllocBuffer(products),
-                loop("point", 0, shape.points, point),
-                loop("tile", 0, tiles, lambda t: self._output(products, first + t, t, block)),
-            ]
-        )
-
-    def _workspace(self, name: str, elements: int) -> tirx.Var:
-        """Return a buffer with `elements` for each point."""
-        return tirx.decl_buffer((self.shape.points, elements), "float32", name, layout=None)
+                with when(run.is_last):
+                    first = run.count * shape.pixels
+                    self._write_products(inputs, products, point, first, rest, block)
+        for tile in serial("tile", self._tiles_of(run)):
+            self._write_outputs(products, run.first + tile, tile, block)
 
     def _corner(self, tile: Index) -> tuple[Index, Index, Index]:
         """Return the image of a tile, and the row and column of its first output."""
@@ -186,70 +192,76 @@ class _Nest:
             row = row % rows
         return image, row * TILE, tile % columns * TILE
 
-    def _input(self, inputs: tirx.Var, tile: Index, place: Index) -> Stmt:
-        """Transform the pixels of a tile, for all channels."""
+    def _write_inputs(self, inputs: tirx.Var, tile: Index, place: Index) -> None:
+        """Transform the pixels of a tile, for all channels, to `place` of `inputs`."""
         shape = self.shape
-        width, lanes = TILE + 2, shape.lanes
         image, row, column = self._corner(tile)
         row, column = row - shape.padding[0], column - shape.padding[1]
-        matrix = MATRICES.half_inputs
-        zero = Broadcast(tirx.const(0.0, "float32"), lanes)
-
-        def transformed(values: Sequence[tirx.Expr]) -> list[tirx.Expr]:
-            return _sums_and_differences(_product_of(matrix, values, lanes))
-
-        def transform(channel: Index, pixel: Callable[[int, int], tirx.Expr]) -> list[Stmt]:
-            rows = _Vectors("rows", width * width, lanes)
-            statements: list[Stmt] = [AllocBuffer(rows.buffer)]
-            for i in range(width):
-                values = transformed([pixel(i, j) for j in range(width)])
-                statements += [rows.store(i * width + j, value) for j, value in enumerate(values)]
-            for j in range(width):
-                values = transformed([rows.load(i * width + j) for i in range(width)])
-                for i, value in enumerate(values):
-                    at = [i * width + j, Ramp(place * shape.in_channels + channel, 1, lanes)]
-                    statements.append(BufferStore(inputs, value, at))
-            return statements
+        is_inside = tirx.all(
+            row >= 0,
+            row + _WIDTH <= shape.in_size[0],
+            column >= 0,
+            column + _WIDTH <= shape.in_size[1],
+        )
 
         def load(i: int, j: int, channel: Index) -> tirx.Expr:
-            at = [image, row + i, column + j, Ramp(channel, 1, lanes)]
+            at = [image, row + i, column + j, Ramp(channel, 1, shape.lanes)]
             return BufferLoad(self.image, at)
 
-        def inner(vector: Index) -> Stmt:
-            channel = vector * lanes
-            return sequence(transform(channel, lambda i, j: load(i, j, channel)))
+        with T.If(is_inside):
+            with T.Then():
+                for vector in serial("vector", shape.in_channels // shape.lanes):
+                    channel = vector * shape.lanes
+                    self._write_transform(inputs, place, channel, partial(load, channel=channel))
+            with T.Else():
+                for vector in serial("vector", shape.in_channels // shape.lanes):
+                    channel = vector * shape.lanes
+                    pixels = self._pixels_or_zeros(row, column, partial(load, channel=channel))
+                    self._write_transform(inputs, place, channel, pixels.at)
 
-        def border(vector: Index) -> Stmt:
-            channel = vector * lanes
-            pixels = _Vectors("pixels", width * width, lanes)
-            statements: list[Stmt] = [AllocBuffer(pixels.buffer)]
-            for i in range(width):
-                empty = [pixels.store(i * width + j, zero) for j in range(width)]
-                filled = [
-                    IfThenElse(
-                        _inside(column + j, shape.in_size[1]),
-                        pixels.store(i * width + j, load(i, j, channel)),
-                        empty[j],
-                    )
-                    for j in range(width)
-                ]
-                is_row = _inside(row + i, shape.in_size[0])
-                statements.append(IfThenElse(is_row, sequence(filled), sequence(empty)))
-            moved = transform(channel, lambda i, j: pixels.load(i * width + j))
-            return sequence([*statements, *moved])
+    def _pixels_or_zeros(
+        self, row: Index, column: Index, load: Callable[[int, int], tirx.Expr]
+    ) -> Vectors:
+        """Copy the pixels of a tile at the border, which is zero outside of the image."""
+        shape = self.shape
+        pixels = Vectors.allocate("pixels", _WIDTH, shape.lanes)
+        zero = Broadcast(tirx.const(0.0, "float32"), shape.lanes)
+        for i in range(_WIDTH):
+            with T.If(_inside(row + i, shape.in_size[0])):
+                with T.Then():
+                    for j in range(_WIDTH):
+                        with T.If(_inside(column + j, shape.in_size[1])):
+                            with T.Then():
+                                pixels.store(i, j, load(i, j))
+                            with T.Else():
+                                pixels.store(i, j, zero)
+                with T.Else():
+                    for j in range(_WIDTH):
+                        pixels.store(i, j, zero)
+        return pixels
 
-        vectors = shape.in_channels // lanes
-        whole = tirx.all(
-            row >= 0,
-            row + width <= shape.in_size[0],
-            column >= 0,
-            column + width <= shape.in_size[1],
-        )
-        return IfThenElse(
-            whole, loop("vector", 0, vectors, inner), loop("vector", 0, vectors, border)
-        )
+    def _write_transform(
+        self,
+        inputs: tirx.Var,
+        place: Index,
+        channel: Index,
+        pixel: Callable[[int, int], tirx.Expr],
+    ) -> None:
+        """Write ``B^T pixels B`` for a vector of channels: first along rows, then along columns."""
+        shape = self.shape
+        rows = Vectors.allocate("rows", _WIDTH, shape.lanes)
 
-    def _product(
+        for i in range(_WIDTH):
+            values = transformed_inputs([pixel(i, j) for j in range(_WIDTH)], shape.lanes)
+            for j, value in enumerate(values):
+                rows.store(i, j, value)
+        for j in range(_WIDTH):
+            values = transformed_inputs([rows.at(i, j) for i in range(_WIDTH)], shape.lanes)
+            for i, value in enumerate(values):
+                lanes = Ramp(place * shape.in_channels + channel, 1, shape.lanes)
+                T.buffer_store(inputs, value, [i * _WIDTH + j, lanes])
+
+    def _write_products(
         self,
         inputs: tirx.Var,
         products: tirx.Var,
@@ -257,133 +269,91 @@ class _Nest:
         first: Index,
         tiles: int,
         block: Index,
-    ) -> Stmt:
+    ) -> None:
         """Multiply the inputs of `tiles` tiles with the weights of a block, in registers."""
         shape = self.shape
         places = [(t, v) for t in range(tiles) for v in range(shape.vectors)]
-        accumulators = BlockedSums.of(
+        sums = BlockedSums.allocate(
             [(i * shape.lanes, shape.lanes) for i in range(len(places))],
             is_single=shape.in_channels <= MOST_TERMS,
         )
-        sums, totals = accumulators.sums, accumulators.totals
-
-        def vector(i: int) -> list[tirx.Expr]:
-            return [Ramp(i * shape.lanes, 1, shape.lanes)]
-
-        def step(channel: Index) -> Stmt:
-            statements = []
+        for channel in sums.loop("channel", shape.in_channels):
             for i, (t, v) in enumerate(places):
-                at = (first + t) * shape.in_channels + channel
-                factor = BufferLoad(inputs, [point, at])
+                factor = BufferLoad(inputs, [point, (first + t) * shape.in_channels + channel])
                 lanes = Ramp(v * shape.lanes, 1, shape.lanes)
                 weight = BufferLoad(self.weight, [block, point, channel, lanes])
-                product = Broadcast(factor, shape.lanes) * weight
-                statements.append(
-                    BufferStore(sums, BufferLoad(sums, vector(i)) + product, vector(i))
-                )
-            return sequence(statements)
+                sums.add(i, Broadcast(factor, shape.lanes) * weight)
+        for i, (t, v) in enumerate(places):
+            start = (first + t) * shape.block + v * shape.lanes
+            T.buffer_store(products, sums.total(i), [point, Ramp(start, 1, shape.lanes)])
 
-        def store(i: int, t: int, v: int) -> Stmt:
-            place = (first + t) * shape.block + v * shape.lanes
-            result = BufferLoad(totals, vector(i))
-            return BufferStore(products, result, [point, Ramp(place, 1, shape.lanes)])
-
-        terms = accumulators.loop("channel", shape.in_channels, step)
-        stores = [store(i, t, v) for i, (t, v) in enumerate(places)]
-        return sequence([accumulators.around(terms), *stores])
-
-    def _output(self, products: tirx.Var, tile: Index, place: Index, block: Index) -> Stmt:
-        """Transform the products of a tile, for all channels of a block."""
+    def _write_outputs(self, products: tirx.Var, tile: Index, place: Index, block: Index) -> None:
+        """Transform the products at `place` to the outputs of a tile, for a block of channels."""
         shape = self.shape
         rest = shape.out_channels % shape.block
         if not rest:
-            return self._output_channels(products, tile, place, block, shape.block)
-        narrow = self._output_channels(products, tile, place, block, rest)
-        if shape.blocks == 1:
-            return narrow
-        wide = self._output_channels(products, tile, place, block, shape.block)
-        return IfThenElse(block == shape.blocks - 1, narrow, wide)
+            self._write_channels(products, tile, place, block, shape.block)
+        elif shape.blocks == 1:
+            self._write_channels(products, tile, place, block, rest)
+        else:
+            with T.If(block == shape.blocks - 1):
+                with T.Then():
+                    self._write_channels(products, tile, place, block, rest)
+                with T.Else():
+                    self._write_channels(products, tile, place, block, shape.block)
 
-    def _output_channels(
+    def _write_channels(
         self, products: tirx.Var, tile: Index, place: Index, block: Index, channels: int
-    ) -> Stmt:
+    ) -> None:
+        """Write the first `channels` channels of a block, a vector at a time."""
         shape = self.shape
-        lanes = shape.lanes
-        statements = []
-        for start in range(0, channels, lanes):
-            count = min(lanes, channels - start)
-            statements.append(self._output_vector(products, tile, place, block, start, count))
-        return sequence(statements)
-
-    def _output_vector(
-        self,
-        products: tirx.Var,
-        tile: Index,
-        place: Index,
-        block: Index,
-        start: int,
-        count: int,
-    ) -> Stmt:
-        shape = self.shape
-        width, lanes, size = TILE + 2, shape.lanes, TILE
-        matrix = MATRICES.half_outputs
         image, row, column = self._corner(tile)
+        for start in range(0, channels, shape.lanes):
+            results = self._transformed_products(products, place * shape.block + start)
+            for a in range(TILE):
+                for b in range(TILE):
+                    with when(self._is_output(row + a, column + b)):
+                        count = min(shape.lanes, channels - start)
+                        for channel in vectors("v", 0, count, shape.lanes):
+                            at = [image, row + a, column + b, block * shape.block + start + channel]
+                            self.epilogue.store(at, results.lane_at(a, b, channel))
 
-        def transformed(values: Sequence[tirx.Expr]) -> list[tirx.Expr]:
-            return _product_of(matrix, _sums_and_differences(values), lanes)
+    def _transformed_products(self, products: tirx.Var, start: Index) -> Vectors:
+        """Compute ``A^T products[:, start : start + lanes] A``: along columns, then along rows."""
+        lanes = self.shape.lanes
+        columns = Vectors.allocate("columns", _WIDTH, lanes, rows=TILE)
+        results = Vectors.allocate("results", TILE, lanes)
 
-        columns = _Vectors("columns", size * width, lanes)
-        results = _Vectors("results", size * size, lanes)
-        statements: list[Stmt] = [AllocBuffer(columns.buffer), AllocBuffer(results.buffer)]
-        for j in range(width):
-            loads = [
-                BufferLoad(products, [i * width + j, Ramp(place * shape.block + start, 1, lanes)])
-                for i in range(width)
+        for j in range(_WIDTH):
+            points = [
+                BufferLoad(products, [i * _WIDTH + j, Ramp(start, 1, lanes)]) for i in range(_WIDTH)
             ]
-            for a, value in enumerate(transformed(loads)):
-                statements.append(columns.store(a * width + j, value))
-        for a in range(size):
-            values = transformed([columns.load(a * width + j) for j in range(width)])
-            statements += [results.store(a * size + b, value) for b, value in enumerate(values)]
+            for a, value in enumerate(transformed_outputs(points, lanes)):
+                columns.store(a, j, value)
+        for a in range(TILE):
+            values = [columns.at(a, j) for j in range(_WIDTH)]
+            for b, value in enumerate(transformed_outputs(values, lanes)):
+                results.store(a, b, value)
+        return results
 
-        def finish(a: Index, b: Index) -> Stmt:
-            def element(channel: Index) -> Stmt:
-                result = BufferLoad(results.buffer, [(a * size + b) * lanes + channel])
-                at = [image, row + a, column + b, block * shape.block + start + channel]
-                return self.epilogue.store(at, result)
-
-            return vector_loops("v", 0, count, lanes, element)
-
-        def checked(a: Index, b: Index) -> Stmt:
-            conditions = []
-            if shape.out_size[0] % size:
-                conditions.append(row + a < shape.out_size[0])
-            if shape.out_size[1] % size:
-                conditions.append(column + b < shape.out_size[1])
-            return (
-                IfThenElse(tirx.all(*conditions), finish(a, b), None)
-                if conditions
-                else finish(a, b)
-            )
-
-        statements += [checked(a, b) for a in range(size) for b in range(size)]
-        return sequence(statements)
+    def _is_output(self, row: Index, column: Index) -> tirx.Expr | bool:
+        """Whether the image has this output; sizes need not be multiples of a tile's."""
+        height, width = self.shape.out_size
+        conditions = []
+        if height % TILE:
+            conditions.append(row < height)
+        if width % TILE:
+            conditions.append(column < width)
+        return tirx.all(*conditions) if conditions else True
 
 
-class _Vectors:
-    """`count` vectors in registers."""
+@dataclass(frozen=True)
+class _Run:
+    """`count` register tiles from tile `first` of all; the rest of the tiles too if `is_last`."""
 
-    def __init__(self, name: str, count: int, lanes: int) -> None:
-        self.lanes = lanes
-        self.buffer = tirx.decl_buffer(
-            (count * lanes,), "float32", name, scope="local", layout=None
-        )
-
-    def load(self, i: int) -> tirx.Expr:
-        return BufferLoad(self.buffer, [Ramp(i * self.lanes, 1, self.lanes)])
-
-    def store(self, i: int, value: tirx.Expr) -> Stmt:
-        return BufferStore(self.buffer, value, [Ramp(i * self.lanes, 1, self.lanes)])
+    first: Index
+    count: Index
+    is_last: tirx.Expr | bool
 
 
 def _only_if(condition: tirx.Expr, value: int) -> tirx.Expr:
@@ -392,31 +362,3 @@ def _only_if(condition: tirx.Expr, value: int) -> tirx.Expr:
 
 def _inside(index: Index, extent: int) -> tirx.Expr:
     return tirx.all(index >= 0, index < extent)
-
-
-def _sums_and_differences(values: Sequence[tirx.Expr]) -> list[tirx.Expr]:
-    """Replace each pair of values between the first and the last by its sum and difference."""
-    results = list(values)
-    for i in range(1, len(values) - 1, 2):
-        results[i : i + 2] = [values[i] + values[i + 1], values[i] - values[i + 1]]
-    return results
-
-
-def _product_of(matrix: Matrix, values: Sequence[tirx.Expr], lanes: int) -> list[tirx.Expr]:
-    """Return a constant matrix times a column of vectors."""
-    return [_weighted_sum(row, values, lanes) for row in matrix]
-
-
-def _weighted_sum(row: Sequence[float], values: Sequence[tirx.Expr], lanes: int) -> tirx.Expr:
-    terms = [(factor, value) for factor, value in zip(row, values, strict=True) if factor]
-    terms.sort(key=lambda term: term[0] < 0)  # begin with one that is added
-    total: tirx.Expr | None = None
-    for factor, value in terms:
-        if abs(factor) != 1:
-            value = Broadcast(tirx.const(abs(float(factor)), "float32"), lanes) * value
-        if total is None:
-            total = value if factor > 0 else Broadcast(tirx.const(-1.0, "float32"), lanes) * value
-        else:
-            total = total + value if factor > 0 else total - value
-    assert total is not None  # no row of these matrices is zero
-    return total
