@@ -10,7 +10,8 @@ from tvm.ir import IRModule
 from tvm.target import Target
 
 from hios_tvm.errors import ScheduleError
-from hios_tvm.passes.extract_operator_graph import bindings, is_call_tir
+from hios_tvm.passes.dataflow import bindings
+from hios_tvm.passes.extract_operator_graph import is_call_tir
 from hios_tvm.schema.schedule import Schedule
 
 __all__ = ["SCHEDULE", "AnnotateSchedule", "schedule_of"]

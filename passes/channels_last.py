@@ -1,12 +1,12 @@
 """A pass that lays images out channels-last (NHWC) between the borders of the network.
 
-Each operator that is better off, or no worse, with channels last is rewritten as
+Each operator that is as fast or faster with channels last is rewritten as
 
     permute_dims(operator(permute_dims(x, NCHW to NHWC)), NHWC to NCHW)
 
-and a transposition whose operand is the opposite transposition takes that one's operand instead, so
-that they cancel wherever two such operators follow each other. What is left are transpositions at
-inputs, outputs, and around operators that this pass does not know.
+and a transposition of the opposite transposition becomes its operand, so that the two cancel
+wherever two such operators follow each other. Transpositions remain at inputs, at outputs, and
+around operators that this pass does not know.
 """
 
 from __future__ import annotations
@@ -148,7 +148,7 @@ def _concat(rewriter: Rewriter, call: Call) -> relax.Expr | None:
 
 
 def _reduction(rewriter: Rewriter, call: Call) -> relax.Expr | None:
-    """Means and maxima over whole images become poolings, other reductions change their axes."""
+    """Make means and maxima over whole images poolings; change the axes of other reductions."""
     data = call.args[0]
     if not _is_image(data) or not _is_last(rewriter, data) or call.attrs.axis is None:
         return None

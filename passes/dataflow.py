@@ -1,4 +1,4 @@
-"""Rebuilding the dataflow block of `main`, which all graph-level passes of this package do."""
+"""Rewriting the dataflow block of `main`, which all graph-level passes of this package do."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ __all__ = [
 
 
 class Rewriter:
-    """The new block while it grows: emits bindings, and knows who makes and who reads a value."""
+    """The new block under construction: its bindings, their producers and numbers of readers."""
 
     def __init__(self, builder: relax.BlockBuilder, uses: Counter[relax.Var]) -> None:
         self.builder = builder
         self._uses = uses
 
     def emit(self, value: relax.Expr, name: str = "", uses: int = 1) -> relax.Var:
-        """Bind `value` to a new variable, which `uses` later values will read."""
+        """Bind `value` to a new variable, which later values will read `uses` times."""
         var = self.builder.emit(value, name)
         self._uses[var] = uses
         return var
 
     def producer(self, value: relax.Expr, operators: tuple[str, ...] = ()) -> Call | None:
-        """Return the call that makes `value`, if it is one of `operators` (any, if empty)."""
+        """Return the call that computes `value` if it is of one of `operators` (any, if empty)."""
         if not isinstance(value, relax.DataflowVar):
             return None
         call = self.builder.lookup_binding(value)
@@ -48,7 +48,7 @@ class Rewriter:
 
 
 Rewrite = Callable[[Rewriter, relax.Expr], relax.Expr]
-"""Takes a bound value whose operands are already rewritten; returns it or what replaces it."""
+"""Takes a bound value whose operands are already rewritten; returns it or its replacement."""
 
 
 def bindings(main: relax.Function) -> Iterator[relax.Binding]:
@@ -70,9 +70,9 @@ def constant_value(value: relax.Expr) -> np.ndarray | None:
 
 
 def rewrite_main(mod: IRModule, rewrite: Rewrite) -> IRModule:
-    """Rebuild `main`, passing each bound value through `rewrite`, and drop what nobody reads.
+    """Rebuild `main` with each bound value passed through `rewrite`, and drop unused values.
 
-    A binding whose new value is a variable, tuple or constant disappears, and its uses read that.
+    A binding whose new value is a variable, tuple or constant disappears: its readers read that.
     """
     main = mod["main"]
     others = {var: func for var, func in mod.functions_items() if var.name_hint != "main"}
@@ -98,7 +98,7 @@ def rewrite_main(mod: IRModule, rewrite: Rewrite) -> IRModule:
 
 
 def substitute(value: relax.Expr, replaced: Mapping[relax.Var, relax.Expr]) -> relax.Expr:
-    """Return a bound value that reads what `replaced` says instead of its variables."""
+    """Return a bound value with its variables replaced."""
     if isinstance(value, relax.Var):
         return replaced.get(value, value)
     if isinstance(value, relax.Tuple):

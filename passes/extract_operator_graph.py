@@ -1,8 +1,6 @@
-"""The analysis that reads the operator graph off a lowered module (after CanonicalizeOperators)."""
+"""The operator graph of a lowered module (after CanonicalizeOperators)."""
 
 from __future__ import annotations
-
-from collections.abc import Iterator
 
 import tvm
 from tvm import relax
@@ -10,16 +8,23 @@ from tvm.ir import IRModule
 
 from hios_tvm.errors import CompileError
 from hios_tvm.passes.canonicalize_operators import NUM_INPUT
+from hios_tvm.passes.dataflow import bindings
 from hios_tvm.schema.graph import Operator, OperatorGraph, Tensor
 
-__all__ = ["bindings", "extract_operator_graph", "is_call_tir", "tensor_names"]
+__all__ = ["extract_operator_graph", "is_call_tir", "tensor_names"]
 
 
 def extract_operator_graph(mod: IRModule, name: str = "model") -> OperatorGraph:
     """Return the operators of `main`, one per `R.call_tir`, and the tensors between them.
 
-    An operator's only tensor has the operator's name; several are numbered behind a dot. A copy on
-    another device (`R.to_vdevice`) is the same tensor.
+    The only result of an operator has the operator's name; several have its name, a dot and a
+    number. A copy on another device (`R.to_vdevice`) is the same tensor.
+
+    Raises
+    ------
+    CompileError
+        If `main` holds anything but calls of kernels, copies, tuples and their items, or a tensor
+        has no static shape.
     """
     main = mod["main"]
     num_input = int(main.attrs[NUM_INPUT])
@@ -51,12 +56,6 @@ def extract_operator_graph(mod: IRModule, name: str = "model") -> OperatorGraph:
         constants=tuple(param.name for param in main.params[num_input:]),
         outputs=_names_of(main.body.body, names),
     )
-
-
-def bindings(function: relax.Function) -> Iterator[relax.VarBinding]:
-    """All bindings of a function, in order."""
-    for block in function.body.blocks:
-        yield from block.bindings
 
 
 def is_call_tir(value: relax.Expr) -> bool:

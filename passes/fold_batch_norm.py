@@ -1,4 +1,4 @@
-"""A pass that moves scales and shifts per channel into the weights of a convolution before them.
+"""A pass that moves scales per channel into the weights of the convolution before them.
 
 After `SimplifyInference` a batch normalisation is ``conv(x, w) * scale + shift``. This pass makes
 it ``conv(x, w * scale) + shift`` and merges shifts: ``(conv + b) * s + t`` becomes

@@ -1,6 +1,7 @@
-"""A pass that keeps results of heavy kernels from being fused with operators that enlarge them.
+"""A pass that keeps heavy kernels from being fused with operators that broadcast their results.
 
-`FuseOps` looks at the kind of an operator and not at shapes. It joins a gate with what it scales:
+`FuseOps` looks at the pattern of an operator and not at shapes. It fuses the gate of a
+squeeze-and-excitation block with the multiplication of the image that it scales:
 
     g = conv2d(pooled, w)      # [1, 1, 1, C], one image of one pixel
     s = sigmoid(g)             # [1, 1, 1, C]
@@ -27,7 +28,7 @@ _BROADCAST, _INJECTIVE = 1, 2  # TVM's kBroadcast and kInjective
 
 @tvm.transform.module_pass(opt_level=0, name="LimitFusion")
 class LimitFusion:
-    """Mark kernels that enlarge what a heavy kernel computes; run between pattern and fusion."""
+    """Mark kernels that broadcast a heavy kernel's result; runs right before `FuseOps`."""
 
     def transform_module(self, mod: IRModule, _ctx: tvm.transform.PassContext) -> IRModule:
         mod = mod.clone()
@@ -38,7 +39,7 @@ class LimitFusion:
 
 def _enlarging_kernels(mod: IRModule) -> list[GlobalVar]:
     """Return the kernels that read a heavy kernel's result in another shape than their own."""
-    behind_heavy: set[relax.Var] = set()  # results that would join the heavy kernel before them
+    behind_heavy: set[relax.Var] = set()  # results that would be fused into a heavy kernel
     found: dict[GlobalVar, None] = {}
     for binding in bindings(mod["main"]):
         call = binding.value

@@ -1,4 +1,4 @@
-"""A pass after which equal kernels are one function, so that each is scheduled and built once."""
+"""A pass that makes equal kernels one function, which is scheduled and compiled once."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["MergeEqualKernels"]
 
 @tvm.transform.module_pass(opt_level=0, name="MergeEqualKernels")
 class MergeEqualKernels:
-    """Let all calls of structurally equal `PrimFunc`s name the first of them."""
+    """Redirect calls of structurally equal `PrimFunc`s to the first of them."""
 
     def transform_module(self, mod: IRModule, _ctx: tvm.transform.PassContext) -> IRModule:
         representative = _representatives(mod)
@@ -29,7 +29,7 @@ class MergeEqualKernels:
 
 
 def _representatives(mod: IRModule) -> dict[GlobalVar, GlobalVar]:
-    """Map each kernel's name to that of the first kernel that is structurally equal."""
+    """Map each kernel that is structurally equal to an earlier one to the first such kernel."""
     buckets: dict[int, list[tuple[GlobalVar, tirx.PrimFunc]]] = {}
     representative = {}
     for var, func in mod.functions_items():

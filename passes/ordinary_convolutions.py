@@ -1,4 +1,4 @@
-"""A pass that leaves convolutions of one kind only: two-dimensional, and not transposed."""
+"""A pass that rewrites 1-D and transposed convolutions as 2-D convolutions."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ __all__ = ["OrdinaryConvolutions", "phase_weights"]
 
 @tvm.transform.module_pass(opt_level=0, name="OrdinaryConvolutions")
 class OrdinaryConvolutions:
-    """Write convolutions of sequences, and transposed ones, as those that have kernels.
+    """Rewrite 1-D and transposed convolutions as 2-D convolutions, which have fast kernels.
 
-    A sequence is an image of one row. A transposed convolution of step s computes s outputs for
-    each input: these phases are the channels of an ordinary convolution, whose result is
-    rearranged. Weights must be constants.
+    A sequence is an image of one row. A transposed convolution of stride s computes s outputs for
+    each input: these *phases* become output channels of an ordinary convolution of stride 1, whose
+    result is rearranged (pixel shuffle). Weights must be constants.
     """
 
     def transform_module(self, mod: IRModule, _ctx: tvm.transform.PassContext) -> IRModule:
@@ -78,7 +78,7 @@ def _ordinary(rewriter: Rewriter, call: Call) -> relax.Expr:
     in_size = [int(extent) for extent in call.args[0].ty.shape][2:]
     batch, channels, *out_size = (int(extent) for extent in call.ty.shape)
     reach = phases.shape[2:]
-    # Outputs of each phase, the first of which may lie in the padding that is cut off.
+    # Outputs of each phase; the first ones may belong to the padding, which is cut off
     places = [-(-(o + p) // s) for o, p, s in zip(out_size, before, strides, strict=True)]
     after = [max(0, place - size) for place, size in zip(places, in_size, strict=True)]
     result = rewriter.emit(
@@ -104,9 +104,9 @@ def phase_weights(
 ) -> np.ndarray:
     """Return ``(groups * phases * outputs, inputs, height, width)`` of an ordinary convolution.
 
-    `weight` is ``(inputs, outputs of a group, height, width)`` of a transposed one. The output at
-    ``s q + r`` is the sum over t of the input at ``q - t`` times the weight at ``r + s t``: phase r
-    of steps s has every s-th weight from r, reversed, and zeros in front where there are fewer.
+    `weight` is ``(inputs, outputs of a group, height, width)`` of a transposed one. With stride s,
+    the output at ``s q + r`` is the sum over t of the input at ``q - t`` times the weight at
+    ``r + s t``: phase r has every s-th weight from r, reversed, after zeros where it has fewer.
 
     >>> weight = np.arange(3.0).reshape(1, 1, 1, 3)
     >>> phase_weights(weight, strides=(1, 2), dilation=(1, 1), groups=1)[:, 0, 0]
@@ -127,5 +127,5 @@ def phase_weights(
 
 
 def _converts(call: Call) -> bool:
-    """Whether the result has another type than the operands."""
+    """Whether the result has another element type than the operands."""
     return str(call.ty.dtype.dtype) != str(call.args[0].ty.dtype.dtype)

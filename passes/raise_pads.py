@@ -1,7 +1,7 @@
-"""A pass that turns pads which the ONNX frontend has already lowered back into operators.
+"""A pass that turns kernels that pad back into operators.
 
-TVM's frontend emits ONNX's Pad as a call of a kernel; as `relax.nn.pad` it can follow the layout of
-its operand.
+TVM's ONNX frontend emits Pad as a call of a kernel; `ChannelsLast` can change the layout of an
+operator, `relax.nn.pad`, only.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class RaisePads:
 
 
 def _raised(data: relax.Expr, kernel: tirx.PrimFunc) -> Call | None:
-    """Return ``pad(data)`` where `kernel` computes just that, or None."""
+    """Return what `kernel` computes as ``pad(data)``, or None if it is anything else."""
     if not has_root_block(kernel):
         return None
     sch = s_tir.Schedule(kernel)
@@ -60,7 +60,7 @@ def _raised(data: relax.Expr, kernel: tirx.PrimFunc) -> Call | None:
 
 
 def _offsets(indices: Sequence[tirx.Expr], axes: Sequence[tirx.Var]) -> list[int] | None:
-    """Return how far each of `indices` lies behind its axis, or None if it is no such index."""
+    """Return the constants ``axes - indices``, or None if one is not constant."""
     offsets = []
     for index, axis in zip(indices, axes, strict=True):
         offset = tvm.sym.Analyzer().simplify(axis - index)

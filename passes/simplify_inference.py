@@ -1,11 +1,11 @@
-"""A pass that removes what matters in training only, and operators that change nothing.
+"""A pass that removes operators of training and identities.
 
-- `dropout` is its operand;
-- `batch_norm` is a multiplication and an addition per channel, with constants computed here;
-- a sum of stacked tensors is additions;
-- reshapes, casts, broadcasts and transpositions that change nothing are their operands.
+- `dropout` becomes its operand;
+- `batch_norm` becomes a multiplication and an addition per channel, with constants computed here;
+- a sum over stacked tensors becomes additions;
+- reshapes, casts, broadcasts and transpositions that change nothing become their operands.
 
-It needs weights as constants; `FoldBatchNorm` moves the multiplications into convolutions.
+Weights must be constants. `FoldBatchNorm` moves the multiplications into convolutions afterwards.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def _first_of_training_operator(rewriter: Rewriter, item: relax.TupleGetItem) ->
 
 
 def _sum_of_stacked(rewriter: Rewriter, total: Call) -> relax.Expr:
-    """ONNX's Sum arrives as a stack of its operands and a sum over it; make it additions."""
+    """Return additions for a sum over stacked tensors, as the frontend imports ONNX's Sum."""
     stack = rewriter.producer(total.args[0], ("relax.stack",))
     if stack is None or not isinstance(stack.args[0], relax.Tuple):
         return total

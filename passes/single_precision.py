@@ -30,15 +30,15 @@ _OPERATORS = frozenset(
         "sum",
     )
 )
-"""Operators in which rounding after each step adds up."""
+"""Operators of many steps, in which rounding errors would add up."""
 
 
 @tvm.transform.module_pass(opt_level=0, name="SinglePrecision")
 class SinglePrecision:
     """Convert the operands of some half-precision operators, and their result back.
 
-    ONNX Runtime and NumPy sum so. CPUs have no half-precision arithmetic either: the kernels would
-    convert before and after each step.
+    ONNX Runtime and NumPy also sum in single precision. Most CPUs have no arithmetic of half
+    precision, so that kernels would convert before and after each step.
     """
 
     def transform_module(self, mod: IRModule, _ctx: tvm.transform.PassContext) -> IRModule:

@@ -21,7 +21,8 @@ from hios_tvm.backends.cpu.targets import host_target
 from hios_tvm.compiler import Compilation, CompileOptions, compile_model
 from hios_tvm.errors import CostError
 from hios_tvm.frontends.onnx import from_onnx
-from hios_tvm.passes.extract_operator_graph import bindings, is_call_tir
+from hios_tvm.passes.dataflow import bindings
+from hios_tvm.passes.extract_operator_graph import is_call_tir
 from hios_tvm.schema.costs import CostTable, Measurement
 from hios_tvm.schema.platform import Link, Platform
 from hios_tvm.schema.schedule import DeviceSchedule, Schedule, Stage

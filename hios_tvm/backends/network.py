@@ -23,8 +23,9 @@ from hios_tvm.passes.canonicalize_operators import (
     CanonicalizeOperators,
     name_constants,
 )
+from hios_tvm.passes.dataflow import bindings
 from hios_tvm.passes.dump_ir import DumpIR
-from hios_tvm.passes.extract_operator_graph import bindings, extract_operator_graph
+from hios_tvm.passes.extract_operator_graph import extract_operator_graph
 from hios_tvm.passes.pipeline import lower_to_kernels, run_passes
 from hios_tvm.schema.graph import OperatorGraph
 

@@ -1,4 +1,4 @@
-"""Where a sliding window leaves the image, and how a row is tiled because of that."""
+"""Tiles of a row, and the part of a sliding window that is inside the image."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["Tile", "kernel_rows", "pixels_inside", "tiles_of_row"]
 
 @dataclass(frozen=True)
 class Tile:
-    """`pixels` of a row from `start`, an int where the tile is `at_border`."""
+    """`pixels` of a row from `start`, which is an int if the tile is `at_border`."""
 
     start: Index
     pixels: int

@@ -1,4 +1,4 @@
-"""The element-wise operators that were fused behind a kernel's main block."""
+"""The element-wise operators that were fused with a kernel's main block."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["Epilogue", "find_block", "fused_epilogue", "image_buffer"]
 
 @dataclass(frozen=True)
 class Epilogue:
-    """How an element of `source`, which the main block computes, becomes one of `output`.
+    """Computes an element of `output` from that of `source`, which the main block computes.
 
     Attributes
     ----------
@@ -71,10 +71,10 @@ def image_buffer(sch: s_tir.Schedule, main: s_tir.schedule.SBlockRV) -> tirx.Var
 
 
 def fused_epilogue(sch: s_tir.Schedule, main: s_tir.schedule.SBlockRV) -> Epilogue | None:
-    """Inline all blocks that are not operands of `main` into the last one and return that.
+    """Inline all blocks that `main` does not read into the last one, and return that.
 
-    None if they are not element-wise on what `main` writes, or write a larger buffer: the loops of
-    the rules go over what `main` writes.
+    None if they are not element-wise in the result of `main`, or write a larger buffer: the loops
+    of the rules go through the indices of that result.
     """
     operands = _transitive_producers(sch, main)
     main_block = sch.get(main)
@@ -131,7 +131,7 @@ def _same(
     axes: Sequence[tirx.Var],
     shape: Sequence[Index] | None = None,
 ) -> bool:
-    """Whether `indices` are `axes`; zero will do along dimensions of extent one in `shape`."""
+    """Whether `indices` are `axes`; along dimensions of extent one in `shape`, 0 is too."""
     if len(indices) != len(axes):
         return False
     extents = [0] * len(axes) if shape is None else [int(extent) for extent in shape]

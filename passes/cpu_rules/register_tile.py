@@ -16,9 +16,9 @@ __all__ = ["RegisterTile", "choose_tile"]
 _FMAS_PER_CYCLE = 2
 _LOADS_PER_CYCLE = 2
 _FMA_LATENCY = 4  # cycles; chains shorter than latency * FMAs per cycle leave units idle
-_LATE_LOADS = 0.1  # cycles that a load takes although others overlap with arithmetic
-_L1_BYTES = 24 * 1024  # what weights may take of it
-_L2_LOADS = 0.25  # more cycles for a vector of weights that comes from the L2 cache
+_LATE_LOADS = 0.1  # cycles of a load that do not overlap with arithmetic
+_L1_BYTES = 24 * 1024  # share of the L1 cache for weights
+_L2_LOADS = 0.25  # further cycles of a vector of weights that comes from the L2 cache
 _SPARE_REGISTERS = 2  # one broadcast input, and room for the compiler
 _STORE_CYCLES = 2  # to clear an accumulator, apply the epilogue, and store it
 
@@ -61,7 +61,7 @@ def choose_tile(
         Elements per vector register, and vector registers of the target.
     unrolled : bool
         Whether the reduction will be unrolled. The compiler then moves loads ahead of the
-        arithmetic, and needs registers for them: sums take only half.
+        arithmetic and needs registers for them, so that accumulators get only half of all.
     """
     needed = -(-channels // lanes)
     best = (float("inf"), RegisterTile(1, 1, lanes))

@@ -54,7 +54,7 @@ from hios_tvm.passes.schedule_kernels import Scheduled
 __all__ = ["Winograd"]
 
 _CACHE_BYTES = 384 * 1024
-"""Transformed inputs and products of a chunk, which lie in the L2 cache beside weights."""
+"""Transformed inputs and products of a chunk, which share the L2 cache with the weights."""
 
 _FEW_CHUNKS = 4
 """Where there are fewer chunks, threads share the blocks of channels instead."""

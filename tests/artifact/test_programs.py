@@ -10,7 +10,8 @@ from diamond import SPLIT, Diamond, annotate, schedule
 from tvm import relax
 
 from hios_tvm.artifact.programs import partition_by_device, programs_of
-from hios_tvm.passes.extract_operator_graph import bindings, extract_operator_graph
+from hios_tvm.passes.dataflow import bindings
+from hios_tvm.passes.extract_operator_graph import extract_operator_graph
 from hios_tvm.schema.graph import OperatorGraph, Tensor
 from hios_tvm.schema.program import COPY_STREAM, Call, Copy, Program, Signal, Wait
 from hios_tvm.schema.schedule import DeviceSchedule, Schedule, Stage
