@@ -16,11 +16,11 @@ from tvm import relax
 from tvm.ir import GenericConst, IRModule
 
 from hios_tvm.errors import CompileError
+from hios_tvm.passes.dataflow import bindings
 
 __all__ = ["CanonicalizeOperators", "collect_weights", "name_constants"]
 
 NUM_INPUT = "num_input"
-
 
 ConstantNames = Mapping[GenericConst, str]
 
@@ -69,7 +69,7 @@ class CanonicalizeOperators:
         attrs = {**main.attrs, NUM_INPUT: len(inputs)}
         with builder.function("main", [*inputs, *weights], attrs=attrs):
             with builder.dataflow():
-                for binding in _bindings(main):
+                for binding in bindings(main):
                     value = _substituted(binding.value, substitute)
                     if not isinstance(value, relax.Var):  # else a second name for the same value
                         value = builder.emit(value, _operator_name(value))
@@ -78,11 +78,6 @@ class CanonicalizeOperators:
                 output = builder.emit_output(result, "output")
             builder.emit_func_output(output)
         return builder.finalize()
-
-
-def _bindings(function: relax.Function) -> Iterator[relax.VarBinding]:
-    for block in function.body.blocks:
-        yield from block.bindings
 
 
 def _constants(function: relax.Function) -> Iterator[GenericConst]:
@@ -99,7 +94,7 @@ def _constants(function: relax.Function) -> Iterator[GenericConst]:
             for arg in expr.args:
                 visit(arg)
 
-    for binding in _bindings(function):
+    for binding in bindings(function):
         visit(binding.value)
     visit(function.body.body)
     yield from constants

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import tvm_ffi
 from tvm import s_tir, tirx
 from tvm.ir import TensorLoad
 from tvm.tirx import Stmt
@@ -13,6 +12,7 @@ from tvm.tirx import Stmt
 from hios_tvm.passes.cpu_rules.epilogue import Epilogue, find_block, fused_epilogue, image_buffer
 from hios_tvm.passes.cpu_rules.loop_nest import as_index, rebuilt
 from hios_tvm.passes.schedule_kernels import Packing, Scheduled
+from hios_tvm.passes.tir_trees import nodes_of
 from hios_tvm.schema.kernel_shapes import CONVOLUTION, ConvolutionShape
 
 __all__ = ["ConvolutionKernel"]
@@ -61,12 +61,4 @@ class ConvolutionKernel:
 
 
 def _reads(epilogue: Epilogue, buffer: tirx.Var) -> bool:
-    found: list[TensorLoad] = []
-
-    def visit(load: TensorLoad) -> TensorLoad:
-        if load.source.same_as(buffer):
-            found.append(load)
-        return load
-
-    tvm_ffi.structural_map(epilogue.value, [(TensorLoad, visit)])
-    return bool(found)
+    return any(load.source.same_as(buffer) for load in nodes_of(epilogue.value, TensorLoad))
