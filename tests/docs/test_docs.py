@@ -12,6 +12,7 @@ from pathlib import Path
 import click
 import pytest
 
+from hios_tvm.backends.interface import Backend
 from hios_tvm.cli import main
 
 ROOT = Path(__file__).parents[2]
@@ -48,6 +49,13 @@ def test_names_exist(page: Path) -> None:
             importlib.import_module(name)
         except ModuleNotFoundError:
             assert hasattr(importlib.import_module(module), attribute), name
+
+
+def test_every_member_of_a_backend_is_explained() -> None:
+    text = (ROOT / "docs" / "add-device-kind.md").read_text()
+    members = {*Backend.__annotations__, *vars(Backend)}
+    named = re.findall(r"^\| `(\w+)` \|", text, flags=re.MULTILINE)
+    assert sorted(named) == sorted(name for name in members if not name.startswith("_"))
 
 
 def test_limits_of_the_format_are_those_of_the_code() -> None:
