@@ -41,7 +41,7 @@ def command() -> None:
 @precision_option
 @click.option("--shape", "shapes", multiple=True, metavar="NAME:DIMS", help="As in compile.")
 @click.option("--params", type=EXISTING_FILE, help="Parameters of a Relay program.")
-@click.option("--no-cache", is_flag=True, help="Compile all kernels anew.")
+@click.option("--no-cache", is_flag=True, help="Compile all kernels again.")
 @click.option("--no-progress", is_flag=True, help="Draw no progress bar.")
 def export(
     model: Path,

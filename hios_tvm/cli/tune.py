@@ -183,7 +183,7 @@ def _interruptible(message: str) -> Iterator[Any]:
 
     def remember(number: int, _frame: object) -> None:
         came.append(number)
-        click.echo("stopping behind this step; once more stops at once", err=True)
+        click.echo("stopping after this step; press again to stop at once", err=True)
         for each, handler in before.items():
             signal.signal(each, handler)
 

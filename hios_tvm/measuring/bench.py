@@ -61,7 +61,7 @@ class KernelCall:
 
 
 class Numbers:
-    """Memory with numbers that no kernel stumbles over: small random floats, zero integers."""
+    """Memory filled with valid input for every kernel: small random floats, zero integers."""
 
     def __init__(self) -> None:
         self._random = np.random.default_rng(0)

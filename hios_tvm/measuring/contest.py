@@ -69,8 +69,8 @@ def run_contest(
 ) -> list[MeasuredSchedule]:
     """Run each schedule's artifact, in short turns so that noise affects all of them alike.
 
-    Only one is loaded at a time. `write` makes an artifact. Returns what came of each schedule,
-    in the same order.
+    Only one is loaded at a time. `write` makes an artifact. Returns the measurement of each
+    schedule, in the same order.
     """
     steps = len(entrants) * (1 + _TURNS)
     with tempfile.TemporaryDirectory(prefix="hios-") as folder:

@@ -83,8 +83,8 @@ class GpuBench:
         return Call(name, name, tuple(args))
 
     def _run(self, programs: Sequence[Program], buffers: Mapping[str, int]) -> list[float]:
-        homes = {name: (_FIRST, nbytes) for name, nbytes in buffers.items()}
-        return _marked_ms({_FIRST: self}, programs, homes)
+        placed = {name: (_FIRST, nbytes) for name, nbytes in buffers.items()}
+        return _marked_ms({_FIRST: self}, programs, placed)
 
 
 def measure_copies(
@@ -97,9 +97,9 @@ def measure_copies(
     for size in sizes or _TRANSFER_BYTES:
         copies = [Copy("from", "to")] * _COPIES
         program = _program(_SECOND, COPY_STREAM, [Mark(0), *copies, Mark(1)])
-        homes = {"from": (_FIRST, size), "to": (_SECOND, size)}
+        placed = {"from": (_FIRST, size), "to": (_SECOND, size)}
         gpus = {_FIRST: source, _SECOND: destination}
-        samples = _marked_ms(gpus, [program], homes)
+        samples = _marked_ms(gpus, [program], placed)
         times[size] = measurement_of(ms * 1e6 / _COPIES for ms in samples)
     return times
 
@@ -111,11 +111,14 @@ def _program(device: str, stream: int, steps: Sequence[Any]) -> Program:
 def _marked_ms(
     benches: Mapping[str, GpuBench],
     programs: Sequence[Program],
-    homes: Mapping[str, tuple[str, int]],
+    placed: Mapping[str, tuple[str, int]],
 ) -> list[float]:
-    """Run the programs, and return the time between marks 0 and 1, after a first run."""
-    tensors = TensorTable({name: ((nbytes,), "uint8") for name, (_, nbytes) in homes.items()})
-    for name, (device, nbytes) in homes.items():
+    """Run the programs, and return the time between marks 0 and 1, without that of a first run.
+
+    `placed` are the device and the bytes of each buffer.
+    """
+    tensors = TensorTable({name: ((nbytes,), "uint8") for name, (_, nbytes) in placed.items()})
+    for name, (device, nbytes) in placed.items():
         gpu = benches[device].gpu
         address = gpu.allocate(nbytes)
         zeros = np.zeros(nbytes, np.uint8)  # no kernel reads an index beyond its tensor
@@ -139,7 +142,7 @@ def _marked_ms(
         order=issue_order(programs),
         events=events,
         kernels=bench.kernels,
-        buffer_device={name: home for name, (home, _) in homes.items()},
+        buffer_device={name: owner for name, (owner, _) in placed.items()},
         library=bench.library,
         marks=marks,
     )

@@ -1,8 +1,8 @@
 """Costs of kernels on another machine, through TVM's own RPC server or tracker.
 
 A stock server knows nothing of this package, so TVM's time evaluator measures there: kernels find
-activations and weights in the cache, and loops run on TVM's thread pool. Where the deployment
-machine can run a file, ``hios-tvm profile`` measures more truly.
+activations and weights in the cache, and loops run on TVM's thread pool. Where a file can be run on
+the deployment machine, ``hios-tvm profile`` measures what a run will take more exactly.
 """
 
 from __future__ import annotations
@@ -174,7 +174,7 @@ class _Remote:
         return measurement_of((1e9 * s for s in evaluate(*arrays).results), SOURCE)
 
     def _array(self, shape: tuple[int, ...], dtype: str) -> Any:
-        """Upload small random floats, or zeros: numbers that no kernel stumbles over."""
+        """Upload small random floats, or zeros: valid input for every kernel."""
         numbers = np.zeros(shape, numpy_dtype(dtype))
         if dtype in ("float32", "float64"):
             numbers += np.random.default_rng(0).uniform(0.01, 0.1, shape).astype(dtype)

@@ -124,7 +124,8 @@ def _from_cost_file(path: Path, data: object) -> Instance:
     costs, graph = CostTable.from_data(data)
     if graph is None:
         raise CostError(
-            f"{path} has costs, but not their graph; write it anew with compile --save-costs"
+            f"{path} has costs, but not their graph; write it again with hios-tvm compile "
+            "--save-costs"
         )
     if costs.platform is None:
         raise CostError(f"{path} does not say on which devices its times were measured")

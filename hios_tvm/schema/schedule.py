@@ -75,4 +75,4 @@ class Schedule:
         return _FILE.from_json(text)
 
 
-_FILE = Document("schedule", 1, Schedule, ScheduleError, "write it anew with hios-tvm schedule -o")
+_FILE = Document("schedule", 1, Schedule, ScheduleError, "make it again with hios-tvm schedule -o")

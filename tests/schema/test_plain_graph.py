@@ -200,7 +200,7 @@ def test_a_cost_file_without_graph_or_platform_says_so(tmp_path: Path) -> None:
     instance = cost_file_instance()
     path = tmp_path / "costs.json"
     path.write_text(instance.costs.to_json())
-    with pytest.raises(CostError, match="not their graph; write it anew with compile"):
+    with pytest.raises(CostError, match="not their graph; write it again with hios-tvm compile"):
         read_instance(path)
     path.write_text(json.dumps({**json.loads(instance.to_json()), "platform": None}))
     with pytest.raises(CostError, match="on which devices its times were measured"):
