@@ -15,13 +15,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hios_tvm import (
-    CompileOptions,
     CostTable,
     OperatorGraph,
     Platform,
     Schedule,
-    compile_model,
-    make_schedule,
+    build,
+    lower_network,
+    network_costs,
+    plan,
+    predict,
+    write,
     zoo,
 )
 from hios_tvm.frontends.onnx import from_onnx
@@ -62,20 +65,16 @@ def round_robin(
 def main() -> None:
     SCHEDULERS["round-robin"] = Entry(round_robin, RoundRobinOptions)
 
-    cores = sorted(os.sched_getaffinity(0))[:2]
-    options = CompileOptions(
-        devices=tuple(f"cpu@{core}" for core in cores),
-        scheduler="round-robin",
-        scheduler_options={"run": 4},
-    )
-    module = from_onnx(zoo.build("squeezenet1_1", height=64, width=64))
+    network = lower_network(from_onnx(zoo.build("squeezenet1_1", height=64, width=64)), "host")
+    devices = [f"cpu@{core}" for core in sorted(os.sched_getaffinity(0))[:2]]
+    costs, platform = network_costs(network, devices)  # measured once, for all schedulers
+    schedule = plan(network, costs, platform, "round-robin", run=4)
+    print(f"round-robin: {schedule.makespan_ms:.2f} ms predicted")
+    print(f"hios-lp: {plan(network, costs, platform).makespan_ms:.2f} ms predicted")
     with tempfile.TemporaryDirectory() as folder:
-        result = compile_model(module, Path(folder, "model.hios"), options)
-
-    # The costs that were measured for it are plain data: other schedulers can use them.
-    problem = result.graph, result.costs, result.platform
-    print(f"round-robin: {result.schedule.makespan_ms:.2f} ms predicted")
-    print(f"hios-lp: {make_schedule('hios-lp', *problem).makespan_ms:.2f} ms predicted")
+        prediction = predict(network, costs, platform, schedule)
+        manifest = write(build(network, schedule), Path(folder, "model.hios"), prediction)
+    print(f"an artifact with {len(manifest.programs)} programs")
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from hios_tvm.version import __version__
 
 __all__ = [
+    "Build",
     "Compilation",
     "CompileOptions",
     "CostTable",
@@ -20,6 +21,7 @@ __all__ = [
     "HiosError",
     "Link",
     "Measurement",
+    "Network",
     "OnnxReference",
     "Operator",
     "OperatorGraph",
@@ -31,17 +33,27 @@ __all__ = [
     "Tensor",
     "Timeline",
     "__version__",
+    "build",
     "compile_model",
     "evaluate",
     "load",
     "load_model",
+    "lower_network",
     "make_schedule",
+    "network_costs",
+    "plan",
+    "predict",
+    "write",
 ]
 
 if TYPE_CHECKING:
-    from hios_tvm.compiler import Compilation, CompileOptions, compile_model
+    from hios_tvm.artifact.build import build
+    from hios_tvm.artifact.write import Build, write
+    from hios_tvm.backends.network import Network, lower_network
+    from hios_tvm.compiler import Compilation, CompileOptions, compile_model, plan, predict
     from hios_tvm.errors import HiosError
     from hios_tvm.frontends import load_model
+    from hios_tvm.measuring.network_costs import network_costs
     from hios_tvm.runtime import Session, load
     from hios_tvm.schedulers import make_schedule
     from hios_tvm.schedulers.evaluate import Timeline, evaluate
@@ -53,6 +65,7 @@ if TYPE_CHECKING:
     from hios_tvm.verification.relax_reference import RelaxReference
 else:
     _MODULE_OF = {
+        "Build": "hios_tvm.artifact.write",
         "Compilation": "hios_tvm.compiler",
         "CompileOptions": "hios_tvm.compiler",
         "CostTable": "hios_tvm.schema.costs",
@@ -61,6 +74,7 @@ else:
         "HiosError": "hios_tvm.errors",
         "Link": "hios_tvm.schema.platform",
         "Measurement": "hios_tvm.schema.costs",
+        "Network": "hios_tvm.backends.network",
         "OnnxReference": "hios_tvm.verification.onnx_reference",
         "Operator": "hios_tvm.schema.graph",
         "OperatorGraph": "hios_tvm.schema.graph",
@@ -71,11 +85,17 @@ else:
         "Stage": "hios_tvm.schema.schedule",
         "Tensor": "hios_tvm.schema.graph",
         "Timeline": "hios_tvm.schedulers.evaluate",
+        "build": "hios_tvm.artifact.build",
         "compile_model": "hios_tvm.compiler",
         "evaluate": "hios_tvm.schedulers.evaluate",
         "load": "hios_tvm.runtime",
         "load_model": "hios_tvm.frontends",
+        "lower_network": "hios_tvm.backends.network",
         "make_schedule": "hios_tvm.schedulers",
+        "network_costs": "hios_tvm.measuring.network_costs",
+        "plan": "hios_tvm.compiler",
+        "predict": "hios_tvm.compiler",
+        "write": "hios_tvm.artifact.write",
     }
 
     def __getattr__(name: str) -> object:

@@ -1,48 +1,46 @@
-"""The whole way of a model: from a Relax module to an artifact that was verified."""
+"""The whole way of a model: lower it, plan a schedule, build the artifact, verify and write it."""
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from tvm.ir import IRModule
 
-from hios_tvm import runtime
-from hios_tvm.artifact.write import Package
-from hios_tvm.backends import backend_of, parse_targets
-from hios_tvm.backends.cpu.features import cpu_features
+from hios_tvm.artifact.build import Progress, build
+from hios_tvm.artifact.write import Build, write
+from hios_tvm.backends import parse_targets
 from hios_tvm.backends.cpu.tuned_kernels import TunedChoice, choose_tuned
 from hios_tvm.backends.network import Network, lower_network
-from hios_tvm.build import (
-    Compilation,
-    CompileOptions,
-    Progress,
-    build_artifact,
-    measured_costs,
-    phase,
-)
+from hios_tvm.errors import ScheduleError, UsageError
 from hios_tvm.files import check_writable
-from hios_tvm.schedulers import make_schedule, options_of
+from hios_tvm.measuring.cache import default_cache_dir, kernel_dir
+from hios_tvm.measuring.contest import MeasuredSchedule, choose_entrants, run_contest
+from hios_tvm.measuring.network_costs import network_costs
+from hios_tvm.measuring.rpc_costs import RpcAddress
+from hios_tvm.schedulers import evaluated, make_schedule, options_of
+from hios_tvm.schedulers.auto import candidates
 from hios_tvm.schedulers.evaluate import evaluate
-from hios_tvm.schema.costs import CostTable, Measurement
-from hios_tvm.schema.device_names import (
-    device_kind,
-    of_kind,
-    parse_cores,
+from hios_tvm.schema.costs import CostTable
+from hios_tvm.schema.device_names import device_kind, of_kind, parse_cores
+from hios_tvm.schema.gpu_models import Precision
+from hios_tvm.schema.graph import OperatorGraph
+from hios_tvm.schema.manifest import (
+    Manifest,
+    PredictedOperator,
+    PredictedTransfer,
+    Prediction,
+    Verification,
 )
-from hios_tvm.schema.graph import Operator, OperatorGraph
 from hios_tvm.schema.platform import Platform
-from hios_tvm.schema.schedule import DeviceSchedule, Schedule, Stage
-from hios_tvm.verification.deviation import Arrays
-from hios_tvm.verification.first_difference import Compile, Observation
-from hios_tvm.verification.judgement import model_tolerance
-from hios_tvm.verification.reproducer import Recipe
-from hios_tvm.verification.verifier import NOT_ASKED_FOR, OneDevice, verify
+from hios_tvm.schema.schedule import DeviceSchedule, Schedule
+from hios_tvm.verification.reproducer import CompileWords
+from hios_tvm.verification.verifier import NOT_ASKED_FOR, Search, verify
 
 if TYPE_CHECKING:
     from hios_tvm.verification.reference import Reference
@@ -50,11 +48,172 @@ if TYPE_CHECKING:
 __all__ = [
     "Compilation",
     "CompileOptions",
-    "Network",
+    "build",
     "compile_model",
-    "compile_network",
-    "lower_network",
+    "plan",
+    "predict",
+    "write",
 ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompileOptions:
+    """What `compile_model` does.
+
+    Attributes
+    ----------
+    devices : tuple of str
+        Devices to compile for, such as ``("cpu@0", "cpu@1")``.
+    target : str
+        What to generate code for: ``host``, ``portable`` or the name of a CPU, ``sm_90`` or another
+        architecture of GPUs, or both with a comma between them (`parse_targets`).
+    precision : str
+        How GPUs multiply in convolutions and products: ``fp32``, or rounded to ``tf32`` or
+        ``fp16`` on tensor cores, with sums in single precision.
+    scheduler, scheduler_options
+        Name in `hios_tvm.schedulers.SCHEDULERS`, and the options of that scheduler.
+    memory : mapping of str to int
+        Bytes that weights and activations may take, by device; no limit where absent.
+    schedule : Schedule, optional
+        A schedule made elsewhere, used instead of a scheduler. Nothing is measured then, and the
+        artifact holds a prediction only where `costs` are given too.
+    costs : CostTable, optional
+        Times to schedule with; without it they are measured on this machine, and estimated for
+        GPUs.
+    link : str
+        What connects GPUs where `costs` do not say: a name in `LINKS`.
+    rpc : RpcAddress, optional
+        Where to measure instead: a TVM RPC server or tracker.
+    cache_dir : Path, optional
+        Folder of measured costs and compiled kernels; None keeps nothing.
+    merge_convolutions : bool
+        Also try the network with one convolution in place of several with one input, and keep
+        what is faster by prediction. It takes measured costs of both.
+    dump_dir : Path, optional
+        Where to write the module after each phase, as TVMScript.
+    database : Path, optional
+        Folder of a tuning database: kernels in it that beat the default ones are used.
+    """
+
+    devices: tuple[str, ...]
+    target: str = "host"
+    precision: Precision = "fp32"
+    scheduler: str = "hios-lp"
+    scheduler_options: Mapping[str, Any] = field(default_factory=dict)
+    memory: Mapping[str, int] = field(default_factory=dict)
+    schedule: Schedule | None = None
+    costs: CostTable | None = None
+    link: str = "pcie4"
+    rpc: RpcAddress | None = None
+    cache_dir: Path | None = field(default_factory=default_cache_dir)
+    merge_convolutions: bool = False
+    dump_dir: Path | None = None
+    database: Path | None = None
+
+    def __post_init__(self) -> None:
+        options_of(self.scheduler, **self.scheduler_options)
+        if self.merge_convolutions and (self.costs is not None or self.schedule is not None):
+            raise UsageError(
+                "merging convolutions takes costs of both networks, measured now: give neither "
+                "costs nor a schedule"
+            )
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The costs of a network's operators, and the platform that they are of."""
+
+    costs: CostTable
+    platform: Platform
+
+
+@dataclass(frozen=True)
+class Compilation:
+    """What `compile_model` decided and made.
+
+    `costs` and `platform` are None where a schedule was given without costs. `seconds` are by
+    phase, `trials` are the schedules that were tried out, and `notes` say in sentences what an
+    option brought.
+    """
+
+    graph: OperatorGraph
+    schedule: Schedule
+    manifest: Manifest
+    seconds: Mapping[str, float]
+    costs: CostTable | None = None
+    platform: Platform | None = None
+    trials: tuple[MeasuredSchedule, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def plan(
+    network: Network,
+    costs: CostTable,
+    platform: Platform,
+    scheduler: str = "hios-lp",
+    **options: Any,
+) -> Schedule:
+    """Schedule the operators of a lowered network; nothing is measured or built.
+
+    Parameters
+    ----------
+    network : Network
+        What `lower_network` returned.
+    costs : CostTable
+        Milliseconds of each operator on each model of device.
+    platform : Platform
+        The devices, with limits of memory where they have any.
+    scheduler, options
+        Name in `hios_tvm.schedulers.SCHEDULERS`, and the options of that scheduler.
+
+    Raises
+    ------
+    UsageError
+        If the scheduler or an option is unknown.
+    CostError
+        If an operator can run on no device.
+    ScheduleError
+        If no schedule keeps to the limits of memory.
+    """
+    return make_schedule(scheduler, network.graph, costs, platform, **options)
+
+
+def predict(
+    network: Network, costs: CostTable, platform: Platform, schedule: Schedule
+) -> Prediction:
+    """Return when the operators of a schedule should run, in the order of their starts.
+
+    Raises
+    ------
+    ScheduleError
+        If the schedule does not fit the network or the platform.
+    """
+    timeline = evaluate(network.graph, costs, platform, schedule)
+    model = {device.name: device.model for device in platform.devices}
+    names = sorted(schedule.placement, key=lambda name: timeline.start_ms[name])
+    return Prediction(
+        makespan_ms=timeline.makespan_ms,
+        operators=tuple(
+            PredictedOperator(
+                name,
+                costs.latency_ms(name, model[schedule.placement[name]]),
+                timeline.start_ms[name],
+                timeline.end_ms[name],
+            )
+            for name in names
+        ),
+        transfers=tuple(
+            PredictedTransfer(span.src, span.dst, span.start_ms, span.end_ms)
+            for span in timeline.transfers
+        ),
+        work_ms={
+            device.device: sum(
+                costs.stage_ms(stage.groups, model[device.device]) for stage in device.stages
+            )
+            for device in schedule
+        },
+        independence=platform.independence,
+    )
 
 
 def compile_model(
@@ -69,7 +228,8 @@ def compile_model(
 ) -> Compilation:
     """Compile a frontend's module and write the artifact to `output`.
 
-    The file appears when everything has succeeded, never before.
+    It is `lower_network`, measured costs, `plan`, `build`, a comparison with the reference and
+    `write`. The file appears when everything has succeeded, never before.
 
     Parameters
     ----------
@@ -91,38 +251,44 @@ def compile_model(
     VerificationError
         If outputs differ from the reference's: nothing is written then.
     """
-    check_writable(output)  # like the options, before work is spent
-    options_of(options.scheduler, **options.scheduler_options)
-    seconds: dict[str, float] = {}
-    notes: list[str] = []
-    with phase("lower", seconds, progress):
+    check_writable(output)  # before work is spent
+    phases = _Phases(progress)
+    with phases("lower"):
         network = _lower(mod, name, options)
+    notes: list[str] = []
     if options.merge_convolutions:
-        with phase("merge convolutions", seconds, progress):
+        with phases("merge convolutions"):
             network = _merged_if_faster(mod, network, options, notes, progress)
-    compilation, package = build_artifact(network, options, progress=progress)
-    seconds |= compilation.seconds
+    measured = None
+    if options.schedule is None or options.costs is not None:
+        with phases("measure"):
+            measured = _measure(network, options, progress)
+    with phases("schedule"):
+        schedules = _schedules(network, measured, options)
+    with phases("generate code"):
+        builds = [_build(network, schedule, options, progress) for schedule in schedules]
+    trials: list[MeasuredSchedule] = []
+    if len(builds) > 1:
+        with phases("try out"):
+            trials = run_contest(schedules, builds, partial(progress, "try out"))
+    best = min(range(len(trials)), key=lambda i: trials[i].latency.median_ms, default=0)
+    schedule, built = schedules[best], builds[best]
     verification = NOT_ASKED_FOR
     if reference is not None:
-        with phase("verify", seconds, progress):
-            verification = verify(
-                package,
-                output,
-                mod,
-                reference,
-                features=cpu_features(network.host),
-                tolerance=model_tolerance(mod, options.precision),
-                devices=_one_of_each_kind(network, compilation, options),
-                reproducer=reproducer,
-            )
-    with phase("write", seconds, progress):
-        manifest = replace(package.manifest, verification=verification)
-        replace(package, manifest=manifest).write(output)
-    return replace(
-        compilation,
-        manifest=manifest,
-        seconds=seconds,
-        notes=(*notes, *compilation.notes),
+        with phases("verify"):
+            search = _search(built.manifest, options, reproducer)
+            verification = verify(built, output, mod, reference, search)
+    with phases("write"):
+        manifest = _write(network, measured, schedule, built, output, verification, trials)
+    return Compilation(
+        network.graph,
+        schedule,
+        manifest,
+        phases.seconds,
+        None if measured is None else measured.costs,
+        None if measured is None else measured.platform,
+        tuple(trials),
+        (*notes, *network.tuned.notes, *_estimates(measured)),
     )
 
 
@@ -175,93 +341,116 @@ def _merged_if_faster(
 
 
 def _predicted_ms(network: Network, options: CompileOptions, progress: Progress) -> float:
-    costs, platform = measured_costs(network, options, progress)
-    arguments = (network.graph, costs, platform.with_memory(options.memory))
+    measured = _measure(network, options, progress)
+    arguments = (network.graph, measured.costs, measured.platform)
     schedule = make_schedule(options.scheduler, *arguments, **options.scheduler_options)
     return evaluate(*arguments, schedule).makespan_ms
 
 
-def compile_network(
-    network: Network,
-    output: Path,
-    options: CompileOptions,
-    *,
-    info: Mapping[str, Any] = MappingProxyType({}),
-    progress: Progress = lambda phase, done, total: None,
-) -> Compilation:
-    """Compile what `lower_network` returned for ``options.target``, and write the artifact.
-
-    It is not verified. `info` is added to the manifest's `compile_info`.
-
-    Raises
-    ------
-    UsageError, CostError, ScheduleError, CompileError
-        As `compile_model`.
-    """
-    check_writable(output)
-    compilation, package = build_artifact(network, options, info=info, progress=progress)
-    seconds = dict(compilation.seconds)
-    with phase("write", seconds, progress):
-        package.write(output)
-    return replace(compilation, seconds=seconds)
-
-
-def _one_of_each_kind(
-    network: Network, compilation: Compilation, options: CompileOptions
-) -> list[OneDevice]:
-    """Return how parts of the model are compiled for one busy device of each kind."""
-    busy = [device.device for device in compilation.schedule if device.stages]
-    first = {device_kind(device): device for device in reversed(busy)}
-    merged = network.merge_convolutions
-    return [
-        OneDevice(
-            Recipe(device, options.target, options.precision, options.database, merged),
-            _compiler_of_parts(device, options, merged),
-        )
-        for device in first.values()
-    ]
-
-
-def _compiler_of_parts(device: str, options: CompileOptions, merge_convolutions: bool) -> Compile:
-    """Return what compiles a part of the model as the whole was, but for `device` alone."""
-    lowering = replace(options, dump_dir=None)
-
-    def compile_and_run(mod: IRModule, draws: Sequence[Arrays]) -> Observation:
-        network = _lower(mod, "part", lowering, merge_convolutions=merge_convolutions)
-        _, package = build_artifact(network, _one_after_another(network, device, options))
-        kernels = tuple(_call(network.graph, op) for op in network.graph.operators)
-        return Observation(_outputs(package, draws), kernels)
-
-    return compile_and_run
-
-
-def _outputs(package: Package, draws: Sequence[Arrays]) -> tuple[Arrays, ...]:
-    with package.temporary(Path(tempfile.gettempdir(), "part.hios")) as path:
-        session = runtime.load(path)
-    with session:
-        return tuple(session.run(inputs) for inputs in draws)
-
-
-def _one_after_another(network: Network, device: str, options: CompileOptions) -> CompileOptions:
-    """Return options that put all operators on `device` and measure nothing."""
-    stages = tuple(Stage(((operator.name,),)) for operator in network.graph.operators)
-    model = backend_of(device).model(device, network.on(device).target)
-    times = {operator.name: Measurement(1.0) for operator in network.graph.operators}
-    return CompileOptions(
-        devices=(device,),
-        target=options.target,
-        precision=options.precision,
-        schedule=Schedule("sequential", (DeviceSchedule(device, stages),)),
-        costs=CostTable({model: times}, platform=Platform.uniform(1)),
+def _measure(network: Network, options: CompileOptions, progress: Progress) -> Measured:
+    """Return the given costs, or measure them, and the platform that they belong to."""
+    costs, platform = network_costs(
+        network,
+        options.devices,
+        given=options.costs,
+        link=options.link,
+        rpc=options.rpc,
         cache_dir=options.cache_dir,
+        progress=progress,
+    )
+    return Measured(costs, platform.with_memory(options.memory))
+
+
+def _schedules(
+    network: Network, measured: Measured | None, options: CompileOptions
+) -> list[Schedule]:
+    """Return the schedule, or the best few where `auto` shall try them out on this machine."""
+    if measured is None:
+        assert options.schedule is not None
+        return [_for_devices(options.schedule, options.devices)]
+    arguments = (network.graph, measured.costs, measured.platform)
+    if options.schedule is not None:
+        return [evaluated(_for_devices(options.schedule, options.devices), *arguments)]
+    is_here = options.costs is None and options.rpc is None and network.lowered.keys() == {"cpu"}
+    if options.scheduler != "auto" or not is_here:
+        planned = (network, measured.costs, measured.platform, options.scheduler)
+        return [plan(*planned, **options.scheduler_options)]
+    found = candidates(*arguments, options_of("auto", **options.scheduler_options))
+    return [evaluated(schedule, *arguments) for schedule in choose_entrants(found)]
+
+
+def _for_devices(schedule: Schedule, devices: Sequence[str]) -> Schedule:
+    """Return a given schedule for all `devices`, in their order, and without a prediction."""
+    stages = {device.device: device.stages for device in schedule}
+    unknown = sorted(stages.keys() - set(devices))
+    if unknown:
+        raise ScheduleError(
+            f"the schedule uses {unknown[0]!r}, and the devices are {', '.join(devices)}: name all "
+            "of its devices"
+        )
+    complete = tuple(DeviceSchedule(name, stages.get(name, ())) for name in devices)
+    return replace(schedule, devices=complete, makespan_ms=None, lower_bound_ms=None)
+
+
+def _build(
+    network: Network, schedule: Schedule, options: CompileOptions, progress: Progress
+) -> Build:
+    kernels = kernel_dir(options.cache_dir)
+    return build(network, schedule, memory=options.memory, kernel_dir=kernels, progress=progress)
+
+
+def _search(manifest: Manifest, options: CompileOptions, reproducer: Path | None) -> Search:
+    """Search on one busy device of each kind."""
+    busy = {program.device for program in manifest.programs if program.instructions}
+    names = [device.name for device in manifest.devices if device.name in busy]
+    first = {device_kind(name): name for name in reversed(names)}
+    merged = manifest.recipe.merge_convolutions
+    words = {
+        name: CompileWords(name, options.target, options.precision, options.database, merged)
+        for name in first.values()
+    }
+    kernels = kernel_dir(options.cache_dir)
+    return Search(devices=words, kernel_dir=kernels, reproducer=reproducer)
+
+
+def _write(
+    network: Network,
+    measured: Measured | None,
+    schedule: Schedule,
+    built: Build,
+    output: Path,
+    verification: Verification,
+    trials: Sequence[MeasuredSchedule],
+) -> Manifest:
+    prediction = Prediction()
+    if measured is not None:
+        prediction = predict(network, measured.costs, measured.platform, schedule)
+    info = {"trials": [trial.to_data() for trial in trials]} if trials else {}
+    return write(built, output, prediction, verification=verification, info=info)
+
+
+def _estimates(measured: Measured | None) -> tuple[str, ...]:
+    """Say which devices were scheduled with estimates."""
+    if measured is None:
+        return ()
+    return tuple(
+        f"the costs of {model} are estimates, not measured"
+        for model, times in measured.costs.latency.items()
+        if any(measurement.source == "estimated" for measurement in times.values())
     )
 
 
-def _call(graph: OperatorGraph, operator: Operator) -> str:
-    """Write a call of a kernel: ``relu(float32[1, 8]) -> float32[1, 8]``."""
+class _Phases:
+    """Notes how long each phase takes, in seconds, and reports its beginning and end."""
 
-    def types(tensors: Sequence[str]) -> str:
-        found = [graph.tensor[name] for name in tensors]
-        return ", ".join(f"{tensor.dtype}{list(tensor.shape)}" for tensor in found)
+    def __init__(self, progress: Progress) -> None:
+        self.seconds: dict[str, float] = {}
+        self._progress = progress
 
-    return f"{operator.kernel}({types(operator.inputs)}) -> {types(operator.outputs)}"
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        self._progress(name, 0, 1)
+        start = time.perf_counter()
+        yield
+        self.seconds[name] = time.perf_counter() - start
+        self._progress(name, 1, 1)

@@ -20,8 +20,9 @@ import onnx
 from onnx import NodeProto, TensorProto, ValueInfoProto, helper
 from onnx.backend.base import Backend, BackendRep, namedtupledict
 
+from hios_tvm.artifact.build import build
+from hios_tvm.artifact.write import write
 from hios_tvm.backends.network import lower_network
-from hios_tvm.compiler import CompileOptions, compile_network
 from hios_tvm.errors import (
     CompileError,
     DynamicShapeError,
@@ -32,13 +33,11 @@ from hios_tvm.errors import (
 )
 from hios_tvm.frontends.onnx import from_onnx
 from hios_tvm.frontends.onnx.inputs import model_inputs
-from hios_tvm.measuring.cpu_platform import cpu_platform
+from hios_tvm.measuring.cache import kernel_dir
 from hios_tvm.runtime.devices.cpu import allowed_cores
 from hios_tvm.runtime.session import Session, load
-from hios_tvm.schema.costs import CostTable, Measurement
 from hios_tvm.schema.device_names import cpu_device_name
 from hios_tvm.schema.graph import OperatorGraph
-from hios_tvm.schema.platform import Platform
 from hios_tvm.schema.schedule import DeviceSchedule, Schedule, Stage
 
 __all__ = [
@@ -258,17 +257,11 @@ def _compile(
 ) -> Session:
     module = from_onnx(model, shapes=shapes)
     network = lower_network(module, "host", name=model.graph.name or "model")
-    devices = options.devices
-    platform = cpu_platform(devices, network.host, measured=Platform.uniform(len(devices)))
-    compile_options = CompileOptions(
-        devices=devices,
-        schedule=_taking_turns(network.graph, devices),
-        costs=_equal_costs(network.graph, platform),
-        cache_dir=options.cache_dir,
-    )
+    schedule = _taking_turns(network.graph, options.devices)
+    built = build(network, schedule, kernel_dir=kernel_dir(options.cache_dir))
     with tempfile.TemporaryDirectory(prefix="hios-") as folder:
         artifact = Path(folder, "model.hios")
-        compile_network(network, artifact, compile_options)
+        write(built, artifact)
         return load(artifact)  # its weights stay mapped
 
 
@@ -351,8 +344,3 @@ def _taking_turns(graph: OperatorGraph, devices: Sequence[str]) -> Schedule:
     return Schedule(
         "taking-turns", tuple(DeviceSchedule(name, tuple(own)) for name, own in stages.items())
     )
-
-
-def _equal_costs(graph: OperatorGraph, platform: Platform) -> CostTable:
-    times = {operator.name: Measurement(1.0) for operator in graph.operators}
-    return CostTable({device.model: times for device in platform.devices}, platform=platform)

@@ -24,7 +24,7 @@ import tvm
 from tvm import relax, te
 
 from hios_tvm.artifact.buffer_plan import plan_buffers
-from hios_tvm.artifact.write import write_artifact
+from hios_tvm.artifact.write import pack, write
 from hios_tvm.backends.cpu.library import build_library
 from hios_tvm.backends.cpu.targets import host_target
 from hios_tvm.backends.network import lower
@@ -258,7 +258,7 @@ def _chain_artifact(path: Path, kernel: tvm.tirx.PrimFunc, device: str) -> Path:
         buffers=plan.buffers,
     )
     library = build_library(tvm.IRModule({"increment": kernel}), target)
-    write_artifact(path, manifest, {device: library}, {})
+    write(pack(manifest, {device: library}, {}), path)
     return path
 
 

@@ -107,7 +107,9 @@ def prepare(
                     )
                     artifact = case / f"{scheduler}-{label}.hios"
                     result = compile_model(load_model(model), artifact, options, name=case.name)
-                    click.echo(f"{artifact}: predicted {result.timeline.makespan_ms:.3f} ms")
+                    click.echo(
+                        f"{artifact}: predicted {result.manifest.prediction.makespan_ms:.3f} ms"
+                    )
             specs = [(s.name, s.shape, s.dtype) for s in read_manifest(artifact).inputs]
             inputs = random_inputs(specs, seed=0)
             outputs = onnxruntime_outputs(proto, inputs)
@@ -265,7 +267,7 @@ def _check(
     """Compare outputs with the recorded ones, measure latency and how much overlaps."""
     reference, largest_error = _reference(case), RTOL[_precision(case)]
     inputs, expected = reference["input"], reference["output"]
-    result: dict[str, Any] = {"predicted_ms": read_manifest(artifact).predicted_makespan_ms}
+    result: dict[str, Any] = {"predicted_ms": read_manifest(artifact).prediction.makespan_ms}
     for label, graph in (("streams", False), ("graph", True)):
         with runtime.load(artifact, devices=devices, cuda_graph=graph) as session:
             outputs = session.run(inputs)

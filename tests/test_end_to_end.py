@@ -18,9 +18,11 @@ from tvm import relax
 
 from hios_tvm import runtime
 from hios_tvm.backends.cpu.targets import host_target
+from hios_tvm.backends.network import apply_pass, lower_network
 from hios_tvm.compiler import Compilation, CompileOptions, compile_model
 from hios_tvm.errors import CostError
 from hios_tvm.frontends.onnx import from_onnx
+from hios_tvm.passes.annotate_schedule import AnnotateSchedule
 from hios_tvm.passes.dataflow import bindings
 from hios_tvm.passes.extract_operator_graph import is_call_tir
 from hios_tvm.schema.costs import CostTable, Measurement
@@ -116,9 +118,13 @@ def test_annotated_module_on_the_stock_virtual_machine_equals_the_artifact(
         specs = [(spec.name, spec.shape, spec.dtype) for spec in session.inputs]
         inputs = random_inputs(specs, seed=1)
         outputs = session.run(inputs)
-    parsed = tvm.script.from_source(compilation.annotated.script(show_meta=True))
-    tvm.ir.assert_structural_equal(parsed, compilation.annotated)
-    arrays = {**inputs, **_weights(model)}
+    network = lower_network(from_onnx(model), "host")
+    targets = {device.device: network.host for device in compilation.schedule}
+    placed = network.placed(compilation.schedule.placement)
+    annotated = apply_pass(AnnotateSchedule(compilation.schedule, targets), placed)
+    parsed = tvm.script.from_source(annotated.script(show_meta=True))
+    tvm.ir.assert_structural_equal(parsed, annotated)
+    arrays = {**inputs, **network.weights}
     arguments = [
         tvm.runtime.tensor(arrays[param.name], tvm.cpu(param.ty.vdevice.vdevice_id))
         for param in parsed["main"].params
@@ -130,13 +136,6 @@ def test_annotated_module_on_the_stock_virtual_machine_equals_the_artifact(
     assert deviation.within(1e-6)  # the same kernels, in another order
     operators = {b.var.name for b in bindings(parsed["main"]) if is_call_tir(b.value)}
     assert operators == set(compilation.schedule.placement)
-
-
-def _weights(model: onnx.ModelProto) -> dict[str, np.ndarray]:
-    """Weights by the names that the compiler gives them."""
-    from hios_tvm.backends.network import lower_network
-
-    return dict(lower_network(from_onnx(model), "host").weights)
 
 
 def test_artifact_runs_elsewhere_with_the_runtime_only(

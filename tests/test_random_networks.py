@@ -18,7 +18,7 @@ from random_networks.shrink import shrink
 from random_networks.worker import Judge
 
 from hios_tvm.backends.network import lower_network
-from hios_tvm.compiler import CompileOptions, compile_network
+from hios_tvm.compiler import build, plan, write
 from hios_tvm.frontends.onnx import from_onnx
 from hios_tvm.measuring.cpu_platform import cpu_platform
 from hios_tvm.runtime.devices.cpu import allowed_cores
@@ -89,20 +89,14 @@ def test_every_schedule_gives_the_same_bits(seed: int, tmp_path: Path, kernels: 
     lowered = lower_network(from_onnx(network.model), "host", name="random")
     graph = lowered.graph
     devices = tuple(cpu_device_name([core]) for core in sorted(allowed_cores())[:2])
-    platform = cpu_platform(devices, lowered.target, measured=Platform.uniform(2))
+    platform = cpu_platform(devices, lowered.host, measured=Platform.uniform(2))
     times = {operator.name: Measurement(1.0) for operator in graph.operators}
     costs = CostTable({device.model: times for device in platform.devices}, platform=platform)
     results = []
     for i, make in enumerate((sequential, taking_turns, one_stage, None)):
-        options = CompileOptions(
-            devices=devices,
-            schedule=None if make is None else make(graph, devices),
-            scheduler="hios-lp",
-            costs=costs,
-            cache_dir=kernels,
-        )
+        schedule = plan(lowered, costs, platform) if make is None else make(graph, devices)
         artifact = tmp_path / f"{i}.hios"
-        compile_network(lowered, artifact, options)
+        write(build(lowered, schedule, kernel_dir=kernels), artifact)
         with load(artifact) as session:
             results.append(session.run(dict(network.inputs)))
     assert reference_of(network).difference(results[0]) is None

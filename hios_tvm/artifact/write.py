@@ -27,20 +27,13 @@ from hios_tvm.runtime.artifact_format import (
     local_header,
 )
 from hios_tvm.runtime.check_manifest import check_manifest
-from hios_tvm.schedulers.evaluate import Timeline
-from hios_tvm.schema.costs import CostTable
 from hios_tvm.schema.dtypes import element_type
-from hios_tvm.schema.manifest import (
-    ALIGNMENT,
-    Manifest,
-    PredictedOperator,
-    PredictedTransfer,
-    Prediction,
-)
-from hios_tvm.schema.platform import Platform
-from hios_tvm.schema.schedule import Schedule
+from hios_tvm.schema.manifest import ALIGNMENT, Manifest, Prediction, Verification
 
-__all__ = ["Package", "pack", "predicted", "write_artifact"]
+__all__ = ["Build", "pack", "temporary_artifact", "write"]
+
+NO_PREDICTION = Prediction()
+NOT_VERIFIED = Verification()
 
 Chunks = Sequence[bytes | memoryview]
 
@@ -54,70 +47,84 @@ class Content:
 
 
 @dataclass(frozen=True)
-class Package:
+class Build:
     """An artifact that is not in a file yet: its manifest, and its other entries by name.
 
-    A manifest with other remarks may replace the one that `pack` made.
+    The manifest holds no prediction and no verification yet: `write` is given them.
     """
 
     manifest: Manifest
     contents: Mapping[str, Content]
 
-    def write(self, path: Path) -> None:
-        """Write the artifact: the whole file appears at `path`, or nothing does.
 
-        Raises
-        ------
-        CompileError
-            If the artifact would be larger than 4 GiB.
-        UsageError
-            If nothing can be written at `path`.
-        """
-        with atomic_write(path) as file:
-            self._write(file)
-
-    @contextmanager
-    def temporary(self, beside: Path) -> Iterator[Path]:
-        """Write a file in the folder of `beside`, and remove it behind the block.
-
-        What has been loaded from it stays usable.
-        """
-        descriptor, name = tempfile.mkstemp(dir=beside.parent, prefix=f".{beside.name}.")
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                self._write(file)
-            yield Path(name)
-        finally:
-            os.unlink(name)
-
-    def _write(self, file: BinaryIO) -> None:
-        entries: list[Entry] = []
-        contents = {MANIFEST: _content([self.manifest.to_json()]), **self.contents}
-        for name, content in contents.items():
-            entry = _entry(name, content, entries)
-            entries.append(entry)
-            file.write(local_header(entry))
-            file.writelines(content.chunks)
-        file.write(central_directory(entries))
-
-
-def write_artifact(
+def write(
+    build: Build,
     path: Path,
-    manifest: Manifest,
-    libraries: Mapping[str, bytes],
-    params: Mapping[str, np.ndarray[Any, Any]],
-    device_code: Mapping[str, bytes] = MappingProxyType({}),
+    prediction: Prediction = NO_PREDICTION,
+    *,
+    verification: Verification = NOT_VERIFIED,
+    info: Mapping[str, Any] = MappingProxyType({}),
 ) -> Manifest:
-    """Write what `pack` makes of these to `path`, and return the manifest as written.
+    """Write the artifact: the whole file appears at `path`, or nothing does.
+
+    Parameters
+    ----------
+    build : Build
+    path : Path
+    prediction : Prediction, optional
+        What the schedule is expected to take, where its costs are known.
+    verification : Verification
+        What came of a comparison with a reference.
+    info
+        Added to the manifest's `compile_info`.
+
+    Returns
+    -------
+    Manifest
+        As written.
 
     Raises
     ------
-    ArtifactError, CompileError, UsageError
-        As `pack` and `Package.write`.
+    CompileError
+        If the artifact would be larger than 4 GiB.
+    UsageError
+        If nothing can be written at `path`.
     """
-    package = pack(manifest, libraries, params, device_code)
-    package.write(path)
-    return package.manifest
+    manifest = replace(
+        build.manifest,
+        prediction=prediction,
+        verification=verification,
+        compile_info={**build.manifest.compile_info, **info},
+    )
+    with atomic_write(path) as file:
+        _write(replace(build, manifest=manifest), file)
+    return manifest
+
+
+@contextmanager
+def temporary_artifact(build: Build, beside: Path) -> Iterator[Path]:
+    """Write a file in the folder of `beside`, and remove it at the end of the block.
+
+    What has been loaded from it stays usable.
+    """
+    descriptor, name = tempfile.mkstemp(dir=beside.parent, prefix=f".{beside.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            _write(build, file)
+        yield Path(name)
+    finally:
+        os.unlink(name)
+
+
+def _write(build: Build, file: BinaryIO) -> None:
+    entries: list[Entry] = []
+    contents = {MANIFEST: _content([build.manifest.to_json()]), **build.contents}
+    for name, content in contents.items():
+        entry = _entry(name, content, entries)
+        entries.append(entry)
+        file.write(local_header(entry))
+        file.writelines(content.chunks)
+    file.write(central_directory(entries))
 
 
 def pack(
@@ -125,8 +132,8 @@ def pack(
     libraries: Mapping[str, bytes],
     params: Mapping[str, np.ndarray[Any, Any]],
     device_code: Mapping[str, bytes] = MappingProxyType({}),
-) -> Package:
-    """Put an artifact together.
+) -> Build:
+    """Put the entries of an artifact together, and prove that the runtime will take it.
 
     Parameters
     ----------
@@ -163,7 +170,7 @@ def pack(
     check_manifest(
         manifest, {name: (array.shape, array.dtype.name) for name, array in params.items()}
     )
-    return Package(manifest, {name: _content(data) for name, data in chunks.items()})
+    return Build(manifest, {name: _content(data) for name, data in chunks.items()})
 
 
 def _name_contents(
@@ -221,26 +228,3 @@ def _sha256(chunks: Chunks) -> str:
     for chunk in chunks:
         digest.update(chunk)
     return digest.hexdigest()
-
-
-def predicted(
-    schedule: Schedule, timeline: Timeline, costs: CostTable, platform: Platform
-) -> Prediction:
-    """Return the timeline as the artifact keeps it, in the order of the operators' starts."""
-    model = {device.name: device.model for device in platform.devices}
-    names = sorted(schedule.placement, key=lambda name: timeline.start_ms[name])
-    return Prediction(
-        operators=tuple(
-            PredictedOperator(
-                name,
-                costs.latency_ms(name, model[schedule.placement[name]]),
-                timeline.start_ms[name],
-                timeline.end_ms[name],
-            )
-            for name in names
-        ),
-        transfers=tuple(
-            PredictedTransfer(span.src, span.dst, span.start_ms, span.end_ms)
-            for span in timeline.transfers
-        ),
-    )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -14,8 +16,10 @@ from tvm.ir import GenericConst, IRModule
 from tvm.target import Target
 
 from hios_tvm.backends import BACKENDS, kind_of, kind_of_target
+from hios_tvm.backends.cpu.codegen import kernel_key
 from hios_tvm.backends.cpu.targets import parse_target
-from hios_tvm.backends.cpu.tuned_kernels import TunedChoice
+from hios_tvm.backends.cpu.tuned_kernels import TunedChoice, choose_again
+from hios_tvm.backends.cuda.targets import precision_of
 from hios_tvm.errors import ScheduleError
 from hios_tvm.passes.apply_traces import apply_traces
 from hios_tvm.passes.canonicalize_operators import (
@@ -28,8 +32,17 @@ from hios_tvm.passes.dump_ir import DumpIR
 from hios_tvm.passes.extract_operator_graph import extract_operator_graph
 from hios_tvm.passes.pipeline import lower_to_kernels, run_passes
 from hios_tvm.schema.graph import OperatorGraph
+from hios_tvm.schema.recipe import Recipe
 
-__all__ = ["Choose", "Lowered", "Network", "apply_pass", "lower", "lower_network"]
+__all__ = [
+    "Choose",
+    "Lowered",
+    "Network",
+    "apply_pass",
+    "lower",
+    "lower_by_recipe",
+    "lower_network",
+]
 
 Choose: TypeAlias = Callable[[IRModule, IRModule, Target], TunedChoice]
 """Takes kernels before and after the rules of a CPU, and its target."""
@@ -62,15 +75,15 @@ class Network:
         Weights of all forms by name. One name is one array, whichever forms read it.
     tuned : TunedChoice
         Which kernels of CPUs got their loops from a search.
-    merge_convolutions : bool
-        How the network was lowered.
+    recipe : Recipe
+        How the network was lowered; `lower_by_recipe` does it again.
     """
 
     kernels: IRModule
     lowered: Mapping[str, Lowered]
     weights: Mapping[str, np.ndarray]
+    recipe: Recipe
     tuned: TunedChoice = field(default_factory=TunedChoice)
-    merge_convolutions: bool = False
 
     @property
     def graph(self) -> OperatorGraph:
@@ -159,7 +172,38 @@ def lower_network(
         canonical = apply_pass(CanonicalizeOperators(constants), form)
         lowered[kind] = Lowered(target, canonical, extract_operator_graph(canonical, name))
     weights = {name: constant.value.numpy() for constant, name in constants.items()}
-    return Network(kernels, lowered, weights, tuned, merge_convolutions)
+    recipe = Recipe(
+        targets={kind: str(form.target) for kind, form in lowered.items()},
+        precision=precision_of(lowered["cuda"].target) if "cuda" in lowered else "fp32",
+        merge_convolutions=merge_convolutions,
+        traces={
+            kernel_key(kernels[kernel], lowered["cpu"].target): trace
+            for kernel, trace in tuned.traces.items()
+        },
+        dtypes=_element_types(mod),
+    )
+    return Network(kernels, lowered, weights, recipe, tuned)
+
+
+def lower_by_recipe(mod: IRModule, recipe: Recipe, *, name: str = "model") -> Network:
+    """Lower a module as another one was: the same model again, or a part of it.
+
+    Kernels that both have in common get the same code.
+    """
+    return lower_network(
+        mod,
+        *(Target(json.loads(text)) for text in recipe.targets.values()),
+        name=name,
+        merge_convolutions=recipe.merge_convolutions,
+        choose=partial(choose_again, traces=recipe.traces) if recipe.traces else None,
+    )
+
+
+def _element_types(mod: IRModule) -> tuple[str, ...]:
+    """Return the types of all tensors of a frontend's module, sorted."""
+    main = mod["main"]
+    types = [var.ty for var in (*main.params, *(binding.var for binding in bindings(main)))]
+    return tuple(sorted({str(ty.dtype) for ty in types if isinstance(ty, relax.TensorType)}))
 
 
 def _with_loops(

@@ -123,7 +123,7 @@ def command(
     data = {
         "artifact": str(artifact),
         "machine": describe_machine().to_data(),
-        "predicted_makespan_ms": manifest.predicted_makespan_ms,
+        "predicted_makespan_ms": manifest.prediction.makespan_ms,
         "cost_ms": {item.operator: item.cost_ms for item in manifest.prediction.operators},
         **result.to_data(),
         "notes": bottlenecks(result, manifest),
@@ -135,7 +135,7 @@ def _print(artifact: Path, manifest: Manifest, result: BenchmarkResult) -> None:
     from hios_tvm.report.explain import bottlenecks, cost_differences
     from hios_tvm.runtime.machine import describe_machine
 
-    latency, predicted_ms = result.latency, manifest.predicted_makespan_ms
+    latency, predicted_ms = result.latency, manifest.prediction.makespan_ms
     columns = ["runs", "mean ms", "min ms", "max ms", *latency.percentiles_ms, "runs/s"]
     numbers = (latency.mean_ms, latency.min_ms, latency.max_ms, *latency.percentiles_ms.values())
     row = [str(latency.runs), *(f"{ms:.2f}" for ms in numbers), f"{result.throughput_per_s:.1f}"]

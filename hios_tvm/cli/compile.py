@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from hios_tvm.cli.options import (
     EXISTING_FILE,
+    FOLDER,
     NEW_FILE,
+    ModelFile,
     json_option,
     milliseconds,
+    model_options,
+    option_group,
     precision_option,
     print_json,
     print_table,
+    scheduler_options,
     stderr,
     stdout,
 )
@@ -26,134 +33,222 @@ from hios_tvm.schema.links import LINKS
 if TYPE_CHECKING:
     from tvm.ir import IRModule
 
+    from hios_tvm.compiler import Compilation, CompileOptions
+    from hios_tvm.report.explain import DeviceReport
+    from hios_tvm.schema.schedule import Schedule
     from hios_tvm.verification.reference import Reference
 
 
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What decides the code and the schedule, as words of the command line."""
+
+    devices: str | None
+    target: str
+    precision: Precision
+    merge_convolutions: bool
+    database: Path | None
+    scheduler: str
+    memory: tuple[str, ...]
+    placement: Path | None
+
+    def schedule(self) -> Schedule | None:
+        """Read the given schedule, if there is one."""
+        from hios_tvm.schema.schedule import Schedule
+
+        if self.placement is None:
+            return None
+        text = self.placement.read_text(errors="replace")  # broken text is reported as broken JSON
+        return Schedule.from_json(text)
+
+    def device_names(self, schedule: Schedule | None) -> tuple[str, ...]:
+        """Return the devices of the command line, or of the schedule, or all cores as one."""
+        from hios_tvm.runtime.devices.cpu import default_devices
+        from hios_tvm.schema.device_names import parse_device_list
+
+        if self.devices is not None:
+            return parse_device_list(self.devices)
+        if schedule is not None:
+            return tuple(device.device for device in schedule)
+        return default_devices()
+
+
+@dataclass(frozen=True, kw_only=True)
+class CostSource:
+    """Where costs come from, and where they and compiled kernels are kept."""
+
+    costs: Path | None
+    rpc: str | None
+    rpc_key: str
+    link: str
+    cost_cache: Path | None
+    no_cache: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """Whether the artifact is compared with a reference, and where its faults are written."""
+
+    verify: bool
+    dump_reproducer: Path | None
+
+    def __post_init__(self) -> None:
+        if self.dump_reproducer is not None and not self.verify:
+            raise UsageError("--dump-reproducer needs the comparison that --no-verify leaves out")
+
+    def reference(self, model: ModelFile, module: IRModule) -> Reference | None:
+        """Return what the artifact is compared with."""
+        if not self.verify:
+            return None
+        if model.path.suffix == ".onnx":
+            from hios_tvm.verification.onnx_reference import OnnxReference
+
+            return OnnxReference(model.path, model.shapes)
+        from hios_tvm.verification.relax_reference import RelaxReference
+
+        return RelaxReference(module)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Results:
+    """Files to write beside the artifact."""
+
+    save_placement: Path | None
+    save_costs: Path | None
+    dump_ir: Path | None
+
+    def save(self, result: Compilation) -> None:
+        """Write the schedule and the costs where they are asked for."""
+        from hios_tvm.files import atomic_write
+        from hios_tvm.schema.instance import Instance
+
+        if self.save_costs is not None and result.costs and result.platform:
+            Instance(result.graph, result.costs, result.platform).save(self.save_costs)
+        if self.save_placement is not None:
+            with atomic_write(self.save_placement) as stream:
+                stream.write(result.schedule.to_json(indent=1).encode())
+
+
+setting_options = option_group(
+    Settings,
+    click.option(
+        "--devices",
+        help="Devices, for example cpu@0,cpu@1 (one core each), cpu@0-3,cpu@4-7, or cuda:0,cuda:1 "
+        "(GPUs).  [default: those of --placement, or all cores as one device]",
+    ),
+    click.option(
+        "--target",
+        default="host",
+        show_default=True,
+        help="What to generate code for. A CPU: host, portable (any x86-64-v3), or a name such as "
+        "znver4 or neoverse-n1. GPUs: sm_80, sm_90, ...  Both: znver4,sm_90.",
+    ),
+    precision_option,
+    click.option(
+        "--merge-convolutions",
+        is_flag=True,
+        help="Also try one convolution in place of several with one input; the faster by "
+        "prediction stays.",
+    ),
+    click.option(
+        "--database",
+        type=FOLDER,
+        help="Folder of the tune command: use its kernels where they beat the default ones.",
+    ),
+    click.option(
+        "--scheduler",
+        default="hios-lp",
+        show_default=True,
+        help="One that hios-tvm schedule --list names; auto tries the best few out.",
+    ),
+    click.option(
+        "--memory",
+        multiple=True,
+        metavar="DEVICE=SIZE",
+        help="What weights and activations may take on a device, for example cpu@0=512MiB. "
+        "Repeatable.  [default: no limit]",
+    ),
+    click.option(
+        "--placement",
+        type=EXISTING_FILE,
+        help="Use this schedule (JSON, from --save-placement or edited by hand): run no scheduler, "
+        "and measure nothing.",
+    ),
+)
+
+cost_options = option_group(
+    CostSource,
+    click.option("--costs", type=EXISTING_FILE, help="Use these costs, measure nothing."),
+    click.option(
+        "--rpc",
+        metavar="HOST:PORT",
+        help="Measure there: a TVM RPC server, or a tracker of servers.",
+    ),
+    click.option("--rpc-key", default="", help="Key of the RPC server."),
+    click.option(
+        "--link",
+        type=click.Choice(list(LINKS)),
+        default="pcie4",
+        show_default=True,
+        help="What connects GPUs, where no --costs say.",
+    ),
+    click.option(
+        "--cost-cache",
+        type=FOLDER,
+        help="Folder of measured costs and compiled kernels.  [default: the user's cache folder]",
+    ),
+    click.option("--no-cache", is_flag=True, help="Measure and compile everything anew."),
+)
+
+check_options = option_group(
+    Check,
+    click.option(
+        "--verify/--no-verify",
+        default=True,
+        show_default=True,
+        help="Run the artifact on random inputs, where it can run here, and compare it with ONNX "
+        "Runtime (a Relay program: with TVM's default executor). Where they differ, nothing is "
+        "written, and the first operator that differs is named.",
+    ),
+    click.option(
+        "--dump-reproducer",
+        type=FOLDER,
+        metavar="FOLDER",
+        help="Should the artifact be wrong: write the smallest model that shows it into FOLDER, "
+        "with inputs, expected outputs and a command, to report it with.",
+    ),
+)
+
+result_options = option_group(
+    Results,
+    click.option("--save-placement", type=NEW_FILE, help="Write the schedule as JSON."),
+    click.option("--save-costs", type=NEW_FILE, help="Write graph and costs as JSON."),
+    click.option(
+        "--dump-ir",
+        type=FOLDER,
+        help="Write the module after each phase into this folder, as TVMScript.",
+    ),
+)
+
+
 @click.command("compile")
-@click.argument("model", type=EXISTING_FILE)
+@model_options
 @click.option("-o", "--output", type=NEW_FILE, help="Artifact to write.  [default: MODEL.hios]")
-@click.option(
-    "--devices",
-    help="Devices, for example cpu@0,cpu@1 (one core each), cpu@0-3,cpu@4-7, or cuda:0,cuda:1 "
-    "(GPUs).  [default: all cores as one device]",
-)
-@click.option(
-    "--target",
-    default="host",
-    show_default=True,
-    help="What to generate code for. A CPU: host, portable (any x86-64-v3), or a name such as "
-    "znver4 or neoverse-n1. GPUs: sm_80, sm_90, ...  Both: znver4,sm_90.",
-)
-@click.option(
-    "--shape",
-    "shapes",
-    multiple=True,
-    metavar="NAME:DIMS",
-    help="Shape of an ONNX input with symbolic dimensions, for example input:1,3,224,224. "
-    "Repeatable.",
-)
-@click.option("--params", type=EXISTING_FILE, help="Parameters of a Relay program.")
-@click.option(
-    "--scheduler",
-    default="hios-lp",
-    show_default=True,
-    help="One that hios-tvm schedule --list names; auto tries the best few out.",
-)
-@click.option(
-    "--memory",
-    multiple=True,
-    metavar="DEVICE=SIZE",
-    help="What weights and activations may take on a device, for example cpu@0=512MiB. "
-    "Repeatable.  [default: no limit]",
-)
-@click.option("--window", type=click.IntRange(1), help="Operators that hios-lp groups at most.")
-@click.option("--inter-only", is_flag=True, help="Leave the window out: no stream groups.")
-@click.option(
-    "--placement",
-    type=EXISTING_FILE,
-    help="Use this schedule (JSON, from --save-placement or edited by hand), run no scheduler.",
-)
-@click.option("--save-placement", type=NEW_FILE, help="Write the schedule as JSON.")
-@click.option("--costs", type=EXISTING_FILE, help="Schedule with these costs, measure nothing.")
-@click.option(
-    "--rpc", metavar="HOST:PORT", help="Measure there: a TVM RPC server, or a tracker of servers."
-)
-@click.option("--rpc-key", default="", help="Key of the RPC server.")
-@click.option("--save-costs", type=NEW_FILE, help="Write graph and costs as JSON.")
-@click.option(
-    "--link",
-    type=click.Choice(list(LINKS)),
-    default="pcie4",
-    show_default=True,
-    help="What connects GPUs, where no --costs say.",
-)
-@precision_option
-@click.option(
-    "--merge-convolutions",
-    is_flag=True,
-    help="Also try one convolution in place of several with one input; the faster by prediction "
-    "stays.",
-)
-@click.option(
-    "--database",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Folder of the tune command: use its kernels where they beat the default ones.",
-)
-@click.option(
-    "--cost-cache",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Folder of measured costs and compiled kernels.  [default: the user's cache folder]",
-)
-@click.option("--no-cache", is_flag=True, help="Measure and compile everything anew.")
-@click.option(
-    "--verify/--no-verify",
-    default=True,
-    show_default=True,
-    help="Run the artifact on random inputs, where it can run here, and compare it with ONNX "
-    "Runtime (a Relay program: with TVM's default executor). Where they differ, nothing is "
-    "written, and the first operator that differs is named.",
-)
-@click.option(
-    "--dump-reproducer",
-    "reproducer",
-    type=click.Path(file_okay=False, path_type=Path),
-    metavar="FOLDER",
-    help="Should the artifact be wrong: write the smallest model that shows it into FOLDER, with "
-    "inputs, expected outputs and a command, to report it with.",
-)
-@click.option(
-    "--dump-ir",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Write the module after each phase into this folder, as TVMScript.",
-)
+@setting_options
+@scheduler_options
+@cost_options
+@check_options
+@result_options
 @click.option("--no-progress", is_flag=True, help="Draw no progress bar.")
 @json_option
 def command(
-    model: Path,
+    model_file: ModelFile,
     output: Path | None,
-    devices: str | None,
-    target: str,
-    shapes: tuple[str, ...],
-    params: Path | None,
-    scheduler: str,
-    memory: tuple[str, ...],
-    window: int | None,
-    inter_only: bool,
-    placement: Path | None,
-    save_placement: Path | None,
-    costs: Path | None,
-    rpc: str | None,
-    rpc_key: str,
-    save_costs: Path | None,
-    link: str,
-    precision: Precision,
-    merge_convolutions: bool,
-    database: Path | None,
-    cost_cache: Path | None,
-    no_cache: bool,
-    verify: bool,
-    reproducer: Path | None,
-    dump_ir: Path | None,
+    settings: Settings,
+    options: dict[str, Any],
+    cost_source: CostSource,
+    check: Check,
+    results: Results,
     no_progress: bool,
     json_file: str | None,
 ) -> None:
@@ -164,98 +259,111 @@ def command(
     compiled kernels are kept, so that a second compile is quick. Before the artifact is written,
     it is compared with a reference; inspect shows the result, which is kept in the artifact.
     """
-    from hios_tvm.compiler import CompileOptions, compile_model
-    from hios_tvm.files import atomic_write
-    from hios_tvm.frontends import load_model
-    from hios_tvm.frontends.shapes import parse_shape
-    from hios_tvm.measuring.cache import default_cache_dir
-    from hios_tvm.measuring.rpc_costs import RpcAddress
-    from hios_tvm.report.explain import compilation_data, device_reports, why_chosen, why_idle
-    from hios_tvm.runtime.devices.cpu import default_devices
-    from hios_tvm.schema.device_names import parse_device_list
-    from hios_tvm.schema.instance import Instance, read_costs
-    from hios_tvm.schema.memory_limits import parse_memory
-    from hios_tvm.schema.schedule import Schedule
+    from hios_tvm.compiler import compile_model
 
-    if reproducer is not None and not verify:
-        raise UsageError("--dump-reproducer needs the comparison that --no-verify leaves out")
-    scheduler_options = {"window": window} if window is not None else {}
-    if inter_only:
-        scheduler_options["inter_only"] = True
-    names = default_devices() if devices is None else parse_device_list(devices)
-    parsed_shapes = dict(parse_shape(shape) for shape in shapes)
-    options = CompileOptions(
-        devices=tuple(names),
-        target=target,
-        scheduler=scheduler,
-        scheduler_options=scheduler_options,
-        memory=dict(parse_memory(limit) for limit in memory),
-        schedule=Schedule.from_json(_text(placement)) if placement else None,
-        costs=read_costs(costs) if costs else None,
-        rpc=RpcAddress.parse(rpc, rpc_key) if rpc else None,
-        cache_dir=None if no_cache else cost_cache or default_cache_dir(),
-        dump_dir=dump_ir,
-        link=link,
-        precision=precision,
-        merge_convolutions=merge_convolutions,
-        database=database,
-    )
-    path = output or model.with_suffix(".hios")
+    chosen = _compile_options(settings, options, cost_source, results)
+    if results.save_costs is not None and chosen.schedule is not None and chosen.costs is None:
+        raise UsageError(
+            "--save-costs has nothing to write: with --placement nothing is measured; give --costs "
+            "too, or leave one of them out"
+        )
+    path = output or model_file.path.with_suffix(".hios")
     with progress_bar(enabled=not no_progress) as progress:
         progress("import", 0, 1)
-        module = load_model(model, shapes=parsed_shapes, params=params)
+        module = model_file.load()
         progress("import", 1, 1)
         result = compile_model(
             module,
             path,
-            options,
-            name=model.stem,
-            reference=_reference(model, module, parsed_shapes) if verify else None,
-            reproducer=reproducer,
+            chosen,
+            name=model_file.path.stem,
+            reference=check.reference(model_file, module),
+            reproducer=check.dump_reproducer,
             progress=progress,
         )
-    verification = result.manifest.verification
+    results.save(result)
+    _print(result, path, chosen, json_file)
+
+
+def _compile_options(
+    settings: Settings, options: dict[str, Any], source: CostSource, results: Results
+) -> CompileOptions:
+    from hios_tvm.compiler import CompileOptions
+    from hios_tvm.measuring.cache import default_cache_dir
+    from hios_tvm.measuring.rpc_costs import RpcAddress
+    from hios_tvm.schema.instance import read_costs
+    from hios_tvm.schema.memory_limits import parse_memory
+
+    schedule = settings.schedule()
+    return CompileOptions(
+        devices=settings.device_names(schedule),
+        target=settings.target,
+        precision=settings.precision,
+        scheduler=settings.scheduler,
+        scheduler_options=options,
+        memory=dict(parse_memory(limit) for limit in settings.memory),
+        schedule=schedule,
+        costs=read_costs(source.costs) if source.costs else None,
+        link=source.link,
+        rpc=RpcAddress.parse(source.rpc, source.rpc_key) if source.rpc else None,
+        cache_dir=None if source.no_cache else source.cost_cache or default_cache_dir(),
+        merge_convolutions=settings.merge_convolutions,
+        dump_dir=results.dump_ir,
+        database=settings.database,
+    )
+
+
+def _print(result: Compilation, path: Path, options: CompileOptions, json_file: str | None) -> None:
+    from hios_tvm.report.explain import manifest_reports, why_idle
+
+    manifest, verification = result.manifest, result.manifest.verification
     if not verification.verified:
         stderr().print(str(verification), soft_wrap=True)
     for note in (*result.notes, *verification.notes):
         stderr().print(note, soft_wrap=True)
-    if save_costs is not None:
-        Instance(result.graph, result.costs, result.platform).save(save_costs)
-    if save_placement is not None:
-        with atomic_write(save_placement) as stream:
-            stream.write(result.schedule.to_json(indent=1).encode())
-
-    reports = device_reports(result)
+    reports = manifest_reports(manifest)
+    idle = why_idle(manifest, schedule_given=options.schedule is not None)
     if json_file is not None:
-        data = compilation_data(result, path, schedule_given=placement is not None)
-        print_json(data, json_file)
-    else:
-        rows = [report.cells() for report in reports]
-        print_table(f"{path}: {result.schedule.scheduler}", list(reports[0].COLUMNS), rows)
-        console = stdout()
-        console.print(
-            f"predicted makespan {milliseconds(result.timeline.makespan_ms)}; compiled in "
-            f"{sum(result.seconds.values()):.0f} s ("
-            + ", ".join(f"{name} {value:.0f} s" for name, value in result.seconds.items())
-            + ")"
-        )
-        idle = why_idle(result, schedule_given=placement is not None)
-        for line in [*why_chosen(result), *idle]:
-            console.print(line)
-        if verification.verified:
-            console.print(str(verification), soft_wrap=True)
+        print_json(_data(result, path, reports, idle), json_file)
+        return
+    rows = [report.cells() for report in reports]
+    print_table(f"{path}: {result.schedule.scheduler}", list(reports[0].COLUMNS), rows)
+    console = stdout()
+    makespan_ms = manifest.prediction.makespan_ms
+    phases = ", ".join(f"{name} {value:.0f} s" for name, value in result.seconds.items())
+    console.print(
+        ("" if makespan_ms is None else f"predicted makespan {milliseconds(makespan_ms)}; ")
+        + f"compiled in {sum(result.seconds.values()):.0f} s ({phases})"
+    )
+    for line in [*_why_chosen(result), *idle]:
+        console.print(line)
+    if verification.verified:
+        console.print(str(verification), soft_wrap=True)
 
 
-def _text(path: Path) -> str:
-    return path.read_text(errors="replace")  # broken text is reported as broken JSON
+def _why_chosen(result: Compilation) -> list[str]:
+    """Say which schedules `auto` tried out, and which one it kept."""
+    if not result.trials:
+        return []
+    kept = f"kept {result.schedule.scheduler}, the fastest of those that were tried out:"
+    ordered = sorted(result.trials, key=lambda trial: trial.latency.median_ms)
+    return [kept, *(f"  {trial}" for trial in ordered)]
 
 
-def _reference(model: Path, module: IRModule, shapes: dict[str, tuple[int, ...]]) -> Reference:
-    """Return what the artifact is compared with."""
-    if model.suffix == ".onnx":
-        from hios_tvm.verification.onnx_reference import OnnxReference
-
-        return OnnxReference(model, shapes)
-    from hios_tvm.verification.relax_reference import RelaxReference
-
-    return RelaxReference(module)
+def _data(
+    result: Compilation, path: Path, reports: Sequence[DeviceReport], notes: Sequence[str]
+) -> dict[str, Any]:
+    """Sum up a compilation as plain data for JSON."""
+    prediction = result.manifest.prediction
+    return {
+        "artifact": str(path),
+        "scheduler": result.schedule.scheduler,
+        "predicted_makespan_ms": prediction.makespan_ms,
+        "lower_bound_ms": result.schedule.lower_bound_ms,
+        "independence": prediction.independence,
+        "devices": [asdict(report) for report in reports],
+        "seconds": dict(result.seconds),
+        "trials": [trial.to_data() for trial in result.trials],
+        "verification": asdict(result.manifest.verification),
+        "notes": list(notes),
+    }

@@ -60,7 +60,7 @@ def command(
             "inputs": [asdict(spec) for spec in found.inputs],
             "outputs": [asdict(spec) for spec in found.outputs],
             "scheduler": found.schedule["scheduler"],
-            "predicted_makespan_ms": found.predicted_makespan_ms,
+            "predicted_makespan_ms": found.prediction.makespan_ms,
             "devices": [asdict(report) for report in reports],
             "cpu_features": sorted({f for device in found.devices for f in device.cpu_features}),
             "compile_info": dict(found.compile_info),
@@ -77,8 +77,8 @@ def command(
         rows = [report.cells() for report in reports]
         title = f"{found.model}: {found.schedule['scheduler']}"
         print_table(title, list(reports[0].COLUMNS), rows)
-        if found.predicted_makespan_ms is not None:
-            console.print(f"predicted makespan {milliseconds(found.predicted_makespan_ms)}")
+        if found.prediction.makespan_ms is not None:
+            console.print(f"predicted makespan {milliseconds(found.prediction.makespan_ms)}")
         console.print(str(found.verification), soft_wrap=True)
         for output in found.verification.outputs:
             console.print(

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
 from functools import wraps
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 import numpy as np
@@ -18,11 +20,15 @@ from hios_tvm.errors import UsageError
 from hios_tvm.schema.gpu_models import PRECISIONS
 
 __all__ = [
+    "FOLDER",
+    "ModelFile",
     "cuda_graph_option",
     "input_options",
     "json_option",
     "load_inputs",
     "milliseconds",
+    "model_options",
+    "option_group",
     "precision_option",
     "print_json",
     "print_table",
@@ -32,10 +38,80 @@ __all__ = [
     "verify_key_option",
 ]
 
+if TYPE_CHECKING:
+    from tvm.ir import IRModule
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 EXISTING_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 NEW_FILE = click.Path(dir_okay=False, path_type=Path)
+FOLDER = click.Path(file_okay=False, path_type=Path)
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """A model as a frontend reads it, with what the file leaves open."""
+
+    path: Path
+    shapes: Mapping[str, tuple[int, ...]]
+    params: Path | None
+
+    def load(self) -> IRModule:
+        """Import the model."""
+        from hios_tvm.frontends import load_model
+
+        return load_model(self.path, shapes=self.shapes, params=self.params)
+
+
+def model_options(function: F) -> F:
+    """``MODEL``, ``--shape`` and ``--params``, as the one argument `model_file`."""
+
+    @wraps(function)
+    def wrapper(
+        *arguments: Any, model: Path, shapes: tuple[str, ...], params: Path | None, **others: Any
+    ) -> Any:
+        from hios_tvm.frontends.shapes import parse_shape
+
+        model_file = ModelFile(model, dict(map(parse_shape, shapes)), params)
+        return function(*arguments, model_file=model_file, **others)
+
+    for option in (
+        click.option("--params", type=EXISTING_FILE, help="Parameters of a Relay program."),
+        click.option(
+            "--shape",
+            "shapes",
+            multiple=True,
+            metavar="NAME:DIMS",
+            help="Shape of an ONNX input with symbolic dimensions, for example input:1,3,224,224. "
+            "Repeatable.",
+        ),
+        click.argument("model", type=EXISTING_FILE),
+    ):
+        wrapper = option(wrapper)
+    return cast(F, wrapper)
+
+
+def option_group(kind: type[Any], *options: Callable[[F], F]) -> Callable[[F], F]:
+    """Return a decorator that gives a command `options` as one argument.
+
+    The argument is called as the class `kind` (``CostSource`` becomes `cost_source`), and the
+    class has a field for each option.
+    """
+    argument = re.sub(r"(?<!^)(?=[A-Z])", "_", kind.__name__).lower()
+    names = [field.name for field in fields(kind)]
+
+    def decorate(function: F) -> F:
+        @wraps(function)
+        def wrapper(*arguments: Any, **values: Any) -> Any:
+            group = kind(**{name: values.pop(name) for name in names})
+            return function(*arguments, **{argument: group}, **values)
+
+        decorated = cast(F, wrapper)
+        for option in reversed(options):
+            decorated = option(decorated)
+        return decorated
+
+    return decorate
 
 
 def stdout() -> Console:

@@ -10,7 +10,9 @@ import click
 from hios_tvm.cli.options import (
     EXISTING_FILE,
     NEW_FILE,
+    ModelFile,
     json_option,
+    model_options,
     precision_option,
     print_json,
     stdout,
@@ -35,39 +37,32 @@ def command() -> None:
 
 
 @command.command("export")
-@click.argument("model", type=EXISTING_FILE)
+@model_options
 @click.option("-o", "--output", type=NEW_FILE, help="File to write.  [default: MODEL.kernels.hios]")
 @click.option("--target", default="host", show_default=True, help="As in hios-tvm compile.")
 @precision_option
-@click.option("--shape", "shapes", multiple=True, metavar="NAME:DIMS", help="As in compile.")
-@click.option("--params", type=EXISTING_FILE, help="Parameters of a Relay program.")
 @click.option("--no-cache", is_flag=True, help="Compile all kernels again.")
 @click.option("--no-progress", is_flag=True, help="Draw no progress bar.")
 def export(
-    model: Path,
+    model_file: ModelFile,
     output: Path | None,
     target: str,
     precision: Precision,
-    shapes: tuple[str, ...],
-    params: Path | None,
     no_cache: bool,
     no_progress: bool,
 ) -> None:
     """Write the kernels of MODEL, without weights and without a schedule."""
-    from hios_tvm.frontends import load_model
-    from hios_tvm.frontends.shapes import parse_shape
     from hios_tvm.measuring.cache import default_cache_dir
     from hios_tvm.measuring.kernel_export import export_kernels
 
-    path = output or model.with_suffix(".kernels.hios")
+    path = output or model_file.path.with_suffix(".kernels.hios")
     with progress_bar(enabled=not no_progress) as progress:
-        module = load_model(model, shapes=dict(map(parse_shape, shapes)), params=params)
         export_kernels(
-            module,
+            model_file.load(),
             path,
             target=target,
             precision=precision,
-            name=model.stem,
+            name=model_file.path.stem,
             cache_dir=None if no_cache else default_cache_dir(),
             progress=progress,
         )

@@ -21,7 +21,7 @@ from hios_tvm.cli.options import (
     stdout,
     verify_key_option,
 )
-from hios_tvm.cli.verification import artifact_tolerance, check_outputs
+from hios_tvm.cli.verification import check_outputs
 from hios_tvm.errors import UsageError
 from hios_tvm.files import check_writable
 from hios_tvm.runtime.trace import RunTrace, write_chrome_trace
@@ -86,6 +86,7 @@ def command(
 ) -> None:
     """Run ARTIFACT once and sum up its outputs."""
     from hios_tvm import runtime
+    from hios_tvm.verification.deviation import tolerance_of
 
     if save_inputs and output_dir is None:
         raise UsageError("--save-inputs writes beside the outputs: give --output-dir too")
@@ -117,7 +118,7 @@ def command(
             values = " ".join(f"{key} {value}" for key, value in _summary(array).items())
             stdout().print(f"{name}: {values}", soft_wrap=True)
     if reference is not None:
-        usual = artifact_tolerance(session.manifest)
+        usual = tolerance_of(session.manifest.recipe)
         tolerance = usual if rtol is None else replace(usual, rtol=rtol)
         check_outputs(outputs, arrays, reference, tolerance)
 

@@ -8,22 +8,9 @@ import numpy as np
 
 from hios_tvm.cli.options import stdout
 from hios_tvm.errors import ExecutionError, UsageError
-from hios_tvm.schema.manifest import Manifest
-from hios_tvm.verification.deviation import SINGLE, TOLERANCES, Arrays, Tolerance, deviations
+from hios_tvm.verification.deviation import Arrays, Tolerance, deviations
 
-__all__ = ["artifact_tolerance", "check_outputs"]
-
-
-def artifact_tolerance(manifest: Manifest) -> Tolerance:
-    """Return how exact an artifact is, by its types and by the precision of its GPUs' products."""
-    tolerance = SINGLE
-    for buffer in manifest.buffers:
-        tolerance |= TOLERANCES.get(buffer.dtype, SINGLE)
-    for device in manifest.devices:
-        for precision in ("tf32", "fp16"):
-            if f'"{precision}"' in device.target:  # among the keys of TVM's target
-                tolerance |= TOLERANCES[precision]
-    return tolerance
+__all__ = ["check_outputs"]
 
 
 def check_outputs(outputs: Arrays, inputs: Arrays, reference: Path, tolerance: Tolerance) -> None:

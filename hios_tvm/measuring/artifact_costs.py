@@ -43,13 +43,8 @@ from hios_tvm.schema.graph import OperatorGraph
 from hios_tvm.schema.manifest import Manifest
 from hios_tvm.schema.platform import UNLIMITED, Device, Link, Platform
 from hios_tvm.schema.program import Call
-from hios_tvm.schema.strict_json import decode
 
-__all__ = ["GRAPH", "PRECISION", "WEIGHTS", "kernel_calls", "measure_artifact", "write_costs"]
-
-GRAPH, WEIGHTS, PRECISION = "operator_graph", "weight_inputs", "precision"
-"""Keys of an exported artifact's `compile_info`: the graph, which inputs stand for weights, and
-the precision of a GPU's kernels."""
+__all__ = ["kernel_calls", "measure_artifact", "write_costs"]
 
 Progress = Callable[[int, int], None]
 
@@ -101,11 +96,7 @@ def measure_artifact(
         disjoint_cores(names)
     artifact = open_artifact(path, verify_key=verify_key)
     measure = _gpu_costs if kinds == {"cuda"} else _cpu_costs
-    graph = artifact.manifest.compile_info.get(GRAPH)
-    return (
-        measure(artifact, names, progress),
-        None if graph is None else decode(OperatorGraph, graph, f"the graph of {path}"),
-    )
+    return measure(artifact, names, progress), artifact.manifest.graph
 
 
 def write_costs(costs: CostTable, graph: OperatorGraph | None, path: Path) -> None:
@@ -123,9 +114,9 @@ def kernel_calls(artifact: Artifact) -> dict[str, tuple[str, KernelCall]]:
         If it has none.
     """
     manifest = artifact.manifest
-    named = manifest.compile_info.get(WEIGHTS, [])
     weights = {buffer.name for buffer in manifest.buffers if buffer.space == "param"}
-    weights.update(name for name in named if isinstance(name, str))
+    if manifest.graph is not None:
+        weights.update(manifest.graph.constants)  # inputs of an artifact of kernels alone
 
     def arg(name: str, is_output: bool) -> KernelArg:
         buffer = manifest.buffer[name]
@@ -231,11 +222,10 @@ def _gpu_costs(artifact: Artifact, names: Sequence[str], progress: Progress) -> 
         link = UNLIMITED if len(gpus) == 1 else fit_link(measure_copies(benches[0], benches[1]))
         model = gpu_model_name(driver.arch(gpus[0].index), places[0].parts)
         shares = {operator: benches[0].utilization(name) for operator, name in kernel_of.items()}
-    precision = manifest.compile_info.get(PRECISION)
     return CostTable(
         {model: {operator: kernels[name] for operator, name in kernel_of.items()}},
         utilization={model: shares},
-        precision={} if precision is None else {model: precision},
+        precision={model: manifest.recipe.precision},
         platform=Platform(
             tuple(Device(name, model, GPU_STREAMS) for name in names), default_link=link
         ),

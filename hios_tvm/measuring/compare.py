@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from hios_tvm.errors import ExecutionError
+from hios_tvm.errors import ExecutionError, UsageError
 from hios_tvm.measuring.latency import LatencySummary, latencies_of, measure_in_turn
 from hios_tvm.verification.deviation import deviations
 
@@ -255,14 +255,19 @@ def _tvm_default(subject: Subject) -> tuple[str, Runner]:
 def _same_kernels(subject: Subject) -> tuple[str, Runner]:
     import tvm
 
-    from hios_tvm.backends.cpu.targets import host_target
-    from hios_tvm.backends.network import lower
+    from hios_tvm.backends.network import lower_by_recipe
     from hios_tvm.backends.virtual_machine import virtual_machine_runner
     from hios_tvm.frontends import load_model
+    from hios_tvm.runtime.read_artifact import read_manifest
 
-    mod = load_model(subject.model, shapes=subject.shapes)
-    target = host_target()
-    runner = virtual_machine_runner(lower(mod, target), target, subject.inputs)
+    manifest = read_manifest(subject.artifact, verify_key=subject.verify_key)
+    network = lower_by_recipe(load_model(subject.model, shapes=subject.shapes), manifest.recipe)
+    if manifest.graph is None or network.graph.operators != manifest.graph.operators:
+        raise UsageError(f"{subject.artifact} was not compiled from {subject.model} as it is now")
+    weights = {name: tvm.runtime.tensor(array) for name, array in network.weights.items()}
+    form = network.lowered["cpu"]
+    mod = tvm.relax.transform.BindParams("main", weights)(form.mod)
+    runner = virtual_machine_runner(mod, form.target, subject.inputs)
     return f"the artifact's kernels in TVM {tvm.__version__}'s virtual machine, one device", runner
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hios_tvm import runtime
+from hios_tvm.artifact.write import Build, write
 from hios_tvm.measuring.latency import LatencySummary, latencies_of, measure_in_turn
 from hios_tvm.schema.schedule import Schedule
 from hios_tvm.verification.inputs import random_inputs
@@ -63,25 +64,22 @@ def choose_entrants(candidates: Sequence[Schedule]) -> list[Schedule]:
 
 
 def run_contest(
-    entrants: Sequence[Schedule],
-    write: Callable[[Schedule, Path], None],
+    schedules: Sequence[Schedule],
+    builds: Sequence[Build],
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[MeasuredSchedule]:
-    """Run each schedule's artifact, in short turns so that noise affects all of them alike.
+    """Run the build of each schedule, in short turns so that noise affects all of them alike.
 
-    Only one is loaded at a time. `write` makes an artifact. Returns the measurement of each
-    schedule, in the same order.
+    Only one is loaded at a time. Returns the measurement of each schedule, in the same order.
     """
-    steps = len(entrants) * (1 + _TURNS)
     with tempfile.TemporaryDirectory(prefix="hios-") as folder:
-        paths = [Path(folder) / f"{i}.hios" for i in range(len(entrants))]
-        for i, (schedule, path) in enumerate(zip(entrants, paths, strict=True)):
-            progress(i, steps)
-            write(schedule, path)
+        paths = [Path(folder) / f"{i}.hios" for i in range(len(builds))]
+        for build, path in zip(builds, paths, strict=True):
+            write(build, path)
         latencies = measure_in_turn(
             [partial(_burst, path) for path in paths],
             lambda turn, _: turn == _TURNS,
-            progress=lambda turn, i: progress(len(entrants) * (1 + turn) + i, steps),
+            progress=lambda turn, i: progress(len(paths) * turn + i, len(paths) * _TURNS),
         )
     return [
         MeasuredSchedule(
@@ -90,7 +88,7 @@ def run_contest(
             schedule.makespan_ms or 0.0,
             LatencySummary.of(times),
         )
-        for schedule, times in zip(entrants, latencies, strict=True)
+        for schedule, times in zip(schedules, latencies, strict=True)
     ]
 
 

@@ -13,7 +13,6 @@ import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from graphlib import TopologicalSorter
 from typing import Any
 
 import numpy as np
@@ -30,7 +29,6 @@ from hios_tvm.runtime.native import load_library
 from hios_tvm.runtime.tasks import CpuTask
 from hios_tvm.schedulers.evaluate import evaluate
 from hios_tvm.schema.costs import CostTable, Measurement
-from hios_tvm.schema.graph import Operator, OperatorGraph, Tensor
 from hios_tvm.schema.instance import Instance
 from hios_tvm.schema.manifest import ALIGNMENT, Manifest
 from hios_tvm.schema.platform import Device, Platform
@@ -137,8 +135,12 @@ def emulation_of(manifest: Manifest) -> tuple[Instance, Schedule, tuple[Program,
     """
     schedule = Schedule.from_json(json.dumps(dict(manifest.schedule)))
     given = {operator.operator: operator.cost_ms for operator in manifest.prediction.operators}
-    if given.keys() != schedule.placement.keys():
-        raise UsageError("the artifact does not hold the costs of its operators: compile it again")
+    graph = manifest.graph
+    if graph is None or given.keys() != schedule.placement.keys():
+        raise UsageError(
+            "the artifact does not hold the costs of its operators: compile it again, with --costs "
+            "where it has a --placement"
+        )
     spans = {(t.src, t.dst): t.end_ms - t.start_ms for t in manifest.prediction.transfers}
     costs = CostTable(
         {"emulated": {name: Measurement(ms) for name, ms in given.items()}},
@@ -151,39 +153,9 @@ def emulation_of(manifest: Manifest) -> tuple[Instance, Schedule, tuple[Program,
         schedule,
         devices=tuple(replace(device, device=names[device.device]) for device in schedule),
     )
-    graph = _graph_of(manifest)
     has_gpus = any(device.kind == "cuda" for device in manifest.devices)
     programs = programs_of(graph, schedule) if has_gpus else manifest.programs
     return Instance(graph, costs, platform), schedule, programs
-
-
-def _graph_of(manifest: Manifest) -> OperatorGraph:
-    steps = [step for program in manifest.programs for step in program.instructions]
-    source = {step.dst: step.src for step in steps if isinstance(step, Copy)}
-    weights = [b for b in manifest.buffers if b.space == "param" and b.device is not None]
-    source |= {buffer.name: buffer.weight for buffer in weights}  # a GPU's copies
-    operators = {}
-    for step in steps:
-        if isinstance(step, Call):
-            reads, writes = reads_and_writes(step)
-            inputs = tuple(source.get(name, name) for name in reads)
-            operators[step.operator] = Operator(step.operator, step.kernel, inputs, writes)
-    writer = {name: op.name for op in operators.values() for name in op.outputs}
-    before = {
-        op.name: {writer[name] for name in op.inputs if name in writer} for op in operators.values()
-    }
-    tensors = {b.name: Tensor(b.name, b.shape, b.dtype) for b in manifest.buffers}
-    tensors |= {b.weight: Tensor(b.weight, b.shape, b.dtype) for b in weights}
-    constants = {b.weight: None for b in manifest.buffers if b.space == "param"}
-    outputs = (source.get(spec.buffer, spec.buffer) for spec in manifest.outputs)
-    return OperatorGraph(
-        manifest.model,
-        tuple(operators[name] for name in TopologicalSorter(before).static_order()),
-        tuple(tensor for name, tensor in tensors.items() if name not in source),
-        inputs=tuple(buffer.name for buffer in manifest.buffers if buffer.space == "input"),
-        constants=tuple(constants),
-        outputs=tuple(dict.fromkeys(outputs)),
-    )
 
 
 def _kernel_ms(instance: Instance, schedule: Schedule) -> dict[str, float]:

@@ -11,16 +11,14 @@ from pathlib import Path
 
 from tvm.ir import IRModule
 
-from hios_tvm.backends import backend_of, kind_of, parse_targets
+from hios_tvm.artifact.build import build
+from hios_tvm.artifact.write import write
+from hios_tvm.backends import kind_of, parse_targets
 from hios_tvm.backends.network import lower_network
-from hios_tvm.compiler import CompileOptions, compile_network
-from hios_tvm.measuring.artifact_costs import GRAPH, PRECISION, WEIGHTS
+from hios_tvm.measuring.cache import kernel_dir
 from hios_tvm.passes.canonicalize_operators import NUM_INPUT
-from hios_tvm.schema.costs import CostTable, Measurement
 from hios_tvm.schema.gpu_models import Precision
-from hios_tvm.schema.platform import Platform
-from hios_tvm.schema.schedule import DeviceSchedule, Schedule, Stage
-from hios_tvm.schema.strict_json import encode
+from hios_tvm.schema.schedule import one_after_another
 
 __all__ = ["export_kernels"]
 
@@ -66,36 +64,11 @@ def export_kernels(
     open_main = main.with_attrs({NUM_INPUT: len(main.params), "input_names": names})
     functions = {gvar: f for gvar, f in form.mod.functions.items() if f != main}
     opened = IRModule({**functions, form.mod.get_global_var("main"): open_main})
-    stages = tuple(Stage(((operator.name,),)) for operator in graph.operators)
-    model = backend_of(device).model(device, form.target)
-    times = {operator.name: Measurement(1.0) for operator in graph.operators}
-    options = CompileOptions(
-        devices=(device,),
-        target=target,
-        precision=precision,
-        schedule=Schedule("sequential", (DeviceSchedule(device, stages),)),
-        costs=CostTable({model: times}, platform=Platform.uniform(1)),
-        cache_dir=cache_dir,
-    )
-    compile_network(
-        replace(
-            network,
-            lowered={
-                kind_of(device): replace(
-                    form,
-                    mod=opened,
-                    graph=replace(graph, inputs=graph.inputs + graph.constants, constants=()),
-                )
-            },
-            weights={},
-        ),
-        output,
-        options,
-        info={
-            GRAPH: encode(graph),
-            WEIGHTS: list(graph.constants),
-            **({PRECISION: precision} if on_gpu else {}),
-            "command": f"hios-tvm profile export {name}",
-        },
+    schedule = one_after_another((operator.name for operator in graph.operators), device)
+    built = build(
+        replace(network, lowered={kind_of(device): replace(form, mod=opened)}, weights={}),
+        schedule,
+        kernel_dir=kernel_dir(cache_dir),
         progress=progress,
     )
+    write(built, output, info={"command": f"hios-tvm profile export {name}"})

@@ -89,7 +89,7 @@ def draw_graph(
     from matplotlib.patches import FancyBboxPatch, PathPatch
     from matplotlib.path import Path
 
-    layout = layered_layout(list(view.nodes), [(edge.src, edge.dst) for edge in view.edges])
+    layout = layered_layout(view.in_order, [(edge.src, edge.dst) for edge in view.edges])
     step_x, step_y = 1.42, 0.62  # inches
     width, height = (layout.width + 1.1) * step_x, layout.height * step_y + 0.6
     figure = Figure(figsize=(max(width, 5.0), height), facecolor=theme.paper)

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
-    from hios_tvm.compiler import Compilation
     from hios_tvm.measuring.benchmark import BenchmarkResult
     from hios_tvm.schema.manifest import Manifest
 
@@ -16,9 +14,7 @@ __all__ = [
     "DeviceReport",
     "OperatorDifference",
     "bottlenecks",
-    "compilation_data",
     "cost_differences",
-    "device_reports",
     "manifest_reports",
     "why_idle",
 ]
@@ -85,7 +81,7 @@ def manifest_reports(manifest: Manifest) -> list[DeviceReport]:
     """Read what each device got off an artifact's manifest."""
     from hios_tvm.schema.program import Call, Copy
 
-    work = manifest.compile_info.get("device_work_ms", {})
+    work = manifest.prediction.work_ms
     total = sum(work.values()) or 1.0
     stages = {device["name"]: device["stages"] for device in manifest.schedule.get("devices", ())}
     reports = []
@@ -118,53 +114,36 @@ def manifest_reports(manifest: Manifest) -> list[DeviceReport]:
     return reports
 
 
-def device_reports(result: Compilation) -> list[DeviceReport]:
-    """What each device got in a compilation."""
-    return manifest_reports(result.manifest)
-
-
-def why_chosen(result: Compilation) -> list[str]:
-    """Say which schedules `auto` tried out, and which one it kept."""
-    if not result.trials:
-        return []
-    kept = f"kept {result.schedule.scheduler}, the fastest of those that were tried out:"
-    ordered = sorted(result.trials, key=lambda trial: trial.latency.median_ms)
-    return [kept, *(f"  {trial}" for trial in ordered)]
-
-
-def why_idle(result: Compilation, *, schedule_given: bool = False) -> list[str]:
-    """Say for each device without operators what is known about why it has none.
+def why_idle(manifest: Manifest, *, schedule_given: bool = False) -> list[str]:
+    """Say for the devices without operators what is known about why they have none.
 
     Parameters
     ----------
-    result : Compilation
+    manifest : Manifest
     schedule_given : bool
-        Whether the caller gave the schedule, so that no scheduler decided anything.
+        Whether the schedule was given to the compiler, so that no scheduler decided anything.
     """
-    idle = [report.device for report in device_reports(result) if report.operators == 0]
+    idle = [report.device for report in manifest_reports(manifest) if report.operators == 0]
     if not idle:
         return []
-    return [f"{', '.join(idle)} got nothing: {_reason(result, len(idle), schedule_given)}"]
+    return [f"{', '.join(idle)} got nothing: {_reason(manifest, len(idle), schedule_given)}"]
 
 
-def _reason(result: Compilation, idle: int, schedule_given: bool) -> str:
-    platform, scheduler = result.platform, result.schedule.scheduler
-    count = len(result.graph.operators)
+def _reason(manifest: Manifest, idle: int, schedule_given: bool) -> str:
+    scheduler, independence = manifest.schedule["scheduler"], manifest.prediction.independence
+    count = 0 if manifest.graph is None else len(manifest.graph.operators)
     if schedule_given:
         return "the given schedule places no operator there"
     if scheduler in ONE_DEVICE:
         return f"the scheduler {scheduler!r} uses one device"
-    if count <= len(platform.devices) - idle:
+    if count <= len(manifest.devices) - idle:
         return f"the model has only {count} operator{'s'[: count > 1]}"
-    if result.trials:
+    if manifest.compile_info.get("trials"):
         return "the fastest of the schedules that were tried out does not use it"
     reason = f"the scheduler {scheduler!r} {CRITERION.get(scheduler, 'placed no operator there')}"
     # Only these two compare makespans of devices that slow each other down.
-    if scheduler in ("refine", "auto") and platform.independence < 1 - FAR_OFF:
-        reason += (
-            f"; with all devices busy, each should run at {platform.independence:.0%} of its own "
-            "speed"
-        )
+    if scheduler in ("refine", "auto") and independence < 1 - FAR_OFF:
+        reason += f"; with all devices busy, each should run at {independence:.0%} of its own speed"
     return reason
 
 
@@ -173,8 +152,8 @@ def bottlenecks(result: BenchmarkResult, manifest: Manifest) -> list[str]:
     if not result.busy_ms or result.sessions > 1:
         return []
     measured_ms = result.latency.median_ms
-    predicted_ms = manifest.predicted_makespan_ms
-    independence = manifest.compile_info.get("independence")
+    predicted_ms = manifest.prediction.makespan_ms
+    independence = manifest.prediction.independence
     busy_ms, copy_ms = result.busy_ms, result.copy_ms
     lines = []
     for device, busy in busy_ms.items():
@@ -186,7 +165,7 @@ def bottlenecks(result: BenchmarkResult, manifest: Manifest) -> list[str]:
             share = copy_ms[device] / busy
             lines.append(f"{device} is bound by transfers: {share:.0%} of its work")
     active = sum(busy > 0 for busy in busy_ms.values())
-    if active > 1 and independence is not None and independence < 1 - FAR_OFF:
+    if active > 1 and independence < 1 - FAR_OFF:
         lines.append(
             f"devices are not independent: with all busy, each runs at {independence:.0%} of its "
             "own speed"
@@ -247,21 +226,3 @@ def cost_differences(
         if item.operator in operator_ms and item.operator in nodes
     ]
     return sorted(found, key=lambda item: -abs(item.difference_ms))
-
-
-def compilation_data(
-    result: Compilation, path: Path, *, schedule_given: bool = False
-) -> dict[str, Any]:
-    """Sum up a compilation as plain data for JSON; `schedule_given` as in `why_idle`."""
-    return {
-        "artifact": str(path),
-        "scheduler": result.schedule.scheduler,
-        "predicted_makespan_ms": result.timeline.makespan_ms,
-        "lower_bound_ms": result.schedule.lower_bound_ms,
-        "independence": result.platform.independence,
-        "devices": [asdict(report) for report in device_reports(result)],
-        "seconds": dict(result.seconds),
-        "trials": [trial.to_data() for trial in result.trials],
-        "verification": asdict(result.manifest.verification),
-        "notes": why_idle(result, schedule_given=schedule_given),
-    }

@@ -9,12 +9,12 @@ from functools import cached_property
 
 from hios_tvm.measuring.benchmark import BenchmarkResult
 from hios_tvm.runtime.trace import RunTrace
+from hios_tvm.schema.graph import Edge
 from hios_tvm.schema.manifest import Manifest
 from hios_tvm.schema.program import Call, Copy
 
 __all__ = [
     "Bar",
-    "Edge",
     "Node",
     "OperatorView",
     "Row",
@@ -38,15 +38,6 @@ class Node:
     number: int
     name: str
     row: Row
-
-
-@dataclass(frozen=True)
-class Edge:
-    """Bytes from one operator to another."""
-
-    src: str
-    dst: str
-    nbytes: int
 
 
 @dataclass(frozen=True)
@@ -79,7 +70,11 @@ class Timeline:
 
 
 class OperatorView:
-    """The operators of an artifact as its programs hold them, and the data between them."""
+    """The operators of an artifact as its programs hold them, and the data between them.
+
+    `nodes` has them by name, numbered in the order of their predicted starts; `in_order` names them
+    in the topological order of the graph.
+    """
 
     def __init__(self, manifest: Manifest) -> None:
         self.manifest = manifest
@@ -89,8 +84,10 @@ class OperatorView:
             for step in program.instructions
             if isinstance(step, Call) and program.device in manifest.device
         }
+        graph = () if manifest.graph is None else manifest.graph.operators
+        self.in_order = tuple(dict.fromkeys([o.name for o in graph if o.name in rows] + list(rows)))
         predicted = [item.operator for item in manifest.prediction.operators]
-        names = dict.fromkeys([name for name in predicted if name in rows] + list(rows))
+        names = dict.fromkeys([*(name for name in predicted if name in rows), *self.in_order])
         self.nodes = {name: Node(i + 1, name, rows[name]) for i, name in enumerate(names)}
         self.rows: tuple[Row, ...] = tuple(
             (device.name, program.stream)
@@ -115,23 +112,11 @@ class OperatorView:
                 producer[copy] = producer[buffer]
         return producer
 
-    @cached_property
+    @property
     def edges(self) -> tuple[Edge, ...]:
-        """Data edges between operators, copies left out."""
-        nbytes: dict[tuple[str, str], int] = {}
-        for program in self.manifest.programs:
-            for step in program.instructions:
-                if isinstance(step, Call):
-                    for name in dict.fromkeys(step.args[: len(step.args) - step.outputs]):
-                        if name in self.producer and name in self.manifest.buffer:
-                            key = self.producer[name], step.operator
-                            size = self.manifest.buffer[name].nbytes
-                            nbytes[key] = nbytes.get(key, 0) + size
-        return tuple(
-            Edge(src, dst, size)
-            for (src, dst), size in nbytes.items()
-            if src in self.nodes and dst in self.nodes
-        )
+        """Data edges between operators; none where the artifact does not hold its graph."""
+        edges = () if self.manifest.graph is None else self.manifest.graph.edges
+        return tuple(edge for edge in edges if edge.src in self.nodes and edge.dst in self.nodes)
 
 
 def predicted_timeline(view: OperatorView) -> Timeline | None:
@@ -161,7 +146,7 @@ def predicted_timeline(view: OperatorView) -> Timeline | None:
         for t in prediction.transfers
         if t.src in view.nodes and t.dst in view.nodes
     )
-    makespan_ms = view.manifest.predicted_makespan_ms
+    makespan_ms = view.manifest.prediction.makespan_ms
     return Timeline(tuple(bars), transfers, makespan_ms or max(item.end_ms for item in items))
 
 

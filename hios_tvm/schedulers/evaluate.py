@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
 
 from hios_tvm.errors import ScheduleError
 from hios_tvm.schema.costs import CostTable
@@ -18,7 +19,7 @@ from hios_tvm.schema.graph import Edge, OperatorGraph
 from hios_tvm.schema.platform import Platform
 from hios_tvm.schema.schedule import Schedule, Stage
 
-__all__ = ["Timeline", "TransferSpan", "check_schedule", "evaluate"]
+__all__ = ["Timeline", "TransferSpan", "check_order", "check_schedule", "evaluate"]
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,8 @@ def check_schedule(graph: OperatorGraph, platform: Platform, schedule: Schedule)
 
     Every operator is placed once, on a device of the platform; the stream groups of a stage are
     independent, as many as the device has streams, and in topological order inside; weights and
-    activations fit on each device. Cycles through the devices' orders show when time is simulated.
+    activations fit on each device. Cycles through the devices' orders are found by `evaluate`, and
+    by `check_order` where there are no costs.
     """
     streams = {device.name: device.streams for device in platform.devices}
     seen: set[str] = set()
@@ -93,6 +95,41 @@ def check_schedule(graph: OperatorGraph, platform: Platform, schedule: Schedule)
     if missing:
         raise ScheduleError(f"{len(missing)} operators are not scheduled, such as {min(missing)!r}")
     _check_memory(graph, platform, schedule)
+
+
+def check_order(graph: OperatorGraph, schedule: Schedule) -> None:
+    """Raise `ScheduleError` if stages wait for each other in a cycle.
+
+    Parameters
+    ----------
+    schedule : Schedule
+        One that `check_schedule` has accepted.
+    """
+    stage_of = {
+        operator: (device.device, i)
+        for device in schedule
+        for i, stage in enumerate(device.stages)
+        for operator in stage.operators
+    }
+    before: dict[tuple[str, int], set[tuple[str, int]]] = {
+        (name, i): {(name, i - 1)} if i else set() for name, i in stage_of.values()
+    }
+    for edge in graph.edges:
+        if stage_of[edge.src] != stage_of[edge.dst]:
+            before[stage_of[edge.dst]].add(stage_of[edge.src])
+    try:
+        TopologicalSorter(before).prepare()
+    except CycleError as error:
+        name, i = error.args[1][0]
+        operator = next(other for other, stage in stage_of.items() if stage == (name, i))
+        raise _cycle(operator, name) from None
+
+
+def _cycle(operator: str, device: str) -> ScheduleError:
+    return ScheduleError(
+        f"the stages wait for each other in a cycle, for example at operator {operator!r} on "
+        f"{device!r}"
+    )
 
 
 def _check_memory(graph: OperatorGraph, platform: Platform, schedule: Schedule) -> None:
@@ -191,10 +228,7 @@ class _Simulation:
         stuck = [name for name, i in self.next_stage.items() if i < len(self.queues[name])]
         if stuck:
             operator = self.queues[stuck[0]][self.next_stage[stuck[0]]].operators[0]
-            raise ScheduleError(
-                f"the stages wait for each other in a cycle, for example at operator {operator!r} "
-                f"on {stuck[0]!r}"
-            )
+            raise _cycle(operator, stuck[0])
         makespan_ms = max(self.end_ms.values(), default=0.0)
         return Timeline(
             self.start_ms, self.end_ms, tuple(self.transfers), self.busy_ms, makespan_ms

@@ -9,10 +9,12 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
-from hios_tvm.errors import ArtifactError
+from hios_tvm.errors import ArtifactError, GraphError
 from hios_tvm.schema.dtypes import element_type
+from hios_tvm.schema.graph import OperatorGraph
 from hios_tvm.schema.launches import GpuKernel
 from hios_tvm.schema.program import Program
+from hios_tvm.schema.recipe import Recipe
 from hios_tvm.schema.strict_json import decode, encode, parse
 
 __all__ = [
@@ -30,7 +32,7 @@ __all__ = [
     "Verification",
 ]
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 REBUILD_COMMAND = "hios-tvm compile"
 ALIGNMENT = 64
 """Bytes; generated kernels load whole cache lines and vectors."""
@@ -124,12 +126,17 @@ class PredictedTransfer:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the compiler expects of a run, for people and tools; the operators of a stage end
-    together. Empty in an artifact whose costs are not known.
+    """What the evaluator expects of a run; empty where the costs of operators are not known.
+
+    The operators of a stage end together. `work_ms` is the time of each device's stages as if it
+    ran alone, `independence` that of the platform (`Platform.independence`).
     """
 
     operators: tuple[PredictedOperator, ...] = ()
     transfers: tuple[PredictedTransfer, ...] = ()
+    makespan_ms: float | None = None
+    work_ms: Mapping[str, float] = field(default_factory=dict)
+    independence: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -193,10 +200,12 @@ class Verification:
 class Manifest:
     """What ``manifest.json`` holds.
 
-    `gpu_kernels` says how the kernels of GPUs are launched.
-    `schedule` and `compile_info` are plain JSON objects for people and tools; the runtime never
-    interprets them, nor `prediction` and `verification`. `entries` maps each other entry of the
+    `gpu_kernels` says how the kernels of GPUs are launched. `entries` maps each other entry of the
     archive but its signature to its SHA-256 (hex).
+
+    The runtime does not use what follows; it is for people and for later commands. `graph` is the
+    operator graph that was scheduled, `recipe` how its kernels were made. `schedule` and
+    `compile_info` are plain JSON objects.
     """
 
     format_version: int = FORMAT_VERSION
@@ -208,12 +217,13 @@ class Manifest:
     programs: tuple[Program, ...]
     buffers: tuple[Buffer, ...]
     gpu_kernels: Mapping[str, GpuKernel] = field(default_factory=dict)
-    schedule: Mapping[str, Any] = field(default_factory=dict)
-    predicted_makespan_ms: float | None = None
-    prediction: Prediction = Prediction()
-    compile_info: Mapping[str, Any] = field(default_factory=dict)
-    verification: Verification = Verification()
     entries: Mapping[str, str] = field(default_factory=dict)
+    graph: OperatorGraph | None = None
+    recipe: Recipe = field(default_factory=Recipe)
+    schedule: Mapping[str, Any] = field(default_factory=dict)
+    prediction: Prediction = Prediction()
+    verification: Verification = Verification()
+    compile_info: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property
     def buffer(self) -> Mapping[str, Buffer]:
@@ -251,7 +261,10 @@ class Manifest:
                 f"the artifact has format version {version!r}, this runtime reads version "
                 f"{FORMAT_VERSION}"
             )
-        manifest: Manifest = decode(Manifest, data, "manifest")
+        try:
+            manifest: Manifest = decode(Manifest, data, "manifest")
+        except GraphError as error:
+            raise ArtifactError(f"manifest.graph: {error}") from error
         for name in ("schedule", "compile_info"):
             if not isinstance(getattr(manifest, name), Mapping):
                 raise ArtifactError(f"manifest.{name} must be an object")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 from hios_tvm.errors import ScheduleError
 from hios_tvm.schema.strict_json import Document
 
-__all__ = ["DeviceSchedule", "Schedule", "Stage"]
+__all__ = ["DeviceSchedule", "Schedule", "Stage", "one_after_another"]
 
 StreamGroup = tuple[str, ...]
 
@@ -73,6 +73,12 @@ class Schedule:
     def from_json(text: str | bytes) -> Schedule:
         """Read what `to_json` wrote, or a person by hand; anything else is a `ScheduleError`."""
         return _FILE.from_json(text)
+
+
+def one_after_another(operators: Iterable[str], device: str) -> Schedule:
+    """Return the schedule that runs the operators in this order on one device."""
+    stages = tuple(Stage(((operator,),)) for operator in operators)
+    return Schedule("sequential", (DeviceSchedule(device, stages),))
 
 
 _FILE = Document("schedule", 1, Schedule, ScheduleError, "make it again with hios-tvm schedule -o")

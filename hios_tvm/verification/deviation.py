@@ -10,6 +10,7 @@ import numpy as np
 
 from hios_tvm.errors import UsageError
 from hios_tvm.schema.gpu_models import Precision
+from hios_tvm.schema.recipe import Recipe
 
 __all__ = [
     "RTOL",
@@ -22,6 +23,7 @@ __all__ = [
     "deviations",
     "over_draws",
     "reference_spread",
+    "tolerance_of",
 ]
 
 RTOL: Mapping[Precision, float] = {"fp32": 1e-4, "tf32": 1e-2, "fp16": 1e-2}
@@ -53,6 +55,7 @@ TOLERANCES: Mapping[str, Tolerance] = {
     "bfloat16": Tolerance(2e-2, 2.0**-8),
 }
 """By the precision of GPUs' products, and by the element types of a model."""
+
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -138,6 +141,18 @@ class Deviation:
         if not isinstance(tolerance, Tolerance):
             tolerance = Tolerance(tolerance)
         return self.max_error <= self.allowed(tolerance, spread)
+
+
+def tolerance_of(recipe: Recipe) -> Tolerance:
+    """Return how exact a model is that was compiled by `recipe`.
+
+    >>> tolerance_of(Recipe(precision="tf32")).rtol, tolerance_of(Recipe(dtypes=("bool",))).rtol
+    (0.01, 0.0001)
+    """
+    tolerance = TOLERANCES[recipe.precision]
+    for dtype in recipe.dtypes:
+        tolerance |= TOLERANCES.get(dtype, SINGLE)
+    return tolerance
 
 
 def deviations(outputs: Arrays, reference: Arrays) -> tuple[Deviation, ...]:

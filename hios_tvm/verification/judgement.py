@@ -5,13 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from tvm import relax
-from tvm.ir import IRModule
-
 from hios_tvm.errors import ModelError
-from hios_tvm.passes.dataflow import bindings
 from hios_tvm.verification.deviation import (
-    TOLERANCES,
     Arrays,
     Deviation,
     Spread,
@@ -22,7 +17,7 @@ from hios_tvm.verification.deviation import (
 )
 from hios_tvm.verification.reference import Reference
 
-__all__ = ["Judgement", "judge", "model_tolerance"]
+__all__ = ["Judgement", "judge"]
 
 
 @dataclass(frozen=True)
@@ -80,14 +75,3 @@ def judge(
     except ModelError:  # it cannot run without its optimisations: then nothing more is known
         return plain
     return Judgement(found, tolerance, spread)
-
-
-def model_tolerance(mod: IRModule, precision: str) -> Tolerance:
-    """Return the tolerance of a model compiled with a precision, by its types."""
-    main = mod["main"]
-    types = [var.ty for var in (*main.params, *(binding.var for binding in bindings(main)))]
-    tolerance = TOLERANCES[precision]
-    for kind in types:
-        if isinstance(kind, relax.TensorType):
-            tolerance |= TOLERANCES.get(str(kind.dtype), TOLERANCES["fp32"])
-    return tolerance

@@ -16,14 +16,14 @@ from hios_tvm.verification.deviation import Arrays, deviations
 from hios_tvm.verification.first_difference import Difference
 from hios_tvm.version import __version__
 
-__all__ = ["Recipe", "write_reproducer"]
+__all__ = ["CompileWords", "write_reproducer"]
 
 README = "README.txt"
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """The options of a compile that decide what its kernels are."""
+class CompileWords:
+    """The options that make a compile for one device use the kernels of an artifact."""
 
     device: str
     target: str
@@ -31,7 +31,7 @@ class Recipe:
     database: Path | None
     merge_convolutions: bool
 
-    def words(self) -> str:
+    def options(self) -> str:
         """Return them as options of ``hios-tvm compile``."""
         words = [f"--devices {self.device}", f"--target {self.target}"]
         if self.precision != "fp32":
@@ -54,7 +54,7 @@ class Recipe:
 
 
 def write_reproducer(
-    folder: Path, difference: Difference, runner: str, recipe: Recipe, message: str
+    folder: Path, difference: Difference, runner: str, words: CompileWords, message: str
 ) -> None:
     """Write the model, ``inputs.npz``, ``expected.npz``, and how to see the difference.
 
@@ -65,7 +65,7 @@ def write_reproducer(
     difference : Difference
     runner : str
         What the expected outputs come from.
-    recipe : Recipe
+    words : CompileWords
     message : str
         What was found.
 
@@ -80,7 +80,7 @@ def write_reproducer(
         model = difference.model.save(folder)
         _save_arrays(folder / "inputs.npz", difference.inputs[worst])
         _save_arrays(folder / "expected.npz", difference.expected[worst])
-        (folder / README).write_text(_readme(model, recipe, runner, message))
+        (folder / README).write_text(_readme(model, words, runner, message))
     except OSError as error:
         raise UsageError(f"cannot write into {folder}: {error}") from error
 
@@ -105,13 +105,13 @@ def _save_arrays(path: Path, arrays: Arrays) -> None:
                 np.lib.format.write_array(file, np.asarray(array), allow_pickle=False)
 
 
-def _readme(model: Path, recipe: Recipe, runner: str, message: str) -> str:
+def _readme(model: Path, words: CompileWords, runner: str, message: str) -> str:
     return f"""{message}
 
 {model.name} is the smallest model that was found to show it, inputs.npz are its inputs, and
 expected.npz are the outputs of {runner}. To see the difference, here:
 
-{_compile_command(model, recipe)}
+{_compile_command(model, words)}
 hios-tvm run wrong.hios --input inputs.npz --verify expected.npz
 
 hios-tvm {__version__}, TVM {tvm.__version__}, {runner}
@@ -119,13 +119,13 @@ hios-tvm {__version__}, TVM {tvm.__version__}, {runner}
 """
 
 
-def _compile_command(model: Path, recipe: Recipe) -> str:
+def _compile_command(model: Path, words: CompileWords) -> str:
     if model.suffix == ".onnx":
-        return f"hios-tvm compile {model.name} -o wrong.hios --no-verify {recipe.words()}"
+        return f"hios-tvm compile {model.name} -o wrong.hios --no-verify {words.options()}"
     return f"""python - <<'END'
 import tvm
 from pathlib import Path
 from hios_tvm import CompileOptions, compile_model
 module = tvm.ir.load_json(Path("{model.name}").read_text())
-compile_model(module, Path("wrong.hios"), CompileOptions({recipe.arguments()}))
+compile_model(module, Path("wrong.hios"), CompileOptions({words.arguments()}))
 END"""

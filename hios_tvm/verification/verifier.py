@@ -2,69 +2,72 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from tvm.ir import IRModule
+from tvm.target import Target
 
 from hios_tvm import runtime
-from hios_tvm.artifact.write import Package
+from hios_tvm.artifact.write import Build, temporary_artifact
+from hios_tvm.backends.cpu.features import cpu_features
 from hios_tvm.errors import DeviceError, HiosError, ModelError, UsageError, VerificationError
 from hios_tvm.schema.manifest import OutputError, Verification
-from hios_tvm.verification.deviation import SINGLE, Arrays, Deviation, Tolerance
-from hios_tvm.verification.first_difference import Compile, Difference, first_difference
+from hios_tvm.schema.recipe import Recipe
+from hios_tvm.verification.deviation import SINGLE, Arrays, Deviation, tolerance_of
+from hios_tvm.verification.first_difference import Difference, first_difference
 from hios_tvm.verification.here import why_not_here
 from hios_tvm.verification.inputs import LEAST_CHANGE, SEEDS, Draws, telling_draws
 from hios_tvm.verification.integer_ranges import integer_ranges
 from hios_tvm.verification.judgement import Judgement, judge
+from hios_tvm.verification.parts import compiler_of_parts
 from hios_tvm.verification.reference import Reference
-from hios_tvm.verification.reproducer import Recipe, write_reproducer
+from hios_tvm.verification.reproducer import CompileWords, write_reproducer
 
-__all__ = ["NOT_ASKED_FOR", "OneDevice", "verify"]
+__all__ = ["NOT_ASKED_FOR", "Search", "verify"]
 
 NOT_ASKED_FOR = Verification(reason="it was compiled without a reference, as with --no-verify")
 
 _MOST_KERNELS = 4  # in a message
 
 
-@dataclass(frozen=True)
-class OneDevice:
-    """How parts of a model are compiled as the artifact was, for one of its devices."""
+@dataclass(frozen=True, kw_only=True)
+class Search:
+    """How the first operator that differs is searched, should outputs differ.
 
-    recipe: Recipe
-    compile_and_run: Compile
+    Attributes
+    ----------
+    devices : mapping of str to CompileWords
+        Devices to compile parts of the model for, one of each kind that has work, and how a
+        command compiles them alike.
+    kernel_dir : Path, optional
+        Folder that keeps compiled kernels.
+    reproducer : Path, optional
+        Folder to write the smallest model that differs into.
+    """
+
+    devices: Mapping[str, CompileWords]
+    kernel_dir: Path | None = None
+    reproducer: Path | None = None
 
 
 def verify(
-    package: Package,
-    output: Path,
-    mod: IRModule,
-    reference: Reference,
-    *,
-    features: Collection[str],
-    tolerance: Tolerance,
-    devices: Sequence[OneDevice],
-    reproducer: Path | None = None,
+    build: Build, output: Path, mod: IRModule, reference: Reference, search: Search
 ) -> Verification:
     """Run an artifact on two draws of random inputs and compare it with a reference.
 
     Parameters
     ----------
-    package : Package
+    build : Build
         The artifact.
     output : Path
         Where it will be written. A file beside it holds it for as long as it is loaded.
     mod : IRModule
         The imported model, from which follows what its inputs may be.
     reference : Reference
-    features : collection of str
-        Of the CPU that it was compiled for, in the words of /proc/cpuinfo.
-    tolerance : Tolerance
-    devices : sequence of OneDevice
-        One of each kind, to search the first operator that differs with.
-    reproducer : Path, optional
-        Folder to write the smallest model that differs into.
+    search : Search
 
     Returns
     -------
@@ -76,26 +79,34 @@ def verify(
     VerificationError
         If outputs differ; it names the first operator that does.
     """
-    reason = why_not_here(package.manifest, features)
+    manifest = build.manifest
+    reason = why_not_here(manifest, cpu_features(_host(manifest.recipe)))
     if reason is not None:
         return Verification(reason=reason)
-    specs = [(spec.name, spec.shape, spec.dtype) for spec in package.manifest.inputs]
+    specs = [(spec.name, spec.shape, spec.dtype) for spec in manifest.inputs]
     try:
         draws = telling_draws(specs, integer_ranges(mod), reference.run)
     except (ModelError, UsageError) as error:
         return Verification(reason=str(error))
     try:
-        outputs = _run(package, output, draws)
+        outputs = _run(build, output, draws)
     except DeviceError as error:  # too little memory, or another process has the device
         return Verification(reason=str(error))
+    tolerance = tolerance_of(manifest.recipe)
     found = judge(outputs, draws.inputs, draws.expected, reference, tolerance)
     if found.wrong:
-        raise _refusal(found, draws, reference, tolerance, devices, reproducer)
+        raise _refusal(found, draws, reference, manifest.recipe, search)
     return _verification(found, draws, reference)
 
 
-def _run(package: Package, output: Path, draws: Draws) -> list[Arrays]:
-    with package.temporary(output) as path:
+def _host(recipe: Recipe) -> Target:
+    """Return the target of the CPU that runs the programs."""
+    targets = {kind: Target(json.loads(text)) for kind, text in recipe.targets.items()}
+    return targets["cpu"] if "cpu" in targets else next(iter(targets.values())).host
+
+
+def _run(build: Build, output: Path, draws: Draws) -> list[Arrays]:
+    with temporary_artifact(build, output) as path:
         session = runtime.load(path)
     with session:
         return [session.run(inputs) for inputs in draws.inputs]
@@ -136,18 +147,13 @@ def _notes(found: Judgement, draws: Draws, reference: Reference) -> list[str]:
 
 
 def _refusal(
-    found: Judgement,
-    draws: Draws,
-    reference: Reference,
-    tolerance: Tolerance,
-    devices: Sequence[OneDevice],
-    reproducer: Path | None,
+    found: Judgement, draws: Draws, reference: Reference, recipe: Recipe, search: Search
 ) -> VerificationError:
     """Search the first operator that differs, and say all that is known."""
     what = "; ".join(_distance(found, output) for output in found.wrong)
     message = f"the artifact is wrong, and was not written: {what} ({reference.runner})"
     try:
-        searched = _search(draws, reference, tolerance, devices)
+        searched = _search(draws, reference, recipe, search)
     except HiosError as error:
         return VerificationError(f"{message}. The first operator was not found: {error}")
     if searched is None:
@@ -155,26 +161,28 @@ def _refusal(
             f"{message}. Where all operators run one after another on one device, the model "
             "agrees: the fault is in the schedule, the plan of the memory, or the runtime"
         )
-    difference, recipe = searched
+    difference, words = searched
     message += f". {_where(difference)}"
     advice = "--dump-reproducer FOLDER writes the smallest model that shows it, for a report"
-    if reproducer is not None:
-        advice = f"{reproducer} holds the smallest model that shows it: report it with that"
+    if search.reproducer is not None:
+        advice = f"{search.reproducer} holds the smallest model that shows it: report it with that"
         try:
-            write_reproducer(reproducer, difference, reference.runner, recipe, message)
+            write_reproducer(search.reproducer, difference, reference.runner, words, message)
         except UsageError as error:
             advice = str(error)
     return VerificationError(f"{message}. {advice}", operator=difference.step.operator)
 
 
 def _search(
-    draws: Draws, reference: Reference, tolerance: Tolerance, devices: Sequence[OneDevice]
-) -> tuple[Difference, Recipe] | None:
+    draws: Draws, reference: Reference, recipe: Recipe, search: Search
+) -> tuple[Difference, CompileWords] | None:
     """Return the first difference on any device, and how to compile it there."""
-    for device in devices:
-        found = first_difference(reference, draws.inputs, device.compile_and_run, tolerance)
+    for device, words in search.devices.items():
+        compile_and_run = compiler_of_parts(recipe, device, search.kernel_dir)
+        tolerance = tolerance_of(recipe)
+        found = first_difference(reference, draws.inputs, compile_and_run, tolerance)
         if found is not None:
-            return found, device.recipe
+            return found, words
     return None
 
 

@@ -11,8 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hios_tvm.artifact import write
-from hios_tvm.artifact.write import write_artifact
+from hios_tvm.artifact.write import pack, write
 from hios_tvm.errors import ArtifactError, CompileError, UsageError
 from hios_tvm.runtime.read_artifact import read_manifest
 from hios_tvm.schema.manifest import Buffer, DeviceSpec, Manifest, TensorSpec
@@ -41,7 +40,7 @@ LIBRARIES = {"cpu@0": b"code"}
 
 def test_the_manifest_names_what_was_written(tmp_path: Path) -> None:
     path = tmp_path / "m.hios"
-    written = write_artifact(path, MANIFEST, LIBRARIES, PARAMS)
+    written = write(pack(MANIFEST, LIBRARIES, PARAMS), path)
     assert read_manifest(path) == written
     assert [device.library for device in written.devices] == ["kernels0.so", None]
     assert written.entries.keys() == {"kernels0.so", "params.safetensors"}
@@ -50,55 +49,55 @@ def test_the_manifest_names_what_was_written(tmp_path: Path) -> None:
 
 def test_equal_compiles_make_equal_files(tmp_path: Path) -> None:
     for name in ("a", "b"):
-        write_artifact(tmp_path / name, MANIFEST, LIBRARIES, PARAMS)
+        write(pack(MANIFEST, LIBRARIES, PARAMS), tmp_path / name)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
 def test_weights_need_not_be_contiguous(tmp_path: Path) -> None:
     path = tmp_path / "m.hios"
-    write_artifact(path, MANIFEST, LIBRARIES, {"w": np.arange(8, dtype=np.float32)[::2]})
+    write(pack(MANIFEST, LIBRARIES, {"w": np.arange(8, dtype=np.float32)[::2]}), path)
     assert np.array([0, 2, 4, 6], np.float32).tobytes() in path.read_bytes()
 
 
 def test_what_the_runtime_would_refuse_is_not_written(tmp_path: Path) -> None:
     wrong = {"w": np.zeros(5, np.float32)}
     with pytest.raises(ArtifactError, match="'w' is no weight of that shape"):
-        write_artifact(tmp_path / "m.hios", MANIFEST, LIBRARIES, wrong)
+        write(pack(MANIFEST, LIBRARIES, wrong), tmp_path / "m.hios")
     with pytest.raises(ArtifactError, match="no library"):
-        write_artifact(tmp_path / "m.hios", MANIFEST, {}, PARAMS)
+        write(pack(MANIFEST, {}, PARAMS), tmp_path / "m.hios")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_too_large_artifacts_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(write, "MAX_ARCHIVE_BYTES", 1000)
+    monkeypatch.setattr("hios_tvm.artifact.write.MAX_ARCHIVE_BYTES", 1000)
     with pytest.raises(CompileError, match="larger than"):
-        write_artifact(tmp_path / "m.hios", MANIFEST, LIBRARIES, PARAMS)
+        write(pack(MANIFEST, LIBRARIES, PARAMS), tmp_path / "m.hios")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_folders_that_cannot_be_written_are_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="missing does not exist"):
-        write_artifact(tmp_path / "missing" / "m.hios", MANIFEST, LIBRARIES, PARAMS)
+        write(pack(MANIFEST, LIBRARIES, PARAMS), tmp_path / "missing" / "m.hios")
 
 
 def test_a_full_disk_leaves_the_old_artifact(tmp_path: Path) -> None:
     """`ulimit -f` makes writes fail as a full disk does."""
     path = tmp_path / "m.hios"
-    write_artifact(path, MANIFEST, LIBRARIES, PARAMS)
+    write(pack(MANIFEST, LIBRARIES, PARAMS), path)
     before = path.read_bytes()
     script = f"""
 import resource, signal
 from dataclasses import replace
 import numpy as np
 from pathlib import Path
-from hios_tvm.artifact.write import write_artifact
+from hios_tvm.artifact.write import pack, write
 from hios_tvm.runtime.read_artifact import read_manifest
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 manifest = read_manifest({str(path)!r})
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 try:
     params = {{"w": np.ones(4, np.float32)}}
-    write_artifact(Path({str(path)!r}), manifest, {{"cpu@0": bytes(50_000)}}, params)
+    write(pack(manifest, {{"cpu@0": bytes(50_000)}}, params), Path({str(path)!r}))
 except OSError:
     raise SystemExit(3)
 """
@@ -116,7 +115,7 @@ from pathlib import Path
 from test_artifact import *
 print("ready", flush=True)
 while True:
-    write_artifact(Path({str(path)!r}), MANIFEST, {{"cpu@0": bytes(3_000_000)}}, PARAMS)
+    write(pack(MANIFEST, {{"cpu@0": bytes(3_000_000)}}, PARAMS), Path({str(path)!r}))
 """
     seen = set()
     for i in range(8):
@@ -127,7 +126,7 @@ while True:
         assert process.stdout is not None
         with process.stdout:
             process.stdout.readline()
-            time.sleep(0.004 * i)
+            time.sleep(0.02 * i)
             os.kill(process.pid, signal.SIGKILL)
             process.wait()
         seen.add(path.exists())

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
 from hios_tvm import runtime
 from hios_tvm.artifact.sign import public_key_path, sign_artifact, write_new_key
-from hios_tvm.artifact.write import write_artifact
+from hios_tvm.artifact.write import pack, write
 from hios_tvm.cli import main
 from hios_tvm.errors import ArtifactError, UsageError
 from hios_tvm.runtime.artifact_format import Entry, central_directory, local_header
@@ -57,7 +57,7 @@ def key(tmp_path: Path) -> Path:
 @pytest.fixture
 def unsigned(tmp_path: Path) -> Path:
     path = tmp_path / "unsigned.hios"
-    write_artifact(path, manifest("a"), LIBRARIES, {"w": np.arange(4, dtype=np.float32)})
+    write(pack(manifest("a"), LIBRARIES, {"w": np.arange(4, dtype=np.float32)}), path)
     return path
 
 
@@ -103,7 +103,7 @@ def test_a_signature_of_another_artifact_is_refused(
     signed: Path, key: Path, tmp_path: Path
 ) -> None:
     other = tmp_path / "other.hios"
-    write_artifact(other, manifest("b"), LIBRARIES, {"w": np.arange(4, dtype=np.float32)})
+    write(pack(manifest("b"), LIBRARIES, {"w": np.arange(4, dtype=np.float32)}), other)
     sign_artifact(other, key)
     swapped = tmp_path / "swapped.hios"
     swapped.write_bytes(with_entry(other, signature_of(signed)))
@@ -145,7 +145,7 @@ def test_changes_with_repaired_checksums_are_refused(
 ) -> None:
     """An attacker can repair hashes, and cannot sign."""
     forged = tmp_path / "forged.hios"
-    write_artifact(forged, manifest("a"), LIBRARIES, {"w": np.full(4, 666, np.float32)})
+    write(pack(manifest("a"), LIBRARIES, {"w": np.full(4, 666, np.float32)}), forged)
     open_artifact(forged)
     forged.write_bytes(with_entry(forged, signature_of(signed)))
     open_artifact(forged)
@@ -169,7 +169,7 @@ def test_content_that_the_manifest_does_not_describe_is_refused(
 
 
 def test_the_signature_is_checked_before_the_manifest_is_read(unsigned: Path, key: Path) -> None:
-    content = unsigned.read_bytes().replace(b'"format_version":2', b'"format_version":7')
+    content = unsigned.read_bytes().replace(b'"format_version":3', b'"format_version":7')
     unsigned.write_bytes(repaired(content))
     with pytest.raises(ArtifactError, match="format version 7"):
         open_artifact(unsigned)

@@ -161,7 +161,7 @@ def test_inspect_shows_what_the_compile_decided(artifact: Path, folder: Path) ->
     assert data["devices"][0]["share"] == 1.0
     placement = json.loads((folder / "placement.json").read_text())
     assert json.loads(succeed("inspect", artifact, "--schedule")) == placement
-    assert "format 2" in succeed("inspect", artifact, "--version-only")
+    assert "format 3" in succeed("inspect", artifact, "--version-only")
 
 
 def test_compare_lists_every_contestant(artifact: Path, model: Path, tmp_path: Path) -> None:

@@ -17,6 +17,8 @@ from onnx import helper
 from test_gpu_execution import compiled
 
 from hios_tvm.cli import main
+from hios_tvm.compiler import CompileOptions, compile_model
+from hios_tvm.frontends.onnx import from_onnx
 
 
 def call(*words: object) -> Result:
@@ -62,10 +64,16 @@ def test_plot_shows_what_gpus_did(artifact: Path, tmp_path: Path) -> None:
     assert "cuda:1" in picture.read_text()
 
 
-def test_gpus_can_be_emulated(artifact: Path) -> None:
-    result = call("benchmark", artifact, "--emulate", "--json", "-")
+def test_gpus_can_be_emulated(start: Callable[..., FakeDriver], tmp_path: Path) -> None:
+    """An artifact whose costs are estimates; one of a schedule without costs says what to do."""
+    start()
+    options = CompileOptions(devices=("cuda:0", "cuda:1"), target="sm_80", cache_dir=tmp_path)
+    compile_model(from_onnx(MODEL), tmp_path / "estimated.hios", options)
+    result = call("benchmark", tmp_path / "estimated.hios", "--emulate", "--json", "-")
     assert result.exit_code == 0, result.output
     assert 0.9 < json.loads(result.stdout)["ratio"] < 1.3
+    scheduled = compiled(tmp_path, ("cuda:0", "cuda:1"), seed=1)
+    assert "compile it again, with --costs" in call("benchmark", scheduled, "--emulate").output
 
 
 def test_compare_says_that_its_rivals_run_on_cpus(artifact: Path, tmp_path: Path) -> None:

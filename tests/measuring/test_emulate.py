@@ -118,7 +118,7 @@ def test_artifact_holds_graph_costs_and_schedule(compilation: tuple[Compilation,
     assert set(instance.graph.edges) == set(result.graph.edges)
     assert instance.graph.outputs == result.graph.outputs
     again = evaluate(instance.graph, instance.costs, instance.platform, schedule)
-    assert again.makespan_ms == pytest.approx(result.timeline.makespan_ms)
+    assert again.makespan_ms == pytest.approx(result.manifest.prediction.makespan_ms)
 
 
 def test_command_emulates_devices_that_do_not_exist(compilation: tuple[Compilation, Path]) -> None:
@@ -127,5 +127,5 @@ def test_command_emulates_devices_that_do_not_exist(compilation: tuple[Compilati
     output = CliRunner().invoke(main, arguments)
     assert output.exit_code == 0, output.output
     data = json.loads(output.stdout)
-    assert data["predicted_ms"] == pytest.approx(result.timeline.makespan_ms)
+    assert data["predicted_ms"] == pytest.approx(result.manifest.prediction.makespan_ms)
     assert 0.999 < data["latency"]["min_ms"] / data["predicted_ms"] < NOISE

@@ -87,7 +87,7 @@ def test_a_page_without_runs_shows_the_prediction_alone() -> None:
 
 
 def test_an_artifact_without_prediction_has_a_page_too() -> None:
-    bare = replace(MANIFEST, prediction=Prediction(), predicted_makespan_ms=None)
+    bare = replace(MANIFEST, prediction=Prediction())
     assert "measured: 9.00 ms" in Page(render_page(bare, RESULT, "a machine")).text
     assert "3 operators" in Page(render_page(bare, None, "a machine")).text
 

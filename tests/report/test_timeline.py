@@ -5,7 +5,6 @@ from dataclasses import replace
 import pytest
 
 from hios_tvm.report.timeline import (
-    Edge,
     OperatorView,
     Transfer,
     measured_timeline,
@@ -13,6 +12,7 @@ from hios_tvm.report.timeline import (
     predicted_timeline,
 )
 from hios_tvm.runtime.trace import RunTrace, make_spans
+from hios_tvm.schema.graph import Edge, Operator, OperatorGraph, Tensor
 from hios_tvm.schema.manifest import (
     Buffer,
     DeviceSpec,
@@ -36,7 +36,17 @@ MANIFEST = Manifest(
         Program("cpu@1", 0, (Wait(0), Copy("a", "a'"), Call("c", "k", ("a'", "a'", "c")))),
     ),
     buffers=tuple(Buffer(n, None, "output", (8,), "float32") for n in ("x", "a", "a'", "b", "c")),
-    predicted_makespan_ms=6.0,
+    graph=OperatorGraph(
+        "small",
+        (
+            Operator("a", "k", ("x",), ("a",)),
+            Operator("b", "k", ("a",), ("b",)),
+            Operator("c", "k", ("a", "a"), ("c",)),
+        ),
+        tuple(Tensor(name, (8,), "float32") for name in "xabc"),
+        inputs=("x",),
+        outputs=("b", "c"),
+    ),
     prediction=Prediction(
         (
             PredictedOperator("a", 1.0, 0.0, 1.0),
@@ -44,6 +54,7 @@ MANIFEST = Manifest(
             PredictedOperator("b", 5.0, 1.0, 6.0),
         ),
         (PredictedTransfer("a", "c", 1.0, 2.0),),
+        makespan_ms=6.0,
     ),
 )
 FIRST, SECOND = ("cpu@0", 0), ("cpu@1", 0)
@@ -67,9 +78,11 @@ def test_operators_are_numbered_as_the_prediction_lists_them() -> None:
     assert list(OperatorView(replace(MANIFEST, prediction=Prediction())).nodes) == ["a", "b", "c"]
 
 
-def test_edges_look_through_copies() -> None:
+def test_edges_are_those_of_the_graph() -> None:
     """The consumer on the other device reads a copy twice: one edge, its bytes once."""
-    assert OperatorView(MANIFEST).edges == (Edge("a", "b", 32), Edge("a", "c", 32))
+    view = OperatorView(MANIFEST)
+    assert view.edges == (Edge("a", "b", ("a",), 32), Edge("a", "c", ("a",), 32))
+    assert view.in_order == ("a", "b", "c")
 
 
 def test_the_prediction_is_shown_as_it_was_made() -> None:

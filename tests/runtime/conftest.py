@@ -16,7 +16,7 @@ from hand_made import LENGTH, TARGET, HandMade, elementwise, make_buffer, make_m
 
 from hios_tvm import runtime
 from hios_tvm.artifact.buffer_plan import plan_buffers
-from hios_tvm.artifact.write import write_artifact
+from hios_tvm.artifact.write import pack, write
 from hios_tvm.backends.cpu.library import build_library, link_library
 from hios_tvm.schema.manifest import TensorSpec
 from hios_tvm.schema.program import Call, Copy, Program, Signal, Wait
@@ -42,7 +42,7 @@ def two_devices() -> tuple[str, str]:
 def hand_made(tmp_path: Path, library: bytes, two_devices: tuple[str, str]) -> HandMade:
     weight = np.random.default_rng(0).standard_normal(LENGTH).astype(np.float32)
     path = tmp_path / "hand-made.hios"
-    write_artifact(path, make_manifest(), {"cpu@0": library, "cpu@1": library}, {"w": weight})
+    write(pack(make_manifest(), {"cpu@0": library, "cpu@1": library}, {"w": weight}), path)
     return HandMade(path, weight, two_devices, library)
 
 
@@ -97,5 +97,5 @@ def faulty(tmp_path: Path, faulty_library: bytes, two_devices: tuple[str, str]) 
         buffers=plan.buffers,
     )
     path = tmp_path / "faulty.hios"
-    write_artifact(path, manifest, dict.fromkeys(("cpu@0", "cpu@1"), faulty_library), {})
+    write(pack(manifest, dict.fromkeys(("cpu@0", "cpu@1"), faulty_library), {}), path)
     return path

@@ -55,7 +55,7 @@ def test_a_kernel_that_raises_stops_workers_that_wait(
 
     from hand_made import make_manifest
 
-    from hios_tvm.artifact.write import write_artifact
+    from hios_tvm.artifact.write import pack, write
     from hios_tvm.schema.manifest import Buffer
     from hios_tvm.schema.program import Call, Copy, Program, Signal, Wait
 
@@ -76,7 +76,7 @@ def test_a_kernel_that_raises_stops_workers_that_wait(
         devices=tuple(replace(device, arena_bytes=4096) for device in base.devices),
     )
     path = tmp_path / "fails.hios"
-    write_artifact(path, manifest, dict.fromkeys(("cpu@0", "cpu@1"), faulty_library), {})
+    write(pack(manifest, dict.fromkeys(("cpu@0", "cpu@1"), faulty_library), {}), path)
     with runtime.load(path, devices=hand_made.devices) as session:
         good, bad = make_input()["x"], make_input(second=-1.0)["x"]
         for _ in range(20):

@@ -10,7 +10,7 @@ import numpy as np
 from hand_made import LENGTH, HandMade, make_manifest
 
 from hios_tvm import runtime
-from hios_tvm.artifact.write import write_artifact
+from hios_tvm.artifact.write import pack, write
 from hios_tvm.runtime.interface import Interface
 from hios_tvm.runtime.memory import TensorTable, address_of
 from hios_tvm.schema.manifest import TensorSpec
@@ -25,7 +25,7 @@ def test_every_output_is_an_array_of_its_own(
     manifest = replace(make_manifest(), outputs=tuple(specs))
     path = tmp_path / "outputs.hios"
     libraries = dict.fromkeys(("cpu@0", "cpu@1"), hand_made.library)
-    write_artifact(path, manifest, libraries, {"w": hand_made.weight})
+    write(pack(manifest, libraries, {"w": hand_made.weight}), path)
     values = {**hand_made.expected(x), "x": x, "w": hand_made.weight}
     with runtime.load(path, devices=hand_made.devices) as session:
         for _ in range(2):

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hios_tvm.errors import ArtifactError
+from hios_tvm.schema.graph import Operator, OperatorGraph, Tensor
 from hios_tvm.schema.manifest import (
     Buffer,
     DeviceSpec,
@@ -21,6 +22,8 @@ from hios_tvm.schema.manifest import (
     Verification,
 )
 from hios_tvm.schema.program import Call, Copy, Program, Signal, Wait
+from hios_tvm.schema.recipe import Recipe
+from hios_tvm.schema.strict_json import encode
 
 NAMES = st.text(min_size=1, max_size=8)
 SIZES = st.integers(0, 2**53)
@@ -41,6 +44,14 @@ def lists(items: st.SearchStrategy[Any]) -> st.SearchStrategy[tuple[Any, ...]]:
 
 
 TIMES = st.floats(0, 1e9)
+GRAPH = OperatorGraph(
+    "g",
+    (Operator("a", "k", ("x", "w"), ("y",)),),
+    (Tensor("x", (1,), "float32"), Tensor("w", (1,), "float32"), Tensor("y", (1,), "float32")),
+    inputs=("x",),
+    constants=("w",),
+    outputs=("y",),
+)
 MANIFESTS = st.builds(
     Manifest,
     tvm_version=NAMES,
@@ -65,11 +76,22 @@ MANIFESTS = st.builds(
         )
     ),
     schedule=PLAIN,
-    predicted_makespan_ms=st.none() | TIMES,
     prediction=st.builds(
         Prediction,
         lists(st.builds(PredictedOperator, NAMES, TIMES, TIMES, TIMES)),
         lists(st.builds(PredictedTransfer, NAMES, NAMES, TIMES, TIMES)),
+        st.none() | TIMES,
+        st.dictionaries(NAMES, TIMES),
+        TIMES,
+    ),
+    graph=st.none() | st.just(GRAPH),
+    recipe=st.builds(
+        Recipe,
+        targets=st.dictionaries(NAMES, st.text()),
+        precision=st.sampled_from(["fp32", "tf32", "fp16"]),
+        merge_convolutions=st.booleans(),
+        traces=st.dictionaries(NAMES, st.text()),
+        dtypes=lists(DTYPES),
     ),
     compile_info=PLAIN,
     verification=st.builds(
@@ -115,10 +137,15 @@ def _small() -> dict[str, Any]:
 
 
 DEFECTS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
-    "another version": (lambda m: m.update(format_version=3), "version 3, this runtime reads"),
+    "another version": (lambda m: m.update(format_version=4), "version 4, this runtime reads"),
     "no version": (lambda m: m.pop("format_version"), "version None"),
     "unknown field": (lambda m: m.update(evil=1), "manifest has unknown field 'evil'"),
     "missing field": (lambda m: m.pop("buffers"), "manifest has no field 'buffers'"),
+    "graph with a cycle": (
+        lambda m: m.update(graph=json.loads(json.dumps(encode(GRAPH)).replace('"w"', '"y"'))),
+        "manifest.graph: tensor names must be unique",
+    ),
+    "unknown precision": (lambda m: m["recipe"].update(precision="int8"), "one of"),
     "unknown field inside": (
         lambda m: m["buffers"][0].update(strides=[]),
         r"buffers\[0\] has unknown field 'strides'",

@@ -14,7 +14,7 @@ import pytest
 import safetensors.numpy
 from hand_made import HandMade, make_manifest
 
-from hios_tvm.artifact.write import write_artifact
+from hios_tvm.artifact.write import pack, write
 from hios_tvm.errors import ArtifactError
 from hios_tvm.runtime import read_artifact
 from hios_tvm.runtime.artifact_format import (
@@ -96,7 +96,7 @@ def test_weights_of_all_sizes_are_found(tmp_path: Path, library: bytes) -> None:
         "w": params["p1000"],
     }
     path = tmp_path / "m.hios"
-    write_artifact(path, make_manifest(), {"cpu@0": library, "cpu@1": library}, params)
+    write(pack(make_manifest(), {"cpu@0": library, "cpu@1": library}, params), path)
     weights = open_artifact(path).weights
     assert weights is not None
     for name, array in params.items():
