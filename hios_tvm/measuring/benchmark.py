@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -14,6 +14,7 @@ import numpy as np
 from hios_tvm.measuring.latency import LatencySummary, latencies_of
 from hios_tvm.runtime.session import Session
 from hios_tvm.runtime.trace import RunTrace, Span
+from hios_tvm.schema.strict_json import encode
 
 __all__ = ["BenchmarkResult", "benchmark"]
 
@@ -42,16 +43,9 @@ class BenchmarkResult:
 
     def to_data(self) -> dict[str, Any]:
         """Plain data for JSON; traces are left out."""
-        return {
-            "latency": self.latency.to_data(),
-            "throughput_per_s": self.throughput_per_s,
-            "concurrency": self.concurrency,
-            "sessions": self.sessions,
-            "busy_ms": dict(self.busy_ms),
-            "busy_share": dict(self.busy_share),
-            "copy_ms": dict(self.copy_ms),
-            "operator_ms": dict(self.operator_ms),
-        }
+        data: dict[str, Any] = encode(replace(self, traces=()))
+        del data["traces"]
+        return data
 
 
 @dataclass

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -52,10 +51,6 @@ class LatencySummary:
             max_ms=float(values.max()),
             percentiles_ms={f"p{p:g}": float(np.percentile(values, p)) for p in percentiles},
         )
-
-    def to_data(self) -> dict[str, Any]:
-        """Plain data for JSON."""
-        return asdict(self)
 
 
 def latencies_of(run: Callable[[], object]) -> Iterator[float]:

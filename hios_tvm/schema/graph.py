@@ -10,28 +10,12 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from hios_tvm.errors import GraphError
+from hios_tvm.schema.dtypes import element_type
 
 if TYPE_CHECKING:
     import networkx as nx
 
-__all__ = ["Edge", "Operator", "OperatorGraph", "Tensor", "dtype_bytes"]
-
-_EXTRA_DTYPE_BITS = {"bool": 8, "bfloat16": 16, "float8_e8m0fnu": 8}
-
-
-def dtype_bytes(dtype: str) -> int:
-    """Bytes of one element of `dtype`, for example 4 for ``"float32"``.
-
-    >>> dtype_bytes("float32"), dtype_bytes("bool"), dtype_bytes("int64")
-    (4, 1, 8)
-    """
-    bits = _EXTRA_DTYPE_BITS.get(dtype)
-    if bits is None:
-        digits = dtype.lstrip("abcdefghijklmnopqrstuvwxyz").split("_")[0]
-        if not digits.isdigit():
-            raise GraphError(f"dtype {dtype!r} has no known size")
-        bits = int(digits)
-    return max(1, bits // 8)
+__all__ = ["Edge", "Operator", "OperatorGraph", "Tensor"]
 
 
 @dataclass(frozen=True)
@@ -44,7 +28,7 @@ class Tensor:
 
     @property
     def nbytes(self) -> int:
-        return math.prod(self.shape) * dtype_bytes(self.dtype)
+        return math.prod(self.shape) * element_type(self.dtype).nbytes
 
 
 @dataclass(frozen=True)

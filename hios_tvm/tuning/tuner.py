@@ -16,14 +16,12 @@ from hios_tvm.backends.cpu.tuned_kernels import subject_of
 from hios_tvm.backends.cpu.tuning_database import Subject, Trial, TunedKernel, TuningDatabase
 from hios_tvm.backends.network import Network, lower_network
 from hios_tvm.errors import UsageError
-from hios_tvm.measuring.cache import CostCache, default_cache_dir
-from hios_tvm.measuring.cpu_costs import collect_costs, kernel_call
-from hios_tvm.measuring.cpu_platform import cpu_platform
+from hios_tvm.measuring.cache import default_cache_dir
+from hios_tvm.measuring.cpu_costs import kernel_call
+from hios_tvm.measuring.network_costs import network_costs
 from hios_tvm.passes.schedule_kernels import has_root_block
 from hios_tvm.runtime.machine import describe_machine
-from hios_tvm.schema.costs import CostTable
 from hios_tvm.schema.device_names import parse_cores
-from hios_tvm.schema.platform import Platform
 from hios_tvm.tuning.candidate_bench import CandidateBench
 from hios_tvm.tuning.search import Search
 
@@ -122,7 +120,9 @@ def plan_tuning(
     tunable = [kernel for kernel in calls if has_root_block(network.kernels[kernel])]
     if not tunable:
         raise UsageError(f"model {name!r} has no kernel that can be tuned")
-    costs, platform = _costs(network, options, progress)
+    costs, platform = network_costs(
+        network, [options.device], cache_dir=options.cache_dir, progress=progress
+    )
     model = platform.devices[0].model
     ms = {op.kernel: costs.latency_ms(op.name, model) for op in network.graph.operators}
     threads = len(parse_cores(options.device))
@@ -218,24 +218,6 @@ def _compared(
         trials=len(trials),
         machine=str(describe_machine()),
     )
-
-
-def _costs(
-    network: Network, options: TuneOptions, progress: Progress
-) -> tuple[CostTable, Platform]:
-    cache = None if options.cache_dir is None else CostCache(options.cache_dir)
-    form = network.lowered["cpu"]
-    platform = cpu_platform([options.device], form.target, cache=cache)
-    costs = collect_costs(
-        form.mod,
-        form.graph,
-        form.target,
-        platform,
-        cache=cache,
-        kernel_dir=None if options.cache_dir is None else options.cache_dir / "kernels",
-        progress=progress,
-    )
-    return costs, platform
 
 
 def _dominating(total_ms: dict[str, float], share: float) -> list[str]:

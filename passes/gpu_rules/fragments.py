@@ -9,8 +9,8 @@ from tvm import tirx
 from tvm.s_tir import TensorIntrin
 from tvm.script import tirx as T
 
+from hios_tvm.schema.dtypes import element_type
 from hios_tvm.schema.gpu_models import Precision
-from hios_tvm.schema.graph import dtype_bytes
 
 __all__ = ["ROUND_TF32", "SHARED", "SIDE", "WARP", "FragmentFormat", "fragment_format"]
 
@@ -48,7 +48,7 @@ class FragmentFormat:
     @property
     def nbytes(self) -> int:
         """Bytes of an element in shared memory."""
-        return dtype_bytes(self.shared_dtype)
+        return element_type(self.shared_dtype).nbytes
 
     def intrinsic(self, name: str) -> str:
         """Return the name under which TVM knows one of the format's intrinsics."""

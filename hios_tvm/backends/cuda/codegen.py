@@ -25,7 +25,7 @@ from hios_tvm.errors import CompileError
 from hios_tvm.files import atomic_write
 from hios_tvm.passes.exact_floats import NanExtrema
 from hios_tvm.passes.gpu_rules.fragments import ROUND_TF32
-from hios_tvm.schema.graph import dtype_bytes
+from hios_tvm.schema.dtypes import element_type
 from hios_tvm.schema.launches import GpuKernel, Launch
 
 __all__ = ["CudaCode", "build_device_code", "generate_cuda"]
@@ -156,7 +156,9 @@ def _split(name: str, kernel: tirx.PrimFunc, target: Target) -> tuple[GpuKernel,
 
 
 def _nbytes(buffer: tirx.Var) -> int:
-    return math.prod(int(extent) for extent in buffer.shape) * dtype_bytes(str(buffer.dtype))
+    return (
+        math.prod(int(extent) for extent in buffer.shape) * element_type(str(buffer.dtype)).nbytes
+    )
 
 
 def _launches(host: tirx.PrimFunc, nbytes: tuple[int, ...]) -> GpuKernel:
