@@ -14,7 +14,7 @@ from hios_tvm.backends.cpu.backend import CpuBackend
 from hios_tvm.backends.cpu.targets import host_target
 from hios_tvm.backends.cuda.backend import CudaBackend
 from hios_tvm.backends.interface import Backend
-from hios_tvm.errors import UsageError
+from hios_tvm.errors import DeviceError, UsageError
 from hios_tvm.schema.gpu_models import Precision
 
 __all__ = ["BACKENDS", "backend_of", "kind_of", "kind_of_target", "parse_targets"]
@@ -28,13 +28,13 @@ def kind_of(device: str) -> str:
 
     Raises
     ------
-    UsageError
+    DeviceError
         If it has no backend.
     """
     for kind in BACKENDS:
         if device.startswith(kind):
             return kind
-    raise UsageError(f"device {device!r} is unknown: names begin with {', '.join(BACKENDS)}")
+    raise DeviceError(f"device {device!r} is unknown: names begin with {', '.join(BACKENDS)}")
 
 
 def backend_of(device: str) -> Backend:

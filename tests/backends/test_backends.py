@@ -20,7 +20,7 @@ from hios_tvm.backends.cuda.codegen import generate_cuda
 from hios_tvm.backends.cuda.targets import cuda_target
 from hios_tvm.backends.interface import DeviceCode
 from hios_tvm.backends.network import lower_network
-from hios_tvm.errors import UsageError
+from hios_tvm.errors import DeviceError
 from hios_tvm.frontends.onnx import from_onnx
 from hios_tvm.passes.annotate_schedule import AnnotateSchedule
 from hios_tvm.schema.schedule import DeviceSchedule, Schedule, Stage
@@ -145,7 +145,7 @@ def test_another_kind_of_device_takes_an_entry_in_the_table(toy: ToyBackend) -> 
 
 
 def test_a_device_without_a_backend_is_named() -> None:
-    with pytest.raises(UsageError, match="device 'toy:0' is unknown: names begin with cpu, cuda"):
+    with pytest.raises(DeviceError, match="device 'toy:0' is unknown: names begin with cpu, cuda"):
         kind_of("toy:0")
 
 
