@@ -20,12 +20,14 @@ __all__ = [
     "DeviceSchedule",
     "HiosError",
     "Link",
+    "Manifest",
     "Measurement",
     "Network",
     "OnnxReference",
     "Operator",
     "OperatorGraph",
     "Platform",
+    "Prediction",
     "RelaxReference",
     "Schedule",
     "Session",
@@ -59,6 +61,7 @@ if TYPE_CHECKING:
     from hios_tvm.schedulers.evaluate import Timeline, evaluate
     from hios_tvm.schema.costs import CostTable, Measurement
     from hios_tvm.schema.graph import Operator, OperatorGraph, Tensor
+    from hios_tvm.schema.manifest import Manifest, Prediction
     from hios_tvm.schema.platform import Device, Link, Platform
     from hios_tvm.schema.schedule import DeviceSchedule, Schedule, Stage
     from hios_tvm.verification.onnx_reference import OnnxReference
@@ -73,12 +76,14 @@ else:
         "DeviceSchedule": "hios_tvm.schema.schedule",
         "HiosError": "hios_tvm.errors",
         "Link": "hios_tvm.schema.platform",
+        "Manifest": "hios_tvm.schema.manifest",
         "Measurement": "hios_tvm.schema.costs",
         "Network": "hios_tvm.backends.network",
         "OnnxReference": "hios_tvm.verification.onnx_reference",
         "Operator": "hios_tvm.schema.graph",
         "OperatorGraph": "hios_tvm.schema.graph",
         "Platform": "hios_tvm.schema.platform",
+        "Prediction": "hios_tvm.schema.manifest",
         "RelaxReference": "hios_tvm.verification.relax_reference",
         "Schedule": "hios_tvm.schema.schedule",
         "Session": "hios_tvm.runtime",
