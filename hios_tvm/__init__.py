@@ -50,9 +50,10 @@ __all__ = [
 
 if TYPE_CHECKING:
     from hios_tvm.artifact.build import build
+    from hios_tvm.artifact.predict import predict
     from hios_tvm.artifact.write import Build, write
     from hios_tvm.backends.network import Network, lower_network
-    from hios_tvm.compiler import Compilation, CompileOptions, compile_model, plan, predict
+    from hios_tvm.compiler import Compilation, CompileOptions, compile_model, plan
     from hios_tvm.errors import HiosError
     from hios_tvm.frontends import load_model
     from hios_tvm.measuring.network_costs import network_costs
@@ -99,7 +100,7 @@ else:
         "make_schedule": "hios_tvm.schedulers",
         "network_costs": "hios_tvm.measuring.network_costs",
         "plan": "hios_tvm.compiler",
-        "predict": "hios_tvm.compiler",
+        "predict": "hios_tvm.artifact.predict",
         "write": "hios_tvm.artifact.write",
     }
 

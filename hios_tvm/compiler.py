@@ -8,11 +8,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from tvm.ir import IRModule
 
 from hios_tvm.artifact.build import Progress, build
+from hios_tvm.artifact.predict import predict
 from hios_tvm.artifact.write import Build, write
 from hios_tvm.backends import parse_targets
 from hios_tvm.backends.cpu.tuned_kernels import TunedChoice, choose_tuned
@@ -30,13 +31,7 @@ from hios_tvm.schema.costs import CostTable
 from hios_tvm.schema.device_names import device_kind, of_kind, parse_cores
 from hios_tvm.schema.gpu_models import Precision
 from hios_tvm.schema.graph import OperatorGraph
-from hios_tvm.schema.manifest import (
-    Manifest,
-    PredictedOperator,
-    PredictedTransfer,
-    Prediction,
-    Verification,
-)
+from hios_tvm.schema.manifest import Manifest, Prediction
 from hios_tvm.schema.platform import Platform
 from hios_tvm.schema.schedule import DeviceSchedule, Schedule
 from hios_tvm.verification.reproducer import CompileWords
@@ -119,12 +114,8 @@ class CompileOptions:
             )
 
 
-@dataclass(frozen=True)
-class Measured:
-    """The costs of a network's operators, and the platform that they are of."""
-
-    costs: CostTable
-    platform: Platform
+Measured: TypeAlias = tuple[CostTable, Platform]
+"""The costs of a network's operators, and the platform that they are of."""
 
 
 @dataclass(frozen=True)
@@ -176,44 +167,6 @@ def plan(
         If no schedule keeps to the limits of memory.
     """
     return make_schedule(scheduler, network.graph, costs, platform, **options)
-
-
-def predict(
-    network: Network, costs: CostTable, platform: Platform, schedule: Schedule
-) -> Prediction:
-    """Return when the operators of a schedule should run, in the order of their starts.
-
-    Raises
-    ------
-    ScheduleError
-        If the schedule does not fit the network or the platform.
-    """
-    timeline = evaluate(network.graph, costs, platform, schedule)
-    model = {device.name: device.model for device in platform.devices}
-    names = sorted(schedule.placement, key=lambda name: timeline.start_ms[name])
-    return Prediction(
-        makespan_ms=timeline.makespan_ms,
-        operators=tuple(
-            PredictedOperator(
-                name,
-                costs.latency_ms(name, model[schedule.placement[name]]),
-                timeline.start_ms[name],
-                timeline.end_ms[name],
-            )
-            for name in names
-        ),
-        transfers=tuple(
-            PredictedTransfer(span.src, span.dst, span.start_ms, span.end_ms)
-            for span in timeline.transfers
-        ),
-        work_ms={
-            device.device: sum(
-                costs.stage_ms(stage.groups, model[device.device]) for stage in device.stages
-            )
-            for device in schedule
-        },
-        independence=platform.independence,
-    )
 
 
 def compile_model(
@@ -279,16 +232,19 @@ def compile_model(
             search = _search(built.manifest, options, reproducer)
             verification = verify(built, output, mod, reference, search)
     with phases("write"):
-        manifest = _write(network, measured, schedule, built, output, verification, trials)
+        prediction = Prediction() if measured is None else predict(network, *measured, schedule)
+        info = {"trials": [trial.to_data() for trial in trials]} if trials else {}
+        manifest = write(built, output, prediction, verification=verification, info=info)
+    costs, platform = measured or (None, None)
     return Compilation(
-        network.graph,
-        schedule,
-        manifest,
-        phases.seconds,
-        None if measured is None else measured.costs,
-        None if measured is None else measured.platform,
-        tuple(trials),
-        (*notes, *network.tuned.notes, *_estimates(measured)),
+        graph=network.graph,
+        schedule=schedule,
+        manifest=manifest,
+        seconds=phases.seconds,
+        costs=costs,
+        platform=platform,
+        trials=tuple(trials),
+        notes=(*notes, *network.tuned.notes, *_estimates(costs)),
     )
 
 
@@ -342,9 +298,8 @@ def _merged_if_faster(
 
 def _predicted_ms(network: Network, options: CompileOptions, progress: Progress) -> float:
     measured = _measure(network, options, progress)
-    arguments = (network.graph, measured.costs, measured.platform)
-    schedule = make_schedule(options.scheduler, *arguments, **options.scheduler_options)
-    return evaluate(*arguments, schedule).makespan_ms
+    schedule = plan(network, *measured, options.scheduler, **options.scheduler_options)
+    return evaluate(network.graph, *measured, schedule).makespan_ms
 
 
 def _measure(network: Network, options: CompileOptions, progress: Progress) -> Measured:
@@ -358,7 +313,7 @@ def _measure(network: Network, options: CompileOptions, progress: Progress) -> M
         cache_dir=options.cache_dir,
         progress=progress,
     )
-    return Measured(costs, platform.with_memory(options.memory))
+    return costs, platform.with_memory(options.memory)
 
 
 def _schedules(
@@ -368,13 +323,12 @@ def _schedules(
     if measured is None:
         assert options.schedule is not None
         return [_for_devices(options.schedule, options.devices)]
-    arguments = (network.graph, measured.costs, measured.platform)
+    arguments = (network.graph, *measured)
     if options.schedule is not None:
         return [evaluated(_for_devices(options.schedule, options.devices), *arguments)]
     is_here = options.costs is None and options.rpc is None and network.lowered.keys() == {"cpu"}
     if options.scheduler != "auto" or not is_here:
-        planned = (network, measured.costs, measured.platform, options.scheduler)
-        return [plan(*planned, **options.scheduler_options)]
+        return [plan(network, *measured, options.scheduler, **options.scheduler_options)]
     found = candidates(*arguments, options_of("auto", **options.scheduler_options))
     return [evaluated(schedule, *arguments) for schedule in choose_entrants(found)]
 
@@ -413,29 +367,11 @@ def _search(manifest: Manifest, options: CompileOptions, reproducer: Path | None
     return Search(devices=words, kernel_dir=kernels, reproducer=reproducer)
 
 
-def _write(
-    network: Network,
-    measured: Measured | None,
-    schedule: Schedule,
-    built: Build,
-    output: Path,
-    verification: Verification,
-    trials: Sequence[MeasuredSchedule],
-) -> Manifest:
-    prediction = Prediction()
-    if measured is not None:
-        prediction = predict(network, measured.costs, measured.platform, schedule)
-    info = {"trials": [trial.to_data() for trial in trials]} if trials else {}
-    return write(built, output, prediction, verification=verification, info=info)
-
-
-def _estimates(measured: Measured | None) -> tuple[str, ...]:
+def _estimates(costs: CostTable | None) -> tuple[str, ...]:
     """Say which devices were scheduled with estimates."""
-    if measured is None:
-        return ()
     return tuple(
         f"the costs of {model} are estimates, not measured"
-        for model, times in measured.costs.latency.items()
+        for model, times in (costs.latency if costs else {}).items()
         if any(measurement.source == "estimated" for measurement in times.values())
     )
 
