@@ -40,16 +40,6 @@ from hios_tvm.verification.verifier import NOT_ASKED_FOR, Search, verify
 if TYPE_CHECKING:
     from hios_tvm.verification.reference import Reference
 
-__all__ = [
-    "Compilation",
-    "CompileOptions",
-    "build",
-    "compile_model",
-    "plan",
-    "predict",
-    "write",
-]
-
 
 @dataclass(frozen=True, kw_only=True)
 class CompileOptions:

@@ -22,27 +22,6 @@ HiosError
 
 from __future__ import annotations
 
-__all__ = [
-    "ArtifactError",
-    "CompileError",
-    "CostError",
-    "DeviceError",
-    "DynamicShapeError",
-    "ExecutionError",
-    "GraphError",
-    "HiosError",
-    "InfeasibleError",
-    "InputError",
-    "ModelError",
-    "RelayError",
-    "RunTimeoutError",
-    "ScheduleError",
-    "SessionClosedError",
-    "UnsupportedOperatorError",
-    "UsageError",
-    "VerificationError",
-]
-
 
 class HiosError(Exception):
     """Root of all errors of this package; the message says what to do."""

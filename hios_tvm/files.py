@@ -11,8 +11,6 @@ from typing import BinaryIO
 
 from hios_tvm.errors import UsageError
 
-__all__ = ["atomic_write", "check_writable"]
-
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[BinaryIO]:

@@ -40,16 +40,6 @@ from hios_tvm.schema.device_names import cpu_device_name
 from hios_tvm.schema.graph import OperatorGraph
 from hios_tvm.schema.schedule import DeviceSchedule, Schedule, Stage
 
-__all__ = [
-    "HiosBackend",
-    "HiosBackendRep",
-    "is_compatible",
-    "prepare",
-    "run_model",
-    "run_node",
-    "supports_device",
-]
-
 Array = np.ndarray[Any, Any]
 
 MAX_DEVICES = 2

@@ -14,8 +14,6 @@ from hios_tvm.passes.dataflow import bindings
 from hios_tvm.passes.extract_operator_graph import is_call_tir
 from hios_tvm.schema.schedule import Schedule
 
-__all__ = ["SCHEDULE", "AnnotateSchedule", "schedule_of"]
-
 SCHEDULE = "hios_schedule"
 """Module attribute that holds the schedule as JSON: stages and stream groups by operator name."""
 

@@ -11,8 +11,6 @@ from tvm.s_tir.schedule import Trace
 
 from hios_tvm.errors import CostError
 
-__all__ = ["apply_trace", "apply_traces", "schedulable_module"]
-
 
 def apply_traces(mod: IRModule, kernels: IRModule, traces: Mapping[str, str]) -> IRModule:
     """Return `mod`, whose kernels the rules have scheduled, with the loops of `traces` instead.

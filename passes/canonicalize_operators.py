@@ -18,8 +18,6 @@ from tvm.ir import GenericConst, IRModule
 from hios_tvm.errors import CompileError
 from hios_tvm.passes.dataflow import bindings
 
-__all__ = ["CanonicalizeOperators", "collect_weights", "name_constants"]
-
 NUM_INPUT = "num_input"
 
 ConstantNames = Mapping[GenericConst, str]

@@ -20,8 +20,6 @@ from tvm.ir import Call, IRModule
 
 from hios_tvm.passes.dataflow import Rewriter, constant_value, operator_name, rewrite_main
 
-__all__ = ["ChannelsLast"]
-
 _TO_LAST = (0, 2, 3, 1)
 _TO_FIRST = (0, 3, 1, 2)
 _TRANSPOSE = "relax.permute_dims"

@@ -9,16 +9,6 @@ import numpy as np
 from tvm import relax
 from tvm.ir import Call, GenericConst, IRModule
 
-__all__ = [
-    "Rewrite",
-    "Rewriter",
-    "bindings",
-    "constant_value",
-    "operator_name",
-    "rewrite_main",
-    "substitute",
-]
-
 
 class Rewriter:
     """The new block under construction: its bindings, their producers and numbers of readers."""

@@ -7,8 +7,6 @@ from pathlib import Path
 import tvm
 from tvm.ir import IRModule
 
-__all__ = ["DumpIR"]
-
 
 @tvm.transform.module_pass(opt_level=0, name="DumpIR")
 class DumpIR:

@@ -19,8 +19,6 @@ from tvm.tirx import EQ, NE, BufferStore, Expr, FloatImm, Max, Min, Not, Select,
 
 from hios_tvm.passes.tir_trees import nodes_of
 
-__all__ = ["ExactComparisons", "NanExtrema"]
-
 Rewritings = Mapping[type[Expr], Callable[[Any], Expr]]
 
 

@@ -11,8 +11,6 @@ from hios_tvm.passes.canonicalize_operators import NUM_INPUT
 from hios_tvm.passes.dataflow import bindings
 from hios_tvm.schema.graph import Operator, OperatorGraph, Tensor
 
-__all__ = ["extract_operator_graph", "is_call_tir", "tensor_names"]
-
 
 def extract_operator_graph(mod: IRModule, name: str = "model") -> OperatorGraph:
     """Return the operators of `main`, one per `R.call_tir`, and the tensors between them.

@@ -15,8 +15,6 @@ from tvm.ir import Call, IRModule
 
 from hios_tvm.passes.dataflow import Rewriter, constant_value, operator_name, rewrite_main
 
-__all__ = ["FoldBatchNorm"]
-
 _CONVOLUTIONS = ("relax.nn.conv1d", "relax.nn.conv2d", "relax.nn.conv3d")
 _SCALES = ("relax.multiply", "relax.divide")
 _SHIFTS = ("relax.add", "relax.subtract")

@@ -17,8 +17,6 @@ from tvm.ir import Call, IRModule
 
 from hios_tvm.passes.dataflow import Rewriter, constant_value, operator_name, rewrite_main
 
-__all__ = ["FoldConstants", "evaluate"]
-
 
 def _shape(value: relax.Expr) -> list[int]:
     return [int(extent) for extent in value]

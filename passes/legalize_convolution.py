@@ -20,8 +20,6 @@ from hios_tvm.schema.kernel_shapes import (
     ConvolutionShape,
 )
 
-__all__ = ["legalize_conv2d", "legalize_matmul"]
-
 
 def legalize_conv2d(builder: relax.BlockBuilder, call: Call) -> relax.Expr | None:
     """Return a convolution with constant weights, or None for any other."""

@@ -8,8 +8,6 @@ from tvm.ir import Call
 
 from hios_tvm.passes.dataflow import constant_value, operator_name
 
-__all__ = ["legalize_by_zero", "legalize_cast"]
-
 _BITS = {"float16": "int16", "float32": "int32", "float64": "int64"}
 _OPAQUE = 8  # TVM's number of the pattern of kernels that nothing is fused with
 

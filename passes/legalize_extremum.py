@@ -13,8 +13,6 @@ from tvm.ir import Call
 
 from hios_tvm.passes.dataflow import operator_name
 
-__all__ = ["MAXIMUM", "MINIMUM", "legalize_extremum"]
-
 MAXIMUM = te.comm_reducer(
     lambda a, b: tirx.max(a, b), lambda dtype: tirx.const(-math.inf, dtype), name="max"
 )

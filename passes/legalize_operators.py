@@ -14,8 +14,6 @@ from hios_tvm.passes.legalize_extremum import legalize_extremum
 from hios_tvm.passes.legalize_product import legalize_product
 from hios_tvm.passes.legalize_window import legalize_depthwise, legalize_pool
 
-__all__ = ["LEGALIZATIONS"]
-
 _LEGALIZERS: Mapping[str, tuple[Callable[[relax.BlockBuilder, Call], relax.Expr | None], ...]] = {
     "relax.astype": (legalize_cast,),
     "relax.divide": (legalize_by_zero,),

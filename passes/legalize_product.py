@@ -7,8 +7,6 @@ from tvm.ir import Call
 
 from hios_tvm.schema.kernel_shapes import OUT_ELEMENTWISE_FUSABLE, PRODUCT, ProductShape
 
-__all__ = ["legalize_product"]
-
 
 def legalize_product(builder: relax.BlockBuilder, call: Call) -> relax.Expr | None:
     """Return a product for the rules of products, or None for types and shapes that they lack."""

@@ -12,8 +12,6 @@ from hios_tvm.passes.dataflow import constant_value, operator_name
 from hios_tvm.passes.legalize_extremum import MAXIMUM
 from hios_tvm.schema.kernel_shapes import OUT_ELEMENTWISE_FUSABLE, WINDOW, WindowShape
 
-__all__ = ["legalize_depthwise", "legalize_pool"]
-
 
 def legalize_depthwise(builder: relax.BlockBuilder, call: Call) -> relax.Expr | None:
     """Return a depthwise convolution with constant weights, or None for any other convolution."""

@@ -21,8 +21,6 @@ from tvm.ir import Call, GlobalVar, IRModule
 from hios_tvm.passes.dataflow import bindings, operator_name
 from hios_tvm.schema.kernel_shapes import OUT_ELEMENTWISE_FUSABLE
 
-__all__ = ["LimitFusion"]
-
 _BROADCAST, _INJECTIVE = 1, 2  # TVM's kBroadcast and kInjective
 
 

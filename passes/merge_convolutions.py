@@ -17,8 +17,6 @@ from hios_tvm.passes.dataflow import (
     rewrite_main,
 )
 
-__all__ = ["MergeConvolutions", "mergeable_convolutions"]
-
 
 @tvm.transform.module_pass(opt_level=0, name="MergeConvolutions")
 class MergeConvolutions:

@@ -9,8 +9,6 @@ from tvm.ir import Call, GlobalVar, IRModule
 
 from hios_tvm.passes.dataflow import Rewriter, rewrite_main
 
-__all__ = ["MergeEqualKernels"]
-
 
 @tvm.transform.module_pass(opt_level=0, name="MergeEqualKernels")
 class MergeEqualKernels:

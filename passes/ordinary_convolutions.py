@@ -11,8 +11,6 @@ from tvm.ir import Call, IRModule
 
 from hios_tvm.passes.dataflow import Rewriter, constant_value, operator_name, rewrite_main
 
-__all__ = ["OrdinaryConvolutions", "phase_weights"]
-
 
 @tvm.transform.module_pass(opt_level=0, name="OrdinaryConvolutions")
 class OrdinaryConvolutions:

@@ -37,8 +37,6 @@ from hios_tvm.passes.single_precision import SinglePrecision
 from hios_tvm.passes.vector_math import VectorMath
 from hios_tvm.schema.gpu_models import Precision
 
-__all__ = ["cpu_loops", "cpu_rules", "gpu_loops", "lower_to_kernels", "run_passes"]
-
 _ANY_CPU = Target("llvm")  # which sorts and scans are written for; others bring their own loops
 
 

@@ -15,8 +15,6 @@ from tvm.ir import Call, IRModule, TensorLoad
 from hios_tvm.passes.dataflow import Rewriter, operator_name, rewrite_main
 from hios_tvm.passes.schedule_kernels import has_root_block
 
-__all__ = ["RaisePads"]
-
 
 @tvm.transform.module_pass(opt_level=0, name="RaisePads")
 class RaisePads:

@@ -14,8 +14,6 @@ from tvm.ir import Call, GenericConst, GlobalVar, IRModule
 from hios_tvm.errors import CompileError
 from hios_tvm.passes.dataflow import Rewrite, Rewriter, constant_value, operator_name, rewrite_main
 
-__all__ = ["Packing", "ScheduleKernels", "ScheduleRule", "Scheduled", "has_root_block", "schedule"]
-
 _OPAQUE = 8  # TVM's kOpaque: later passes must not fuse a kernel that is scheduled
 
 Packing: TypeAlias = Callable[[np.ndarray], np.ndarray]

@@ -19,8 +19,6 @@ from tvm.ir import Call, IRModule
 from hios_tvm.passes.dataflow import Rewriter, constant_value, operator_name, rewrite_main
 from hios_tvm.passes.fold_constants import fold
 
-__all__ = ["SimplifyInference"]
-
 _MAY_CHANGE_NOTHING = (
     "relax.reshape",
     "relax.astype",

@@ -8,8 +8,6 @@ from tvm.ir import Call, IRModule
 
 from hios_tvm.passes.dataflow import Rewriter, operator_name, rewrite_main
 
-__all__ = ["SinglePrecision"]
-
 _OPERATORS = frozenset(
     f"relax.{name}"
     for name in (

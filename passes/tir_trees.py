@@ -9,8 +9,6 @@ import tvm_ffi
 from tvm import tirx
 from tvm.tirx import Expr, Stmt
 
-__all__ = ["nodes_of", "with_values"]
-
 
 def nodes_of(tree: Expr | Stmt, *kinds: type) -> list[Any]:
     """Return the nodes of `kinds` in `tree`, operands before what uses them."""

@@ -17,8 +17,6 @@ from tvm.tirx import Expr, For, ForKind, Let, Select, Stmt
 
 from hios_tvm.passes.tir_trees import nodes_of
 
-__all__ = ["VectorMath"]
-
 
 @tvm.transform.module_pass(opt_level=0, name="VectorMath")
 class VectorMath:

@@ -8,20 +8,6 @@ from __future__ import annotations
 import ctypes
 from enum import IntEnum
 
-__all__ = [
-    "ABI_VERSION",
-    "DLTENSOR_POINTER",
-    "DLTensor",
-    "FFIAny",
-    "NativeDriver",
-    "NativeGpuCopy",
-    "NativeHostSignal",
-    "NativeInstruction",
-    "NativeLaunch",
-    "NativeWorker",
-    "Opcode",
-]
-
 ABI_VERSION = 4
 """Of everything here; a kernel library with another `kAbiVersion` is refused."""
 

@@ -17,20 +17,6 @@ from typing import NamedTuple
 from hios_tvm.errors import ArtifactError
 from hios_tvm.schema.manifest import ALIGNMENT
 
-__all__ = [
-    "END_BYTES",
-    "MANIFEST",
-    "MAX_ARCHIVE_BYTES",
-    "MAX_ENTRIES",
-    "PARAMS",
-    "DirectoryEnd",
-    "Entry",
-    "central_directory",
-    "local_header",
-    "parse_directory",
-    "parse_end",
-]
-
 MANIFEST = "manifest.json"
 PARAMS = "params.safetensors"
 MAX_ARCHIVE_BYTES = 2**32 - 1

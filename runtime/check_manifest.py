@@ -31,8 +31,6 @@ from hios_tvm.schema.program import (
     reads_and_writes,
 )
 
-__all__ = ["check_manifest"]
-
 MAX_STREAMS = 64
 MAX_THREADS = 1024  # of a block
 MAX_GRID = (2**31 - 1, 2**16 - 1, 2**16 - 1)

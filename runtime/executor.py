@@ -22,8 +22,6 @@ from hios_tvm.runtime.native import Library
 from hios_tvm.runtime.tasks import Task
 from hios_tvm.schema.manifest import ALIGNMENT
 
-__all__ = ["DEFAULT_SPIN_US", "Executor"]
-
 DEFAULT_SPIN_US = 500.0
 """How long a worker polls for an event before it sleeps.
 

@@ -13,8 +13,6 @@ from collections.abc import Sequence
 from hios_tvm.errors import ArtifactError
 from hios_tvm.schema.program import Program, Signal, Wait, reads_and_writes
 
-__all__ = ["HappensBefore"]
-
 
 class HappensBefore:
     """Which instructions have ended before others begin, in every possible run.

@@ -14,8 +14,6 @@ from hios_tvm.runtime.weights import Weights
 from hios_tvm.schema.dtypes import numpy_dtype
 from hios_tvm.schema.manifest import ALIGNMENT, Manifest, TensorSpec
 
-__all__ = ["Interface"]
-
 Array = np.ndarray[Any, Any]
 
 

@@ -21,8 +21,6 @@ from hios_tvm.schema.device_names import device_kind
 from hios_tvm.schema.manifest import DeviceSpec, Manifest
 from hios_tvm.schema.program import Program
 
-__all__ = ["LoadedArtifact", "load_onto_devices"]
-
 
 @dataclass(frozen=True)
 class LoadedArtifact:

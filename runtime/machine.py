@@ -12,8 +12,6 @@ from typing import Any
 
 import psutil
 
-__all__ = ["Machine", "describe_machine", "device_fingerprint"]
-
 
 @dataclass(frozen=True)
 class Machine:

@@ -14,8 +14,6 @@ from hios_tvm.runtime.abi import DLTensor
 from hios_tvm.schema.dtypes import element_type, numpy_dtype
 from hios_tvm.schema.manifest import ALIGNMENT
 
-__all__ = ["Arena", "TensorTable", "address_of", "align_up", "aligned_empty"]
-
 _CPU = 1  # kDLCPU
 
 

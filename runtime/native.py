@@ -18,8 +18,6 @@ import tvm_ffi.libinfo
 from hios_tvm.errors import ArtifactError
 from hios_tvm.runtime.abi import ABI_VERSION
 
-__all__ = ["Library", "load_library", "raised_message"]
-
 _SYMBOL_PREFIX = "__tvm_ffi_"
 
 _FUNCTIONS = {

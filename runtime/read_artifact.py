@@ -41,8 +41,6 @@ from hios_tvm.schema.manifest import REBUILD_COMMAND, Manifest
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-__all__ = ["Artifact", "open_artifact", "read_manifest", "read_undamaged"]
-
 MAX_MANIFEST_BYTES = 256 * 2**20
 _CHUNK = 1 << 20  # bytes that are hashed at once
 

@@ -19,8 +19,6 @@ from hios_tvm.runtime.read_artifact import Artifact, open_artifact
 from hios_tvm.runtime.trace import RunTrace, Span, make_spans
 from hios_tvm.schema.manifest import TensorSpec
 
-__all__ = ["Session", "load"]
-
 Array = np.ndarray[Any, Any]
 
 

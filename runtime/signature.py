@@ -11,8 +11,6 @@ from hios_tvm.errors import ArtifactError, UsageError
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-__all__ = ["SIGNATURE", "SIGNATURE_BYTES", "check_signature", "read_public_key", "signed_message"]
-
 SIGNATURE = "signature"
 """The archive's last entry where it is signed: an Ed25519 signature, and nothing else."""
 

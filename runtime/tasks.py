@@ -12,8 +12,6 @@ from hios_tvm.runtime.memory import TensorTable
 from hios_tvm.runtime.native import Library, raised_message
 from hios_tvm.schema.program import Call, Copy, Instruction, Signal, Wait
 
-__all__ = ["CpuTask", "NativeProgram", "Task"]
-
 
 @dataclass(frozen=True)
 class NativeProgram:

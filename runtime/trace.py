@@ -21,8 +21,6 @@ from hios_tvm.schema.program import (
     Wait,
 )
 
-__all__ = ["RunTrace", "Span", "make_spans", "span_of", "write_chrome_trace"]
-
 Kind = Literal["call", "copy", "signal", "wait", "run"]
 
 

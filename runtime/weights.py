@@ -18,8 +18,6 @@ from hios_tvm.schema.dtypes import DTYPES
 from hios_tvm.schema.manifest import ALIGNMENT
 from hios_tvm.schema.strict_json import parse
 
-__all__ = ["MAX_HEADER_BYTES", "StoredTensor", "Weights", "map_weights", "read_header"]
-
 MAX_HEADER_BYTES = 100_000_000
 _TAGS = {dtype.tag: dtype for dtype in DTYPES.values()}
 

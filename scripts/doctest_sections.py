@@ -7,8 +7,6 @@ from typing import Any
 
 import griffe
 
-__all__ = ["DoctestSections"]
-
 
 class DoctestSections(griffe.Extension):
     """Put the heading of numpydoc before the first doctest of a docstring that has none."""

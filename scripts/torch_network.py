@@ -16,8 +16,6 @@ from onnx import numpy_helper
 from torch import Tensor
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-__all__ = ["TorchNetwork"]
-
 
 class TorchNetwork(torch.nn.Module):
     """An ONNX network of the operators that the zoo's networks consist of.

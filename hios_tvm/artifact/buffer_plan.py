@@ -10,8 +10,6 @@ from hios_tvm.runtime.memory import align_up
 from hios_tvm.schema.manifest import Buffer
 from hios_tvm.schema.program import Program
 
-__all__ = ["BufferPlan", "plan_buffers"]
-
 
 @dataclass(frozen=True)
 class BufferPlan:

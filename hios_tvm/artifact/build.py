@@ -36,8 +36,6 @@ from hios_tvm.schema.platform import Device, Platform
 from hios_tvm.schema.schedule import Schedule
 from hios_tvm.version import __version__
 
-__all__ = ["Progress", "build"]
-
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, the steps done and the steps in all."""
 

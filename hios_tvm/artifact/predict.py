@@ -9,8 +9,6 @@ from hios_tvm.schema.manifest import PredictedOperator, PredictedTransfer, Predi
 from hios_tvm.schema.platform import Platform
 from hios_tvm.schema.schedule import Schedule
 
-__all__ = ["predict"]
-
 
 def predict(
     network: Network, costs: CostTable, platform: Platform, schedule: Schedule

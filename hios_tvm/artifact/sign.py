@@ -17,8 +17,6 @@ from hios_tvm.runtime.signature import SIGNATURE, signed_message
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-__all__ = ["public_key_path", "sign_artifact", "write_new_key"]
-
 
 def sign_artifact(path: Path, key: Path, output: Path | None = None) -> None:
     """Sign an artifact, after its entries have been checked.

@@ -30,8 +30,6 @@ from hios_tvm.runtime.check_manifest import check_manifest
 from hios_tvm.schema.dtypes import element_type
 from hios_tvm.schema.manifest import ALIGNMENT, Manifest, Prediction, Verification
 
-__all__ = ["Build", "pack", "temporary_artifact", "write"]
-
 NO_PREDICTION = Prediction()
 NOT_VERIFIED = Verification()
 

@@ -16,8 +16,6 @@ from hios_tvm.schema.gpu_models import Precision
 from hios_tvm.schema.graph import OperatorGraph
 from hios_tvm.schema.launches import GpuKernel
 
-__all__ = ["Backend", "DeviceCode", "Estimate", "Progress"]
-
 Progress: TypeAlias = Callable[[int, int], None]
 """Called with the kernels done and the kernels in all."""
 

@@ -34,16 +34,6 @@ from hios_tvm.passes.pipeline import lower_to_kernels, run_passes
 from hios_tvm.schema.graph import OperatorGraph
 from hios_tvm.schema.recipe import Recipe
 
-__all__ = [
-    "Choose",
-    "Lowered",
-    "Network",
-    "apply_pass",
-    "lower",
-    "lower_by_recipe",
-    "lower_network",
-]
-
 Choose: TypeAlias = Callable[[IRModule, IRModule, Target], TunedChoice]
 """Takes kernels before and after the rules of a CPU, and its target."""
 

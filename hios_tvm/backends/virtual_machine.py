@@ -10,8 +10,6 @@ from tvm import relax
 from tvm.ir import IRModule
 from tvm.target import Target
 
-__all__ = ["build_virtual_machine", "virtual_machine_runner"]
-
 Arrays = Mapping[str, np.ndarray]
 
 

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from hios_tvm.measuring.benchmark import BenchmarkResult
     from hios_tvm.schema.manifest import Manifest
 
-__all__ = ["observation_options", "observe"]
-
 F = TypeVar("F", bound=Callable[..., Any])
 
 

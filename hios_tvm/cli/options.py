@@ -19,25 +19,6 @@ from rich.table import Table
 from hios_tvm.errors import UsageError
 from hios_tvm.schema.gpu_models import PRECISIONS
 
-__all__ = [
-    "FOLDER",
-    "ModelFile",
-    "cuda_graph_option",
-    "input_options",
-    "json_option",
-    "load_inputs",
-    "milliseconds",
-    "model_options",
-    "option_group",
-    "precision_option",
-    "print_json",
-    "print_table",
-    "scheduler_options",
-    "stdout",
-    "timing_options",
-    "verify_key_option",
-]
-
 if TYPE_CHECKING:
     from tvm.ir import IRModule
 

@@ -9,8 +9,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from hios_tvm.cli.options import stderr
 
-__all__ = ["progress_bar"]
-
 
 @contextmanager
 def progress_bar(*, enabled: bool = True) -> Iterator[Callable[[str, int, int], None]]:

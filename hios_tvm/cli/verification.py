@@ -10,8 +10,6 @@ from hios_tvm.cli.options import stdout
 from hios_tvm.errors import ExecutionError, UsageError
 from hios_tvm.verification.deviation import Arrays, Tolerance, deviations
 
-__all__ = ["check_outputs"]
-
 
 def check_outputs(outputs: Arrays, inputs: Arrays, reference: Path, tolerance: Tolerance) -> None:
     """Print how far `outputs` are from the reference.

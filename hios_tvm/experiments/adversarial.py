@@ -23,8 +23,6 @@ from hios_tvm.schema.instance import Instance
 from hios_tvm.schema.plain_graph import DEVICE_MODEL, graph_of_edges
 from hios_tvm.schema.platform import Platform
 
-__all__ = ["AnnealingOptions", "Finding", "find_worst"]
-
 MOST_OPERATORS = 12
 LEAST_MS = 0.1  # of an operator, as in the paper's random graphs; transfers may be zero
 MOST_MS = 4.0

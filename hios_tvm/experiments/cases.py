@@ -11,8 +11,6 @@ from hios_tvm.experiments.comparison import compare_schedulers, options_for
 from hios_tvm.experiments.parallel import run_parallel
 from hios_tvm.schema.instance import Instance
 
-__all__ = ["INTER_ONLY", "Case", "Outcome", "mean_of", "run_cases", "with_inter_only"]
-
 INTER_ONLY = " --inter-only"
 """Ends the name of a scheduler that leaves the window out."""
 

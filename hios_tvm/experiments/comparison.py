@@ -14,15 +14,6 @@ from hios_tvm.schedulers.evaluate import Timeline, evaluate
 from hios_tvm.schema.instance import Instance
 from hios_tvm.schema.schedule import Schedule
 
-__all__ = [
-    "Contestant",
-    "check_options",
-    "choose_schedulers",
-    "compare_schedulers",
-    "options_for",
-    "parse_option",
-]
-
 
 @dataclass(frozen=True)
 class Contestant:

@@ -13,8 +13,6 @@ from hios_tvm.schema.plain_graph import DEVICE_MODEL, graph_of_edges
 from hios_tvm.schema.platform import Platform
 from hios_tvm.schema.schedule import DeviceSchedule, Schedule, Stage
 
-__all__ = ["KnownOptimum", "graph_with_known_optimum"]
-
 
 @dataclass(frozen=True)
 class KnownOptimum:

@@ -8,8 +8,6 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from typing import TypeVar
 
-__all__ = ["run_parallel"]
-
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 

@@ -13,8 +13,6 @@ from hios_tvm.schema.instance import Instance
 from hios_tvm.schema.plain_graph import DEVICE_MODEL, graph_of_edges
 from hios_tvm.schema.platform import Platform
 
-__all__ = ["LayeredGraphOptions", "layered_graph"]
-
 LATENCY_MS = (0.1, 4.0)
 UTILIZATION = (0.6, 1.0)
 LEAST_TRANSFER_MS = 0.1

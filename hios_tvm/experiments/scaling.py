@@ -17,8 +17,6 @@ from hios_tvm.experiments.random_graphs import LayeredGraphOptions, layered_grap
 from hios_tvm.schedulers import SCHEDULERS, make_schedule
 from hios_tvm.schema.instance import Instance
 
-__all__ = ["Effort", "effort", "growth_exponent", "moves_per_second", "sized_graph"]
-
 
 @dataclass(frozen=True)
 class Effort:

@@ -19,8 +19,6 @@ from hios_tvm.experiments.comparison import compare_schedulers, options_for
 from hios_tvm.experiments.parallel import run_parallel
 from hios_tvm.experiments.random_graphs import LayeredGraphOptions, layered_graph
 
-__all__ = ["SWEEPS", "Run", "Sweep", "mean_over_bound", "read_runs", "run_sweep", "runs_of"]
-
 Progress = Callable[[str, int, int], None]
 
 

@@ -21,8 +21,6 @@ import safetensors
 
 from hios_tvm.errors import ModelError
 
-__all__ = ["load_params", "read_tensor", "read_tvm_params"]
-
 PARAM_DICT_MAGIC = 0xF7E58D4F05049CB7
 TENSOR_MAGIC = 0xDD5E40F096B4A13F
 MAX_DIMENSIONS = 32

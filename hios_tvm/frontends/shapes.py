@@ -6,8 +6,6 @@ import re
 
 from hios_tvm.errors import UsageError
 
-__all__ = ["parse_shape"]
-
 
 def parse_shape(text: str) -> tuple[str, tuple[int, ...]]:
     """Read ``name:1,3,224,224`` or ``name:1x3x224x224``.

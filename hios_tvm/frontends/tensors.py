@@ -13,18 +13,6 @@ import tvm
 from tvm import relax
 from tvm.ir import GenericConst
 
-__all__ = [
-    "ARGUMENT_RANGES",
-    "MAX_DIMENSIONS",
-    "TensorBuilder",
-    "array_of",
-    "constant",
-    "constant_of",
-    "dtype_of",
-    "numpy_dtype",
-    "shape_of",
-]
-
 MAX_DIMENSIONS = 32
 
 ARGUMENT_RANGES = "hios.argument_ranges"

@@ -44,8 +44,6 @@ from hios_tvm.schema.manifest import Manifest
 from hios_tvm.schema.platform import UNLIMITED, Device, Link, Platform
 from hios_tvm.schema.program import Call
 
-__all__ = ["kernel_calls", "measure_artifact", "write_costs"]
-
 Progress = Callable[[int, int], None]
 
 

@@ -16,18 +16,6 @@ from hios_tvm.schema.costs import Measurement
 from hios_tvm.schema.dtypes import element_type
 from hios_tvm.schema.program import Call, Instruction, Signal, Wait
 
-__all__ = [
-    "Bench",
-    "ColdMemory",
-    "Cores",
-    "KernelArg",
-    "KernelCall",
-    "Numbers",
-    "barrier",
-    "measurement_of",
-    "run_tasks",
-]
-
 Cores = tuple[int, ...]
 Times = list[np.ndarray[Any, np.dtype[np.int64]]]
 

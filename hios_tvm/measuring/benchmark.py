@@ -16,8 +16,6 @@ from hios_tvm.runtime.session import Session
 from hios_tvm.runtime.trace import RunTrace, Span
 from hios_tvm.schema.strict_json import encode
 
-__all__ = ["BenchmarkResult", "benchmark"]
-
 _MOST_TRACES = 200  # of a session; what is left out of long benchmarks costs memory only
 
 

@@ -12,8 +12,6 @@ import platformdirs
 from hios_tvm.errors import CostError
 from hios_tvm.schema.costs import Measurement
 
-__all__ = ["CostCache", "default_cache_dir", "kernel_dir"]
-
 # The version is in the name: a program that measures differently starts a database of its own.
 _DATABASE = "costs-1.sqlite3"
 _SCHEMA = """

@@ -23,8 +23,6 @@ from hios_tvm.errors import ExecutionError, UsageError
 from hios_tvm.measuring.latency import LatencySummary, latencies_of, measure_in_turn
 from hios_tvm.verification.deviation import deviations
 
-__all__ = ["RIVALS", "Comparison", "Contestant", "Subject", "compare"]
-
 Arrays = Mapping[str, np.ndarray]
 Runner = Callable[[], Arrays]
 Reporter = Callable[[str, int, int], None]

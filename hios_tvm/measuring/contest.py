@@ -15,8 +15,6 @@ from hios_tvm.measuring.latency import LatencySummary, latencies_of, measure_in_
 from hios_tvm.schema.schedule import Schedule
 from hios_tvm.verification.inputs import random_inputs
 
-__all__ = ["MOST_ENTRANTS", "MeasuredSchedule", "choose_entrants", "run_contest"]
-
 MOST_ENTRANTS = 3
 """Schedules that are tried, the best one for a single device not counted."""
 

@@ -16,8 +16,6 @@ from hios_tvm.schema.costs import Measurement
 from hios_tvm.schema.platform import Link
 from hios_tvm.schema.program import Copy, Instruction, Signal, Wait
 
-__all__ = ["fit_link", "measure_handover", "measure_transfers"]
-
 _ROUND_TRIPS = 200
 _TRANSFER_BYTES = tuple(1 << k for k in range(10, 25, 2))
 

@@ -25,8 +25,6 @@ from hios_tvm.schema.device_names import parse_cores
 from hios_tvm.schema.graph import OperatorGraph
 from hios_tvm.schema.platform import Platform
 
-__all__ = ["collect_costs", "kernel_call"]
-
 Progress = Callable[[str, int, int], None]
 
 

@@ -26,8 +26,6 @@ from hios_tvm.schema.costs import Measurement
 from hios_tvm.schema.device_names import cpu_model_name, disjoint_cores
 from hios_tvm.schema.platform import Device, Link, Platform
 
-__all__ = ["cpu_platform"]
-
 Progress = Callable[[str, int, int], None]
 
 

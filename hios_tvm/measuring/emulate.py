@@ -43,8 +43,6 @@ from hios_tvm.schema.program import (
 )
 from hios_tvm.schema.schedule import Schedule
 
-__all__ = ["Emulation", "emulate", "emulation_of"]
-
 KERNEL, COPY = "hios_emulated_kernel", "hios_emulated_copy"  # in emulation.cc
 
 MEAN_KERNEL_MS = 8.0

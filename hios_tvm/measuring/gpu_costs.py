@@ -23,8 +23,6 @@ from hios_tvm.schema.costs import Measurement, StageKey
 from hios_tvm.schema.device_names import gpu_model_name
 from hios_tvm.schema.platform import Link
 
-__all__ = ["GpuLaboratory", "driver_for"]
-
 Progress = Callable[[str, int, int], None]
 
 

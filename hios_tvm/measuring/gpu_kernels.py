@@ -22,8 +22,6 @@ from hios_tvm.schema.costs import Measurement
 from hios_tvm.schema.launches import GpuKernel
 from hios_tvm.schema.program import COPY_STREAM, Call, Copy, Program, Signal, Wait
 
-__all__ = ["GpuBench", "measure_copies"]
-
 _FIRST, _SECOND = "cuda:0", "cuda:1"  # names of GPUs in measurements, whichever they are
 _ROUNDS = 10
 _CALLS = 20  # of one kernel between two marks

@@ -20,8 +20,6 @@ from hios_tvm.passes.canonicalize_operators import NUM_INPUT
 from hios_tvm.schema.gpu_models import Precision
 from hios_tvm.schema.schedule import one_after_another
 
-__all__ = ["export_kernels"]
-
 _CPU, _GPU = "cpu@0", "cuda:0"  # the kernels run on any
 
 

@@ -25,13 +25,6 @@ from hios_tvm.runtime.tasks import CpuTask
 from hios_tvm.schema.costs import Measurement
 from hios_tvm.schema.program import Instruction, Signal, Wait
 
-__all__ = [
-    "COLD_BYTES",
-    "measure_independence",
-    "measure_joint",
-    "measure_kernels",
-]
-
 _MAX_CALLS = 200
 COLD_BYTES = 128 << 20
 """Of memory for weights in measurements: several times the last cache."""

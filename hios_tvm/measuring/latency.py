@@ -13,8 +13,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["LatencySummary", "latencies_of", "measure_in_turn"]
-
 Burst = Callable[[Sequence[float]], Sequence[float]]
 """Runs a contestant a few times: from its latencies so far to those of the new runs, in ms."""
 

@@ -27,8 +27,6 @@ from hios_tvm.schema.device_names import (
 from hios_tvm.schema.links import LINKS
 from hios_tvm.schema.platform import Device, Platform
 
-__all__ = ["network_costs"]
-
 Progress = Callable[[str, int, int], None]
 
 

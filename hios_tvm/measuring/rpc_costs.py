@@ -34,8 +34,6 @@ from hios_tvm.schema.dtypes import numpy_dtype
 from hios_tvm.schema.graph import OperatorGraph
 from hios_tvm.schema.platform import Link, Platform
 
-__all__ = ["RpcAddress", "remote_costs"]
-
 Progress = Callable[[str, int, int], None]
 
 SOURCE = "measured over RPC"

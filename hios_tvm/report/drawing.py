@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["PAPER", "Theme", "draw_graph", "draw_timelines", "render"]
-
 _COLOURS = (
     "#4477aa", "#cc6677", "#228833", "#b88a2b", "#7a5bb0", "#2a9d8f", "#a0522d", "#707070",
 )  # fmt: skip

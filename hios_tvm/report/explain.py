@@ -10,15 +10,6 @@ if TYPE_CHECKING:
     from hios_tvm.measuring.benchmark import BenchmarkResult
     from hios_tvm.schema.manifest import Manifest
 
-__all__ = [
-    "DeviceReport",
-    "OperatorDifference",
-    "bottlenecks",
-    "cost_differences",
-    "manifest_reports",
-    "why_idle",
-]
-
 FAR_OFF = 0.15
 """A prediction that is off by more than this share is named."""
 

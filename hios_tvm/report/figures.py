@@ -8,8 +8,6 @@ from pathlib import Path
 
 from hios_tvm.errors import UsageError
 
-__all__ = ["draw_lines", "require_matplotlib"]
-
 
 def require_matplotlib() -> None:
     """Raise `UsageError` where matplotlib is not installed, before work is spent on a plot."""

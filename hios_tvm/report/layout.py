@@ -6,8 +6,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
-__all__ = ["Layout", "layered_layout"]
-
 _SWEEPS = 6
 _BEND = 0.2  # width of an edge that passes boxes by
 Point = tuple[float, float]

@@ -16,8 +16,6 @@ from hios_tvm.report.timeline import OperatorView, timelines
 from hios_tvm.schema.manifest import Manifest
 from hios_tvm.schema.program import Call, Copy
 
-__all__ = ["render_page", "require_page"]
-
 # Colours that stand for those of the page, which follow the reader's light or dark mode.
 _THEME = Theme(ink="#010203", faint="#010204", paper="#010205", copy="#010206")
 _VARIABLES = {"#010203": "ink", "#010204": "faint", "#010205": "paper", "#010206": "copy"}

@@ -13,20 +13,6 @@ from hios_tvm.schema.graph import Edge
 from hios_tvm.schema.manifest import Manifest
 from hios_tvm.schema.program import Call, Copy
 
-__all__ = [
-    "Bar",
-    "Node",
-    "OperatorView",
-    "Row",
-    "Timeline",
-    "Transfer",
-    "measured_timeline",
-    "median_run",
-    "predicted_timeline",
-    "short_label",
-    "timelines",
-]
-
 Row = tuple[str, int]
 """A device and one of its streams."""
 

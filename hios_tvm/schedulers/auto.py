@@ -12,8 +12,6 @@ from hios_tvm.schema.graph import OperatorGraph
 from hios_tvm.schema.platform import Platform
 from hios_tvm.schema.schedule import Schedule
 
-__all__ = ["auto", "candidates"]
-
 
 def auto(
     graph: OperatorGraph, costs: CostTable, platform: Platform, options: RefineOptions

@@ -8,8 +8,6 @@ from hios_tvm.schema.costs import CostTable
 from hios_tvm.schema.graph import OperatorGraph
 from hios_tvm.schema.platform import Platform
 
-__all__ = ["lower_bound_ms"]
-
 MAX_HEADS = 512
 """How many earliest starts the third bound looks at: all of them in graphs up to this size."""
 

@@ -19,8 +19,6 @@ from hios_tvm.schema.graph import Edge, OperatorGraph
 from hios_tvm.schema.platform import Platform
 from hios_tvm.schema.schedule import Schedule, Stage
 
-__all__ = ["Timeline", "TransferSpan", "check_order", "check_schedule", "evaluate"]
-
 
 @dataclass(frozen=True)
 class TransferSpan:

@@ -14,8 +14,6 @@ from hios_tvm.schema.graph import OperatorGraph
 from hios_tvm.schema.platform import Platform
 from hios_tvm.schema.schedule import Schedule
 
-__all__ = ["EarliestFinishOptions", "heft"]
-
 Interval = tuple[float, float]
 """Start and end of a time without a gap on a device."""
 

@@ -13,9 +13,6 @@ from hios_tvm.schema.graph import OperatorGraph
 from hios_tvm.schema.platform import Platform
 from hios_tvm.schema.schedule import Schedule
 
-__all__ = ["MappingRecordingOptions", "hios_mr"]
-
-
 Record = tuple[Clock, Memory]
 """A mapping of the first operators: their times, and what they leave free."""
 

@@ -15,8 +15,6 @@ from hios_tvm.schema.graph import OperatorGraph
 from hios_tvm.schema.platform import Platform
 from hios_tvm.schema.schedule import Schedule
 
-__all__ = ["IOSOptions", "ios"]
-
 _LOG = logging.getLogger(__name__)
 
 

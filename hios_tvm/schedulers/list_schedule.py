@@ -15,8 +15,6 @@ from dataclasses import dataclass
 from hios_tvm.schedulers.problem import Groups, PlacedStage, Problem
 from hios_tvm.schema.schedule import Schedule
 
-__all__ = ["Clock", "Outcome", "Timed", "advance", "merged", "order_of"]
-
 NOT_YET_MS = float("-inf")
 """End of an operator that has no device yet: nobody waits for it."""
 

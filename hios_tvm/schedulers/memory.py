@@ -9,8 +9,6 @@ from collections.abc import Iterable
 from hios_tvm.errors import InfeasibleError
 from hios_tvm.schedulers.problem import PlacedStage, Problem
 
-__all__ = ["Memory"]
-
 
 class Memory:
     """What the operators placed so far leave free on each device; a weight counts once on each."""

@@ -8,8 +8,6 @@ from hios_tvm.errors import InfeasibleError
 from hios_tvm.schedulers.memory import Memory
 from hios_tvm.schedulers.problem import PlacedStage, Problem
 
-__all__ = ["best_device"]
-
 
 def best_device(
     problem: Problem, stages_on: Callable[[Problem, int], list[PlacedStage]]

@@ -19,8 +19,6 @@ from hios_tvm.schema.graph import OperatorGraph
 from hios_tvm.schema.platform import Platform
 from hios_tvm.schema.schedule import Schedule
 
-__all__ = ["OptimalOptions", "optimal"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class OptimalOptions:

@@ -19,8 +19,6 @@ from hios_tvm.schema.graph import OperatorGraph
 from hios_tvm.schema.platform import Platform
 from hios_tvm.schema.schedule import Schedule
 
-__all__ = ["portfolio"]
-
 
 def _ios(graph: OperatorGraph, costs: CostTable, platform: Platform) -> Schedule:
     """IOS with stage times from the model: it would have thousands of stages measured."""

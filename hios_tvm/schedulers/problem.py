@@ -13,8 +13,6 @@ from hios_tvm.schema.graph import Edge, OperatorGraph
 from hios_tvm.schema.platform import Platform
 from hios_tvm.schema.schedule import DeviceSchedule, Schedule, Stage
 
-__all__ = ["Groups", "PlacedStage", "Problem"]
-
 Groups = tuple[tuple[int, ...], ...]
 """Stream groups of a stage: operators by position in the graph."""
 

@@ -20,8 +20,6 @@ from hios_tvm.schema.graph import OperatorGraph
 from hios_tvm.schema.platform import Platform
 from hios_tvm.schema.schedule import Schedule
 
-__all__ = ["RefineOptions", "refine", "refined"]
-
 # Found on the paper's random graphs; halving or doubling any of them changes little.
 CRITICAL_SHARE = 0.9
 """Share of moves that start on a critical path."""

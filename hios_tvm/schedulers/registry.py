@@ -23,8 +23,6 @@ from hios_tvm.schema.graph import OperatorGraph
 from hios_tvm.schema.platform import Platform
 from hios_tvm.schema.schedule import Schedule
 
-__all__ = ["SCHEDULERS", "Entry", "evaluated", "make_schedule", "options_of"]
-
 
 @dataclass(frozen=True)
 class Entry:

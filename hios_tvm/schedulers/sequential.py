@@ -11,8 +11,6 @@ from hios_tvm.schema.graph import OperatorGraph
 from hios_tvm.schema.platform import Platform
 from hios_tvm.schema.schedule import Schedule
 
-__all__ = ["SequentialOptions", "sequential"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class SequentialOptions:

@@ -10,9 +10,6 @@ from hios_tvm.errors import UsageError
 from hios_tvm.schedulers.list_schedule import Clock, Timed, advance, merged
 from hios_tvm.schedulers.problem import PlacedStage, Problem
 
-__all__ = ["WindowOptions", "group_in_window"]
-
-
 BLOCK = 250
 """Stages that are judged together: longer lists are cut, so that time grows no faster than they."""
 

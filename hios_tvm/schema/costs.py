@@ -13,8 +13,6 @@ from hios_tvm.schema.graph import Edge, OperatorGraph
 from hios_tvm.schema.platform import Platform
 from hios_tvm.schema.strict_json import Document
 
-__all__ = ["ALPHA", "CostTable", "Measurement", "StageKey", "stage_key"]
-
 ALPHA = 0.5
 """Share of a stage that does not overlap in the analytic model (the authors' simulation)."""
 

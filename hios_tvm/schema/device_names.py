@@ -9,23 +9,6 @@ from typing import Literal
 
 from hios_tvm.errors import DeviceError, UsageError
 
-__all__ = [
-    "GPU_STREAMS",
-    "MAX_CORES",
-    "GpuPlace",
-    "check_device",
-    "cpu_device_name",
-    "cpu_model_name",
-    "device_kind",
-    "disjoint_cores",
-    "gpu_model_name",
-    "gpu_place",
-    "of_kind",
-    "parse_cores",
-    "parse_device_list",
-    "split_devices",
-]
-
 GPU_STREAMS = 4
 """Stream groups that a stage on one GPU has at most."""
 

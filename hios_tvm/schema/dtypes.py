@@ -9,8 +9,6 @@ import numpy as np
 
 from hios_tvm.errors import ArtifactError
 
-__all__ = ["DTYPES", "ElementType", "element_type", "numpy_dtype"]
-
 
 @dataclass(frozen=True)
 class ElementType:

@@ -7,8 +7,6 @@ from typing import Literal, get_args
 
 from hios_tvm.errors import UsageError
 
-__all__ = ["PRECISIONS", "GpuModel", "Precision", "gpu_model"]
-
 Precision = Literal["fp32", "tf32", "fp16"]
 """How GPUs multiply in convolutions and products; they sum in single precision."""
 

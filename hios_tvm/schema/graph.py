@@ -15,8 +15,6 @@ from hios_tvm.schema.dtypes import element_type
 if TYPE_CHECKING:
     import networkx as nx
 
-__all__ = ["Edge", "Operator", "OperatorGraph", "Tensor"]
-
 
 @dataclass(frozen=True)
 class Tensor:

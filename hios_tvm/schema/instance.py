@@ -20,8 +20,6 @@ from hios_tvm.schema.plain_graph import read_plain_graph
 from hios_tvm.schema.platform import Device, Link, Platform
 from hios_tvm.schema.strict_json import parse
 
-__all__ = ["Instance", "read_costs", "read_instance"]
-
 _GZIP_MAGIC = b"\x1f\x8b"
 
 

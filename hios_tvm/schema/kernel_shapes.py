@@ -12,17 +12,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
-__all__ = [
-    "CONVOLUTION",
-    "OUT_ELEMENTWISE_FUSABLE",
-    "PRODUCT",
-    "WINDOW",
-    "ConvolutionShape",
-    "ProductShape",
-    "Window",
-    "WindowShape",
-]
-
 CONVOLUTION = "hios.convolution"
 """Annotation of a block that is a convolution, or a product with a constant matrix."""
 

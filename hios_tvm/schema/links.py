@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from hios_tvm.schema.platform import Link
 
-__all__ = ["LINKS"]
-
 LINKS: dict[str, Link] = {
     # x16 has 31.5 GB/s in each direction; two RTX 4090 were seen to reach 52 GB/s in both together
     # (github.com/NVIDIA/nccl/issues/1614). Latency through the host's memory, as without peer

@@ -17,21 +17,6 @@ from hios_tvm.schema.program import Program
 from hios_tvm.schema.recipe import Recipe
 from hios_tvm.schema.strict_json import decode, encode, parse
 
-__all__ = [
-    "ALIGNMENT",
-    "FORMAT_VERSION",
-    "REBUILD_COMMAND",
-    "Buffer",
-    "DeviceSpec",
-    "Manifest",
-    "OutputError",
-    "PredictedOperator",
-    "PredictedTransfer",
-    "Prediction",
-    "TensorSpec",
-    "Verification",
-]
-
 FORMAT_VERSION = 3
 REBUILD_COMMAND = "hios-tvm compile"
 ALIGNMENT = 64

@@ -6,8 +6,6 @@ import re
 
 from hios_tvm.errors import UsageError
 
-__all__ = ["parse_memory"]
-
 
 def parse_memory(text: str) -> tuple[str, int]:
     """Read a limit as the user writes it: a device, and bytes with or without a unit.

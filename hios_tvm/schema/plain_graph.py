@@ -20,8 +20,6 @@ from hios_tvm.errors import CostError, GraphError
 from hios_tvm.schema.costs import CostTable, Measurement
 from hios_tvm.schema.graph import Operator, OperatorGraph, Tensor
 
-__all__ = ["DEVICE_MODEL", "graph_of_edges", "plain_graph_data", "read_plain_graph"]
-
 DEVICE_MODEL = "device"
 """The one device model of graphs that name none."""
 

@@ -8,8 +8,6 @@ from functools import cached_property
 
 from hios_tvm.errors import UsageError
 
-__all__ = ["UNLIMITED", "Device", "Link", "Platform"]
-
 
 @dataclass(frozen=True)
 class Device:

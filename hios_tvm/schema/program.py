@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["COPY_STREAM", "Call", "Copy", "Instruction", "Program", "Signal", "Wait"]
-
 COPY_STREAM = 65
 """The stream of a GPU on which its copies overlap with the kernels of the others."""
 

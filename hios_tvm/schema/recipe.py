@@ -7,8 +7,6 @@ from dataclasses import dataclass, field
 
 from hios_tvm.schema.gpu_models import Precision
 
-__all__ = ["Recipe"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:

@@ -10,8 +10,6 @@ from typing import Any
 from hios_tvm.errors import ScheduleError
 from hios_tvm.schema.strict_json import Document
 
-__all__ = ["DeviceSchedule", "Schedule", "Stage", "one_after_another"]
-
 StreamGroup = tuple[str, ...]
 
 

@@ -18,8 +18,6 @@ from typing import Any, Generic, TypeVar
 
 from hios_tvm.errors import ArtifactError, HiosError
 
-__all__ = ["Document", "decode", "encode", "parse"]
-
 T = TypeVar("T")
 
 _MAX_INT = 2**53  # what every JSON reader holds exactly, and more bytes than any file has

@@ -34,8 +34,6 @@ from hios_tvm.schema.program import Call
 from hios_tvm.verification.deviation import SINGLE, deviations
 from hios_tvm.verification.inputs import random_inputs
 
-__all__ = ["CandidateBench"]
-
 _KERNEL = "kernel"
 _TIMEOUT_S = 60.0
 _TURNS = 7

@@ -19,8 +19,6 @@ from hios_tvm.backends.cpu.tuning_database import Trial
 from hios_tvm.errors import UsageError
 from hios_tvm.passes.apply_traces import schedulable_module
 
-__all__ = ["Search"]
-
 _BATCH = 16
 _POPULATION = 64  # TVM's 512 take 13 s a batch, twice as long as measuring it
 _CPUS = len(os.sched_getaffinity(0))  # for the search itself

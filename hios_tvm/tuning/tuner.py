@@ -25,8 +25,6 @@ from hios_tvm.schema.device_names import parse_cores
 from hios_tvm.tuning.candidate_bench import CandidateBench
 from hios_tvm.tuning.search import Search
 
-__all__ = ["KernelToTune", "TuneOptions", "TuningPlan", "plan_tuning", "tune_kernel"]
-
 _FINALISTS = 3
 
 Progress = Callable[[str, int, int], None]

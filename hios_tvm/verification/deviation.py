@@ -12,20 +12,6 @@ from hios_tvm.errors import UsageError
 from hios_tvm.schema.gpu_models import Precision
 from hios_tvm.schema.recipe import Recipe
 
-__all__ = [
-    "RTOL",
-    "SINGLE",
-    "TOLERANCES",
-    "Arrays",
-    "Deviation",
-    "Spread",
-    "Tolerance",
-    "deviations",
-    "over_draws",
-    "reference_spread",
-    "tolerance_of",
-]
-
 RTOL: Mapping[Precision, float] = {"fp32": 1e-4, "tf32": 1e-2, "fp16": 1e-2}
 """Largest error that counts as equal, relative to the output's largest magnitude."""
 

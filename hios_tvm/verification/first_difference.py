@@ -12,8 +12,6 @@ from hios_tvm.verification.deviation import SINGLE, Arrays, Tolerance
 from hios_tvm.verification.judgement import Judgement, judge
 from hios_tvm.verification.reference import Reference, Step
 
-__all__ = ["Compile", "Difference", "Observation", "first_difference"]
-
 
 @dataclass(frozen=True)
 class Observation:

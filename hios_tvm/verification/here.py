@@ -11,8 +11,6 @@ from hios_tvm.runtime.devices.cuda import load_driver
 from hios_tvm.schema.device_names import gpu_place
 from hios_tvm.schema.manifest import DeviceSpec, Manifest
 
-__all__ = ["why_not_here"]
-
 _ARCH = re.compile(r"sm_([0-9]+)([0-9])([af]?)")
 
 

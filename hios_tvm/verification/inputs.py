@@ -12,8 +12,6 @@ from hios_tvm.errors import ModelError
 from hios_tvm.schema.dtypes import numpy_dtype
 from hios_tvm.verification.deviation import Arrays
 
-__all__ = ["Draws", "IntegerRange", "Spec", "random_inputs", "telling_draws"]
-
 Spec = tuple[str, tuple[int, ...], str]
 """Name, shape and type of an input."""
 

@@ -13,9 +13,6 @@ from hios_tvm.frontends.tensors import ARGUMENT_RANGES
 from hios_tvm.passes.dataflow import bindings, constant_value, operator_name
 from hios_tvm.verification.inputs import IntegerRange
 
-__all__ = ["integer_ranges"]
-
-
 # What returns the elements of these arguments, in another place or type
 _MOVES: Mapping[str, tuple[int, ...]] = {
     "relax.astype": (0,),

@@ -17,8 +17,6 @@ from hios_tvm.verification.deviation import (
 )
 from hios_tvm.verification.reference import Reference
 
-__all__ = ["Judgement", "judge"]
-
 
 @dataclass(frozen=True)
 class Judgement:

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     import onnx
     from tvm.ir import IRModule
 
-__all__ = ["OnnxReference", "onnxruntime_outputs"]
-
 _SHAPES_ONLY = ("Shape", "Size")
 
 

@@ -18,8 +18,6 @@ from hios_tvm.schema.schedule import one_after_another
 from hios_tvm.verification.deviation import Arrays
 from hios_tvm.verification.first_difference import Compile, Observation
 
-__all__ = ["compiler_of_parts"]
-
 
 def compiler_of_parts(recipe: Recipe, device: str, kernel_dir: Path | None = None) -> Compile:
     """Return what compiles a part by the recipe of the whole, for `device` alone, and runs it."""

@@ -16,8 +16,6 @@ from hios_tvm.verification.deviation import Arrays
 if TYPE_CHECKING:
     from tvm.ir import IRModule
 
-__all__ = ["Reference", "Step", "perturbed"]
-
 _UNITS = 16
 
 

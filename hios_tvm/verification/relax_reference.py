@@ -18,8 +18,6 @@ from hios_tvm.passes.dataflow import bindings, operator_name, substitute
 from hios_tvm.verification.deviation import Arrays
 from hios_tvm.verification.reference import Reference, Step, perturbed
 
-__all__ = ["RelaxReference"]
-
 _SHAPES_ONLY = ("relax.shape_of",)
 
 

@@ -16,8 +16,6 @@ from hios_tvm.verification.deviation import Arrays, deviations
 from hios_tvm.verification.first_difference import Difference
 from hios_tvm.version import __version__
 
-__all__ = ["CompileWords", "write_reproducer"]
-
 README = "README.txt"
 
 

@@ -26,8 +26,6 @@ from hios_tvm.verification.parts import compiler_of_parts
 from hios_tvm.verification.reference import Reference
 from hios_tvm.verification.reproducer import CompileWords, write_reproducer
 
-__all__ = ["NOT_ASKED_FOR", "Search", "verify"]
-
 NOT_ASKED_FOR = Verification(reason="it was compiled without a reference, as with --no-verify")
 
 _MOST_KERNELS = 4  # in a message

@@ -12,8 +12,6 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Array", "Pads", "average_pool", "convolve", "max_pool"]
-
 Array = npt.NDArray[np.float64]
 Pads = tuple[tuple[int, int], tuple[int, int]]
 

@@ -23,8 +23,6 @@ from onnx import TensorProto, helper, numpy_helper
 from hios_tvm.zoo import arrays
 from hios_tvm.zoo.arrays import Array, Pads
 
-__all__ = ["GraphBuilder", "Padding", "Tensor"]
-
 OPSET = 17
 IR_VERSION = 8  # the oldest that holds opset 17, so that older runtimes read the models too
 

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from hios_tvm.zoo.builder import GraphBuilder, Tensor
 
-__all__ = ["densenet121"]
-
 BLOCKS = (6, 12, 24, 16)
 GROWTH = 32
 BOTTLENECK = 4

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from hios_tvm.zoo.builder import GraphBuilder, Padding, Tensor
 
-__all__ = ["inception_v3"]
-
 
 def inception_v3(g: GraphBuilder, x: Tensor) -> Tensor:
     """Append the network to `g`: logits ``[batch, 1000]`` of images ``[batch, 3, h, w]``."""

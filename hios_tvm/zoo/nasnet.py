@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from hios_tvm.zoo.builder import GraphBuilder, Tensor
 
-__all__ = ["nasnet_a_large"]
-
 FILTERS = 168  # of the first normal cells; a cell's output has six times as many channels
 CELLS = 6  # normal cells between two reductions
 EPSILON = 1e-3

@@ -16,8 +16,6 @@ from hios_tvm.zoo.randwire import randwire
 from hios_tvm.zoo.resnet import resnet50
 from hios_tvm.zoo.squeezenet import squeezenet1_1
 
-__all__ = ["NETWORKS", "Network", "build"]
-
 CALIBRATION_BATCH = 2
 
 

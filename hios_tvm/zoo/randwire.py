@@ -13,8 +13,6 @@ import numpy as np
 
 from hios_tvm.zoo.builder import GraphBuilder, Tensor
 
-__all__ = ["randwire", "watts_strogatz"]
-
 CHANNELS = 78
 NODES = 32
 NEIGHBOURS = 4

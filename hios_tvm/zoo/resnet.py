@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from hios_tvm.zoo.builder import GraphBuilder, Tensor
 
-__all__ = ["resnet50"]
-
 STAGES = ((3, 64), (4, 128), (6, 256), (3, 512))  # blocks, channels of the bottleneck
 EXPANSION = 4
 

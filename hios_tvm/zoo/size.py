@@ -7,8 +7,6 @@ from math import prod
 
 import onnx
 
-__all__ = ["ModelSize", "model_size"]
-
 
 @dataclass(frozen=True)
 class ModelSize:

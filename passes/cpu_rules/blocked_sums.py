@@ -29,8 +29,6 @@ from tvm.tirx import BufferLoad
 
 from hios_tvm.passes.cpu_rules.loop_nest import Index, allocate, broadcast, serial, vector_index
 
-__all__ = ["MOST_TERMS", "BlockedSums"]
-
 MOST_TERMS = 600
 """Of a block. It takes some ten thousand cycles, and adding it to the totals about a hundred.
 

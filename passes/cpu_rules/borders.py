@@ -9,8 +9,6 @@ from tvm import tirx
 from hios_tvm.passes.cpu_rules.loop_nest import Index
 from hios_tvm.schema.kernel_shapes import Window
 
-__all__ = ["Tile", "kernel_rows", "pixels_inside", "tiles_of_row"]
-
 
 @dataclass(frozen=True)
 class Tile:

@@ -49,8 +49,6 @@ from hios_tvm.passes.cpu_rules.loop_nest import (
 from hios_tvm.passes.cpu_rules.tiled_shapes import TiledConvolution
 from hios_tvm.passes.schedule_kernels import Scheduled
 
-__all__ = ["BlockedWeights", "Convolution"]
-
 _CACHE_BYTES = 256 * 1024
 """Input rows that are read again for the next block of channels should stay in half an L2 cache."""
 

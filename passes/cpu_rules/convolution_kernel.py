@@ -15,8 +15,6 @@ from hios_tvm.passes.schedule_kernels import Packing, Scheduled
 from hios_tvm.passes.tir_trees import nodes_of
 from hios_tvm.schema.kernel_shapes import CONVOLUTION, ConvolutionShape
 
-__all__ = ["ConvolutionKernel"]
-
 
 @dataclass(frozen=True)
 class ConvolutionKernel:

@@ -14,8 +14,6 @@ from tvm.tirx import BufferStore
 from hios_tvm.passes.cpu_rules.loop_nest import Index, as_index
 from hios_tvm.passes.tir_trees import nodes_of, with_values
 
-__all__ = ["Epilogue", "find_block", "fused_epilogue", "image_buffer"]
-
 
 @dataclass(frozen=True)
 class Epilogue:

@@ -9,8 +9,6 @@ from tvm.s_tir.dlight.analysis import SBlockInfo, normalize_prim_func
 from hios_tvm.passes.cpu_rules.loop_nest import coefficients_of
 from hios_tvm.passes.tir_trees import nodes_of
 
-__all__ = ["Fallback"]
-
 
 class Fallback:
     """Parallelise the spatial loops of each block, and let the compiler vectorise the innermost.

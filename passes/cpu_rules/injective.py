@@ -46,8 +46,6 @@ from hios_tvm.passes.cpu_rules.loop_nest import (
 )
 from hios_tvm.passes.tir_trees import nodes_of, with_values
 
-__all__ = ["Injective"]
-
 _CHUNK = 2048
 """Elements that an iteration of the parallel loop should cover at least."""
 

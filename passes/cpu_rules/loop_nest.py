@@ -32,24 +32,6 @@ from tvm.script import tirx as T
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx import AllocBuffer, Broadcast, Ramp, Stmt
 
-__all__ = [
-    "INDEX_DTYPE",
-    "Index",
-    "allocate",
-    "as_index",
-    "broadcast",
-    "coefficients_of",
-    "emitted",
-    "even_chunk",
-    "grid",
-    "parallel",
-    "rebuilt",
-    "serial",
-    "vector_index",
-    "vectors",
-    "when",
-]
-
 Index: TypeAlias = int | tirx.Expr
 
 INDEX_DTYPE = "int64"

@@ -43,8 +43,6 @@ from hios_tvm.passes.cpu_rules.loop_nest import (
 from hios_tvm.passes.cpu_rules.tiled_shapes import TiledProduct
 from hios_tvm.schema.kernel_shapes import PRODUCT, ProductShape
 
-__all__ = ["Product"]
-
 _CACHE_BYTES = 256 * 1024
 """Rows of the left matrix that the next block of columns reads again."""
 

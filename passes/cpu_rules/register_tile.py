@@ -11,8 +11,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 
-__all__ = ["RegisterTile", "choose_tile"]
-
 _FMAS_PER_CYCLE = 2
 _LOADS_PER_CYCLE = 2
 _FMA_LATENCY = 4  # cycles; chains shorter than latency * FMAs per cycle leave units idle

@@ -49,8 +49,6 @@ from hios_tvm.passes.cpu_rules.loop_nest import (
 )
 from hios_tvm.passes.tir_trees import nodes_of, with_values
 
-__all__ = ["Rows"]
-
 _ACCUMULATORS = 4
 """Vectors of partial results of a reduction: enough to hide the latency of an addition."""
 

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from hios_tvm.passes.cpu_rules.register_tile import RegisterTile, choose_tile
 from hios_tvm.schema.kernel_shapes import ConvolutionShape, ProductShape, WindowShape
 
-__all__ = ["TiledConvolution", "TiledProduct", "TiledWindow"]
-
 _MOST_UNROLLED_INPUTS = 4
 """Kernels of images with up to so many channels, such as RGB, have no loop over them."""
 

@@ -55,8 +55,6 @@ from hios_tvm.passes.cpu_rules.loop_nest import (
 from hios_tvm.passes.cpu_rules.tiled_shapes import TiledWindow
 from hios_tvm.schema.kernel_shapes import WINDOW, WindowShape
 
-__all__ = ["SlidingWindow"]
-
 _LEAST_CHUNKS = 16
 """Chunks of rows that threads can share, where there are so many rows."""
 

@@ -51,8 +51,6 @@ from hios_tvm.passes.cpu_rules.winograd_transforms import (
 )
 from hios_tvm.passes.schedule_kernels import Scheduled
 
-__all__ = ["Winograd"]
-
 _CACHE_BYTES = 384 * 1024
 """Transformed inputs and products of a chunk, which share the L2 cache with the weights."""
 

@@ -12,8 +12,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["MATRICES", "TILE", "Matrix", "WinogradMatrices"]
-
 TILE = 2
 """Outputs of a tile in each dimension.
 

@@ -11,8 +11,6 @@ from hios_tvm.passes.cpu_rules.register_tile import RegisterTile, choose_tile
 from hios_tvm.passes.cpu_rules.winograd_matrices import MATRICES, TILE
 from hios_tvm.schema.kernel_shapes import ConvolutionShape
 
-__all__ = ["TransformedWeights", "WinogradShape"]
-
 _PRODUCT_CYCLES = 0.55  # of a vector of products in a register tile
 _TRANSFORM_CYCLES = 9.0  # of a vector that a transform reads and writes
 _BYTES_PER_CYCLE = 2.5  # of weights, which come from memory that several cores share

@@ -12,8 +12,6 @@ from tvm.tirx import Broadcast, BufferLoad, Ramp
 from hios_tvm.passes.cpu_rules.loop_nest import Index, allocate
 from hios_tvm.passes.cpu_rules.winograd_matrices import MATRICES, Matrix
 
-__all__ = ["Vectors", "transformed_inputs", "transformed_outputs"]
-
 
 @dataclass(frozen=True)
 class Vectors:

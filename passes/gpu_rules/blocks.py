@@ -5,8 +5,6 @@ from __future__ import annotations
 from tvm import s_tir
 from tvm.s_tir.schedule import SBlockRV
 
-__all__ = ["inline_all", "main_block"]
-
 
 def main_block(sch: s_tir.Schedule, *annotations: str) -> SBlockRV | None:
     """Return the block that carries one of `annotations`, or None."""

@@ -12,8 +12,6 @@ from tvm.script import tirx as T
 from hios_tvm.schema.dtypes import element_type
 from hios_tvm.schema.gpu_models import Precision
 
-__all__ = ["ROUND_TF32", "SHARED", "SIDE", "WARP", "FragmentFormat", "fragment_format"]
-
 SIDE = 16
 """Rows and columns of a fragment of results."""
 

@@ -28,8 +28,6 @@ from hios_tvm.passes.gpu_rules.matrix_product import (
 )
 from hios_tvm.passes.gpu_rules.tiles import SLICE_DEPTH, GemmTile, choose_gemm_tile
 
-__all__ = ["ImplicitGemm"]
-
 _UNROLLED_STEPS = 512
 
 

@@ -22,16 +22,6 @@ from hios_tvm.schema.kernel_shapes import (
     ProductShape,
 )
 
-__all__ = [
-    "VECTOR",
-    "MatrixProduct",
-    "TileLoops",
-    "fetch_ahead",
-    "fetch_slice",
-    "matrix_product",
-    "pad_to_tiles",
-]
-
 VECTOR = 4
 """Values of single precision that a thread loads at a time, where they are neighbours."""
 

@@ -39,8 +39,6 @@ from hios_tvm.passes.gpu_rules.matrix_product import (
 from hios_tvm.passes.gpu_rules.tiles import WarpTile, choose_warp_tile
 from hios_tvm.schema.gpu_models import Precision
 
-__all__ = ["TensorCores"]
-
 _LEAST = 8  # rows, columns, products of a sum: fewer leave most of a fragment empty
 
 

@@ -8,8 +8,6 @@ from tvm.s_tir.schedule import SBlockRV
 from hios_tvm.passes.gpu_rules.blocks import inline_all, main_block
 from hios_tvm.schema.kernel_shapes import CONVOLUTION, WINDOW
 
-__all__ = ["ThreadPerOutput"]
-
 _THREADS = 128
 _CHANNELS = 32  # of one block: a warp reads them side by side
 

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 
 from hios_tvm.passes.gpu_rules.fragments import FragmentFormat
 
-__all__ = ["SLICE_DEPTH", "GemmTile", "WarpTile", "choose_gemm_tile", "choose_warp_tile"]
-
 SLICE_DEPTH = 16
 """How much of the reduced axis lies in shared memory at a time, in single precision."""
 

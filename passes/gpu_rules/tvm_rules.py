@@ -6,8 +6,6 @@ import tvm
 from tvm import s_tir, tirx
 from tvm.s_tir import dlight
 
-__all__ = ["TvmRules"]
-
 
 class TvmRules:
     """The first of dlight's rules that takes a kernel: products, reductions, element-wise ones."""

@@ -20,8 +20,6 @@ from typing import Any
 
 from hios_tvm.errors import DeviceError
 
-__all__ = ["CoreClaim", "claim_cores"]
-
 _PATH = "/dev/shm/hios-tvm-cores"
 _FLOCK = struct.Struct("@hhqqi0q")  # struct flock: type, whence, start, length, process
 _LOG = logging.getLogger("hios_tvm")

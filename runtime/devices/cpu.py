@@ -9,15 +9,6 @@ from pathlib import Path
 from hios_tvm.errors import DeviceError
 from hios_tvm.schema.device_names import cpu_device_name, parse_cores
 
-__all__ = [
-    "allowed_cores",
-    "available_features",
-    "default_devices",
-    "pin_thread",
-    "require_cores",
-    "share_cores",
-]
-
 
 def allowed_cores() -> frozenset[int]:
     """Return the cores that this process may use (affinity masks and cpusets included)."""

@@ -13,8 +13,6 @@ from hios_tvm.errors import ArtifactError, DeviceError
 from hios_tvm.runtime.abi import NativeDriver
 from hios_tvm.runtime.memory import Arena
 
-__all__ = ["CudaDriver", "CudaError", "CudaResult", "Gpu", "load_driver", "split_gpu"]
-
 _POINTER, _SIZE, _INT, _UINT = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_uint
 _ADDRESS, _TEXT, _ULONG = ctypes.c_uint64, ctypes.c_char_p, ctypes.c_ulonglong
 

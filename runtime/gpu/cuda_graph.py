@@ -16,8 +16,6 @@ from hios_tvm.runtime.memory import TensorTable
 from hios_tvm.runtime.native import Library
 from hios_tvm.runtime.tasks import NativeProgram
 
-__all__ = ["GraphTask"]
-
 
 @dataclass(frozen=True)
 class GraphTask:

@@ -22,8 +22,6 @@ from hios_tvm.runtime.tasks import NativeProgram
 from hios_tvm.schema.launches import GpuKernel
 from hios_tvm.schema.program import Instruction, Program, Signal, Wait
 
-__all__ = ["GpuTask"]
-
 
 @dataclass(frozen=True)
 class GpuTask:

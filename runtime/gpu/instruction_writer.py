@@ -22,8 +22,6 @@ from hios_tvm.schema.program import Call, Copy, Instruction, Signal
 if TYPE_CHECKING:
     from hios_tvm.runtime.gpu.feed_streams import GpuTask
 
-__all__ = ["CLOCK_INSTRUCTIONS", "InstructionWriter", "recorded"]
-
 CLOCK_INSTRUCTIONS = 2
 """How many instructions `InstructionWriter.set_clock` writes."""
 

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from hios_tvm.schema.device_names import device_kind
 from hios_tvm.schema.program import Call, Copy, Program, Signal, Wait
 
-__all__ = ["EventDevices", "event_devices", "issue_order"]
-
 
 @dataclass(frozen=True)
 class EventDevices:

@@ -21,8 +21,6 @@ from hios_tvm.schema.dtypes import numpy_dtype
 from hios_tvm.schema.manifest import Manifest
 from hios_tvm.schema.program import Copy, Signal
 
-__all__ = ["SessionGpus"]
-
 Array = np.ndarray[Any, Any]
 
 

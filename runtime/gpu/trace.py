@@ -11,8 +11,6 @@ from hios_tvm.runtime.devices.cuda import Gpu
 from hios_tvm.runtime.trace import Span, span_of
 from hios_tvm.schema.program import Call, Copy, Program
 
-__all__ = ["GpuTrace", "Mark"]
-
 
 @dataclass(frozen=True)
 class Mark:

@@ -17,8 +17,6 @@ from hios_tvm.schema.device_names import device_kind
 from hios_tvm.schema.graph import OperatorGraph
 from hios_tvm.schema.program import COPY_STREAM
 
-__all__ = ["DeviceCopies"]
-
 
 @dataclass(frozen=True)
 class DeviceCopies:

@@ -18,8 +18,6 @@ from hios_tvm.schema.graph import OperatorGraph
 from hios_tvm.schema.program import COPY_STREAM, Call, Copy
 from hios_tvm.schema.schedule import Schedule, Stage
 
-__all__ = ["Step", "ordered_steps"]
-
 Scratch = Mapping[str, tuple[str, ...]]
 
 

@@ -19,8 +19,6 @@ from hios_tvm.schema.manifest import Buffer
 from hios_tvm.schema.program import Program
 from hios_tvm.schema.schedule import Schedule
 
-__all__ = ["Partition", "partition_by_device"]
-
 Space = Literal["input", "param", "arena", "output"]
 
 

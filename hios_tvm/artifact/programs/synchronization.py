@@ -10,8 +10,6 @@ from hios_tvm.schema.graph import OperatorGraph
 from hios_tvm.schema.program import Instruction, Program, Signal, Wait
 from hios_tvm.schema.schedule import Schedule
 
-__all__ = ["programs_of"]
-
 _NO_SCRATCH: Mapping[str, tuple[str, ...]] = MappingProxyType({})
 
 

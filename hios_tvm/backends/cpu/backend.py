@@ -21,8 +21,6 @@ from hios_tvm.schema.device_names import cpu_model_name
 from hios_tvm.schema.gpu_models import Precision
 from hios_tvm.schema.graph import OperatorGraph
 
-__all__ = ["CpuBackend", "packings_of"]
-
 
 def rules_of(target: Target) -> list[ScheduleRule]:
     """Return the schedule rules for the vectors and registers of `target`."""

@@ -18,8 +18,6 @@ from tvm.target import Target
 from hios_tvm.errors import CompileError
 from hios_tvm.files import atomic_write
 
-__all__ = ["code_target", "compile_kernels", "kernel_key"]
-
 Progress = Callable[[int, int], None]
 
 _LONGEST_NAME = 120  # of a kernel in the name of its file

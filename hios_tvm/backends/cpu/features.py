@@ -6,8 +6,6 @@ from collections.abc import Collection
 
 from tvm.target import Target, codegen
 
-__all__ = ["cpu_features", "missing_features"]
-
 # LLVM's name -> the kernel's, for what LLVM uses on its own in numeric code. What it never emits
 # without being asked (cryptography, transactional memory, ...) must not keep a machine out.
 _X86 = {

@@ -16,8 +16,6 @@ import tvm_ffi.libinfo
 
 from hios_tvm.errors import CompileError
 
-__all__ = ["build_emulation_library", "build_library", "link_library"]
-
 _SOURCES = ("executor.cc", "parallel.cc")
 _EMULATION = ("emulation.cc",)
 _HEADERS = ("cuda.h", "events.h", "parallel.h", "program.h")

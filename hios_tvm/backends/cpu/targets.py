@@ -9,8 +9,6 @@ from hios_tvm.backends.cpu.features import missing_features
 from hios_tvm.errors import UsageError
 from hios_tvm.runtime.devices.cpu import available_features
 
-__all__ = ["PORTABLE_CPU", "host_target", "parse_target", "vector_lanes", "vector_registers"]
-
 PORTABLE_CPU = "x86-64-v3"
 """The oldest x86-64 that `portable` code runs on: AVX2 and FMA, any server since 2015."""
 

@@ -13,8 +13,6 @@ from tvm.target import Target
 from hios_tvm.backends.cpu.codegen import kernel_key
 from hios_tvm.backends.cpu.tuning_database import Subject, TuningDatabase
 
-__all__ = ["TunedChoice", "choose_again", "choose_tuned", "subject_of"]
-
 
 @dataclass(frozen=True)
 class TunedChoice:

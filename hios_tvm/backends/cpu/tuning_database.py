@@ -14,8 +14,6 @@ from pathlib import Path
 
 from hios_tvm.errors import CostError, UsageError
 
-__all__ = ["LEAST_GAIN", "Subject", "Trial", "TunedKernel", "TuningDatabase"]
-
 LEAST_GAIN = 0.03
 """Share of the default kernel's time that a tuned one must save: less is noise."""
 

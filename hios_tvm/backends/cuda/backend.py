@@ -20,8 +20,6 @@ from hios_tvm.schema.device_names import gpu_model_name, gpu_place
 from hios_tvm.schema.gpu_models import Precision, gpu_model
 from hios_tvm.schema.graph import OperatorGraph
 
-__all__ = ["CudaBackend"]
-
 
 class CudaBackend:
     """GPUs of NVIDIA, through CUDA C++ and nvcc."""

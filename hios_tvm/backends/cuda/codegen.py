@@ -28,9 +28,6 @@ from hios_tvm.passes.gpu_rules.fragments import ROUND_TF32
 from hios_tvm.schema.dtypes import element_type
 from hios_tvm.schema.launches import GpuKernel, Launch
 
-__all__ = ["CudaCode", "build_device_code", "generate_cuda"]
-
-
 _FIRST_KERNEL = 'extern "C" __global__'
 
 _ROUND = f"""\

@@ -17,8 +17,6 @@ from hios_tvm.schema.costs import Measurement
 from hios_tvm.schema.gpu_models import GpuModel, Precision
 from hios_tvm.schema.graph import Operator, OperatorGraph
 
-__all__ = ["estimate_gpu"]
-
 _LAUNCH_MS = 0.003
 _EFFICIENCY = 0.5  # of the peak, of plain kernels
 _FULL_RESULTS = 2048  # results of a multiprocessor that keep it busy

@@ -10,8 +10,6 @@ from hios_tvm.errors import DeviceError, UsageError
 from hios_tvm.runtime.devices.cuda import load_driver
 from hios_tvm.schema.gpu_models import PRECISIONS, Precision, gpu_model
 
-__all__ = ["arch_here", "arch_of", "cuda_target", "precision_of"]
-
 
 def cuda_target(arch: str, host: Target, precision: Precision = "fp32") -> Target:
     """Return the target of GPUs of one architecture, whose host is a CPU.

@@ -8,8 +8,6 @@ from typing import Any
 import numpy as np
 from onnx import GraphProto, NodeProto, helper, numpy_helper
 
-__all__ = ["Attributes"]
-
 
 class Attributes:
     """The attributes of `node`, which remember what was read.

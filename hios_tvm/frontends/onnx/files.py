@@ -18,8 +18,6 @@ from onnx import GraphProto, ModelProto, TensorProto, helper
 
 from hios_tvm.errors import ModelError
 
-__all__ = ["external_tensors", "load_external_data", "read_model"]
-
 GIT_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 ZIP_ARCHIVE = b"PK\x03\x04"
 PACKED_BITS = {  # what NumPy holds one to a byte

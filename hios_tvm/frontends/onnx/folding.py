@@ -17,8 +17,6 @@ from tvm.ir import GenericConst
 from hios_tvm.frontends.onnx.operators.call import Value
 from hios_tvm.frontends.tensors import shape_of
 
-__all__ = ["fold"]
-
 MAX_ELEMENTS = 1 << 20
 """Up to this size constants are computed with: shapes, indices, small weights."""
 

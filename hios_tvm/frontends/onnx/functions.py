@@ -11,8 +11,6 @@ from hios_tvm.errors import ModelError
 from hios_tvm.frontends.onnx.inputs import without_weights
 from hios_tvm.frontends.onnx.operators.table import CONVERTERS
 
-__all__ = ["ONNX_DOMAINS", "expand_functions", "subgraphs", "unsupported_operators"]
-
 ONNX_DOMAINS = ("", "ai.onnx")
 
 DEFINED_DOMAINS = ("", "ai.onnx.preview")

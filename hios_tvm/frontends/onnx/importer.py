@@ -27,8 +27,6 @@ from hios_tvm.frontends.onnx.operators.call import OperatorCall, Value
 from hios_tvm.frontends.onnx.operators.table import CONVERTERS
 from hios_tvm.frontends.tensors import constant_of, dtype_of, numpy_dtype, shape_of
 
-__all__ = ["OnnxImporter"]
-
 
 class OnnxImporter:
     """Converts one graph.

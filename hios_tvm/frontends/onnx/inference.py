@@ -12,8 +12,6 @@ from onnx import GraphProto, ModelProto, NodeProto, ValueInfoProto, helper
 from hios_tvm.frontends.onnx.inputs import without_weights
 from hios_tvm.frontends.tensors import numpy_dtype
 
-__all__ = ["TensorTypeFact", "declared_types", "inferred_types"]
-
 
 @dataclass(frozen=True)
 class TensorTypeFact:

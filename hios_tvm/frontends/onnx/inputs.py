@@ -9,8 +9,6 @@ from onnx import GraphProto, TensorProto, TypeProto, ValueInfoProto, helper
 
 from hios_tvm.errors import ModelError, UsageError
 
-__all__ = ["ELEMENT_TYPES", "input_shapes", "model_inputs", "without_weights"]
-
 Shape = tuple[int, ...]
 
 ELEMENT_TYPES = frozenset(

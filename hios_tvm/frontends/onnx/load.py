@@ -15,8 +15,6 @@ from hios_tvm.frontends.onnx.importer import OnnxImporter
 from hios_tvm.frontends.onnx.inputs import input_shapes
 from hios_tvm.frontends.onnx.structure import check_names, check_structure, default_opset
 
-__all__ = ["from_onnx", "load_onnx"]
-
 
 def load_onnx(
     path: Path | str, *, shapes: Mapping[str, tuple[int, ...]] | None = None

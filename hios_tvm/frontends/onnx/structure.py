@@ -8,8 +8,6 @@ from onnx import GraphProto, ModelProto
 from hios_tvm.errors import ModelError
 from hios_tvm.frontends.onnx.functions import ONNX_DOMAINS, subgraphs
 
-__all__ = ["check_names", "check_structure", "default_opset"]
-
 
 def default_opset(model: ModelProto, label: str) -> int:
     """Version of ONNX's own operators that `model` uses.

@@ -9,8 +9,6 @@ from hios_tvm.frontends.relay import syntax
 from hios_tvm.frontends.relay.parser import numpy_dtype
 from hios_tvm.frontends.relay.syntax import Position
 
-__all__ = ["Attributes"]
-
 # They repeat what shapes say, or advise Relay's own code generation.
 _WITHOUT_EFFECT = """
     attrs_type_key auto_scheduler_rewritten_layout channels kernel_size

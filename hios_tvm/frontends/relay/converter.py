@@ -23,8 +23,6 @@ from hios_tvm.frontends.relay.syntax import Position
 from hios_tvm.frontends.relay.values import Closure, Scope, Value, describe, tensors_in
 from hios_tvm.frontends.tensors import constant_of
 
-__all__ = ["convert_program"]
-
 MAX_INPUT_ELEMENTS = 1 << 40
 
 

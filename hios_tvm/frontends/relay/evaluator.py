@@ -23,8 +23,6 @@ from hios_tvm.frontends.relay.syntax import Position
 from hios_tvm.frontends.relay.values import Closure, Data, Operator, Scope, Value, describe
 from hios_tvm.frontends.tensors import array_of, constant_of
 
-__all__ = ["Evaluator"]
-
 MAX_CALLS_INSIDE_EACH_OTHER = 2000
 MAX_OPERATORS = 50_000  # after functions are applied: programs can grow exponentially
 

@@ -12,8 +12,6 @@ from hios_tvm.frontends.relay import syntax
 from hios_tvm.frontends.relay.values import Value
 from hios_tvm.frontends.tensors import array_of, constant_of
 
-__all__ = ["fold"]
-
 MAX_ELEMENTS = 1 << 16
 
 _OPERATORS: Mapping[str, Callable[..., Any]] = {

@@ -14,8 +14,6 @@ from hios_tvm.frontends.relay.converter import convert_program
 from hios_tvm.frontends.relay.json_reader import NodeTable, parse_json_program
 from hios_tvm.frontends.relay.parser import parse_program
 
-__all__ = ["from_relay", "from_relay_json", "load_relay"]
-
 
 def from_relay(text: str, params: Mapping[str, np.ndarray] | None = None) -> tvm.IRModule:
     """Import a Relay program in the text format that `mod.astext()` printed.

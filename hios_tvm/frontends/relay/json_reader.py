@@ -21,8 +21,6 @@ from hios_tvm.frontends.relay.json_fields import is_reference
 from hios_tvm.frontends.relay.parser import numpy_dtype
 from hios_tvm.frontends.relay.syntax import Position
 
-__all__ = ["NodeTable", "parse_json_program"]
-
 MAX_NESTING = 100  # of plain data, such as lists in attributes
 
 

@@ -20,8 +20,6 @@ from hios_tvm.frontends.relay import syntax
 from hios_tvm.frontends.relay.scanner import Source, scan
 from hios_tvm.frontends.relay.syntax import Position
 
-__all__ = ["numpy_dtype", "parse_program"]
-
 SUPPORTED_VERSIONS = ("0.0.4", "0.0.5")
 
 Attribute: TypeAlias = "tuple[str, syntax.AttributeValue, Position]"

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 
 from hios_tvm.frontends.relay.syntax import Position
 
-__all__ = ["Source", "position_at", "scan"]
-
 METADATA = "#[metadata]"
 
 # Strings and names are skipped whole: a slash inside a name (`%model/conv`) opens no comment.

@@ -15,34 +15,6 @@ import numpy as np
 
 from hios_tvm.errors import RelayError
 
-__all__ = [
-    "AttributeValue",
-    "Binding",
-    "Block",
-    "Call",
-    "Clause",
-    "Conditional",
-    "Constant",
-    "Expression",
-    "Function",
-    "GlobalName",
-    "Match",
-    "MetaReference",
-    "OperatorName",
-    "OtherType",
-    "Parameter",
-    "Pattern",
-    "Position",
-    "Program",
-    "Projection",
-    "TensorType",
-    "Tuple",
-    "TupleType",
-    "Type",
-    "Variable",
-    "children",
-]
-
 
 @dataclass(frozen=True, slots=True)
 class Position:

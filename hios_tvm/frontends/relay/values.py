@@ -15,16 +15,6 @@ from tvm import relax
 from hios_tvm.frontends.relay import syntax
 from hios_tvm.frontends.tensors import dtype_of, shape_of
 
-__all__ = [
-    "Closure",
-    "Data",
-    "Operator",
-    "Scope",
-    "Value",
-    "describe",
-    "tensors_in",
-]
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Closure:

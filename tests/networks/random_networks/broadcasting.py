@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from random_networks.builder import EXTENTS, Builder, Tensor
 
-__all__ = ["FLOAT_BINARY", "binary", "smaller", "upward"]
-
 FLOAT_BINARY = ("Add", "Sub", "Mul", "Mul", "Add", "Max", "Min", "Div")
 
 

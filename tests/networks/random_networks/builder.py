@@ -17,8 +17,6 @@ from onnx import helper, numpy_helper
 
 from random_networks.network import Array, Network
 
-__all__ = ["Builder", "Redraw", "Tensor", "load_session"]
-
 EXTENTS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 13, 16, 17)
 CHANNELS = (1, 2, 3, 4, 6, 7, 8, 16, 17, 20, 32, 33, 65)
 LARGEST_TENSOR = 40_000

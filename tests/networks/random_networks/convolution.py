@@ -11,8 +11,6 @@ from random_networks.elementwise import activation
 from random_networks.menu import pattern
 from random_networks.windows import window
 
-__all__ = ["conv", "pointwise"]
-
 
 def conv(b: Builder, x: Tensor, channels: int, groups: int = 1) -> Tensor:
     """Append a convolution with all attributes."""

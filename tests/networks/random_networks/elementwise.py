@@ -8,8 +8,6 @@ from random_networks.broadcasting import FLOAT_BINARY, binary, smaller, upward
 from random_networks.builder import KIND_TYPES, Builder, Tensor
 from random_networks.menu import pattern
 
-__all__ = ["activation"]
-
 PLAIN = {
     "Relu": 7, "Sigmoid": 7, "Tanh": 7, "Softplus": 7, "Softsign": 7, "Neg": 7, "Abs": 7, "Exp": 7,
     "Floor": 7, "Ceil": 7, "Identity": 7, "Sin": 7, "Cos": 7, "Atan": 7, "Erf": 9, "Sign": 9,

@@ -19,8 +19,6 @@ from random_networks.builder import Builder, Redraw, load_session
 from random_networks.menu import MENU
 from random_networks.network import Network
 
-__all__ = ["OPSETS", "random_network"]
-
 OPSETS = range(7, 25)
 LONGEST = 9
 

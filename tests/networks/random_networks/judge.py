@@ -14,8 +14,6 @@ from hios_tvm.errors import HiosError
 from random_networks.network import Array, Network
 from random_networks.reference import Reference, reference_of, standard_of
 
-__all__ = ["KINDS", "Verdict", "follows_standard", "judge"]
-
 KINDS = ("right", "wrong", "crashed", "refused")
 
 

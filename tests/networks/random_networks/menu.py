@@ -7,8 +7,6 @@ from dataclasses import dataclass
 
 from random_networks.builder import Builder
 
-__all__ = ["MENU", "Pattern", "pattern"]
-
 Grow = Callable[[Builder], object]
 
 

@@ -11,8 +11,6 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-__all__ = ["Array", "Network"]
-
 Array = npt.NDArray[Any]
 
 

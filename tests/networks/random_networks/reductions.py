@@ -9,8 +9,6 @@ from random_networks.builder import Builder, Redraw, Tensor
 from random_networks.elementwise import activation
 from random_networks.menu import pattern
 
-__all__ = ["reduced"]
-
 REDUCTIONS = (
     "ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceL1", "ReduceL2",
     "ReduceSumSquare", "ReduceLogSum", "ReduceLogSumExp",

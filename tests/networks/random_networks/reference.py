@@ -12,8 +12,6 @@ from onnx.reference import ReferenceEvaluator
 from random_networks.builder import load_session
 from random_networks.network import Array, Network
 
-__all__ = ["Reference", "reference_of", "standard_of", "values_of"]
-
 TOLERANCE = {"float16": 2e-3, "bfloat16": 2e-2, "float32": 2e-5, "float64": 1e-6}
 """Largest error of an output, relative to its largest magnitude; float16 anywhere counts for all.
 

@@ -12,8 +12,6 @@ from random_networks.judge import Verdict
 from random_networks.network import Array, Network
 from random_networks.reference import values_of
 
-__all__ = ["shrink"]
-
 
 def shrink(network: Network, verdict: Verdict, judge: Callable[[Network], Verdict]) -> Network:
     """Return the smallest part of `network` that was found to have a verdict of the same cause.

@@ -7,8 +7,6 @@ from typing import Any
 
 from random_networks.builder import Builder
 
-__all__ = ["window"]
-
 
 def window(
     b: Builder, sizes: Sequence[int], *, dilates: bool = True, pads_less_than_kernel: bool = False

@@ -14,8 +14,6 @@ from types import TracebackType
 from random_networks.judge import Verdict, judge
 from random_networks.network import Network
 
-__all__ = ["LATE", "Judge"]
-
 LATE = "no end within"
 """How the reason begins where a network takes too long."""
 

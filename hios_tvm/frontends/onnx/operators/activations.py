@@ -10,8 +10,6 @@ from tvm import te, tirx
 
 from hios_tvm.frontends.onnx.operators.call import OperatorCall
 
-__all__ = ["Activation", "activations"]
-
 Activation: TypeAlias = Callable[[tirx.Expr], tirx.Expr]
 """Of one element."""
 

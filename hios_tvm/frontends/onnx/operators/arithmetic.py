@@ -20,8 +20,6 @@ from hios_tvm.frontends.tensors import (
     shape_of,
 )
 
-__all__ = ["OPERATORS", "binary", "operands"]
-
 Function = Callable[..., relax.Expr]
 
 

@@ -16,17 +16,6 @@ from hios_tvm.frontends.onnx.operators.call import Converter, OperatorCall, Valu
 from hios_tvm.frontends.onnx.operators.precision import widened
 from hios_tvm.frontends.tensors import constant, constant_of, dtype_of, shape_of
 
-__all__ = [
-    "OPERATORS",
-    "Heads",
-    "attend",
-    "heads",
-    "layer_norm",
-    "rms_norm",
-    "rotated",
-    "simplified_layer_normalization",
-]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Heads:

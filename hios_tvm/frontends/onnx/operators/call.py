@@ -14,8 +14,6 @@ from hios_tvm.errors import DynamicShapeError, UnsupportedOperatorError
 from hios_tvm.frontends.onnx.attributes import Attributes
 from hios_tvm.frontends.tensors import TensorBuilder, array_of, shape_of
 
-__all__ = ["Converter", "OperatorCall", "Value", "normalized_axes", "normalized_axis"]
-
 Value: TypeAlias = "relax.Expr | tuple[Value, ...] | None"
 """A tensor, a sequence of values, or an optional without a value."""
 

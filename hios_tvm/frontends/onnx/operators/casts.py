@@ -13,8 +13,6 @@ from hios_tvm.frontends.onnx.operators.call import Converter, OperatorCall, Valu
 from hios_tvm.frontends.onnx.operators.precision import is_float, widened
 from hios_tvm.frontends.tensors import array_of, constant, dtype_of
 
-__all__ = ["OPERATORS", "converted", "element_type"]
-
 
 def element_type(call: OperatorCall, number: int) -> str:
     """The name of an element type by its number in `TensorProto.DataType`."""

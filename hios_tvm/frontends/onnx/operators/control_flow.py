@@ -13,8 +13,6 @@ from hios_tvm.frontends.onnx.operators.call import Converter, OperatorCall, Valu
 from hios_tvm.frontends.onnx.operators.sequences import stack
 from hios_tvm.frontends.tensors import array_of, constant, dtype_of, shape_of
 
-__all__ = ["OPERATORS"]
-
 MAX_ITERATIONS = 1000
 """Every iteration adds operators of its own, which take time to compile."""
 

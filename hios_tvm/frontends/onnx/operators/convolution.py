@@ -19,8 +19,6 @@ from hios_tvm.frontends.onnx.operators.windows import (
 )
 from hios_tvm.frontends.tensors import array_of, constant_of, shape_of
 
-__all__ = ["OPERATORS"]
-
 _CONVOLUTIONS: Mapping[int, Callable[..., relax.Expr]] = {
     1: relax.op.nn.conv1d,
     2: relax.op.nn.conv2d,

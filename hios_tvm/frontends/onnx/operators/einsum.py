@@ -13,8 +13,6 @@ from hios_tvm.frontends.onnx.operators.call import OperatorCall, Value
 from hios_tvm.frontends.onnx.operators.precision import widened
 from hios_tvm.frontends.tensors import dtype_of, shape_of
 
-__all__ = ["einsum"]
-
 
 @dataclass(frozen=True)
 class _Labeled:

@@ -12,8 +12,6 @@ from tvm import relax, te, tirx
 from hios_tvm.frontends.onnx.operators.call import Converter, OperatorCall, Value
 from hios_tvm.frontends.tensors import ARGUMENT_RANGES, constant, constant_of, dtype_of, shape_of
 
-__all__ = ["OPERATORS"]
-
 MAX_CONSTANT_ELEMENTS = 1 << 24
 
 

@@ -13,8 +13,6 @@ from tvm import relax, te, tirx
 from hios_tvm.frontends.onnx.operators.call import Converter, OperatorCall, Value
 from hios_tvm.frontends.tensors import constant, dtype_of, shape_of
 
-__all__ = ["OPERATORS"]
-
 _OPAQUE = 8  # TVM's number for kernels that are not fused with others
 
 

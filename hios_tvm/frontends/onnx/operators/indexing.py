@@ -15,8 +15,6 @@ from tvm import relax, te, tirx
 from hios_tvm.frontends.onnx.operators.call import Converter, OperatorCall, Value
 from hios_tvm.frontends.tensors import ARGUMENT_RANGES, array_of, constant_of, shape_of
 
-__all__ = ["OPERATORS", "index_inside"]
-
 
 def index_inside(index: tirx.Expr, extent: int) -> tirx.Expr:
     """Count an index from the start, inside of a dimension of `extent`."""

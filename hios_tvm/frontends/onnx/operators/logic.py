@@ -12,8 +12,6 @@ from hios_tvm.frontends.onnx.operators.call import Converter, OperatorCall, Valu
 from hios_tvm.frontends.onnx.operators.precision import widened
 from hios_tvm.frontends.tensors import array_of, constant, constant_of, dtype_of, shape_of
 
-__all__ = ["OPERATORS"]
-
 
 def comparison(function: Callable[..., relax.Expr]) -> Converter:
     def convert(call: OperatorCall) -> Value:

@@ -19,9 +19,6 @@ from hios_tvm.frontends.onnx.operators import (
 from hios_tvm.frontends.onnx.operators.call import Converter, OperatorCall, Value
 from hios_tvm.frontends.tensors import constant, dtype_of, shape_of
 
-__all__ = ["OPERATORS"]
-
-
 # --- Activations ---
 
 

@@ -13,8 +13,6 @@ from hios_tvm.frontends.onnx.operators.casts import converted
 from hios_tvm.frontends.onnx.operators.precision import in_single, is_float, widened
 from hios_tvm.frontends.tensors import constant, dtype_of, shape_of
 
-__all__ = ["OPERATORS"]
-
 
 def function(of: Callable[..., relax.Expr]) -> Converter:
     """A function without attributes."""

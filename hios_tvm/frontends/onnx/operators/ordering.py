@@ -12,8 +12,6 @@ from hios_tvm.frontends.onnx.operators.call import Converter, OperatorCall, Valu
 from hios_tvm.frontends.onnx.operators.precision import is_float, widened
 from hios_tvm.frontends.tensors import constant_of, dtype_of, shape_of
 
-__all__ = ["OPERATORS"]
-
 Pair = tuple[tirx.Expr, tirx.Expr]
 
 

@@ -11,8 +11,6 @@ from tvm import relax, te, tirx
 from hios_tvm.frontends.onnx.operators.call import Converter, OperatorCall, Value, normalized_axes
 from hios_tvm.frontends.tensors import array_of, constant, dtype_of, shape_of
 
-__all__ = ["OPERATORS"]
-
 Widths: TypeAlias = list[tuple[int, int]]
 """Elements before and after each dimension; negative ones are cut off."""
 

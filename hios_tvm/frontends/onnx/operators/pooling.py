@@ -21,8 +21,6 @@ from hios_tvm.frontends.onnx.operators.windows import (
 )
 from hios_tvm.frontends.tensors import constant_of, dtype_of, shape_of
 
-__all__ = ["OPERATORS"]
-
 _IMAGE_TYPES = ("float16", "float32")
 """Element types of the poolings that passes know."""
 

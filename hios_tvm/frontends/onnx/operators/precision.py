@@ -9,8 +9,6 @@ from tvm import relax
 from hios_tvm.frontends.onnx.operators.call import Converter, OperatorCall, Value
 from hios_tvm.frontends.tensors import dtype_of
 
-__all__ = ["in_single", "is_float", "is_signed", "widened"]
-
 
 def is_float(dtype: str) -> bool:
     return "float" in dtype

@@ -13,8 +13,6 @@ from hios_tvm.frontends.onnx.operators.einsum import einsum
 from hios_tvm.frontends.onnx.operators.precision import is_float, widened
 from hios_tvm.frontends.tensors import array_of, constant, constant_of, dtype_of, shape_of
 
-__all__ = ["OPERATORS", "product"]
-
 MAX_DETERMINANT = 4
 """Rows of the largest matrix of which a determinant is written out: the terms are its factorial."""
 

@@ -19,9 +19,6 @@ from hios_tvm.frontends.onnx.operators.casts import converted, element_type
 from hios_tvm.frontends.onnx.operators.windows import read_windows
 from hios_tvm.frontends.tensors import array_of, constant, constant_of, dtype_of, shape_of
 
-__all__ = ["OPERATORS"]
-
-
 # --- Scales ---
 
 

@@ -22,8 +22,6 @@ from hios_tvm.frontends.onnx.operators.unrolling import (
     unrolled,
 )
 
-__all__ = ["OPERATORS"]
-
 # --- The operators ---
 
 

@@ -19,8 +19,6 @@ from hios_tvm.frontends.onnx.operators.casts import converted
 from hios_tvm.frontends.onnx.operators.precision import is_float, widened
 from hios_tvm.frontends.tensors import constant, constant_of, dtype_of, shape_of
 
-__all__ = ["OPERATORS"]
-
 
 @dataclass(frozen=True)
 class _Axes:

@@ -12,8 +12,6 @@ from tvm import te, tirx, topi
 from hios_tvm.frontends.onnx.operators.call import Converter, OperatorCall, Value
 from hios_tvm.frontends.tensors import dtype_of, shape_of
 
-__all__ = ["OPERATORS"]
-
 
 @dataclass(frozen=True)
 class _Pooling:

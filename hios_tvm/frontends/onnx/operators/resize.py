@@ -25,8 +25,6 @@ from hios_tvm.frontends.onnx.operators.sampling import (
 )
 from hios_tvm.frontends.tensors import constant, constant_of, dtype_of, shape_of
 
-__all__ = ["OPERATORS"]
-
 _MAX_UNROLLED_TAPS = 16
 _INJECTIVE = 2  # TVM's number for kernels that compute each element from some of others
 

@@ -10,8 +10,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["COORDINATES", "NEAREST_MODES", "AxisResize", "Filter", "Taps", "source_taps"]
-
 COORDINATES = (
     "half_pixel",
     "half_pixel_symmetric",

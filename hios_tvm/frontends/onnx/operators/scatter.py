@@ -15,8 +15,6 @@ from hios_tvm.frontends.onnx.operators.call import Converter, OperatorCall, Valu
 from hios_tvm.frontends.onnx.operators.indexing import index_inside
 from hios_tvm.frontends.tensors import ARGUMENT_RANGES, array_of, constant_of, shape_of
 
-__all__ = ["OPERATORS"]
-
 REDUCTIONS = {"none": "update", "add": "add", "mul": "mul", "max": "max", "min": "min"}
 """ONNX's names, and Relax's."""
 

@@ -14,8 +14,6 @@ from hios_tvm.frontends.onnx.operators.call import (
 from hios_tvm.frontends.onnx.operators.shapes import split_sizes, split_tensor
 from hios_tvm.frontends.tensors import constant, shape_of
 
-__all__ = ["OPERATORS", "stack"]
-
 
 def sequence_construct(call: OperatorCall) -> Value:
     return tuple(call.tensors())

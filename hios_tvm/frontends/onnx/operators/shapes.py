@@ -17,8 +17,6 @@ from hios_tvm.frontends.onnx.operators.call import (
 )
 from hios_tvm.frontends.tensors import constant, dtype_of, shape_of
 
-__all__ = ["OPERATORS", "concat", "split_sizes", "split_tensor"]
-
 # --- What shapes are ---
 
 

@@ -14,8 +14,6 @@ from tvm import relax, te, tirx
 from hios_tvm.frontends.onnx.operators.call import Converter, OperatorCall, Value, normalized_axis
 from hios_tvm.frontends.tensors import constant, dtype_of, shape_of
 
-__all__ = ["OPERATORS"]
-
 
 def dft(call: OperatorCall) -> Value:
     """Before version 20 the axis is an attribute, counted from 1."""

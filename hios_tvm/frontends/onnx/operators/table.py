@@ -34,8 +34,6 @@ from hios_tvm.frontends.onnx.operators import (
 )
 from hios_tvm.frontends.onnx.operators.call import Converter
 
-__all__ = ["CONVERTERS"]
-
 CONVERTERS: Mapping[tuple[str, str], Converter] = {
     ("", name): converter
     for family in (

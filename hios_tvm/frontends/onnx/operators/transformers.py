@@ -22,8 +22,6 @@ from hios_tvm.frontends.onnx.operators.attention import (
 from hios_tvm.frontends.onnx.operators.call import Converter, OperatorCall, Value
 from hios_tvm.frontends.tensors import constant, constant_of, dtype_of, shape_of
 
-__all__ = ["OPERATORS"]
-
 EPSILON = 1e-12
 MASKED = -10000.0
 """What the operators add to the scores of masked keys unless they say otherwise."""

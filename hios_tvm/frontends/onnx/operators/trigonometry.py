@@ -10,8 +10,6 @@ from hios_tvm.frontends.onnx.operators.call import Converter, OperatorCall
 from hios_tvm.frontends.onnx.operators.precision import in_single
 from hios_tvm.frontends.tensors import constant, dtype_of
 
-__all__ = ["OPERATORS"]
-
 
 def elementwise(function: Callable[[tirx.Expr], tirx.Expr]) -> Converter:
     """A function of single elements."""

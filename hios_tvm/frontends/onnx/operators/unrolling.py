@@ -17,20 +17,6 @@ from hios_tvm.frontends.onnx.operators.activations import Activation, activation
 from hios_tvm.frontends.onnx.operators.call import OperatorCall, Value
 from hios_tvm.frontends.tensors import array_of, constant_of, dtype_of, shape_of
 
-__all__ = [
-    "Element",
-    "Gates",
-    "Layer",
-    "State",
-    "Step",
-    "layer_of",
-    "part_of",
-    "recurrent_bias",
-    "recurrent_products",
-    "recurrent_weights",
-    "unrolled",
-]
-
 MOST_JOINED = 16
 """Outputs of steps that one kernel copies side by side."""
 

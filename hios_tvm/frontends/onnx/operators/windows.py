@@ -8,8 +8,6 @@ from math import prod
 
 from hios_tvm.frontends.onnx.operators.call import OperatorCall
 
-__all__ = ["AUTO_PADS", "Windows", "axis_sizes", "read_pads", "read_windows", "split_padding"]
-
 AUTO_PADS = ("NOTSET", "SAME_UPPER", "SAME_LOWER", "VALID")
 
 

@@ -15,8 +15,6 @@ from hios_tvm.frontends.relay.syntax import Position
 from hios_tvm.frontends.relay.values import Value, describe
 from hios_tvm.frontends.tensors import TensorBuilder, array_of
 
-__all__ = ["Converter", "OperatorCall"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class OperatorCall(TensorBuilder):

@@ -11,21 +11,6 @@ from hios_tvm.frontends.relay.operators.layouts import layout_attribute, to_layo
 from hios_tvm.frontends.relay.values import Value
 from hios_tvm.frontends.tensors import dtype_of, shape_of
 
-__all__ = [
-    "batch_matmul",
-    "bias_add",
-    "convolution",
-    "convolve",
-    "convolve_transposed",
-    "deformable_convolution",
-    "dense",
-    "matmul",
-    "matrix_product",
-    "packed_dense",
-    "padding",
-    "transposed_convolution",
-]
-
 SPATIAL = {1: "W", 2: "HW", 3: "DHW"}
 
 

@@ -13,25 +13,6 @@ from hios_tvm.frontends.relay.operators.call import Converter, OperatorCall
 from hios_tvm.frontends.relay.values import Value
 from hios_tvm.frontends.tensors import constant, dtype_of, shape_of
 
-__all__ = [
-    "arg_reduction",
-    "binary",
-    "bool_reduction",
-    "cast",
-    "cast_like",
-    "clip",
-    "identity",
-    "logarithm",
-    "reduction",
-    "round_half_away",
-    "round_tensor",
-    "truncated_division",
-    "truncated_remainder",
-    "unary",
-    "variance",
-    "where",
-]
-
 Operator = Callable[..., relax.Expr]
 
 

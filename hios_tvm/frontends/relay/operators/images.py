@@ -11,17 +11,6 @@ from hios_tvm.frontends.relay.operators.convolution import SPATIAL
 from hios_tvm.frontends.relay.values import Value
 from hios_tvm.frontends.tensors import dtype_of, shape_of
 
-__all__ = [
-    "affine_grid",
-    "crop_and_resize",
-    "grid_sample",
-    "legacy_resize",
-    "resize",
-    "roi_align",
-    "roi_pool",
-    "upsampling",
-]
-
 # Relay's names of methods and those of Relax.
 _METHODS = {
     "nearest_neighbor": "nearest_neighbor",

@@ -20,34 +20,6 @@ from hios_tvm.frontends.tensors import (
     shape_of,
 )
 
-__all__ = [
-    "advanced_index",
-    "arange",
-    "argsort",
-    "fifo_buffer",
-    "full",
-    "full_like",
-    "gather",
-    "gather_nd",
-    "initial",
-    "initial_like",
-    "one_hot",
-    "reverse_sequence",
-    "scan",
-    "scatter",
-    "scatter_nd",
-    "sequence_mask",
-    "shape_constant",
-    "size_constant",
-    "slice_like",
-    "sort",
-    "strided_slice",
-    "take",
-    "topk",
-    "triangle",
-    "unravel_index",
-]
-
 MAX_CONSTANT_ELEMENTS = 1 << 24
 
 Operator = Callable[..., relax.Expr]

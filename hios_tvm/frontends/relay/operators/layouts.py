@@ -15,8 +15,6 @@ from hios_tvm.frontends.relay.operators.call import OperatorCall
 from hios_tvm.frontends.relay.values import Value
 from hios_tvm.frontends.tensors import shape_of
 
-__all__ = ["layout_attribute", "layout_transform", "plain_layout", "to_layout"]
-
 Axis = tuple[str, int]  # a letter, and the size of its block (0 for a capital)
 
 

@@ -11,19 +11,6 @@ from hios_tvm.frontends.relay.operators.call import Converter, OperatorCall
 from hios_tvm.frontends.relay.values import Value
 from hios_tvm.frontends.tensors import constant, constant_of, dtype_of, shape_of
 
-__all__ = [
-    "batch_norm",
-    "dropout",
-    "group_norm",
-    "instance_norm",
-    "l2_normalize",
-    "layer_norm",
-    "leaky_relu",
-    "local_response_norm",
-    "prelu",
-    "softmax",
-]
-
 EPSILON = 1e-5
 
 

@@ -13,8 +13,6 @@ from hios_tvm.frontends.relay.operators.layouts import layout_attribute, to_layo
 from hios_tvm.frontends.relay.values import Value
 from hios_tvm.frontends.tensors import shape_of
 
-__all__ = ["adaptive_pool", "average_pool", "global_pool", "max_pool"]
-
 
 def max_pool(rank: int) -> Converter:
     function = {1: relax.op.nn.max_pool1d, 2: relax.op.nn.max_pool2d, 3: relax.op.nn.max_pool3d}

@@ -16,20 +16,6 @@ from hios_tvm.frontends.relay.operators.elementwise import round_tensor
 from hios_tvm.frontends.relay.values import Value
 from hios_tvm.frontends.tensors import array_of, constant, constant_of, dtype_of, shape_of
 
-__all__ = [
-    "dequantize",
-    "fixed_point_multiply",
-    "quantize",
-    "quantized_batch_matmul",
-    "quantized_binary",
-    "quantized_concatenate",
-    "quantized_convolution",
-    "quantized_dense",
-    "quantized_multiply",
-    "quantized_unary",
-    "requantize",
-]
-
 Convolve: TypeAlias = "Callable[[OperatorCall, int, relax.Expr, relax.Expr, str], relax.Expr]"
 
 

@@ -11,34 +11,6 @@ from hios_tvm.frontends.relay.operators.call import OperatorCall
 from hios_tvm.frontends.relay.values import Value
 from hios_tvm.frontends.tensors import MAX_DIMENSIONS, dtype_of, shape_of
 
-__all__ = [
-    "batch_flatten",
-    "batch_to_space",
-    "broadcast_to",
-    "broadcast_to_like",
-    "collapse_sum_like",
-    "collapse_sum_to",
-    "concatenate",
-    "depth_to_space",
-    "einsum",
-    "expand_dims",
-    "meshgrid",
-    "mirror_pad",
-    "pad",
-    "repeat",
-    "reshape",
-    "reshape_like",
-    "reverse",
-    "reverse_reshape",
-    "space_to_batch",
-    "space_to_depth",
-    "split",
-    "squeeze",
-    "stack",
-    "tile",
-    "transpose",
-]
-
 
 def reshape(call: OperatorCall) -> Value:
     data, attributes = call.tensor(0), call.attributes

@@ -26,8 +26,6 @@ from hios_tvm.frontends.relay.operators.elementwise import (
     unary,
 )
 
-__all__ = ["OPERATORS"]
-
 op = relax.op
 
 OPERATORS: Mapping[str, Converter] = {
