@@ -19,6 +19,8 @@ from tvm.tirx import EQ, NE, BufferStore, Expr, FloatImm, Max, Min, Not, Select,
 
 from hios_tvm.passes.tir_trees import nodes_of
 
+_LONGEST_CHAIN = 8
+
 Rewritings = Mapping[type[Expr], Callable[[Any], Expr]]
 
 
@@ -47,7 +49,8 @@ class NanExtrema:
     reductions as they are, for a second run after that.
     """
 
-    def __init__(self, *, of_reductions: bool = True) -> None:
+    def __init__(self, *, on_gpu: bool = False, of_reductions: bool = True) -> None:
+        self.with_nan = _by_comparisons if on_gpu else _by_order
         self.of_reductions = of_reductions
 
     def transform_module(self, mod: IRModule, _ctx: tvm.transform.PassContext) -> IRModule:
@@ -57,7 +60,7 @@ class NanExtrema:
             def extremum(value: Max | Min) -> Expr:
                 loaded = value.a.source if isinstance(value.a, TensorLoad) else None
                 is_reduction = any(buffer.same_as(loaded) for buffer in reduced)
-                return _with_nan(value) if _is_float(value.a) and not is_reduction else value
+                return self.with_nan(value) if _is_float(value.a) and not is_reduction else value
 
             return {Max: extremum, Min: extremum}
 
@@ -101,17 +104,31 @@ def _is_false(condition: Expr) -> Expr:
     return tirx.Cast("uint8", condition) == tirx.const(0, "uint8")
 
 
-def _with_nan(extremum: Max | Min) -> Expr:
-    """Return an extremum by comparisons: LLVM makes a maximum and a mask of them.
+def _by_order(extremum: Max | Min) -> Expr:
+    """Return an extremum for LLVM, of whose code the second operand is the result if one is NaN."""
+    a, b = _fewer_selections_first(extremum)
+    ordered = type(extremum)(a, b)
+    return ordered if _is_number(a) else Select(a <= a, ordered, a)
 
-    Comparisons of vectors are in CUDA too, where the maximum of a number and NaN is the number.
+
+def _by_comparisons(extremum: Max | Min) -> Expr:
+    """Return an extremum for CUDA, whose own one of a number and NaN is the number.
+
+    Both operands are repeated, so of a long chain only the first ones are written so: the others
+    return the number.
     """
+    a, b = _fewer_selections_first(extremum)
+    if len(nodes_of(b, Select)) > _LONGEST_CHAIN:
+        return extremum
+    larger = Select(b < a if isinstance(extremum, Max) else b > a, a, b)
+    return larger if _is_number(a) else Select(a <= a, larger, a)
+
+
+def _fewer_selections_first(extremum: Max | Min) -> tuple[Expr, Expr]:
     a, b = extremum.a, extremum.b
     if _is_number(b) or len(nodes_of(a, Select)) > len(nodes_of(b, Select)):
-        a, b = b, a  # what is repeated less comes second, so that chains stay short
-    is_max = isinstance(extremum, Max)
-    larger = Select(b < a if is_max else b > a, a, b)
-    return larger if _is_number(a) else Select(a <= a, larger, a)
+        return b, a
+    return a, b
 
 
 def _is_number(value: Expr) -> bool:

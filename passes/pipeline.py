@@ -119,7 +119,7 @@ def cpu_loops(rules: Sequence[ScheduleRule], left: Collection[str] = ()) -> list
 def gpu_loops(target: Target, multiprocessors: int, precision: Precision) -> list[Pass]:
     """Phase 4 for GPUs of `target`, a CUDA target."""
     rules = gpu_rules(target, multiprocessors, precision)
-    return [ScheduleKernels(rules), NanExtrema(of_reductions=False)]
+    return [ScheduleKernels(rules), NanExtrema(on_gpu=True, of_reductions=False)]
 
 
 def run_passes(phases: Pass, mod: IRModule, target: Target) -> IRModule:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import tvm
+from tvm import tirx
 from tvm.script import ir as I
 from tvm.script import tirx as T
 
@@ -74,6 +75,8 @@ def test_integers_are_compared_as_they_are() -> None:
 
 
 def test_extrema_are_nan_where_an_operand_is() -> None:
+    """LLVM's code for an extremum returns the second operand where one of them is NaN."""
+
     @I.ir_module
     class Before:
         @T.prim_func(s_tir=True)
@@ -90,11 +93,35 @@ def test_extrema_are_nan_where_an_operand_is() -> None:
             a: T.Buffer((4,), "float32"), b: T.Buffer((4,), "float32"), m: T.Buffer((4,), "float32")
         ):
             for i in range(4):
+                m[i] = T.Select(a[i] <= a[i], T.max(a[i], b[i]), a[i]) + T.min(T.float32(6), a[i])
+
+    @I.ir_module
+    class OnGpu:
+        @T.prim_func(s_tir=True)
+        def main(
+            a: T.Buffer((4,), "float32"), b: T.Buffer((4,), "float32"), m: T.Buffer((4,), "float32")
+        ):
+            for i in range(4):
                 m[i] = T.Select(a[i] <= a[i], T.Select(b[i] < a[i], a[i], b[i]), a[i]) + T.Select(
                     a[i] > T.float32(6), T.float32(6), a[i]
                 )
 
     tvm.ir.assert_structural_equal(NanExtrema()(Before), Expected)
+    tvm.ir.assert_structural_equal(NanExtrema(on_gpu=True)(Before), OnGpu)
+
+
+def test_chains_of_extrema_stay_short() -> None:
+    """A sampling of images limits its coordinates again and again: nothing is written twice."""
+    a = tirx.decl_buffer((4,), "float32", "a", layout=None)
+    b = tirx.decl_buffer((4,), "float32", "b", layout=None)
+    value = tirx.BufferLoad(a, [0])
+    for _ in range(40):
+        value = tirx.Min(tirx.Max(value, tirx.const(0.0, "float32")), tirx.BufferLoad(b, [0]))
+    store = tirx.BufferStore(a, value, [0])
+    (written,) = NanExtrema()(
+        tvm.IRModule({"main": tirx.PrimFunc([a, b], store)})
+    ).functions.values()
+    assert len(str(written)) < 20_000
 
 
 def test_extrema_of_reductions_can_stay() -> None:

@@ -149,7 +149,9 @@ def _split(name: str, kernel: tirx.PrimFunc, target: Target) -> tuple[GpuKernel,
         )
     (device,) = devices.values()
     nbytes = tuple(_nbytes(param) for param in kernel.params)
-    return _launches(host[name], nbytes), tvm.transform.Sequential([NanExtrema(), finish()])(device)
+    return _launches(host[name], nbytes), tvm.transform.Sequential(
+        [NanExtrema(on_gpu=True), finish()]
+    )(device)
 
 
 def _nbytes(buffer: tirx.Var) -> int:
