@@ -30,7 +30,6 @@ another device, and than what a caller does between two runs. With 2 ms, session
 cores slow each other down.
 """
 
-_SHARED_CORE_SPIN_US = 20.0  # polling takes the core from the worker that is waited for
 _SLICE_NS = 50_000_000  # how often a caller checks for interrupts and dead workers
 _GRACE_S = 5.0  # for the kernels that run when a run is given up
 
@@ -62,8 +61,8 @@ class Executor:
     memory
         Owner of those buffers: it lives as long as any kernel runs.
     spin_us : float
-        How long a worker polls for an event before it sleeps. Workers that share a core with
-        others poll for 20 us at most.
+        How long a worker polls for an event before it sleeps. After the first 20 us it yields its
+        core between polls.
 
     Raises
     ------
@@ -103,7 +102,7 @@ class Executor:
             worker.length = len(native.operators)
             worker.driver = native.driver
             worker.times = address_of(times)
-            worker.spin_ns = int(1000 * _spin_us(task, tasks, spin_us))
+            worker.spin_ns = int(1000 * spin_us)
             worker.team = self._open_team(task, worker.spin_ns)
         self._threads: list[threading.Thread] = []
         self._shutdown = weakref.finalize(self, _shut_down, self._shared, self._threads)
@@ -244,11 +243,6 @@ class Executor:
                 self._shared.held = None
                 self._shared.failures.clear()
                 return
-
-
-def _spin_us(task: Task, tasks: Sequence[Task], spin_us: float) -> float:
-    others = {core for other in tasks if other is not task for core in other.cores}
-    return min(spin_us, _SHARED_CORE_SPIN_US) if others & set(task.cores) else spin_us
 
 
 def _on_core(
