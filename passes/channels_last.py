@@ -38,7 +38,7 @@ def _rewrite(rewriter: Rewriter, value: relax.Expr) -> relax.Expr:
     if name in _CONVERTERS:
         converted = _CONVERTERS[name](rewriter, value)
         return value if converted is None else converted
-    if name in _ELEMENTWISE:
+    if name in ELEMENTWISE:
         converted = _elementwise(rewriter, value)
         return value if converted is None else converted
     return value
@@ -246,7 +246,7 @@ _BINARY = (
     "add divide equal floor_divide greater greater_equal less less_equal logical_and logical_or "
     "logical_xor maximum minimum mod multiply not_equal power subtract where"
 )
-_ELEMENTWISE = frozenset(f"relax.{name}" for name in f"{_UNARY} {_BINARY}".split())
+ELEMENTWISE = frozenset(f"relax.{name}" for name in f"{_UNARY} {_BINARY}".split())
 
 _CONVERTERS: dict[str, Callable[[Rewriter, Call], relax.Expr | None]] = {
     "relax.nn.conv2d": _convolution,

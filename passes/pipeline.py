@@ -34,6 +34,7 @@ from hios_tvm.passes.raise_pads import RaisePads
 from hios_tvm.passes.schedule_kernels import ScheduleKernels, ScheduleRule
 from hios_tvm.passes.simplify_inference import SimplifyInference
 from hios_tvm.passes.single_precision import SinglePrecision
+from hios_tvm.passes.slice_volumes import SliceVolumes
 from hios_tvm.passes.vector_math import VectorMath
 from hios_tvm.schema.gpu_models import Precision
 
@@ -75,6 +76,7 @@ def lower_to_kernels(
             FoldBatchNorm(),
             SinglePrecision(),
             OrdinaryConvolutions(),
+            SliceVolumes(),
             *([MergeConvolutions()] if merge_convolutions else []),
             DumpIR("phase1-simplified", dump_dir),
             # Phase 2. Lay images out channels-last

@@ -63,7 +63,8 @@ def command(
     \b
     tvm-default   TVM's default pipeline and virtual machine
     same-kernels  the artifact's kernels on one device with all cores, in the virtual machine
-    onnxruntime   ONNX Runtime, where installed, in its faster mode
+    onnxruntime   ONNX Runtime, in its faster mode
+    openvino      OpenVINO, where installed, for the lowest latency, in single precision
     artifact      the artifact
     """
     from hios_tvm import runtime
