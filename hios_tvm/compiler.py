@@ -22,6 +22,7 @@ from hios_tvm.errors import ScheduleError, UsageError
 from hios_tvm.files import check_writable
 from hios_tvm.measuring.cache import default_cache_dir, kernel_dir
 from hios_tvm.measuring.contest import MeasuredSchedule, choose_entrants, run_contest
+from hios_tvm.measuring.cost_notes import cost_notes
 from hios_tvm.measuring.network_costs import network_costs
 from hios_tvm.measuring.rpc_costs import RpcAddress
 from hios_tvm.schedulers import evaluated, make_schedule, options_of
@@ -234,7 +235,7 @@ def compile_model(
         costs=costs,
         platform=platform,
         trials=tuple(trials),
-        notes=(*notes, *network.tuned.notes, *_estimates(costs)),
+        notes=(*notes, *network.tuned.notes, *(cost_notes(network, costs) if costs else ())),
     )
 
 
@@ -355,15 +356,6 @@ def _search(manifest: Manifest, options: CompileOptions, reproducer: Path | None
     }
     kernels = kernel_dir(options.cache_dir)
     return Search(devices=words, kernel_dir=kernels, reproducer=reproducer)
-
-
-def _estimates(costs: CostTable | None) -> tuple[str, ...]:
-    """Say which devices were scheduled with estimates."""
-    return tuple(
-        f"the costs of {model} are estimates, not measured"
-        for model, times in (costs.latency if costs else {}).items()
-        if any(measurement.source == "estimated" for measurement in times.values())
-    )
 
 
 class _Phases:

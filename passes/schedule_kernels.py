@@ -16,6 +16,9 @@ from hios_tvm.passes.dataflow import Rewrite, Rewriter, constant_value, operator
 
 _OPAQUE = 8  # TVM's kOpaque: later passes must not fuse a kernel that is scheduled
 
+NO_RULE = "hios.no_rule"
+"""Attribute of kernels that run with general loops, or with those they came with."""
+
 Packing: TypeAlias = Callable[[np.ndarray], np.ndarray]
 """Brings a constant into the layout that a kernel reads. Packings with equal results are equal."""
 
@@ -47,7 +50,9 @@ def has_root_block(func: tirx.PrimFunc) -> bool:
 def schedule(func: tirx.PrimFunc, rules: Sequence[ScheduleRule]) -> Scheduled:
     """Return what the first rule that takes `func` makes of it, or `func` as it is."""
     results = (rule.apply(func) for rule in (rules if has_root_block(func) else ()))
-    result = next((result for result in results if result is not None), func)
+    result = next((result for result in results if result is not None), None)
+    if result is None:
+        result = func.with_attr(NO_RULE, True)
     return result if isinstance(result, Scheduled) else Scheduled(result)
 
 

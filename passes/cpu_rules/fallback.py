@@ -7,6 +7,7 @@ from tvm.ir import TensorLoad
 from tvm.s_tir.dlight.analysis import SBlockInfo, normalize_prim_func
 
 from hios_tvm.passes.cpu_rules.loop_nest import coefficients_of
+from hios_tvm.passes.schedule_kernels import NO_RULE
 from hios_tvm.passes.tir_trees import nodes_of
 
 
@@ -25,7 +26,7 @@ class Fallback:
         sch = s_tir.Schedule(func)
         for info in normalize_prim_func(sch) or ():
             _schedule_block(sch, info, self.lanes)
-        return func.with_body(sch.mod["main"].body)
+        return func.with_body(sch.mod["main"].body).with_attr(NO_RULE, True)
 
 
 def _schedule_block(sch: s_tir.Schedule, info: SBlockInfo, lanes: int) -> None:

@@ -70,6 +70,7 @@ class Rows:
         self.lanes = lanes
 
     def apply(self, func: tirx.PrimFunc) -> tirx.PrimFunc | None:
+        func = _without_conditions(func)
         blocks = _blocks(func)
         if blocks is None:
             return None
@@ -101,6 +102,20 @@ class _Block:
     def inner(self) -> range:
         """The axes that are reduced."""
         return range(self.spatial, len(self.axes))
+
+
+def _without_conditions(func: tirx.PrimFunc) -> tirx.PrimFunc:
+    """Return `func` with conditions, such as whether a value is NaN, where they are needed."""
+    sch = s_tir.Schedule(func)
+    params = list(func.params)
+    for handle in sch.get_child_blocks(sch.get_sblock("root")):
+        block = sch.get(handle)
+        written = [region.source for region in block.writes]
+        is_result = any(buffer.same_as(param) for buffer in written for param in params)
+        is_condition = all(str(buffer.ty.dtype) == "bool" for buffer in written)
+        if is_condition and block.init is None and not is_result:
+            sch.compute_inline(handle)
+    return func.with_body(sch.mod["main"].body)
 
 
 def _blocks(func: tirx.PrimFunc) -> list[_Block] | None:

@@ -89,6 +89,20 @@ def test_masked_rows_are_zero_where_they_are_masked() -> None:
     assert_lowers_right(model_of([node("Softmax", axis=-1)], {"x": data.shape}), {"x": data})
 
 
+def test_rows_that_are_masked_as_a_whole_are_zero_without_a_tensor_of_conditions() -> None:
+    """The attention of PyTorch's exporter: softmax of nothing but -inf is NaN, and replaced."""
+    data = random(2, 3, 40)
+    data[1] = -np.inf
+    nodes = [
+        helper.make_node("Softmax", ["x"], ["s"], axis=-1),
+        helper.make_node("IsNaN", ["s"], ["n"]),
+        helper.make_node("Where", ["n", "zero", "s"], ["y"]),
+    ]
+    model = model_of(nodes, {"x": data.shape}, {"zero": np.zeros((), np.float32)})
+    assert intermediates(model) == []
+    assert_lowers_right(model, {"x": data})
+
+
 @pytest.mark.parametrize("element", [TensorProto.DOUBLE, TensorProto.INT32])
 def test_other_types_go_the_general_way(element: int) -> None:
     model = model_of([node("ReduceMax", axes=[-1])], {"x": (3, 50)})
