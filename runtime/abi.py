@@ -8,7 +8,7 @@ from __future__ import annotations
 import ctypes
 from enum import IntEnum
 
-ABI_VERSION = 4
+ABI_VERSION = 5
 """Of everything here; a kernel library with another `kAbiVersion` is refused."""
 
 DLTENSOR_POINTER = 7
@@ -79,8 +79,8 @@ class NativeWorker(ctypes.Structure):
         ("team", ctypes.c_void_p),
         ("driver", ctypes.c_void_p),
         ("spin_ns", ctypes.c_int64),
+        ("run", ctypes.c_uint64),
         ("length", ctypes.c_uint32),
-        ("run", ctypes.c_uint32),
         ("failed", ctypes.c_uint32),
         ("status", ctypes.c_int32),
     )
@@ -131,4 +131,4 @@ class NativeGpuCopy(ctypes.Structure):
 class NativeHostSignal(ctypes.Structure):
     """`HostSignal` of cuda.h; the executor fills it in."""
 
-    _fields_ = (("event", ctypes.c_void_p), ("run", ctypes.c_uint32))
+    _fields_ = (("event", ctypes.c_void_p), ("run", ctypes.c_uint64))

@@ -46,7 +46,7 @@ struct GpuCopy {
 // An event of workers that a GPU's stream signals.
 struct HostSignal {
   Event* event;
-  uint32_t run;
+  uint64_t run;
 };
 
 inline int Copy(const CudaDriver& driver, const GpuCopy& copy, void* stream) {

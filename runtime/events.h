@@ -17,8 +17,11 @@
 namespace hios {
 
 using Word = std::atomic<uint32_t>;
+using RunNumber = std::atomic<uint64_t>;  // of 64 bits, so that no number comes twice
 
-static_assert(sizeof(Word) == 4 && Word::is_always_lock_free, "the kernel's futex has 32 bits");
+static_assert(Word::is_always_lock_free && RunNumber::is_always_lock_free);
+static_assert(sizeof(RunNumber) == 8 && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__,
+              "the kernel's futex has 32 bits: the lower half of a number lies at its address");
 
 constexpr int kChecksPerClockRead = 16;
 constexpr int64_t kYieldAfterNs = 20'000;
@@ -28,7 +31,7 @@ constexpr int64_t kForever = -1;
 // Holds the number of the last run that signalled it. It has a cache line of its own, so that a
 // thread that polls one event does not slow down another.
 struct alignas(64) Event {
-  Word run;
+  RunNumber run;
   Word sleepers;
 };
 
@@ -52,19 +55,21 @@ inline void WakeSleepers(Event& event) {
   }
 }
 
-inline void Signal(Event& event, uint32_t run) {
+inline void Signal(Event& event, uint64_t run) {
   event.run.store(run, std::memory_order_seq_cst);
   WakeSleepers(event);
 }
 
-// Sleeps until `event` no longer holds `seen`, or until the time is over.
-inline void Sleep(Event& event, uint32_t seen, int64_t limit_ns) {
+// Sleeps until `event` no longer holds `seen`, or until the time is over. The kernel compares the lower
+// halves only, and would miss a step of 2^32 runs: none is that long, for no run begins before the
+// workers of the last one have left it.
+inline void Sleep(Event& event, uint64_t seen, int64_t limit_ns) {
   timespec limit{static_cast<time_t>(limit_ns / 1'000'000'000), limit_ns % 1'000'000'000};
-  syscall(SYS_futex, &event.run, FUTEX_WAIT_PRIVATE, seen,
+  syscall(SYS_futex, &event.run, FUTEX_WAIT_PRIVATE, static_cast<uint32_t>(seen),
           limit_ns == kForever ? nullptr : &limit, nullptr, 0);
 }
 
-inline bool Reached(const Event& event, uint32_t run) {
+inline bool Reached(const Event& event, uint64_t run) {
   return event.run.load(std::memory_order_seq_cst) == run;
 }
 
@@ -88,11 +93,11 @@ bool Poll(Condition done, int64_t spin_ns) {
 }
 
 // Waits for `event` of run `run`; false when that run was given up instead.
-inline bool Await(Event& event, uint32_t run, int64_t spin_ns, const Event* aborted = nullptr) {
+inline bool Await(Event& event, uint64_t run, int64_t spin_ns, const Event* aborted = nullptr) {
   if (Poll([&] { return Reached(event, run); }, spin_ns)) return true;
   event.sleepers.fetch_add(1, std::memory_order_seq_cst);
   bool reached;
-  uint32_t seen;
+  uint64_t seen;
   while (!(reached = (seen = event.run.load(std::memory_order_seq_cst)) == run) &&
          !(aborted != nullptr && Reached(*aborted, run))) {
     Sleep(event, seen, aborted != nullptr ? kSliceNs : kForever);
@@ -102,8 +107,8 @@ inline bool Await(Event& event, uint32_t run, int64_t spin_ns, const Event* abor
 }
 
 // Waits until `event` is of another run than `seen`, and returns which.
-inline uint32_t AwaitChange(Event& event, uint32_t seen, int64_t spin_ns) {
-  uint32_t run = seen;
+inline uint64_t AwaitChange(Event& event, uint64_t seen, int64_t spin_ns) {
+  uint64_t run = seen;
   const auto changed = [&] { return (run = event.run.load(std::memory_order_seq_cst)) != seen; };
   if (Poll(changed, spin_ns)) return run;
   event.sleepers.fetch_add(1, std::memory_order_seq_cst);

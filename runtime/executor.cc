@@ -29,7 +29,7 @@ struct Session {
   Event events[1];        // really `num_events`
 };
 
-void Abort(Session* session, uint32_t run) {
+void Abort(Session* session, uint64_t run) {
   session->aborted.run.store(run, std::memory_order_seq_cst);
   for (uint32_t i = 0; i < session->num_events; ++i) WakeSleepers(session->events[i]);
 }
@@ -69,7 +69,7 @@ void Drain(Session* session, Worker* worker) {
 
 // Executes the program; false when an instruction of this worker failed.
 bool Execute(Session* session, Worker* worker) {
-  const uint32_t run = worker->run;
+  const uint64_t run = worker->run;
   int64_t* time = worker->times;
   *time = Now();
   for (uint32_t i = 0; i < worker->length; ++i) {
@@ -112,7 +112,7 @@ bool Execute(Session* session, Worker* worker) {
   return true;
 }
 
-void Leave(Session* session, uint32_t run) {
+void Leave(Session* session, uint64_t run) {
   if (session->running.run.fetch_sub(1, std::memory_order_seq_cst) == 1) {
     Signal(session->done, run);
   }
@@ -159,10 +159,10 @@ HIOS_EXPORT void hios_start(Session* session) {
 
 // Returns 1 when all workers have left the latest run, 0 when the time is over before.
 HIOS_EXPORT int32_t hios_join(Session* session, int64_t limit_ns) {
-  const uint32_t run = session->start.run.load(std::memory_order_seq_cst);
+  const uint64_t run = session->start.run.load(std::memory_order_seq_cst);
   const int64_t end = Now() + limit_ns;
   session->done.sleepers.fetch_add(1, std::memory_order_seq_cst);
-  uint32_t seen;
+  uint64_t seen;
   int64_t left;
   while ((seen = session->done.run.load(std::memory_order_seq_cst)) != run &&
          (left = end - Now()) > 0) {

@@ -11,15 +11,16 @@ thread_local Team* current_team = nullptr;  // of the worker that runs on this t
 // More tasks than members: one that the system delays, or whose tasks are longer, does fewer.
 constexpr int32_t kTasksPerMember = 4;
 
-// A loop's tickets: its number above, the tasks that are left below.
-uint64_t Tickets(uint32_t launch, int32_t tasks) {
-  return uint64_t{launch} << 32 | static_cast<uint32_t>(tasks);
+// A loop's tickets: the lower half of its number above, the tasks that are left below.
+uint64_t Tickets(uint64_t launch, int32_t tasks) {
+  return launch << 32 | static_cast<uint32_t>(tasks);
 }
 
-// Takes a task of loop `launch`: counted from its last one, 1 to all; 0 when none is left.
-int32_t Take(Team* team, uint32_t launch) {
+// Takes a task of the loop whose tickets these are: counted from its last one, 1 to all; 0 when none
+// is left.
+int32_t Take(Team* team, uint64_t launch) {
   uint64_t tickets = team->tickets.load(std::memory_order_seq_cst);
-  while (tickets >> 32 == launch && static_cast<uint32_t>(tickets) != 0) {
+  while (tickets >> 32 == static_cast<uint32_t>(launch) && static_cast<uint32_t>(tickets) != 0) {
     if (team->tickets.compare_exchange_weak(tickets, tickets - 1)) {
       return static_cast<int32_t>(static_cast<uint32_t>(tickets));
     }
@@ -28,13 +29,14 @@ int32_t Take(Team* team, uint32_t launch) {
 }
 
 // Runs tasks of loop `launch` until none is left. The loop cannot end, nor the next one begin,
-// while somebody holds a task: what describes the loop is read only then.
-void RunTasks(Team* team, uint32_t launch) {
+// while somebody holds a task: what describes the loop is read only then. `Team::number` is part of
+// that: a helper that was delayed for 2^32 loops takes tasks of a later one.
+void RunTasks(Team* team, uint64_t launch) {
   while (const int32_t left = Take(team, launch)) {
     const int32_t task = team->env.num_tasks - left;
     if (team->body(task, &team->env, team->closure) != 0) team->failed.run.fetch_add(1);
     if (team->unfinished.run.fetch_sub(1, std::memory_order_seq_cst) == 1) {
-      Signal(team->finished, launch);
+      Signal(team->finished, team->number);
     }
   }
 }
@@ -59,7 +61,7 @@ HIOS_EXPORT void hios_team_open(Team* team, uint32_t size, int64_t spin_ns) {
 // Takes part in the loops of a team: the body of a helper thread. It misses those that end before
 // it looks.
 HIOS_EXPORT void hios_help(Team* team) {
-  for (uint32_t launch = 0;;) {
+  for (uint64_t launch = 0;;) {
     launch = AwaitChange(team->launch, launch, team->spin_ns);
     if (team->stop.load(std::memory_order_seq_cst) != 0) return;
     RunTasks(team, launch);
@@ -77,7 +79,8 @@ HIOS_EXPORT int hios_parallel_launch(ParallelBody body, void* closure, int num_t
   Team* team = current_team;
   if (team == nullptr) return RunInline(body, closure);
   current_team = nullptr;  // loops inside of this one run inline
-  const uint32_t launch = team->launch.run.load(std::memory_order_relaxed) + 1;
+  const uint64_t launch = team->launch.run.load(std::memory_order_relaxed) + 1;
+  team->number = launch;
   team->body = body;
   team->closure = closure;
   team->env.barrier = team->barrier;

@@ -23,7 +23,8 @@ struct Team {
   Event unfinished;       // `run` counts the tasks that are not done
   Event failed;           // `run` counts the tasks that failed
   alignas(64) std::atomic<uint64_t> tickets;  // the loop's number, and its tasks to take
-  alignas(64) ParallelBody body;
+  alignas(64) uint64_t number;  // of the loop
+  ParallelBody body;
   void* closure;
   ParallelEnv env;
   int64_t spin_ns;

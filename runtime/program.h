@@ -9,7 +9,7 @@
 
 namespace hios {
 
-constexpr int32_t kAbiVersion = 4;  // to be raised with every change of these structs
+constexpr int32_t kAbiVersion = 5;  // to be raised with every change of these structs
 
 enum class Opcode : uint32_t {
   kCall = 0,
@@ -40,8 +40,8 @@ struct Worker {
   Team* team;             // null on one core
   const CudaDriver* driver;  // of a GPU's worker
   int64_t spin_ns;        // how long to poll before sleeping
+  uint64_t run;           // the last run that this worker took part in
   uint32_t length;        // instructions in the program
-  uint32_t run;           // the last run that this worker took part in
   uint32_t failed;        // 1 + the instruction that failed; 0: none did
   int32_t status;         // the driver's result code then; 0: a kernel of a CPU failed
 };

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import threading
 import time
@@ -160,3 +161,43 @@ def test_loading_and_closing_keeps_memory_flat(hand_made: HandMade, x: np.ndarra
     cycle(100)
     assert _resident_bytes() - first < 4 << 20
     assert len(os.listdir("/proc/self/fd")) == descriptors
+
+
+def test_run_numbers_do_not_wrap_at_32_bits(
+    hand_made: HandMade, x: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A session that has run nearly 2^32 times: no later run is taken for one that was given up."""
+    start_threads = Executor._start_threads
+    before = 2**32 - 3
+
+    def start_late(executor: Executor) -> None:
+        start, done = (ctypes.c_uint64.from_address(executor._shared.session + i) for i in (0, 64))
+        start.value = done.value = before
+        for worker in executor._workers:
+            worker.run = before
+        start_threads(executor)
+
+    monkeypatch.setattr(Executor, "_start_threads", start_late)
+    with hand_made.load() as session:
+        for i in range(1, 7):
+            outputs = session.run({"the input": x * i})
+            for name, expected in hand_made.expected(x * i).items():
+                np.testing.assert_array_equal(outputs[name], expected)
+        assert [worker.run for worker in session._executor._workers] == [before + 6] * 2
+
+
+def test_loops_of_a_team_are_numbered_beyond_32_bits(parallel_library: Library) -> None:
+    core = min(os.sched_getaffinity(0))
+    tensors, arrays = make_tensors(21)
+    task = CpuTask("t", (core,) * 3, increments(0, 20), parallel_library)
+    executor = Executor([task], tensors, spin_us=0)
+    try:
+        ((_, team),) = executor._shared.teams
+        ctypes.c_uint64.from_address(team).value = 2**32 - 30
+        for _ in range(4):
+            arrays[-1][:] = 0.0
+            executor.run()
+            np.testing.assert_array_equal(arrays[-1], 20.0)
+        assert ctypes.c_uint64.from_address(team).value == 2**32 + 50
+    finally:
+        executor.close()
