@@ -17,16 +17,19 @@ import tvm
 from tvm import relax
 
 from hios_tvm import runtime
+from hios_tvm.artifact.build import build as build_artifact
+from hios_tvm.artifact.write import write
 from hios_tvm.backends.cpu.targets import host_target
 from hios_tvm.backends.network import apply_pass, lower_network
 from hios_tvm.compiler import Compilation, CompileOptions, compile_model
 from hios_tvm.errors import CostError
 from hios_tvm.frontends.onnx import from_onnx
+from hios_tvm.measuring.cache import kernel_dir
 from hios_tvm.passes.annotate_schedule import AnnotateSchedule
 from hios_tvm.passes.dataflow import bindings
 from hios_tvm.passes.extract_operator_graph import is_call_tir
-from hios_tvm.schema.costs import CostTable, Measurement
-from hios_tvm.schema.platform import Link, Platform
+from hios_tvm.schema.costs import CostTable
+from hios_tvm.schema.graph import OperatorGraph
 from hios_tvm.schema.schedule import DeviceSchedule, Schedule, Stage
 from hios_tvm.verification.deviation import deviations
 from hios_tvm.verification.inputs import random_inputs
@@ -38,22 +41,15 @@ SIZES = {name: max(network.minimum_size, 64) for name, network in NETWORKS.items
 CORES = sorted(os.sched_getaffinity(0))
 
 
-def round_robin(compilation: Compilation, devices: int) -> Schedule:
+def round_robin(graph: OperatorGraph, devices: int) -> Schedule:
     """Three operators here, three there: more transfers than any scheduler would make."""
     stages: list[list[Stage]] = [[] for _ in range(devices)]
-    for i, operator in enumerate(compilation.graph.operators):
+    for i, operator in enumerate(graph.operators):
         stages[i // 3 % devices].append(Stage(((operator.name,),)))
     return Schedule(
         "round-robin",
         tuple(DeviceSchedule(f"cpu@{d}", tuple(own)) for d, own in enumerate(stages)),
     )
-
-
-def unit_costs(compilation: Compilation) -> CostTable:
-    """One millisecond each: a table to compile with where no time matters."""
-    latency = {op.name: Measurement(1.0) for op in compilation.graph.operators}
-    platform = Platform.uniform(1, link=Link(0.0, 10.0))
-    return CostTable({"cpu/1": latency, "cpu/2": latency}, platform=platform)
 
 
 @pytest.fixture(scope="module")
@@ -81,23 +77,12 @@ def test_outputs_equal_onnxruntime_on_one_two_and_four_devices(
     name: str, tmp_path: Path, cache: Path
 ) -> None:
     model = build(name, height=SIZES[name], width=SIZES[name], seed=3)
-    module = from_onnx(model)
+    network = lower_network(from_onnx(model), "host")
     path = tmp_path / "model.hios"
-    first: Compilation | None = None
     expected = None
     for devices in (1, 2, 4):
-        names = tuple(f"cpu@{d}" for d in range(devices))
-        if first is None:
-            options = CompileOptions(devices=names, scheduler="sequential", cache_dir=cache)
-            first = compile_model(module, path, options)
-        else:
-            options = CompileOptions(
-                devices=names,
-                schedule=round_robin(first, devices),
-                costs=unit_costs(first),
-                cache_dir=cache,
-            )
-            compile_model(module, path, options)
+        schedule = round_robin(network.graph, devices)
+        write(build_artifact(network, schedule, kernel_dir=kernel_dir(cache)), path)
         # Four devices share the cores of this machine; what runs where stays the same.
         places = [f"cpu@{CORES[d % len(CORES)]}" for d in range(devices)]
         with runtime.load(path, devices=places) as session:

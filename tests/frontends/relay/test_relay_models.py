@@ -15,8 +15,10 @@ from relay_programs import (
     run_module,
 )
 
+from hios_tvm.artifact.build import build
+from hios_tvm.artifact.write import write
 from hios_tvm.backends.network import lower_network
-from hios_tvm.compiler import CompileOptions, compile_model
+from hios_tvm.compiler import plan
 from hios_tvm.frontends.relay import from_relay, from_relay_json, load_relay
 from hios_tvm.frontends.relay.parser import parse_program
 from hios_tvm.frontends.relay.syntax import Block
@@ -42,12 +44,11 @@ def test_model_in_relax_alone(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_model_in_an_artifact_for_two_devices(name: str, tmp_path: Path) -> None:
     mod, inputs = imported(FOLDER / f"{name}.relay")
-    graph = lower_network(mod, "host").graph
-    latency = {op.name: Measurement(1.0) for op in graph.operators}
-    costs = CostTable({"cpu/1": latency}, platform=Platform.uniform(2))
+    network = lower_network(mod, "host")
+    latency = {op.name: Measurement(1.0) for op in network.graph.operators}
+    schedule = plan(network, CostTable({"cpu/1": latency}), Platform.uniform(2))
     path = tmp_path / "model.hios"
-    options = CompileOptions(devices=("cpu@0", "cpu@1"), costs=costs, cache_dir=None)
-    compile_model(mod, path, options)
+    write(build(network, schedule), path)
     cores = sorted(os.sched_getaffinity(0))
     with load(path, devices=[f"cpu@{cores[0]}", f"cpu@{cores[-1]}"]) as session:
         outputs = session.run(inputs)
