@@ -11,39 +11,26 @@ import io
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 import safetensors
 
 from hios_tvm.errors import ModelError
+from hios_tvm.schema.dtypes import DTYPES, numpy_dtype
 
 PARAM_DICT_MAGIC = 0xF7E58D4F05049CB7
 TENSOR_MAGIC = 0xDD5E40F096B4A13F
 MAX_DIMENSIONS = 32
 
-# DLPack's type codes, with the bits of one element.
-_DLPACK_DTYPES: Mapping[tuple[int, int], np.dtype[Any]] = {
-    **{(0, bits): np.dtype(f"int{bits}") for bits in (8, 16, 32, 64)},
-    **{(1, bits): np.dtype(f"uint{bits}") for bits in (8, 16, 32, 64)},
-    **{(2, bits): np.dtype(f"float{bits}") for bits in (16, 32, 64)},
-    (1, 1): np.dtype(np.bool_),
-    (4, 16): np.dtype(ml_dtypes.bfloat16),
-    (6, 8): np.dtype(np.bool_),
-}
+_DTYPES = [dtype for dtype in DTYPES.values() if not dtype.name.startswith("float8")]
+# By DLPack's type code and the bits of an element; TVM also writes bools as uint1.
+_DLPACK_DTYPES = {(dtype.code, dtype.bits): dtype.name for dtype in _DTYPES} | {(1, 1): "bool"}
+_SAFETENSORS_DTYPES = {dtype.tag: dtype.name for dtype in _DTYPES}
 
 _deserialize: Callable[[bytes], list[tuple[str, dict[str, Any]]]] = safetensors.deserialize
-
-_SAFETENSORS_DTYPES: Mapping[str, np.dtype[Any]] = {
-    **{f"I{bits}": np.dtype(f"int{bits}") for bits in (8, 16, 32, 64)},
-    **{f"U{bits}": np.dtype(f"uint{bits}") for bits in (8, 16, 32, 64)},
-    **{f"F{bits}": np.dtype(f"float{bits}") for bits in (16, 32, 64)},
-    "BF16": np.dtype(ml_dtypes.bfloat16),
-    "BOOL": np.dtype(np.bool_),
-}
 
 # What zipfile and NumPy raise for files that were truncated or written by hand.
 _NPZ_ERRORS = (
@@ -168,8 +155,8 @@ def _slice(content: bytes, offset: int, size: int) -> bytes:
     return content[offset : offset + size]
 
 
-def _array(data: bytes, dtype: np.dtype[Any], shape: list[int] | tuple[int, ...]) -> np.ndarray:
-    count = 1
+def _array(data: bytes, name: str, shape: list[int] | tuple[int, ...]) -> np.ndarray:
+    dtype, count = numpy_dtype(name), 1
     for dimension in shape:
         if dimension < 0:
             raise ModelError(f"{list(shape)} is not a shape")

@@ -7,11 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 import tvm
-from tvm import relax
+from tvm import relax, te, tirx
 from tvm.ir import GenericConst
+
+from hios_tvm.schema.dtypes import numpy_dtype
 
 MAX_DIMENSIONS = 32
 
@@ -29,11 +30,6 @@ def constant(value: Any, dtype: str) -> GenericConst:
     """A constant tensor of an element type by its name."""
     with np.errstate(over="ignore", invalid="ignore"):  # as the compiled cast does
         return constant_of(np.asarray(value).astype(numpy_dtype(dtype)))
-
-
-def numpy_dtype(name: str) -> np.dtype:
-    """An element type by its name, also one that NumPy itself lacks."""
-    return np.dtype(ml_dtypes.bfloat16 if name == "bfloat16" else name)
 
 
 def shape_of(tensor: relax.Expr) -> tuple[int, ...]:
@@ -73,6 +69,20 @@ class TensorBuilder:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # TVM warns of tags left over when it raises an error
             return self.builder.emit_te(function, *arguments, primfunc_name_hint=hint, **options)
+
+    def elements(
+        self,
+        shape: Sequence[int],
+        element: Callable[..., tirx.Expr],
+        *tensors: relax.Expr,
+        **options: Any,
+    ) -> relax.Expr:
+        """Bind a tensor of `shape`; ``element(position, *tensors)`` computes its elements."""
+        return self.compute(
+            lambda *sources: te.compute(shape, lambda *at: element(at, *sources), name="elements"),
+            *tensors,
+            **options,
+        )
 
     def cast(self, tensor: relax.Expr, dtype: str) -> relax.Expr:
         """Convert elements; of a constant right away."""
@@ -114,7 +124,8 @@ class TensorBuilder:
             return tensor
         array = array_of(tensor)
         if array is not None:
-            return constant_of(array[np.ix_(*_indices(shape, parts))])
+            indices = (parts.get(axis, range(size)) for axis, size in enumerate(shape))
+            return constant_of(array[np.ix_(*indices)])
         # Relax counts a bound of -1 from the end: what stops before the first element stops here.
         ends = [p.stop if p.stop >= 0 else -shape[axis] - 1 for axis, p in parts.items()]
         starts, steps = [p.start for p in parts.values()], [p.step for p in parts.values()]
@@ -141,7 +152,3 @@ class TensorBuilder:
     def error(self, message: str) -> Exception:
         """What to raise where the operator's operands break its rules."""
         return ValueError(message)
-
-
-def _indices(shape: Sequence[int], parts: Mapping[int, range]) -> list[range]:
-    return [parts.get(axis, range(size)) for axis, size in enumerate(shape)]

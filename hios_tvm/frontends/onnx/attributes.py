@@ -20,7 +20,7 @@ class Attributes:
 
     def __init__(self, node: NodeProto) -> None:
         self._values = {entry.name: helper.get_attribute_value(entry) for entry in node.attribute}
-        self._read: set[str] = set()
+        self._read = {"consumed_inputs"}  # of opset 1, about memory
 
     def __contains__(self, name: str) -> bool:
         return name in self._values

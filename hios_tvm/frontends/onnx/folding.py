@@ -5,7 +5,7 @@ Without it shapes that exporters compute step by step would not be known.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from math import prod
 from typing import Any
 
@@ -78,7 +78,7 @@ def fold(node: NodeProto, inputs: Mapping[str, Value], opset: int) -> list[np.nd
     version = [helper.make_opsetid("", opset)]
     function = helper.make_function("hios", "fold", [*inputs], node.output, [node], version)
     try:
-        if _grown_size(node, arrays) > limit:
+        if node.op_type in GROWING_OPERATORS and GROWING_OPERATORS[node.op_type](*arrays) > limit:
             return None
         with np.errstate(all="ignore"):
             feeds = dict(zip(inputs, arrays, strict=True))
@@ -86,9 +86,3 @@ def fold(node: NodeProto, inputs: Mapping[str, Value], opset: int) -> list[np.nd
     except Exception:  # what it cannot compute, a converter may still convert
         return None
     return [np.asarray(result) for result in results]
-
-
-def _grown_size(node: NodeProto, arrays: Sequence[np.ndarray]) -> float:
-    """Elements of the result where there may be more than of the inputs."""
-    grown = GROWING_OPERATORS.get(node.op_type)
-    return float(grown(*arrays)) if grown else 0

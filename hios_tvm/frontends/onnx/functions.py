@@ -40,17 +40,12 @@ def expand_functions(model: ModelProto, opset: int, label: str) -> ModelProto:
     light.functions.extend(model.functions)
     light.ir_version = model.ir_version
     light.graph.CopyFrom(without_weights(model.graph))
-    expanded = _expand_standard(_expand_local(light, label), opset)
-    return _with_weights_of(model, expanded)
-
-
-def _expand_local(model: ModelProto, label: str) -> ModelProto:
-    if not model.functions:
-        return model
-    try:
-        return inliner.inline_local_functions(model, convert_version=True)
-    except (RuntimeError, ValueError) as error:
-        raise ModelError(f"{label}: cannot expand the model's functions: {error}") from error
+    if light.functions:
+        try:
+            light = inliner.inline_local_functions(light, convert_version=True)
+        except (RuntimeError, ValueError) as error:
+            raise ModelError(f"{label}: cannot expand the model's functions: {error}") from error
+    return _with_weights_of(model, _expand_standard(light, opset))
 
 
 def _expand_standard(model: ModelProto, opset: int) -> ModelProto:
@@ -87,7 +82,13 @@ def _with_weights_of(model: ModelProto, light: ModelProto) -> ModelProto:
 
 def unsupported_operators(graph: GraphProto) -> list[str]:
     """Operators without an import, subgraphs included, each once, as ``domain::name``."""
-    return sorted({_full_name(node) for node in _nodes(graph) if not _is_supported(node)})
+    return sorted(
+        {
+            node.op_type if node.domain in ONNX_DOMAINS else f"{node.domain}::{node.op_type}"
+            for node in _nodes(graph)
+            if not _is_supported(node)
+        }
+    )
 
 
 def subgraphs(node: NodeProto) -> Iterator[GraphProto]:
@@ -101,12 +102,6 @@ def subgraphs(node: NodeProto) -> Iterator[GraphProto]:
 def _is_supported(node: NodeProto) -> bool:
     domain = "" if node.domain in ONNX_DOMAINS else node.domain
     return (domain, node.op_type) in CONVERTERS
-
-
-def _full_name(node: NodeProto) -> str:
-    if node.domain not in ONNX_DOMAINS:
-        return f"{node.domain}::{node.op_type}"
-    return str(node.op_type)
 
 
 def _defined_by_others(graph: GraphProto, opset: int) -> Iterator[tuple[str, str]]:

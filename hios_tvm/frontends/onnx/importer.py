@@ -25,7 +25,8 @@ from hios_tvm.frontends.onnx.inference import TensorTypeFact, declared_types, in
 from hios_tvm.frontends.onnx.inputs import ELEMENT_TYPES, model_inputs
 from hios_tvm.frontends.onnx.operators.call import OperatorCall, Value
 from hios_tvm.frontends.onnx.operators.table import CONVERTERS
-from hios_tvm.frontends.tensors import constant_of, dtype_of, numpy_dtype, shape_of
+from hios_tvm.frontends.tensors import constant_of, dtype_of, shape_of
+from hios_tvm.schema.dtypes import numpy_dtype
 
 
 class OnnxImporter:
@@ -73,7 +74,10 @@ class OnnxImporter:
                     self._convert_nodes(graph.node)
                     self._check_declared(graph)
                     results = self._results(graph)
-                    outputs = [self._output(name, value) for name, value in results]
+                    outputs = []
+                    for name, value in results:
+                        with self._context(f"output {name!r}"):
+                            outputs.append(builder.emit_output(value))
             except ModelError:
                 builder._end_block()  # a builder with an open block complains when it is deleted
                 raise
@@ -249,10 +253,6 @@ class OnnxImporter:
         if not results:
             raise ModelError(f"{self._label}: all its outputs are empty sequences")
         return results
-
-    def _output(self, name: str, value: relax.Expr) -> relax.Var:
-        with self._context(f"output {name!r}"):
-            return self._builder.emit_output(value)
 
     @contextlib.contextmanager
     def _context(self, place: str, node: NodeProto | None = None) -> Iterator[None]:

@@ -10,7 +10,7 @@ import onnx
 from onnx import GraphProto, ModelProto, NodeProto, ValueInfoProto, helper
 
 from hios_tvm.frontends.onnx.inputs import without_weights
-from hios_tvm.frontends.tensors import numpy_dtype
+from hios_tvm.schema.dtypes import numpy_dtype
 
 
 @dataclass(frozen=True)
@@ -67,12 +67,15 @@ def inferred_types(
     for value in light.output:
         value.ClearField("type")
     for node in light.node:
-        _write_default(node)
-        _hide_rounded_up(node)
+        _correct(node)
+    domains = {node.domain for node in light.node} - {"", "ai.onnx"}
     model = ModelProto(
         ir_version=onnx.IR_VERSION,
         graph=light,
-        opset_import=[helper.make_opsetid("", opset), *_other_domains(light.node)],
+        opset_import=[
+            helper.make_opsetid("", opset),
+            *(helper.make_opsetid(domain, 1) for domain in sorted(domains)),
+        ],
     )
     try:
         typed = onnx.shape_inference.infer_shapes(model, data_prop=True)
@@ -87,21 +90,13 @@ def declared_types(graph: GraphProto) -> dict[str, TensorTypeFact]:
     return {value.name: _fact(value) for value in graph.output}
 
 
-def _write_default(node: NodeProto) -> None:
-    """Write out STFT's ``onesided``: its default is 1, and inference takes it for 0."""
-    if node.op_type == "STFT" and all(entry.name != "onesided" for entry in node.attribute):
+def _correct(node: NodeProto) -> None:
+    """Write out or hide what inference gets wrong."""
+    attributes = {entry.name for entry in node.attribute}
+    if node.op_type == "STFT" and "onesided" not in attributes:  # it takes the default, 1, for 0
         node.attribute.append(helper.make_attribute("onesided", 1))
-
-
-def _hide_rounded_up(node: NodeProto) -> None:
-    """Hide poolings with ``ceil_mode``: ONNX 1.23 counts a last window that lies in the padding."""
-    if node.op_type.endswith("Pool") and any(entry.name == "ceil_mode" for entry in node.attribute):
-        node.domain = "not.inferred"
-
-
-def _other_domains(nodes: list[NodeProto]) -> list[onnx.OperatorSetIdProto]:
-    domains = {node.domain for node in nodes} - {"", "ai.onnx"}
-    return [helper.make_opsetid(domain, 1) for domain in sorted(domains)]
+    if node.op_type.endswith("Pool") and "ceil_mode" in attributes:
+        node.domain = "not.inferred"  # ONNX 1.23 counts a last window that lies in the padding
 
 
 def _fact(value: ValueInfoProto) -> TensorTypeFact:

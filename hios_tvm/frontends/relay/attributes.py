@@ -64,8 +64,7 @@ class Attributes:
 
     def integers(self, name: str, default: list[int] | None = None) -> list[int]:
         value = self.optional_integers(name)
-        if value is None:
-            value = default
+        value = default if value is None else value
         if value is None:
             raise self._error(name, "a list of integers", value)
         return value
@@ -73,7 +72,9 @@ class Attributes:
     def pairs(self, name: str) -> list[tuple[int, int]]:
         """A list of pairs, such as ``[[0, 0], [1, 2]]``."""
         value = self.value(name)
-        if isinstance(value, list) and all(_is_pair(item) for item in value):
+        if isinstance(value, list) and all(
+            isinstance(item, list) and list(map(type, item)) == [int, int] for item in value
+        ):
             return [(item[0], item[1]) for item in value]
         raise self._error(name, "a list of pairs of integers", value)
 
@@ -124,9 +125,3 @@ class Attributes:
         return self._position.error(
             f"{self._operator}: the attribute {name} must be {expected}, and is {found}"
         )
-
-
-def _is_pair(value: object) -> bool:
-    return (
-        isinstance(value, list) and len(value) == 2 and all(isinstance(item, int) for item in value)
-    )

@@ -80,7 +80,10 @@ class Evaluator:
         if isinstance(expression, syntax.Constant):
             return constant_of(expression.value)
         if isinstance(expression, syntax.MetaReference):
-            return self._leaf(self._meta_constant(expression), scope)
+            value = self._meta_value(expression)
+            if not isinstance(value, syntax.Constant):
+                raise expression.position.error(f"a {expression.type_key} is not an expression")
+            return constant_of(value.value)
         if isinstance(expression, syntax.Function):
             return Closure(expression, scope)
         if isinstance(expression, syntax.OperatorName):
@@ -106,12 +109,6 @@ class Evaluator:
             value = scope.lookup(name)
         for field in reversed(indices):
             value = _field(value, field, variable.position)
-        return value
-
-    def _meta_constant(self, reference: syntax.MetaReference) -> syntax.Constant:
-        value = self._meta_value(reference)
-        if not isinstance(value, syntax.Constant):
-            raise reference.position.error(f"a {reference.type_key} is not an expression")
         return value
 
     def _meta_value(self, reference: syntax.MetaReference) -> syntax.AttributeValue:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 import numpy as np
 from tvm.ir import GenericConst
@@ -14,33 +13,20 @@ from hios_tvm.frontends.tensors import array_of, constant_of
 
 MAX_ELEMENTS = 1 << 16
 
-_OPERATORS: Mapping[str, Callable[..., Any]] = {
-    "add": np.add,
-    "equal": np.equal,
-    "greater": np.greater,
-    "greater_equal": np.greater_equal,
-    "less": np.less,
-    "less_equal": np.less_equal,
-    "logical_and": np.logical_and,
-    "logical_not": np.logical_not,
-    "logical_or": np.logical_or,
-    "logical_xor": np.logical_xor,
-    "maximum": np.maximum,
-    "minimum": np.minimum,
-    "multiply": np.multiply,
-    "negative": np.negative,
-    "not_equal": np.not_equal,
-    "subtract": np.subtract,
-}
+# Operators that NumPy has by the same name and with the same meaning.
+_OPERATORS = """
+    add equal greater greater_equal less less_equal logical_and logical_not logical_or logical_xor
+    maximum minimum multiply negative not_equal subtract
+"""
 
 
 def fold(
     name: str, arguments: tuple[Value, ...], attributes: Mapping[str, syntax.AttributeValue]
 ) -> GenericConst | None:
     """Return the result of an operator on constants; None where it must be compiled."""
-    function = _OPERATORS.get(name)
+    function: np.ufunc | None = getattr(np, name) if name in _OPERATORS.split() else None
     arrays = [array_of(argument) for argument in arguments]
-    if function is None or attributes or len(arrays) != getattr(function, "nin", 0):
+    if function is None or attributes or len(arrays) != function.nin:
         return None
     small = [array for array in arrays if array is not None and array.size <= MAX_ELEMENTS]
     if len(small) != len(arrays) or len({array.dtype for array in small}) != 1:

@@ -180,7 +180,8 @@ class _ProgramReader:
         root = self._table.root
         functions = dict(self._functions(root))
         for name in sorted(functions, key=lambda name: name != "main"):
-            self._parameter_names(functions[name])
+            for parameter in self._table.items(self._table.child(functions[name], "params")):
+                self._name(parameter)
         trees = {name: self._function(index) for name, index in functions.items()}
         return syntax.Program(trees)
 
@@ -196,10 +197,6 @@ class _ProgramReader:
                         yield table.text(table.child(name, "name_hint")), function
             case key:
                 raise Position(node=root).error(f"{key or 'nothing'} is not a Relay program")
-
-    def _parameter_names(self, function: int) -> None:
-        for parameter in self._table.items(self._table.child(function, "params")):
-            self._name(parameter)
 
     def _function(self, index: int) -> syntax.Function:
         function = self._expression(index)

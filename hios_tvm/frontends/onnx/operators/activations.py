@@ -31,24 +31,12 @@ def _number(value: float, x: tirx.Expr) -> tirx.Expr:
     return tirx.const(value, str(x.ty.dtype))
 
 
-def _relu(x: tirx.Expr, alpha: float, beta: float) -> tirx.Expr:
-    return _leaky_relu(x, 0.0, beta)
-
-
 def _affine(x: tirx.Expr, alpha: float, beta: float) -> tirx.Expr:
     return _number(alpha, x) * x + _number(beta, x)
 
 
 def _leaky_relu(x: tirx.Expr, alpha: float, beta: float) -> tirx.Expr:
     return tirx.Select(x < _number(0, x), _number(alpha, x) * x, x)
-
-
-def _thresholded_relu(x: tirx.Expr, alpha: float, beta: float) -> tirx.Expr:
-    return tirx.Select(x < _number(alpha, x), _number(0, x), x)
-
-
-def _scaled_tanh(x: tirx.Expr, alpha: float, beta: float) -> tirx.Expr:
-    return _number(alpha, x) * te.tanh(_number(beta, x) * x)
 
 
 def _hard_sigmoid(x: tirx.Expr, alpha: float, beta: float) -> tirx.Expr:
@@ -60,10 +48,6 @@ def _hard_sigmoid(x: tirx.Expr, alpha: float, beta: float) -> tirx.Expr:
 def _elu(x: tirx.Expr, alpha: float, beta: float) -> tirx.Expr:
     negative = _number(alpha, x) * (te.exp(x) - _number(1, x))
     return tirx.Select(x < _number(0, x), negative, x)
-
-
-def _softsign(x: tirx.Expr, alpha: float, beta: float) -> tirx.Expr:
-    return x / (_number(1, x) + tirx.abs(x))
 
 
 def _softplus(x: tirx.Expr, alpha: float, beta: float) -> tirx.Expr:
@@ -79,13 +63,19 @@ _KINDS: Mapping[str, _Kind] = {
     "elu": _Kind(_elu, 1.0),
     "hardsigmoid": _Kind(_hard_sigmoid, 0.2, 0.5),
     "leakyrelu": _Kind(_leaky_relu, 0.01),
-    "relu": _Kind(_relu),
-    "scaledtanh": _Kind(_scaled_tanh, _NO_DEFAULT, _NO_DEFAULT),
+    "relu": _Kind(lambda x, alpha, beta: _leaky_relu(x, 0.0, beta)),
+    "scaledtanh": _Kind(
+        lambda x, alpha, beta: _number(alpha, x) * te.tanh(_number(beta, x) * x),
+        _NO_DEFAULT,
+        _NO_DEFAULT,
+    ),
     "sigmoid": _Kind(lambda x, alpha, beta: te.sigmoid(x)),
     "softplus": _Kind(_softplus),
-    "softsign": _Kind(_softsign),
+    "softsign": _Kind(lambda x, alpha, beta: x / (_number(1, x) + tirx.abs(x))),
     "tanh": _Kind(lambda x, alpha, beta: te.tanh(x)),
-    "thresholdedrelu": _Kind(_thresholded_relu, _NO_DEFAULT),  # ONNX Runtime's is not ONNX's
+    "thresholdedrelu": _Kind(  # ONNX Runtime's is not ONNX's
+        lambda x, alpha, beta: tirx.Select(x < _number(alpha, x), _number(0, x), x), _NO_DEFAULT
+    ),
 }
 
 

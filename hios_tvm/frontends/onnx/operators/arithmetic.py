@@ -10,7 +10,7 @@ from tvm import relax, te, tirx, topi
 
 from hios_tvm.frontends.onnx.operators.call import Converter, OperatorCall, Value
 from hios_tvm.frontends.onnx.operators.casts import converted
-from hios_tvm.frontends.onnx.operators.precision import in_single, is_float, is_signed, widened
+from hios_tvm.frontends.onnx.operators.precision import is_float, is_signed, single, widened
 from hios_tvm.frontends.tensors import (
     ARGUMENT_RANGES,
     array_of,
@@ -31,7 +31,7 @@ def operands(call: OperatorCall) -> tuple[relax.Expr, relax.Expr]:
     left, right = call.tensor(0), call.tensor(1)
     if call.version >= 7:
         return left, right
-    call.attributes.ignore("consumed_inputs", "broadcast")
+    call.attributes.ignore("broadcast")
     rank, shape = len(shape_of(left)), shape_of(right)
     if "axis" in call.attributes and 0 < len(shape) < rank:
         axis = call.axis(rank)
@@ -49,17 +49,7 @@ def binary(function: Function) -> Converter:
 
 def unary(function: Function) -> Converter:
     """An operator of one tensor that is exact in every type."""
-
-    def convert(call: OperatorCall) -> Value:
-        call.attributes.ignore("consumed_inputs")
-        return function(call.tensor(0))
-
-    return convert
-
-
-def single(function: Function) -> Converter:
-    """A function of one tensor, of 16-bit floats in single precision."""
-    return in_single(lambda _, x: function(x))
+    return lambda call: function(call.tensor(0))
 
 
 # --- Quotients and powers ---
@@ -98,9 +88,13 @@ def _elementwise(
     function: Callable[[tirx.Expr, tirx.Expr], tirx.Expr], left: te.Tensor, right: te.Tensor
 ) -> te.Tensor:
     """A function of the elements of two tensors that broadcast."""
-    shape = np.broadcast_shapes(*(tuple(int(n) for n in t.shape) for t in (left, right)))
-    left, right = topi.broadcast_to(left, shape), topi.broadcast_to(right, shape)
-    return te.compute(shape, lambda *at: function(left(*at), right(*at)), name="elementwise")
+    left, right = _broadcast(left, right)
+    return te.compute(left.shape, lambda *at: function(left(*at), right(*at)), name="elementwise")
+
+
+def _broadcast(*tensors: te.Tensor) -> list[te.Tensor]:
+    shape = np.broadcast_shapes(*(tuple(int(n) for n in t.shape) for t in tensors))
+    return [topi.broadcast_to(tensor, shape) for tensor in tensors]
 
 
 def _is_trap(divisor: tirx.Expr) -> tirx.Expr:
@@ -160,7 +154,8 @@ def power(call: OperatorCall) -> Value:
     if not is_float(dtype) and not is_float(dtype_of(exponent)):
         return call.compute(_integer_power, base, call.cast(exponent, "int64"))
     if is_float(dtype) and known is not None and known.size == 1 and known.flat[0] in (2, 3):
-        return _small_power(call, base, int(known.flat[0]), _result_shape(base, exponent))
+        shape = np.broadcast_shapes(shape_of(base), shape_of(exponent))
+        return _small_power(call, base, int(known.flat[0]), shape)
     # Integers above 2^24 are no floats of single precision
     is_mixed = dtype_of(exponent) != dtype and known is None
     is_double = is_mixed or dtype == "float64" or not is_float(dtype)
@@ -179,14 +174,9 @@ def _small_power(
     return call.cast(result, dtype_of(base))
 
 
-def _result_shape(*tensors: relax.Expr) -> tuple[int, ...]:
-    return np.broadcast_shapes(*(shape_of(tensor) for tensor in tensors))
-
-
 def _integer_power(base: te.Tensor, exponent: te.Tensor) -> te.Tensor:
     """Modulo the range; of negative exponents, the fraction is cut off."""
-    shape = np.broadcast_shapes(*(tuple(int(n) for n in t.shape) for t in (base, exponent)))
-    base, exponent = topi.broadcast_to(base, shape), topi.broadcast_to(exponent, shape)
+    base, exponent = _broadcast(base, exponent)
     dtype = str(base.dtype)
     one, zero = tirx.const(1, dtype), tirx.const(0, dtype)
     k = te.reduce_axis((0, 64), "k")
@@ -206,12 +196,8 @@ def _integer_power(base: te.Tensor, exponent: te.Tensor) -> te.Tensor:
             inverse = tirx.Select(base(*at) == minus, tirx.Select(is_odd, minus, one), inverse)
         return tirx.Select(exponent(*at) < tirx.const(0, "int64"), inverse, products(*at))
 
-    products = te.compute(shape, factor, name="products")
-    return te.compute(shape, result, name="power")
-
-
-def reciprocal(_: OperatorCall, x: relax.Expr) -> relax.Expr:
-    return relax.op.divide(constant(1, dtype_of(x)), x)
+    products = te.compute(base.shape, factor, name="products")
+    return te.compute(base.shape, result, name="power")
 
 
 # --- Any number of tensors ---
@@ -221,7 +207,6 @@ def variadic(function: Function) -> Converter:
     """Combine all tensors by a function of two."""
 
     def convert(call: OperatorCall) -> Value:
-        call.attributes.ignore("consumed_inputs")
         first, *rest = call.tensors()
         for tensor in rest:
             first = call.emit(function(tensor, first))  # kernels repeat their left operand
@@ -241,7 +226,6 @@ def mean(call: OperatorCall) -> Value:
 
 
 def _sum(call: OperatorCall) -> relax.Expr:
-    call.attributes.ignore("consumed_inputs")
     first, *rest = (widened(call, tensor) for tensor in call.tensors())
     for tensor in rest:
         first = call.emit(relax.op.add(first, tensor))
@@ -252,7 +236,6 @@ def _sum(call: OperatorCall) -> relax.Expr:
 
 
 def absolute(call: OperatorCall) -> Value:
-    call.attributes.ignore("consumed_inputs")
     x = call.tensor(0)
     return relax.op.abs(x) if is_signed(dtype_of(x)) else x
 
@@ -311,7 +294,7 @@ OPERATORS: Mapping[str, Converter] = {
     "Mul": binary(relax.op.multiply),
     "Neg": unary(relax.op.negative),
     "Pow": power,
-    "Reciprocal": in_single(reciprocal),
+    "Reciprocal": single(lambda x: relax.op.divide(constant(1, dtype_of(x)), x)),
     "Round": single(relax.op.round),
     "Sign": sign,
     "Sqrt": single(relax.op.sqrt),

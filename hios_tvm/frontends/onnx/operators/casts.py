@@ -6,12 +6,12 @@ from collections.abc import Mapping
 
 import numpy as np
 from onnx import TensorProto, helper
-from tvm import relax, te, tirx
+from tvm import relax, tirx
 
 from hios_tvm.frontends.onnx.inputs import ELEMENT_TYPES
 from hios_tvm.frontends.onnx.operators.call import Converter, OperatorCall, Value
 from hios_tvm.frontends.onnx.operators.precision import is_float, widened
-from hios_tvm.frontends.tensors import array_of, constant, dtype_of
+from hios_tvm.frontends.tensors import array_of, constant, dtype_of, shape_of
 
 
 def element_type(call: OperatorCall, number: int) -> str:
@@ -36,7 +36,8 @@ def converted(call: OperatorCall, x: relax.Expr, dtype: str) -> relax.Expr:
         return _truth(call, widened(call, x))
     if is_float(source) and not is_float(dtype):
         x = widened(call, x)
-        return call.compute(lambda t: _elementwise_integers(t, dtype), x)
+        convert = _unsigned_64 if dtype == "uint64" else _low_bits
+        return call.elements(shape_of(x), lambda at, t: convert(t(*at), dtype), x)
     if dtype.endswith("float16") and source != "float32":
         x = call.cast(x, "float32")
     return call.cast(x, dtype)
@@ -48,11 +49,6 @@ def _truth(call: OperatorCall, x: relax.Expr) -> relax.Expr:
     if is_float(dtype_of(x)):
         result = relax.op.logical_or(result, relax.op.isnan(x))
     return call.emit(result)
-
-
-def _elementwise_integers(x: te.Tensor, dtype: str) -> te.Tensor:
-    convert = _unsigned_64 if dtype == "uint64" else _low_bits
-    return te.compute(x.shape, lambda *at: convert(x(*at), dtype), name="integers")
 
 
 def _low_bits(x: tirx.Expr, dtype: str) -> tirx.Expr:
@@ -98,9 +94,7 @@ def bit_cast(call: OperatorCall) -> Value:
         return x
     if "bool" in (source, dtype):  # TVM computes with bools of one bit
         return call.cast(call.cast(x, "uint8"), dtype)
-    return call.compute(
-        lambda t: te.compute(t.shape, lambda *at: tirx.reinterpret(dtype, t(*at)), name="bits"), x
-    )
+    return call.elements(shape_of(x), lambda at, t: tirx.reinterpret(dtype, t(*at)), x)
 
 
 OPERATORS: Mapping[str, Converter] = {

@@ -33,7 +33,7 @@ _TRANSPOSED: Mapping[int, Callable[..., relax.Expr]] = {
 
 def conv(call: OperatorCall) -> Value:
     data, weight = call.tensor(0), call.tensor(1)
-    rank = _spatial_rank(call, data, weight)
+    rank = spatial_rank(call, data, weight)
     groups = call.attributes.integer("group", 1)
     channels, (outputs, inputs, *kernel) = shape_of(data)[1], shape_of(weight)
     if groups < 1 or inputs * groups != channels or outputs % groups:
@@ -59,7 +59,7 @@ def conv(call: OperatorCall) -> Value:
 
 def conv_transpose(call: OperatorCall) -> Value:
     data, weight = call.tensor(0), call.tensor(1)
-    rank = _spatial_rank(call, data, weight)
+    rank = spatial_rank(call, data, weight)
     groups = call.attributes.integer("group", 1)
     channels, inputs = shape_of(data)[1], shape_of(weight)[0]
     if inputs != channels or groups < 1 or inputs % groups:
@@ -98,7 +98,8 @@ def conv_transpose(call: OperatorCall) -> Value:
     return _biased(call, _extended(call, result, sizes))
 
 
-def _spatial_rank(call: OperatorCall, data: relax.Expr, weight: relax.Expr) -> int:
+def spatial_rank(call: OperatorCall, data: relax.Expr, weight: relax.Expr) -> int:
+    """The number of spatial axes, where data and weight fit each other."""
     rank = len(shape_of(data)) - 2
     kernel = list(shape_of(weight)[2:])
     if len(shape_of(weight)) != rank + 2:
@@ -112,8 +113,8 @@ def _spatial_rank(call: OperatorCall, data: relax.Expr, weight: relax.Expr) -> i
     return rank
 
 
-def _biased(call: OperatorCall, result: relax.Expr) -> relax.Expr:
-    bias = call.optional_tensor(2)
+def _biased(call: OperatorCall, result: relax.Expr, index: int = 2) -> relax.Expr:
+    bias = call.optional_tensor(index)
     if bias is None:
         return result
     return call.emit(relax.op.add(result, call.along(bias, 1, len(shape_of(result)))))
@@ -181,7 +182,7 @@ def deform_conv(call: OperatorCall) -> Value:
     """Samples of the image at moved places, times the weights."""
     data, weight, offset = call.tensor(0), call.tensor(1), call.tensor(2)
     mask = call.optional_tensor(4)
-    rank = _spatial_rank(call, data, weight)
+    rank = spatial_rank(call, data, weight)
     if rank != 2:
         raise call.unsupported(f"it has {rank} spatial axes; only 2 are possible")
     groups = call.attributes.integer("group", 1)
@@ -200,11 +201,7 @@ def deform_conv(call: OperatorCall) -> Value:
     columns = call.reshape(samples, [batch, groups, inputs * windows.size, pixels])
     rows = call.reshape(weight, [1, groups, outputs // groups, inputs * windows.size])
     product = call.emit(relax.op.matmul(rows, columns))
-    result = call.reshape(product, [batch, outputs, *windows.out])
-    bias = call.optional_tensor(3)
-    if bias is None:
-        return result
-    return relax.op.add(result, call.along(bias, 1, 4))
+    return _biased(call, call.reshape(product, [batch, outputs, *windows.out]), 3)
 
 
 def _deformed_windows(

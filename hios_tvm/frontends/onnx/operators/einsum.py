@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from math import prod
 
 import numpy as np
-from tvm import relax, te, tirx
+from tvm import relax
 
 from hios_tvm.frontends.onnx.operators.call import OperatorCall, Value
 from hios_tvm.frontends.onnx.operators.precision import widened
@@ -98,14 +98,8 @@ def _diagonal(call: OperatorCall, tensor: relax.Expr, term: str) -> relax.Expr:
     sizes = [shape_of(tensor)[term.index(label)] for label in labels]
     if any(shape_of(tensor)[i] != sizes[labels.index(label)] for i, label in enumerate(term)):
         raise ValueError(f"dimensions of one label differ in a tensor labeled {term!r}")
-
-    def compute(x: te.Tensor) -> te.Tensor:
-        def element(*at: tirx.Var) -> tirx.Expr:
-            return x(*(at[labels.index(label)] for label in term))
-
-        return te.compute(sizes, element, name="diagonal")
-
-    return call.compute(compute, tensor)
+    places = [labels.index(label) for label in term]
+    return call.elements(sizes, lambda at, x: x(*(at[place] for place in places)), tensor)
 
 
 def _summed(call: OperatorCall, operand: _Labeled, kept: set[str]) -> _Labeled:
@@ -129,7 +123,11 @@ def _contracted(
     right = _summed(call, right, needed | set(left.labels))
     shared = [label for label in left.labels if label in right.labels]
     if any(left.extent(label) != right.extent(label) for label in shared):
-        left, right = (_broadcast(call, side, shared, extents) for side in (left, right))
+        kept = {label: extents[label] for label in shared}
+        left, right = (
+            _Labeled(call.broadcast(side.tensor, list((_sizes(side) | kept).values())), side.labels)
+            for side in (left, right)
+        )
     batch = [label for label in shared if label in needed]
     inner = [label for label in shared if label not in needed]
     rows = [label for label in left.labels if label not in shared]
@@ -146,13 +144,6 @@ def _contracted(
 
 def _sizes(operand: _Labeled) -> dict[str, int]:
     return dict(zip(operand.labels, shape_of(operand.tensor), strict=True))
-
-
-def _broadcast(
-    call: OperatorCall, operand: _Labeled, labels: Sequence[str], extents: Mapping[str, int]
-) -> _Labeled:
-    sizes = [extents[label] if label in labels else size for label, size in _sizes(operand).items()]
-    return _Labeled(call.broadcast(operand.tensor, sizes), operand.labels)
 
 
 def _matrices(

@@ -71,23 +71,20 @@ def one_hot(call: OperatorCall) -> Value:
     sizes = list(shape_of(indices))
     axis = call.axis(len(sizes) + 1, default=-1)
     counts_back = not dtype_of(indices).startswith("u")
-
-    def compute(indices: te.Tensor, values: te.Tensor) -> te.Tensor:
-        def element(*position: tirx.Var) -> tirx.Expr:
-            others = (*position[:axis], *position[axis + 1 :])
-            index = indices(*others).astype("int64")
-            is_hot = index == position[axis]
-            if counts_back:
-                is_hot = tirx.any(is_hot, index == position[axis] - depth)
-            return tirx.Select(is_hot, values(1), values(0))
-
-        shape = [*sizes[:axis], depth, *sizes[axis:]]
-        return te.compute(shape, element, name="one_hot")
-
     if shape_of(values) != (2,):
         raise ValueError("its values must be a vector of the off and the on value")
+
+    def element(position: tuple[tirx.Var, ...], indices: te.Tensor, values: te.Tensor) -> tirx.Expr:
+        others = (*position[:axis], *position[axis + 1 :])
+        index = indices(*others).astype("int64")
+        is_hot = index == position[axis]
+        if counts_back:
+            is_hot = tirx.any(is_hot, index == position[axis] - depth)
+        return tirx.Select(is_hot, values(1), values(0))
+
+    shape = [*sizes[:axis], depth, *sizes[axis:]]
     limits = {ARGUMENT_RANGES: [[0, 0, depth - 1]]}
-    return call.compute(compute, indices, values, primfunc_attrs=limits)
+    return call.elements(shape, element, indices, values, primfunc_attrs=limits)
 
 
 def trilu(call: OperatorCall) -> Value:
@@ -99,15 +96,12 @@ def trilu(call: OperatorCall) -> Value:
     given = call.optional_tensor(1)
     diagonal = call.reshape(constant(0, "int64") if given is None else given, [])
 
-    def compute(data: te.Tensor, diagonal: te.Tensor) -> te.Tensor:
-        def element(*indices: tirx.Var) -> tirx.Expr:
-            distance = indices[-1].astype("int64") - indices[-2].astype("int64")
-            keep = distance >= diagonal() if is_upper else distance <= diagonal()
-            return tirx.Select(keep, data(*indices), tirx.const(0, data.dtype))
+    def element(at: tuple[tirx.Var, ...], data: te.Tensor, diagonal: te.Tensor) -> tirx.Expr:
+        distance = at[-1].astype("int64") - at[-2].astype("int64")
+        keep = distance >= diagonal() if is_upper else distance <= diagonal()
+        return tirx.Select(keep, data(*at), tirx.const(0, data.dtype))
 
-        return te.compute(data.shape, element, name="trilu")
-
-    return call.compute(compute, data, diagonal)
+    return call.elements(shape_of(data), element, data, diagonal)
 
 
 OPERATORS: Mapping[str, Converter] = {

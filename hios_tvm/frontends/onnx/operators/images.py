@@ -67,7 +67,10 @@ def affine_grid(call: OperatorCall) -> Value:
             f"theta of shape {list(shape_of(theta))} does not fit a size of "
             f"{[batch, channels, *image]}"
         )
-    axes = [_pixel_places(size, align_corners) for size in image]
+    axes = [
+        np.linspace(-1, 1, size) if align_corners else (2 * np.arange(size) + 1) / size - 1
+        for size in image
+    ]
     # The first column belongs to the last axis
     columns = [*reversed(np.meshgrid(*axes, indexing="ij")), np.ones(image)]
     pixels = np.stack([column.ravel() for column in columns], axis=1)
@@ -75,13 +78,6 @@ def affine_grid(call: OperatorCall) -> Value:
         relax.op.matmul(constant(pixels[None], dtype_of(theta)), call.permute(theta, [0, 2, 1]))
     )
     return call.reshape(moved, [batch, *image, rank])
-
-
-def _pixel_places(size: int, align_corners: bool) -> np.ndarray:
-    """Places of the pixels along an axis that reaches from -1 to 1."""
-    if align_corners:
-        return np.linspace(-1, 1, size)
-    return (2 * np.arange(size) + 1) / size - 1
 
 
 @dataclass(frozen=True)
@@ -122,10 +118,13 @@ def grid_sample(call: OperatorCall) -> Value:
     data = data if how.mode == "nearest" else call.cast(data, work)
     # Kernels of their own, so that they are computed once for all channels
     apart = {"primfunc_attrs": {"op_pattern": _OPAQUE}}
-    places = call.compute(partial(_source_places, how=how), call.cast(grid, work), **apart)
-    tables = [call.compute(partial(_indices, how=how), places, **apart)]
+    places = call.elements(
+        shape_of(grid), partial(_source, how=how), call.cast(grid, work), **apart
+    )
+    table = (*shape_of(grid), len(how.reach))
+    tables = [call.elements(table, partial(_index, how=how), places, **apart)]
     if how.mode != "nearest":
-        tables.append(call.compute(partial(_weights, how=how), places, **apart))
+        tables.append(call.elements(table, partial(_weight, how=how), places, **apart))
     return call.cast(call.compute(partial(_sampled, how=how), data, *tables), dtype)
 
 
@@ -154,37 +153,25 @@ def _sampled(
     return te.compute((batch, data.shape[1], *out), element, name="sampled")
 
 
-def _source_places(grid: te.Tensor, how: _Sampling) -> te.Tensor:
-    """Convert coordinates from -1..1 to positions in elements."""
-
-    def place(*at: tirx.Var) -> tirx.Expr:
-        return _of_column(at[-1], how, lambda size: _source_place(grid(*at), size, how))
-
-    return te.compute(grid.shape, place, name="places")
+def _source(at: tuple[tirx.Var, ...], grid: te.Tensor, how: _Sampling) -> tirx.Expr:
+    """A coordinate from -1..1 as a position in elements."""
+    return _of_column(at[-1], how, lambda size: _source_place(grid(*at), size, how))
 
 
-def _indices(places: te.Tensor, how: _Sampling) -> te.Tensor:
-    """The elements around each place, along each axis; -1 for those outside that count as 0."""
-
-    def index(*at: tirx.Var) -> tirx.Expr:
-        place = te.floor(places(*at[:-1])) + (at[-1] + how.reach[0]).astype(places.dtype)
-        return _of_column(at[-2], how, lambda size: _element(place, size, how))
-
-    return te.compute((*places.shape, len(how.reach)), index, name="indices")
+def _index(at: tuple[tirx.Var, ...], places: te.Tensor, how: _Sampling) -> tirx.Expr:
+    """An element around a place, along an axis; -1 for one outside that counts as 0."""
+    place = te.floor(places(*at[:-1])) + (at[-1] + how.reach[0]).astype(places.dtype)
+    return _of_column(at[-2], how, lambda size: _element(place, size, how))
 
 
-def _weights(places: te.Tensor, how: _Sampling) -> te.Tensor:
-    """The weights of the elements around each place, along each axis."""
-
-    def weight(*at: tirx.Var) -> tirx.Expr:
-        place = places(*at[:-1])
-        choices = _WEIGHTS[how.mode](place - te.floor(place))
-        result = choices[-1]
-        for tap, choice in enumerate(choices[:-1]):
-            result = tirx.Select(at[-1] == tap, choice, result)
-        return result
-
-    return te.compute((*places.shape, len(how.reach)), weight, name="weights")
+def _weight(at: tuple[tirx.Var, ...], places: te.Tensor, how: _Sampling) -> tirx.Expr:
+    """The weight of an element around a place, along an axis."""
+    place = places(*at[:-1])
+    choices = _WEIGHTS[how.mode](place - te.floor(place))
+    result = choices[-1]
+    for tap, choice in enumerate(choices[:-1]):
+        result = tirx.Select(at[-1] == tap, choice, result)
+    return result
 
 
 def _of_column(

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from tvm import relax
 
-from hios_tvm.frontends.onnx.operators.arithmetic import binary, operands
+from hios_tvm.frontends.onnx.operators.arithmetic import binary, operands, unary
 from hios_tvm.frontends.onnx.operators.call import Converter, OperatorCall, Value
 from hios_tvm.frontends.onnx.operators.precision import widened
 from hios_tvm.frontends.tensors import array_of, constant, constant_of, dtype_of, shape_of
@@ -26,18 +26,6 @@ def _comparable(call: OperatorCall, x: relax.Expr) -> relax.Expr:
     return call.cast(x, "uint8") if dtype_of(x) == "bool" else widened(call, x)
 
 
-def negation(call: OperatorCall) -> Value:
-    return relax.op.logical_not(call.tensor(0))
-
-
-def where(call: OperatorCall) -> Value:
-    return relax.op.where(*(call.tensor(i) for i in range(3)))
-
-
-def is_nan(call: OperatorCall) -> Value:
-    return relax.op.isnan(widened(call, call.tensor(0)))
-
-
 def is_inf(call: OperatorCall) -> Value:
     x = widened(call, call.tensor(0))
     both = constant_of(np.zeros(shape_of(x), bool))
@@ -48,13 +36,9 @@ def is_inf(call: OperatorCall) -> Value:
     return both
 
 
-def identity(call: OperatorCall) -> Value:
-    return call.argument(0)
-
-
 def dropout(call: OperatorCall) -> Value | list[Value]:
     """The input as it is, and a mask that keeps everything."""
-    call.attributes.ignore("consumed_inputs", "ratio", "seed")
+    call.attributes.ignore("ratio", "seed")
     x = call.tensor(0)
     if _is_training(call):
         raise call.unsupported("it is in training mode; export the model for inference")
@@ -83,13 +67,13 @@ OPERATORS: Mapping[str, Converter] = {
     "Equal": comparison(relax.op.equal),
     "Greater": comparison(relax.op.greater),
     "GreaterOrEqual": comparison(relax.op.greater_equal),
-    "Identity": identity,
+    "Identity": lambda call: call.argument(0),
     "IsInf": is_inf,
-    "IsNaN": is_nan,
+    "IsNaN": lambda call: relax.op.isnan(widened(call, call.tensor(0))),
     "Less": comparison(relax.op.less),
     "LessOrEqual": comparison(relax.op.less_equal),
-    "Not": negation,
+    "Not": unary(relax.op.logical_not),
     "Or": binary(relax.op.logical_or),
-    "Where": where,
+    "Where": lambda call: relax.op.where(*call.tensors()),
     "Xor": binary(relax.op.logical_xor),
 }

@@ -22,10 +22,6 @@ from hios_tvm.frontends.tensors import constant, dtype_of, shape_of
 # --- Activations ---
 
 
-def gelu(call: OperatorCall) -> Value:
-    return relax.op.nn.gelu(call.tensor(0))
-
-
 def bias_gelu(call: OperatorCall) -> Value:
     return relax.op.nn.gelu(call.emit(relax.op.add(call.tensor(0), call.tensor(1))))
 
@@ -152,7 +148,7 @@ OPERATORS: Mapping[str, Converter] = {
     "FusedConv": fused_conv,
     "FusedGemm": fused_gemm,
     "FusedMatMul": fused_matmul,
-    "Gelu": gelu,
+    "Gelu": lambda call: relax.op.nn.gelu(call.tensor(0)),
     "MatMulInteger16": matmul_integer16,
     "QuickGelu": quick_gelu,
     "TransposeMatMul": fused_matmul,

@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import ml_dtypes
 from tvm import relax
 
 from hios_tvm.frontends.onnx.operators.call import Converter, OperatorCall, Value
 from hios_tvm.frontends.onnx.operators.casts import converted
-from hios_tvm.frontends.onnx.operators.precision import in_single, is_float, widened
+from hios_tvm.frontends.onnx.operators.precision import in_single, is_float, single, widened
 from hios_tvm.frontends.tensors import constant, dtype_of, shape_of
-
-
-def function(of: Callable[..., relax.Expr]) -> Converter:
-    """A function without attributes."""
-    return in_single(lambda _, x: of(x))
 
 
 def _number(value: float, x: relax.Expr) -> relax.Expr:
@@ -32,7 +27,6 @@ def _where_negative(x: relax.Expr, then: relax.Expr) -> relax.Expr:
 
 
 def relu(call: OperatorCall) -> Value:
-    call.attributes.ignore("consumed_inputs")
     x = call.tensor(0)
     if is_float(dtype_of(x)):
         return relax.op.nn.relu(x)
@@ -44,7 +38,6 @@ def leaky_relu(call: OperatorCall, x: relax.Expr) -> relax.Expr:
 
 
 def p_relu(call: OperatorCall) -> Value:
-    call.attributes.ignore("consumed_inputs")
     x, slope = call.tensor(0), call.tensor(1)
     if call.version < 7:  # one slope for all, or for each channel
         slope = call.along(slope, min(1, len(shape_of(x)) - 1), len(shape_of(x)))
@@ -74,7 +67,6 @@ def _between(x: relax.Expr, low: float, high: float) -> relax.Expr:
 
 def clip(call: OperatorCall) -> Value:
     """The upper bound wins; where a bound is left out, infinities become the largest number."""
-    call.attributes.ignore("consumed_inputs")
     x = call.tensor(0)
     low, high = _bounds(call, dtype_of(x))
     if low is not None:
@@ -165,10 +157,6 @@ def softplus(call: OperatorCall, x: relax.Expr) -> relax.Expr:
     return relax.op.add(relax.op.maximum(x, _number(0, x)), logarithm)
 
 
-def softsign(_: OperatorCall, x: relax.Expr) -> relax.Expr:
-    return relax.op.divide(x, relax.op.add(_number(1, x), relax.op.abs(x)))
-
-
 def mish(call: OperatorCall, x: relax.Expr) -> relax.Expr:
     """x * tanh(log(1 + e^x)), without the logarithm."""
     # Above 20 the result is x in single precision, and nothing below may overflow
@@ -206,10 +194,10 @@ OPERATORS: Mapping[str, Converter] = {
     "Relu": relu,
     "Selu": in_single(selu),
     "Shrink": shrink,
-    "Sigmoid": function(relax.op.sigmoid),
+    "Sigmoid": single(relax.op.sigmoid),
     "Softplus": in_single(softplus),
-    "Softsign": in_single(softsign),
+    "Softsign": single(lambda x: relax.op.divide(x, relax.op.add(_number(1, x), relax.op.abs(x)))),
     "Swish": in_single(swish),
-    "Tanh": function(relax.op.tanh),
+    "Tanh": single(relax.op.tanh),
     "ThresholdedRelu": in_single(thresholded_relu),
 }

@@ -19,7 +19,7 @@ def _epsilon(call: OperatorCall) -> float:
     return call.attributes.number("epsilon", EPSILON)
 
 
-def _moments(
+def moments(
     call: OperatorCall, x: relax.Expr, axes: Sequence[int]
 ) -> tuple[relax.Expr, relax.Expr, relax.Expr]:
     """Mean along axes, which stay with extent 1, deviations from it, and their variance.
@@ -32,9 +32,15 @@ def _moments(
     return mean, deviation, call.emit(relax.op.mean(squares, list(axes), True))
 
 
-def _inverse_root(call: OperatorCall, square: relax.Expr, epsilon: float) -> relax.Expr:
+def inverse_root(call: OperatorCall, square: relax.Expr, epsilon: float) -> relax.Expr:
+    """``1 / sqrt(square + epsilon)``."""
     shifted = relax.op.add(square, constant(epsilon, dtype_of(square)))
     return call.emit(relax.op.divide(constant(1, dtype_of(square)), relax.op.sqrt(shifted)))
+
+
+def _normalized(call: OperatorCall, x: relax.Expr, axes: Sequence[int]) -> relax.Expr:
+    _, deviation, variance = moments(call, x, axes)
+    return call.emit(relax.op.multiply(deviation, inverse_root(call, variance, _epsilon(call))))
 
 
 def _scaled(
@@ -51,7 +57,7 @@ def _scaled(
 
 def batch_normalization(call: OperatorCall) -> Value:
     _refuse_training(call)
-    call.attributes.ignore("momentum", "consumed_inputs")
+    call.attributes.ignore("momentum")
     epsilon = _epsilon(call)
     x = call.tensor(0)
     if call.version < 9 and not call.attributes.flag("spatial", True):
@@ -76,7 +82,7 @@ def _normalized_per_element(call: OperatorCall, epsilon: float) -> relax.Expr:
     x = widened(call, call.tensor(0))
     scale, shift, mean, variance = (widened(call, call.tensor(i)) for i in range(1, 5))
     centered = call.emit(relax.op.subtract(x, mean))
-    normalized = call.emit(relax.op.multiply(centered, _inverse_root(call, variance, epsilon)))
+    normalized = call.emit(relax.op.multiply(centered, inverse_root(call, variance, epsilon)))
     return call.cast(_scaled(call, normalized, scale, shift), dtype_of(call.tensor(0)))
 
 
@@ -97,15 +103,11 @@ def _refuse_training(call: OperatorCall) -> None:
 
 
 def instance_normalization(call: OperatorCall) -> Value:
-    call.attributes.ignore("consumed_inputs")
     x = call.tensor(0)
     rank, channels = len(shape_of(x)), shape_of(x)[1]
     scale, shift = (_per_channel(call, call.tensor(i), rank, channels) for i in (1, 2))
     wide = widened(call, x)
-    _, deviation, variance = _moments(call, wide, range(2, rank))
-    normalized = call.emit(
-        relax.op.multiply(deviation, _inverse_root(call, variance, _epsilon(call)))
-    )
+    normalized = _normalized(call, wide, range(2, rank))
     return call.cast(_scaled(call, normalized, scale, shift), dtype_of(x))
 
 
@@ -125,10 +127,7 @@ def group_normalization(call: OperatorCall) -> Value:
     call.attributes.integer("stash_type", TensorProto.FLOAT)
     wide = call.reshape(widened(call, x), [shape[0], groups, channels // groups, *shape[2:]])
     rank = len(shape_of(wide))
-    _, deviation, variance = _moments(call, wide, range(2, rank))
-    normalized = call.emit(
-        relax.op.multiply(deviation, _inverse_root(call, variance, _epsilon(call)))
-    )
+    normalized = _normalized(call, wide, range(2, rank))
     count = groups if call.version < 21 else channels
     scale, shift = (_per_channel(call, call.tensor(i), rank, count) for i in (1, 2))
     if call.version < 21:
@@ -144,7 +143,7 @@ def layer_normalization(call: OperatorCall) -> list[Value]:
     shape, dtype = shape_of(x), dtype_of(x)
     axis = call.axis(len(shape), -1)
     axes, epsilon = list(range(axis, len(shape))), _epsilon(call)
-    wide = call.cast(x, _stash_type(call, dtype))
+    wide = call.cast(x, _stash_type(call))
     if not any(call.is_used[1:]) and shape_of(scale) == shape[axis:]:
         neutral = constant_of(np.zeros(shape[axis:], dtype_of(wide)))
         center = neutral if shift is None else call.cast(shift, dtype_of(wide))
@@ -152,42 +151,39 @@ def layer_normalization(call: OperatorCall) -> list[Value]:
             gamma = call.cast(scale, dtype_of(wide))
             result = relax.op.nn.layer_norm(wide, gamma, center, axes=axes, epsilon=epsilon)
             return [call.cast(call.emit(result), dtype)]
-    mean, deviation, variance = _moments(call, wide, axes)
-    inverse = _inverse_root(call, variance, epsilon)
+    mean, deviation, variance = moments(call, wide, axes)
+    inverse = inverse_root(call, variance, epsilon)
     normalized = call.emit(relax.op.multiply(deviation, inverse))
     result = call.cast(_scaled(call, normalized, scale, shift), dtype)
     return [result, mean, inverse][: call.num_outputs]
 
 
-def _stash_type(call: OperatorCall, dtype: str) -> str:
+def _stash_type(call: OperatorCall) -> str:
     """The type of the statistics: never less than single precision."""
     stash = call.attributes.integer("stash_type", TensorProto.FLOAT)
-    if stash not in (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16) and (
-        stash != TensorProto.BFLOAT16
-    ):
-        raise ValueError(f"stash_type {stash} is no type of floats")
-    if stash == TensorProto.DOUBLE:
-        return "float64"
-    if stash != TensorProto.FLOAT:
+    known = {TensorProto.FLOAT: "float32", TensorProto.DOUBLE: "float64"}
+    if stash in (TensorProto.FLOAT16, TensorProto.BFLOAT16):
         raise call.unsupported("its stash_type is below single precision; use 1 (FLOAT)")
-    return "float32"
+    if stash not in known:
+        raise ValueError(f"stash_type {stash} is no type of floats")
+    return known[stash]
 
 
 def rms_normalization(call: OperatorCall) -> Value:
     x, scale = call.tensor(0), call.tensor(1)
     rank = len(shape_of(x))
     axes = list(range(call.axis(rank, -1), rank))
-    wide = call.cast(x, _stash_type(call, dtype_of(x)))
+    wide = call.cast(x, _stash_type(call))
     squares = call.emit(relax.op.multiply(wide, wide))
     square = call.emit(relax.op.mean(squares, axes, True))
-    normalized = call.emit(relax.op.multiply(wide, _inverse_root(call, square, _epsilon(call))))
+    normalized = call.emit(relax.op.multiply(wide, inverse_root(call, square, _epsilon(call))))
     return call.cast(_scaled(call, normalized, scale, None), dtype_of(scale))
 
 
 def mean_variance_normalization(call: OperatorCall, x: relax.Expr) -> relax.Expr:
     rank = len(shape_of(x))
     axes = sorted({axis % rank for axis in call.attributes.integers("axes", (0, 2, 3))})
-    _, deviation, variance = _moments(call, x, axes)
+    _, deviation, variance = moments(call, x, axes)
     # As the standard's text has it, and not below the root
     bound = relax.op.add(relax.op.sqrt(variance), constant(1e-9, dtype_of(x)))
     return call.emit(relax.op.divide(deviation, bound))

@@ -9,7 +9,7 @@ import numpy as np
 from tvm import relax, te, tirx
 
 from hios_tvm.frontends.onnx.operators.call import Converter, OperatorCall, Value, normalized_axis
-from hios_tvm.frontends.onnx.operators.precision import is_float, widened
+from hios_tvm.frontends.onnx.operators.precision import is_float, least, widened
 from hios_tvm.frontends.tensors import constant_of, dtype_of, shape_of
 
 Pair = tuple[tirx.Expr, tirx.Expr]
@@ -62,7 +62,7 @@ def _te_position(x: te.Tensor, axis: int, is_max: bool, last: bool) -> te.Tensor
 
     def nothing(_index: str, value: str) -> Pair:
         worst = tirx.const(-1 if last else np.iinfo("int64").max, "int64")
-        return worst, _least(value) if is_max else _most(value)
+        return worst, least(value) if is_max else _most(value)
 
     reducer = te.comm_reducer(combine, nothing, name="position")
     shape = [int(n) for n in x.shape]
@@ -74,10 +74,6 @@ def _te_position(x: te.Tensor, axis: int, is_max: bool, last: bool) -> te.Tensor
         return pair
 
     return te.compute(shape[:axis] + shape[axis + 1 :], element, name="position")[0]
-
-
-def _least(dtype: str) -> tirx.Expr:
-    return tirx.const(-np.inf if is_float(dtype) else int(np.iinfo(dtype).min), dtype)
 
 
 def _most(dtype: str) -> tirx.Expr:
@@ -154,32 +150,29 @@ def top_k(call: OperatorCall) -> list[Value]:
     size = shape_of(x)[axis]
     if not 0 <= count <= size:
         raise ValueError(f"there are no {count} elements along an axis of {size}")
-    keys = call.compute(lambda t: _sort_keys(t, descending=largest), widened(call, x))
+    wide = widened(call, x)
+    keys = call.elements(shape_of(x), lambda at, t: _sort_key(t(*at), descending=largest), wide)
     order = call.emit(relax.op.argsort(keys, axis, False, "int64"))
     index = call.emit(relax.op.strided_slice(order, [axis], [0], [count]))
     return [call.emit(relax.op.gather_elements(x, index, axis)), index]
 
 
-def _sort_keys(x: te.Tensor, *, descending: bool) -> te.Tensor:
-    """Integers in the order of the elements, zeros of both signs alike."""
-    dtype = str(x.dtype)
+def _sort_key(value: tirx.Expr, *, descending: bool) -> tirx.Expr:
+    """An integer in the order of the elements, zeros of both signs alike."""
+    dtype = str(value.ty.dtype)
     bits = 64 if dtype in ("float64", "int64", "uint64") else 32
     signed = f"int{bits}"
-
-    def key(value: tirx.Expr) -> tirx.Expr:
-        if is_float(dtype):
-            plain = value + tirx.const(0, dtype)  # no negative zero
-            whole = tirx.reinterpret(signed, plain)
-            flipped = whole ^ tirx.const(np.iinfo(signed).max, signed)
-            whole = tirx.Select(whole < 0, flipped, whole)
-            whole = tirx.Select(tirx.isnan(value), tirx.const(np.iinfo(signed).max, signed), whole)
-        elif dtype in ("uint32", "uint64"):
-            whole = tirx.reinterpret(signed, value) ^ tirx.const(np.iinfo(signed).min, signed)
-        else:
-            whole = tirx.Cast(signed, value)
-        return ~whole if descending else whole
-
-    return te.compute(x.shape, lambda *at: key(x(*at)), name="keys")
+    if is_float(dtype):
+        plain = value + tirx.const(0, dtype)  # no negative zero
+        whole = tirx.reinterpret(signed, plain)
+        flipped = whole ^ tirx.const(np.iinfo(signed).max, signed)
+        whole = tirx.Select(whole < 0, flipped, whole)
+        whole = tirx.Select(tirx.isnan(value), tirx.const(np.iinfo(signed).max, signed), whole)
+    elif dtype in ("uint32", "uint64"):
+        whole = tirx.reinterpret(signed, value) ^ tirx.const(np.iinfo(signed).min, signed)
+    else:
+        whole = tirx.Cast(signed, value)
+    return ~whole if descending else whole
 
 
 OPERATORS: Mapping[str, Converter] = {

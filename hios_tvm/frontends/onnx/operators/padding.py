@@ -31,14 +31,7 @@ def pad(call: OperatorCall) -> Value:
         fill = call.optional_tensor(2)
     if fill is None:
         fill = constant(0, dtype_of(data))
-    pairs = _pairs(widths, axes, len(shape_of(data)))
-    data = _cropped(call, data, pairs)
-    pairs = [(max(0, before), max(0, after)) for before, after in pairs]
-    if not any(map(any, pairs)):
-        return data
-    if mode == "constant":
-        return _filled(call, data, pairs, fill)
-    return _repeated(call, data, pairs, mode)
+    return _padded(call, data, _pairs(widths, axes, len(shape_of(data))), mode, fill)
 
 
 def _pairs(widths: Sequence[int], axes: list[int] | None, rank: int) -> Widths:
@@ -52,13 +45,21 @@ def _pairs(widths: Sequence[int], axes: list[int] | None, rank: int) -> Widths:
     return pairs
 
 
-def _cropped(call: OperatorCall, data: relax.Expr, widths: Widths) -> relax.Expr:
+def _padded(
+    call: OperatorCall, data: relax.Expr, widths: Widths, mode: str, fill: relax.Expr
+) -> relax.Expr:
     parts = {}
     for axis, (extent, (before, after)) in enumerate(zip(shape_of(data), widths, strict=True)):
         parts[axis] = range(max(0, -before), extent - max(0, -after))
         if extent + min(0, before) + min(0, after) < 0:
             raise ValueError(f"pads of {before} and {after} cut more than the extent {extent}")
-    return call.slice(data, parts)
+    data = call.slice(data, parts)
+    widths = [(max(0, before), max(0, after)) for before, after in widths]
+    if not any(map(any, widths)):
+        return data
+    if mode == "constant":
+        return _filled(call, data, widths, fill)
+    return _repeated(call, data, widths, mode)
 
 
 def _filled(call: OperatorCall, data: relax.Expr, widths: Widths, fill: relax.Expr) -> relax.Expr:
@@ -67,23 +68,20 @@ def _filled(call: OperatorCall, data: relax.Expr, widths: Widths, fill: relax.Ex
         flat = [width for pair in widths for width in pair]
         return call.emit(relax.op.nn.pad(data, flat, "constant", float(value.reshape(-1)[0])))
     fill = call.cast(call.reshape(fill, []), dtype_of(data))
-    result = _padded_shape(data, widths)
-    if 0 in shape_of(data):
+    sizes, result = shape_of(data), _padded_shape(data, widths)
+    if 0 in sizes:
         return call.broadcast(fill, result)
 
-    def compute(data: te.Tensor, fill: te.Tensor) -> te.Tensor:
-        def element(*indices: tirx.Var) -> tirx.Expr:
-            sources = [i - before for i, (before, _) in zip(indices, widths, strict=True)]
-            inside = [
-                tirx.all(source >= 0, source < extent)
-                for source, extent, pair in zip(sources, shape_of_te(data), widths, strict=True)
-                if any(pair)
-            ]
-            return tirx.if_then_else(tirx.all(*inside), data(*sources), fill())
+    def element(at: tuple[tirx.Var, ...], data: te.Tensor, fill: te.Tensor) -> tirx.Expr:
+        sources = [i - before for i, (before, _) in zip(at, widths, strict=True)]
+        inside = [
+            tirx.all(source >= 0, source < extent)
+            for source, extent, pair in zip(sources, sizes, widths, strict=True)
+            if any(pair)
+        ]
+        return tirx.if_then_else(tirx.all(*inside), data(*sources), fill())
 
-        return te.compute(result, element, name="pad")
-
-    return call.compute(compute, data, fill)
+    return call.elements(result, element, data, fill)
 
 
 def _repeated(call: OperatorCall, data: relax.Expr, widths: Widths, mode: str) -> relax.Expr:
@@ -97,17 +95,11 @@ def _repeated(call: OperatorCall, data: relax.Expr, widths: Widths, mode: str) -
         for extent, pair in zip(sizes, widths, strict=True)
     ]
 
-    def compute(data: te.Tensor) -> te.Tensor:
-        def element(*indices: tirx.Var) -> tirx.Expr:
-            moved = [
-                index if source is None else source(index)
-                for index, source in zip(indices, sources, strict=True)
-            ]
-            return data(*moved)
+    def element(at: tuple[tirx.Var, ...], data: te.Tensor) -> tirx.Expr:
+        pairs = zip(at, sources, strict=True)
+        return data(*(i if source is None else source(i) for i, source in pairs))
 
-        return te.compute(_padded_shape_of(sizes, widths), element, name="pad")
-
-    return call.compute(compute, data)
+    return call.elements(_padded_shape(data, widths), element, data)
 
 
 def _source(mode: str, extent: int, pair: tuple[int, int]) -> Callable[[Any], Any]:
@@ -125,15 +117,7 @@ def _source(mode: str, extent: int, pair: tuple[int, int]) -> Callable[[Any], An
 
 
 def _padded_shape(data: relax.Expr, widths: Widths) -> list[int]:
-    return _padded_shape_of(shape_of(data), widths)
-
-
-def _padded_shape_of(sizes: Sequence[int], widths: Widths) -> list[int]:
-    return [extent + sum(pair) for extent, pair in zip(sizes, widths, strict=True)]
-
-
-def shape_of_te(tensor: te.Tensor) -> list[int]:
-    return [int(extent) for extent in tensor.shape]
+    return [extent + sum(pair) for extent, pair in zip(shape_of(data), widths, strict=True)]
 
 
 def center_crop_pad(call: OperatorCall) -> Value:
@@ -149,11 +133,7 @@ def center_crop_pad(call: OperatorCall) -> Value:
         # The odd element is cut off, or added, behind.
         before = difference // 2 if difference > 0 else -(-difference // 2)
         widths[axis] = (before, difference - before)
-    data = _cropped(call, data, widths)
-    widths = [(max(0, before), max(0, after)) for before, after in widths]
-    if not any(map(any, widths)):
-        return data
-    return _filled(call, data, widths, constant(0, dtype_of(data)))
+    return _padded(call, data, widths, "constant", constant(0, dtype_of(data)))
 
 
 OPERATORS: Mapping[str, Converter] = {"CenterCropPad": center_crop_pad, "Pad": pad}

@@ -8,10 +8,10 @@ from dataclasses import replace
 from functools import partial
 
 import numpy as np
-import tvm
 from tvm import relax, te, tirx
 
 from hios_tvm.frontends.onnx.operators.call import Converter, OperatorCall, Value
+from hios_tvm.frontends.onnx.operators.precision import least
 from hios_tvm.frontends.onnx.operators.windows import (
     AUTO_PADS,
     Windows,
@@ -266,17 +266,17 @@ def _window_sums(data: te.Tensor, windows: Windows) -> te.Tensor:
 
 
 def _window_maxima(data: te.Tensor, windows: Windows) -> te.Tensor:
-    least = _least(str(data.dtype))
-    taps, element = _window_elements(data, windows, least)
-    maximum = te.comm_reducer(lambda a, b: tirx.max(a, b), lambda _dtype: least, name="max")
+    lowest = least(str(data.dtype))
+    taps, element = _window_elements(data, windows, lowest)
+    maximum = te.comm_reducer(lambda a, b: tirx.max(a, b), lambda _dtype: lowest, name="max")
     shape = (*data.shape[:2], *windows.out)
     return te.compute(shape, lambda *at: maximum(element(*at)[0], axis=taps), name="window_maxima")
 
 
 def _places_of_maxima(data: te.Tensor, windows: Windows, column_major: bool) -> te.Tensor:
     """The index of the first maximum of each window, in the whole flat tensor."""
-    least = _least(str(data.dtype))
-    taps, element = _window_elements(data, windows, least)
+    lowest = least(str(data.dtype))
+    taps, element = _window_elements(data, windows, lowest)
     channels, plane = int(data.shape[1]), math.prod(windows.image)
     steps = _steps(windows.image, column_major)
     unknown = tirx.const(-1, "int64")
@@ -285,7 +285,7 @@ def _places_of_maxima(data: te.Tensor, windows: Windows, column_major: bool) -> 
         better = tirx.all(b[0] >= 0, tirx.any(a[0] < 0, b[1] > a[1]))
         return tirx.Select(better, b[0], a[0]), tirx.Select(better, b[1], a[1])
 
-    first_maximum = te.comm_reducer(later, lambda *_dtypes: (unknown, least), name="argmax")
+    first_maximum = te.comm_reducer(later, lambda *_dtypes: (unknown, lowest), name="argmax")
 
     def place(*at: tirx.Var) -> tirx.Expr:
         value, places, inside = element(*at)
@@ -304,12 +304,6 @@ def _steps(image: Sequence[int], column_major: bool) -> list[int]:
     if column_major:
         return [math.prod(image[:i]) for i in range(len(image))]
     return [math.prod(image[i + 1 :]) for i in range(len(image))]
-
-
-def _least(dtype: str) -> tirx.Expr:
-    if dtype.startswith("float"):
-        return tirx.const(-math.inf, dtype)
-    return tvm.te.min_value(dtype)
 
 
 OPERATORS: Mapping[str, Converter] = {

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from tvm import relax
+import numpy as np
+from tvm import relax, tirx
 
 from hios_tvm.frontends.onnx.operators.call import Converter, OperatorCall, Value
 from hios_tvm.frontends.tensors import dtype_of
@@ -16,6 +17,11 @@ def is_float(dtype: str) -> bool:
 
 def is_signed(dtype: str) -> bool:
     return is_float(dtype) or dtype.startswith("int")
+
+
+def least(dtype: str) -> tirx.Expr:
+    """The least value of a type, which no maximum is below."""
+    return tirx.const(-np.inf if is_float(dtype) else int(np.iinfo(dtype).min), dtype)
 
 
 def widened(call: OperatorCall, tensor: relax.Expr) -> relax.Expr:
@@ -38,7 +44,11 @@ def in_single(function: Callable[[OperatorCall, relax.Expr], relax.Expr]) -> Con
 
     def convert(call: OperatorCall) -> Value:
         x = call.tensor(0)
-        call.attributes.ignore("consumed_inputs")  # of opset 1, about memory
         return call.cast(call.emit(function(call, widened(call, x))), dtype_of(x))
 
     return convert
+
+
+def single(function: Callable[[relax.Expr], relax.Expr]) -> Converter:
+    """The same for a function of the tensor alone."""
+    return in_single(lambda _, x: function(x))

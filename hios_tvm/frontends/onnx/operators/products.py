@@ -23,17 +23,9 @@ def product(call: OperatorCall, left: relax.Expr, right: relax.Expr) -> relax.Ex
     if dtype == "bfloat16":  # no processor that TVM knows multiplies them
         left, right = call.cast(left, "float32"), call.cast(right, "float32")
     if 0 in shape_of(left) + shape_of(right):
-        return _empty_product(shape_of(left), shape_of(right), dtype)
+        empty = (np.empty(shape_of(tensor), np.int8) for tensor in (left, right))
+        return constant(np.matmul(*empty), dtype)
     return call.cast(call.emit(relax.op.matmul(left, right)), dtype)
-
-
-def _empty_product(left: tuple[int, ...], right: tuple[int, ...], dtype: str) -> relax.Expr:
-    shape = np.matmul(np.empty(left, np.int8), np.empty(right, np.int8)).shape
-    return constant(np.zeros(shape), dtype)
-
-
-def matmul(call: OperatorCall) -> Value:
-    return product(call, call.tensor(0), call.tensor(1))
 
 
 def gemm(call: OperatorCall) -> Value:
@@ -85,13 +77,10 @@ def determinant(call: OperatorCall) -> Value:
             f"only determinants of up to {MAX_DETERMINANT} rows are computed, this has {rows}"
         )
 
-    def compute(t: te.Tensor) -> te.Tensor:
-        def element(*at: tirx.Var) -> tirx.Expr:
-            return _expanded(lambda i, j: t(*at, i, j), list(range(rows)), 0)
+    def element(at: tuple[tirx.Var, ...], t: te.Tensor) -> tirx.Expr:
+        return _expanded(lambda i, j: t(*at, i, j), list(range(rows)), 0)
 
-        return te.compute(batch, element, name="determinant")
-
-    return call.cast(call.compute(compute, widened(call, x)), dtype_of(x))
+    return call.cast(call.elements(batch, element, widened(call, x)), dtype_of(x))
 
 
 def _expanded(
@@ -112,5 +101,5 @@ OPERATORS: Mapping[str, Converter] = {
     "Det": determinant,
     "Einsum": einsum,
     "Gemm": gemm,
-    "MatMul": matmul,
+    "MatMul": lambda call: product(call, call.tensor(0), call.tensor(1)),
 }

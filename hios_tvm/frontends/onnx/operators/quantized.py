@@ -7,7 +7,7 @@ from math import prod
 
 import numpy as np
 from onnx import TensorProto
-from tvm import relax, te, tirx, topi
+from tvm import relax, te, topi
 
 from hios_tvm.frontends.onnx.operators.call import (
     Converter,
@@ -16,6 +16,7 @@ from hios_tvm.frontends.onnx.operators.call import (
     normalized_axis,
 )
 from hios_tvm.frontends.onnx.operators.casts import converted, element_type
+from hios_tvm.frontends.onnx.operators.convolution import spatial_rank
 from hios_tvm.frontends.onnx.operators.windows import read_windows
 from hios_tvm.frontends.tensors import array_of, constant, constant_of, dtype_of, shape_of
 
@@ -71,16 +72,13 @@ def _spread(
             if sizes != (shape[along],):
                 raise ValueError(f"its scale must have {shape[along]} elements, or one")
             return call.along(tensor, along, len(shape))
-        return call.compute(lambda t: _blocks(t, shape, along, block), tensor)
+        return call.elements(
+            shape,
+            lambda at, t: t(*at[:along], at[along] // block, *at[along + 1 :]),
+            tensor,
+        )
 
     return spread(scale), None if zero is None else spread(zero)
-
-
-def _blocks(x: te.Tensor, shape: tuple[int, ...], axis: int, block: int) -> te.Tensor:
-    def element(*at: tirx.Var) -> tirx.Expr:
-        return x(*(i // block if d == axis else i for d, i in enumerate(at)))
-
-    return te.compute(shape, element, name="blocks")
 
 
 def _saturated(
@@ -198,14 +196,9 @@ def qlinear_conv(call: OperatorCall) -> Value:
 
 def _convolution(call: OperatorCall, data: relax.Expr, weight: relax.Expr) -> relax.Expr:
     """Sums of 32 bits; padding is zero, as zero points are subtracted already."""
-    kernel = list(shape_of(weight)[2:])
-    if not 1 <= len(kernel) <= 3:
-        raise call.unsupported(f"images of {len(kernel)} dimensions cannot be compiled")
-    if call.attributes.integers("kernel_shape", kernel) != kernel:
-        raise ValueError(f"kernel_shape is not the shape of the weight, {kernel}")
-    windows = read_windows(call, shape_of(data)[2:], kernel)
+    axes = "DHW"[-spatial_rank(call, data, weight) :]
+    windows = read_windows(call, shape_of(data)[2:], shape_of(weight)[2:])
     groups = call.attributes.integer("group", 1)
-    axes = "DHW"[-len(kernel) :]
 
     def compute(x: te.Tensor, w: te.Tensor) -> te.Tensor:
         return topi.nn.conv(

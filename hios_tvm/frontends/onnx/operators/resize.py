@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from math import prod
 
@@ -95,8 +96,7 @@ def _read_axes(call: OperatorCall) -> dict[int, AxisResize]:
     else:
         raise ValueError("it has neither scales nor sizes")
     return {
-        axis: AxisResize(how.size, how.out, how.scale, part)
-        for axis, how, part in zip(axes, resized, roi, strict=True)
+        axis: replace(how, roi=part) for axis, how, part in zip(axes, resized, roi, strict=True)
     }
 
 
@@ -159,7 +159,7 @@ def _resized(
     taps = {
         axis: source_taps(change, how)
         for axis, change in axes.items()
-        if _changes(change, how.coordinates)
+        if change != AxisResize(change.size, change.size, 1.0)
     }
     exact = how.mode == "nearest" or dtype in ("float32", "float64")
     result = data if exact else call.cast(data, "float32")
@@ -173,11 +173,6 @@ def _resized(
             value = constant(outside, dtype_of(result))
             result = call.emit(relax.op.where(inside, result, value))
     return call.cast(result, dtype)
-
-
-def _changes(axis: AxisResize, coordinates: str) -> bool:
-    is_whole = coordinates != "tf_crop_and_resize" or axis.roi == (0.0, 1.0)
-    return not (is_whole and axis.scale == 1.0 and axis.size == axis.out)
 
 
 def _kernels(order: Sequence[int], taps: Mapping[int, Taps]) -> list[list[int]]:

@@ -152,17 +152,9 @@ def _source_places(axis: AxisResize, coordinates: str) -> np.ndarray:
     return shift + (at + half) / scale - half
 
 
-def _round_prefer_floor(places: np.ndarray) -> np.ndarray:
-    return np.ceil(places - np.float32(0.5))
-
-
-def _round_prefer_ceil(places: np.ndarray) -> np.ndarray:
-    return np.floor(places + np.float32(0.5))
-
-
 _ROUNDINGS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-    "round_prefer_floor": _round_prefer_floor,
-    "round_prefer_ceil": _round_prefer_ceil,
+    "round_prefer_floor": lambda places: np.ceil(places - np.float32(0.5)),
+    "round_prefer_ceil": lambda places: np.floor(places + np.float32(0.5)),
     "floor": np.floor,
     "ceil": np.ceil,
 }

@@ -15,10 +15,6 @@ from hios_tvm.frontends.onnx.operators.shapes import split_sizes, split_tensor
 from hios_tvm.frontends.tensors import constant, shape_of
 
 
-def sequence_construct(call: OperatorCall) -> Value:
-    return tuple(call.tensors())
-
-
 def sequence_empty(call: OperatorCall) -> Value:
     call.attributes.ignore("dtype")
     return ()
@@ -51,10 +47,6 @@ def _position(call: OperatorCall, index: int, count: int, is_end_allowed: bool =
     return position + count if position < 0 else position
 
 
-def sequence_length(call: OperatorCall) -> Value:
-    return constant(len(call.sequence(0)), "int64")
-
-
 def split_to_sequence(call: OperatorCall) -> Value:
     """Into single rows, into parts of one size of which the last may be smaller, or as given."""
     data = call.tensor(0)
@@ -63,8 +55,7 @@ def split_to_sequence(call: OperatorCall) -> Value:
     keep = call.attributes.flag("keepdims", True)
     if call.argument(1) is None:
         parts = split_tensor(call, data, axis, [1] * shape[axis])
-        row = shape if keep else (*shape[:axis], *shape[axis + 1 :])
-        row = (*shape[:axis], 1, *shape[axis + 1 :]) if keep else row
+        row = (*shape[:axis], *([1] if keep else []), *shape[axis + 1 :])
         return tuple(call.reshape(part, row) for part in parts)
     sizes = call.constant(1, "the sizes of its parts")
     if sizes.ndim > 0:
@@ -75,9 +66,11 @@ def split_to_sequence(call: OperatorCall) -> Value:
 
 
 def concat_from_sequence(call: OperatorCall) -> Value:
-    tensors = [_tensor(value) for value in call.sequence(0)]
+    tensors = call.sequence(0)
     if not tensors:
         raise ValueError("its sequence is empty")
+    if not all(isinstance(value, relax.Expr) for value in tensors):
+        raise ValueError("its sequence holds something that is no tensor")
     is_new = call.attributes.flag("new_axis")
     axis = call.axis(len(shape_of(tensors[0])) + is_new)
     return stack(call, tensors, axis) if is_new else call.concatenate(tensors, axis)
@@ -116,10 +109,6 @@ def optional(call: OperatorCall) -> Value:
     return call.argument(0)
 
 
-def optional_has_element(call: OperatorCall) -> Value:
-    return constant(call.argument(0) is not None, "bool")
-
-
 def optional_get_element(call: OperatorCall) -> Value:
     value = call.argument(0)
     if value is None:
@@ -127,23 +116,17 @@ def optional_get_element(call: OperatorCall) -> Value:
     return value
 
 
-def _tensor(value: Value) -> relax.Expr:
-    if not isinstance(value, relax.Expr):
-        raise ValueError("its sequence holds something that is no tensor")
-    return value
-
-
 OPERATORS: Mapping[str, Converter] = {
     "ConcatFromSequence": concat_from_sequence,
     "Optional": optional,
     "OptionalGetElement": optional_get_element,
-    "OptionalHasElement": optional_has_element,
+    "OptionalHasElement": lambda call: constant(call.argument(0) is not None, "bool"),
     "SequenceAt": sequence_at,
-    "SequenceConstruct": sequence_construct,
+    "SequenceConstruct": lambda call: tuple(call.tensors()),
     "SequenceEmpty": sequence_empty,
     "SequenceErase": sequence_erase,
     "SequenceInsert": sequence_insert,
-    "SequenceLength": sequence_length,
+    "SequenceLength": lambda call: constant(len(call.sequence(0)), "int64"),
     "SequenceMap": sequence_map,
     "SplitToSequence": split_to_sequence,
 }

@@ -38,7 +38,6 @@ def reshape(call: OperatorCall) -> Value:
     """The shape is an attribute in version 1."""
     data, attributes = call.tensor(0), call.attributes
     if call.version < 5:
-        attributes.ignore("consumed_inputs")
         wanted = attributes.integers("shape")
     else:
         wanted = call.integers(1, "the elements of its shape") or []

@@ -40,8 +40,7 @@ def dft(call: OperatorCall) -> Value:
     used = min(size, length)
     if inverse and onesided:
         used = min(size, length // 2 + 1)
-        matrix = _real_inverse(used, length)
-        matrix = matrix[:parts]
+        matrix = _real_inverse(used, length)[:parts]
     else:
         bins = length // 2 + 1 if onesided else length
         matrix = _transform(used, bins, length, inverse=inverse)[:parts]
@@ -56,7 +55,7 @@ def stft(call: OperatorCall) -> Value:
     signal = call.tensor(0)
     if len(shape_of(signal)) == 2:  # older texts of the standard leave out the axis of parts
         signal = call.reshape(signal, [*shape_of(signal), 1])
-    _, samples, _ = shape_of(signal)
+    batch, samples, _ = shape_of(signal)
     parts = _parts(signal)
     if onesided and parts == 2:
         raise ValueError("onesided needs a real signal")
@@ -67,17 +66,15 @@ def stft(call: OperatorCall) -> Value:
         raise ValueError(f"frames of {length} every {step} samples do not fit {samples} samples")
     count = (samples - length) // step + 1
 
-    def frames(x: te.Tensor, *windows: te.Tensor) -> te.Tensor:
-        def element(b: tirx.Var, frame: tirx.Var, i: tirx.Var, part: tirx.Var) -> tirx.Expr:
-            value = x[b, frame * step + i, part]
-            for factor in windows:
-                value = value * factor[i]
-            return value
-
-        return te.compute((x.shape[0], count, length, parts), element, name="frames")
+    def element(at: tuple[tirx.Var, ...], x: te.Tensor, *windows: te.Tensor) -> tirx.Expr:
+        b, frame, i, part = at
+        value = x[b, frame * step + i, part]
+        for factor in windows:
+            value = value * factor[i]
+        return value
 
     windows = [] if window is None else [window]
-    framed = call.compute(frames, signal, *windows)
+    framed = call.elements((batch, count, length, parts), element, signal, *windows)
     bins = length // 2 + 1 if onesided else length
     return _along_axis(call, framed, 2, _transform(length, bins, length, inverse=False)[:parts])
 

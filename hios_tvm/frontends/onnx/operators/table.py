@@ -3,66 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib import import_module
 
-from hios_tvm.frontends.onnx.operators import (
-    arithmetic,
-    attention,
-    casts,
-    control_flow,
-    convolution,
-    filling,
-    images,
-    indexing,
-    logic,
-    microsoft,
-    nonlinearities,
-    normalization,
-    ordering,
-    padding,
-    pooling,
-    products,
-    quantized,
-    recurrent,
-    reductions,
-    regions,
-    resize,
-    scatter,
-    sequences,
-    shapes,
-    signals,
-    trigonometry,
-)
+from hios_tvm.frontends.onnx.operators import microsoft
 from hios_tvm.frontends.onnx.operators.call import Converter
+
+_FAMILIES = """
+    arithmetic attention casts control_flow convolution filling images indexing logic nonlinearities
+    normalization ordering padding pooling products quantized recurrent reductions regions resize
+    scatter sequences shapes signals trigonometry
+"""
 
 CONVERTERS: Mapping[tuple[str, str], Converter] = {
     ("", name): converter
-    for family in (
-        arithmetic,
-        attention,
-        casts,
-        control_flow,
-        convolution,
-        filling,
-        images,
-        indexing,
-        logic,
-        nonlinearities,
-        normalization,
-        ordering,
-        padding,
-        pooling,
-        products,
-        quantized,
-        recurrent,
-        reductions,
-        regions,
-        resize,
-        scatter,
-        sequences,
-        shapes,
-        signals,
-        trigonometry,
-    )
-    for name, converter in family.OPERATORS.items()
+    for family in _FAMILIES.split()
+    for name, converter in import_module(f"{__package__}.{family}").OPERATORS.items()
 } | {("com.microsoft", name): converter for name, converter in microsoft.OPERATORS.items()}
 """By domain and name."""

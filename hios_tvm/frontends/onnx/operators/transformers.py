@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from math import sqrt
 
@@ -20,6 +20,7 @@ from hios_tvm.frontends.onnx.operators.attention import (
     simplified_layer_normalization,
 )
 from hios_tvm.frontends.onnx.operators.call import Converter, OperatorCall, Value
+from hios_tvm.frontends.onnx.operators.normalization import inverse_root, moments
 from hios_tvm.frontends.tensors import constant, constant_of, dtype_of, shape_of
 
 EPSILON = 1e-12
@@ -59,12 +60,8 @@ def _statistics(call: OperatorCall, x: relax.Expr, epsilon: float) -> list[Value
     """The mean and the inverse deviation along the last axis, where they are used."""
     if not any(call.is_used[1:3]):
         return [None, None]
-    mean = call.emit(relax.op.mean(x, [-1], True))
-    centered = call.emit(relax.op.subtract(x, mean))
-    squares = call.emit(relax.op.multiply(centered, centered))
-    variance = call.emit(relax.op.mean(squares, [-1], True))
-    shifted = call.emit(relax.op.add(variance, constant(epsilon, dtype_of(x))))
-    return [mean, call.emit(relax.op.rsqrt(shifted))]
+    mean, _, variance = moments(call, x, [-1])
+    return [mean, inverse_root(call, variance, epsilon)]
 
 
 # --- Embeddings ---
@@ -115,7 +112,7 @@ def _looked_up(call: OperatorCall, table: relax.Expr, ids: relax.Expr) -> relax.
 def attention(call: OperatorCall) -> list[Value]:
     """Self-attention, with the products that give queries, keys and values."""
     attributes = call.attributes
-    _refuse(call, {4: "past keys", 6: "past keys"})
+    _refuse_past_keys(call, (4, 6))
     if attributes.flag("do_rotary"):
         raise call.unsupported("it rotates its queries; export RotaryEmbedding by itself")
     attributes.ignore("past_present_share_buffer", "rotary_embedding_dim")
@@ -139,7 +136,7 @@ def attention(call: OperatorCall) -> list[Value]:
 
 def multi_head_attention(call: OperatorCall) -> list[Value]:
     attributes = call.attributes
-    _refuse(call, {i: "past keys" for i in range(6, 10)})
+    _refuse_past_keys(call, range(6, 10))
     query, key, value = call.tensor(0), call.optional_tensor(1), call.optional_tensor(2)
     if key is None or value is None or len(shape_of(query)) != 3 or len(shape_of(key)) == 5:
         raise call.unsupported("its queries, keys or values are packed; export it unpacked")
@@ -224,10 +221,9 @@ def _within(call: OperatorCall, ends: relax.Expr, batch: int, keys: int) -> rela
     return seen
 
 
-def _refuse(call: OperatorCall, inputs: Mapping[int, str]) -> None:
-    for index, what in inputs.items():
-        if call.argument(index) is not None:
-            raise call.unsupported(f"it reads {what}; export it without a cache")
+def _refuse_past_keys(call: OperatorCall, inputs: Iterable[int]) -> None:
+    if any(call.argument(index) is not None for index in inputs):
+        raise call.unsupported("it reads past keys; export it without a cache")
 
 
 def rotary_embedding(call: OperatorCall) -> Value:

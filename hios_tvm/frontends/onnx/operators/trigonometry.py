@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from tvm import relax, te, tirx
+from tvm import relax, tirx
 
 from hios_tvm.frontends.onnx.operators.call import Converter, OperatorCall
-from hios_tvm.frontends.onnx.operators.precision import in_single
-from hios_tvm.frontends.tensors import constant, dtype_of
+from hios_tvm.frontends.onnx.operators.precision import in_single, single
+from hios_tvm.frontends.tensors import constant, dtype_of, shape_of
 
 
 def elementwise(function: Callable[[tirx.Expr], tirx.Expr]) -> Converter:
     """A function of single elements."""
 
     def convert(call: OperatorCall, x: relax.Expr) -> relax.Expr:
-        return call.compute(
-            lambda t: te.compute(t.shape, lambda *at: function(t(*at)), name="elementwise"), x
-        )
+        return call.elements(shape_of(x), lambda at, t: function(t(*at)), x)
 
     return in_single(convert)
 
@@ -59,9 +57,9 @@ OPERATORS: Mapping[str, Converter] = {
     "Asinh": elementwise(_extern("asinh")),
     "Atan": elementwise(_extern("atan")),
     "Atanh": elementwise(_extern("atanh")),
-    "Cos": in_single(lambda _, x: relax.op.cos(x)),
+    "Cos": single(relax.op.cos),
     "Cosh": in_single(cosh),
-    "Sin": in_single(lambda _, x: relax.op.sin(x)),
+    "Sin": single(relax.op.sin),
     "Sinh": in_single(sinh),
     "Tan": elementwise(_extern("tan")),
 }

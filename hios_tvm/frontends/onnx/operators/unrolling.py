@@ -276,7 +276,8 @@ def recurrent_weights(layer: Layer, direction: int, first: int, end: int) -> rel
 
 def recurrent_products(layer: Layer, state: relax.Expr, matrix: relax.Expr) -> list[relax.Expr]:
     """The product of a state with its weights; nothing where the state is zero."""
-    if _is_zero(state):
+    array = array_of(state)
+    if array is not None and not array.any():
         return []
     return [layer.call.emit(relax.op.matmul(state, matrix))]
 
@@ -313,14 +314,14 @@ def _side_by_side(call: OperatorCall, parts: Sequence[relax.Expr]) -> relax.Expr
     """
     while len(parts) > 1:
         groups = [parts[i : i + MOST_JOINED] for i in range(0, len(parts), MOST_JOINED)]
-        parts = [group[0] if len(group) == 1 else _joined(call, group) for group in groups]
+        apart = {"primfunc_attrs": {"op_pattern": OPAQUE}}
+        parts = [
+            group[0]
+            if len(group) == 1
+            else call.compute(lambda *tensors: topi.concatenate(tensors, 1), *group, **apart)
+            for group in groups
+        ]
     return parts[0]
-
-
-def _joined(call: OperatorCall, parts: Sequence[relax.Expr]) -> relax.Expr:
-    return call.compute(
-        lambda *tensors: topi.concatenate(tensors, 1), *parts, primfunc_attrs={"op_pattern": OPAQUE}
-    )
 
 
 def _stacked(call: OperatorCall, parts: Sequence[relax.Expr], axis: int) -> relax.Expr:
@@ -329,8 +330,3 @@ def _stacked(call: OperatorCall, parts: Sequence[relax.Expr], axis: int) -> rela
         shape = list(shape_of(parts[0]))
         return call.reshape(parts[0], [*shape[:axis], 1, *shape[axis:]])
     return call.emit(relax.op.stack(list(parts), axis=axis))
-
-
-def _is_zero(tensor: relax.Expr) -> bool:
-    array = array_of(tensor)
-    return array is not None and not array.any()

@@ -37,9 +37,9 @@ def convolve(
         _CONVOLUTIONS[rank](
             data,
             to_layout(call, weight, "OI" + spatial, target_kernel),
-            strides=_sizes(call, "strides", rank, 1),
+            strides=sizes(call, "strides", rank, 1),
             padding=padding(call, rank),
-            dilation=_sizes(call, "dilation", rank, 1),
+            dilation=sizes(call, "dilation", rank, 1),
             groups=groups,
             data_layout=target,
             kernel_layout=target_kernel,
@@ -68,10 +68,10 @@ def convolve_transposed(
         _TRANSPOSED[rank](
             data,
             weight,
-            strides=_sizes(call, "strides", rank, 1),
+            strides=sizes(call, "strides", rank, 1),
             padding=padding(call, rank),
-            output_padding=_sizes(call, "output_padding", rank, 0),
-            dilation=_sizes(call, "dilation", rank, 1),
+            output_padding=sizes(call, "output_padding", rank, 0, least=0),
+            dilation=sizes(call, "dilation", rank, 1),
             groups=attributes.integer("groups", 1),
             data_layout=first,
             kernel_layout="IO" + spatial,
@@ -123,9 +123,9 @@ def deformable_convolution(call: OperatorCall) -> Value:
         data,
         offset,
         weight,
-        _sizes(call, "strides", 2, 1),
+        sizes(call, "strides", 2, 1),
         tuple(padding(call, 2)),
-        _sizes(call, "dilation", 2, 1),
+        sizes(call, "dilation", 2, 1),
         attributes.integer("deformable_groups", 1),
         attributes.integer("groups", 1),
         attributes.dtype("out_dtype", dtype_of(data)),
@@ -135,12 +135,15 @@ def deformable_convolution(call: OperatorCall) -> Value:
 # --- Attributes of convolutions and poolings ---
 
 
-def _sizes(call: OperatorCall, name: str, rank: int, default: int) -> list[int]:
-    sizes = call.attributes.integers(name, [default] * rank)
-    sizes = sizes * rank if len(sizes) == 1 else sizes
-    if len(sizes) != rank or min(sizes) < default:
-        raise call.error(f"{name} {sizes} does not fit {rank} dimensions")
-    return sizes
+def sizes(
+    call: OperatorCall, name: str, rank: int, default: int | None = None, least: int = 1
+) -> list[int]:
+    """An attribute with a number for each spatial axis, or one for all."""
+    found = call.attributes.integers(name, None if default is None else [default] * rank)
+    found = found * rank if len(found) == 1 else found
+    if len(found) != rank or min(found) < least:
+        raise call.error(f"{name} {found} does not fit {rank} dimensions")
+    return found
 
 
 def padding(call: OperatorCall, rank: int) -> list[int]:

@@ -41,12 +41,8 @@ def logarithm(base: float) -> Converter:
     return convert
 
 
-def round_half_away(call: OperatorCall) -> Value:
+def round_half_away(call: OperatorCall, x: relax.Expr) -> relax.Expr:
     """Relay rounds halves away from zero, and Relax to the even number."""
-    return round_tensor(call, call.tensor(0))
-
-
-def round_tensor(call: OperatorCall, x: relax.Expr) -> relax.Expr:
     if "float" not in dtype_of(x):
         return x
     whole = call.emit(relax.op.trunc(x))
@@ -92,10 +88,6 @@ def where(call: OperatorCall) -> Value:
 def truncated_division(call: OperatorCall) -> Value:
     quotient = call.emit(relax.op.divide(call.tensor(0), call.tensor(1)))
     return quotient if "int" in dtype_of(quotient) else relax.op.trunc(quotient)
-
-
-def truncated_remainder(call: OperatorCall) -> Value:
-    return relax.op.mod(call.tensor(0), call.tensor(1))
 
 
 # --- Reductions ---

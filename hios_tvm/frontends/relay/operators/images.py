@@ -7,7 +7,7 @@ from typing import Any
 from tvm import relax, topi
 
 from hios_tvm.frontends.relay.operators.call import Converter, OperatorCall
-from hios_tvm.frontends.relay.operators.convolution import SPATIAL
+from hios_tvm.frontends.relay.operators.convolution import SPATIAL, sizes
 from hios_tvm.frontends.relay.values import Value
 from hios_tvm.frontends.tensors import dtype_of, shape_of
 
@@ -20,39 +20,26 @@ _METHODS = {
 }
 
 
-def resize(rank: int) -> Converter:
-    """`image.resize1d` to `image.resize3d`."""
+def resize(rank: int, cubic: str = "cubic") -> Converter:
+    """`image.resize1d` to `image.resize3d`; `cubic` is how names of attributes begin."""
 
     def convert(call: OperatorCall) -> Value:
-        roi = call.attributes.value("roi") or []
+        attributes = call.attributes
+        roi = attributes.value("roi")
         return _resize(
             call,
             rank,
-            call.attributes.integers("size"),
+            sizes(call, "size", rank),
             method=_method(call, "linear"),
-            mode=call.attributes.text("coordinate_transformation_mode", "half_pixel"),
-            rounding=call.attributes.text("rounding_method", "round"),
-            alpha=call.attributes.number("cubic_alpha", -0.5),
-            exclude=call.attributes.integer("cubic_exclude", 0),
+            mode=attributes.text("coordinate_transformation_mode", "half_pixel"),
+            rounding=attributes.text("rounding_method", "round"),
+            alpha=attributes.number(f"{cubic}_alpha", -0.5),
+            exclude=attributes.integer(f"{cubic}_exclude", 0),
             roi=roi if isinstance(roi, list) else [],
-            extrapolation=call.attributes.number("extrapolation_value", 0.0),
+            extrapolation=attributes.number("extrapolation_value", 0.0),
         )
 
     return convert
-
-
-def legacy_resize(call: OperatorCall) -> Value:
-    """`image.resize` of Relay 0.7."""
-    return _resize(
-        call,
-        2,
-        call.attributes.integers("size"),
-        method=_method(call, "bilinear"),
-        mode=call.attributes.text("coordinate_transformation_mode", "half_pixel"),
-        rounding=call.attributes.text("rounding_method", "round"),
-        alpha=call.attributes.number("bicubic_alpha", -0.5),
-        exclude=call.attributes.integer("bicubic_exclude", 0),
-    )
 
 
 def upsampling(rank: int) -> Converter:
@@ -61,15 +48,15 @@ def upsampling(rank: int) -> Converter:
     def convert(call: OperatorCall) -> Value:
         attributes = call.attributes
         layout = attributes.text("layout", "NC" + SPATIAL[rank])
-        sizes = []
+        out = []
         for axis in SPATIAL[rank]:
             size = shape_of(call.tensor(0))[layout.index(axis)]
-            sizes.append(round(size * attributes.number(f"scale_{axis.lower()}", 1.0)))
+            out.append(round(size * attributes.number(f"scale_{axis.lower()}", 1.0)))
         mode = "align_corners" if attributes.flag("align_corners") else "asymmetric"
         if rank == 3:
             mode = attributes.text("coordinate_transformation_mode", "half_pixel")
         return _resize(
-            call, rank, sizes, method=_method(call, "nearest_neighbor"), mode=mode, rounding=""
+            call, rank, out, method=_method(call, "nearest_neighbor"), mode=mode, rounding=""
         )
 
     return convert
@@ -82,7 +69,7 @@ def _method(call: OperatorCall, default: str) -> str:
 def _resize(
     call: OperatorCall,
     rank: int,
-    sizes: list[int],
+    out: list[int],
     *,
     method: str,
     mode: str,
@@ -97,21 +84,20 @@ def _resize(
     out_dtype = call.attributes.dtype("out_dtype", dtype_of(data))
     if layout not in ("NC" + SPATIAL[rank], f"N{SPATIAL[rank]}C"):
         raise call.unsupported(f"with the layout {layout!r}")
-    sizes = sizes * rank if len(sizes) == 1 else sizes
-    if len(sizes) != rank or min(sizes) < 1:
-        raise call.error(f"the size {sizes} does not fit {rank} dimensions")
+    if len(out) != rank or min(out) < 1:
+        raise call.error(f"the size {out} does not fit {rank} dimensions")
     if method == "nearest_neighbor" and not rounding:  # as Relay's kernels choose
         rounding = "round" if mode == "align_corners" else "floor"
     box = roi or [0.0] * (2 * rank)
     if rank == 1:
         options = (layout, method, mode, rounding, alpha, exclude, extrapolation)
-        result = call.compute(topi.image.resize1d, data, box, tuple(sizes), *options)
+        result = call.compute(topi.image.resize1d, data, box, tuple(out), *options)
     else:
         function = relax.op.image.resize2d if rank == 2 else relax.op.image.resize3d
         result = call.emit(
             function(
                 data,
-                relax.ShapeExpr(sizes),
+                relax.ShapeExpr(out),
                 roi=tuple(float(value) for value in box),
                 layout=layout,
                 method=method,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from tvm import relax, topi
@@ -10,8 +11,6 @@ from tvm import relax, topi
 from hios_tvm.frontends.relay.operators.call import Converter, OperatorCall
 from hios_tvm.frontends.relay.values import Value
 from hios_tvm.frontends.tensors import constant, constant_of, dtype_of, shape_of
-
-EPSILON = 1e-5
 
 
 def softmax(function: Callable[..., relax.Expr]) -> Converter:
@@ -37,17 +36,13 @@ def prelu(call: OperatorCall) -> Value:
 
 def batch_norm(call: OperatorCall) -> Value:
     """The normalized tensor, and the unchanged mean and variance."""
-    data, gamma, beta, mean, variance = (call.tensor(i) for i in range(5))
+    data, *_, mean, variance = (call.tensor(i) for i in range(5))
     attributes = call.attributes
     result = call.emit(
         relax.op.nn.batch_norm(
-            data,
-            gamma,
-            beta,
-            mean,
-            variance,
+            *(call.tensor(i) for i in range(5)),
             axis=call.axis(len(shape_of(data)), default=1),
-            epsilon=attributes.number("epsilon", EPSILON),
+            epsilon=_epsilon(call),
             center=attributes.flag("center", True),
             scale=attributes.flag("scale", True),
             training=False,
@@ -57,54 +52,40 @@ def batch_norm(call: OperatorCall) -> Value:
 
 
 def layer_norm(call: OperatorCall) -> Value:
-    data, gamma, beta = (call.tensor(i) for i in range(3))
-    axis = call.axis(len(shape_of(data)), default=-1)
-    gamma, beta = _scale_and_center(call, gamma, beta)
-    return relax.op.nn.layer_norm(
-        data, gamma, beta, axes=[axis], epsilon=call.attributes.number("epsilon", EPSILON)
-    )
+    axis = call.axis(len(shape_of(call.tensor(0))), default=-1)
+    return relax.op.nn.layer_norm(*_operands(call), axes=[axis], epsilon=_epsilon(call))
 
 
 def instance_norm(call: OperatorCall) -> Value:
-    data, gamma, beta = (call.tensor(i) for i in range(3))
-    rank = len(shape_of(data))
-    axis = call.axis(rank, default=1)
-    gamma, beta = _scale_and_center(call, gamma, beta)
-    return relax.op.nn.instance_norm(
-        data,
-        gamma,
-        beta,
-        channel_axis=axis,
-        axes=[i for i in range(1, rank) if i != axis],
-        epsilon=call.attributes.number("epsilon", EPSILON),
-    )
+    return relax.op.nn.instance_norm(*_operands(call), **_channels(call), epsilon=_epsilon(call))
 
 
 def group_norm(call: OperatorCall) -> Value:
-    data, gamma, beta = (call.tensor(i) for i in range(3))
-    rank = len(shape_of(data))
-    axis = call.axis(rank, default=1)
-    gamma, beta = _scale_and_center(call, gamma, beta)
+    groups = call.attributes.integer("num_groups")
     return relax.op.nn.group_norm(
-        data,
-        gamma,
-        beta,
-        num_groups=call.attributes.integer("num_groups"),
-        channel_axis=axis,
-        axes=[i for i in range(1, rank) if i != axis],
-        epsilon=call.attributes.number("epsilon", EPSILON),
+        *_operands(call), num_groups=groups, **_channels(call), epsilon=_epsilon(call)
     )
 
 
-def _scale_and_center(
-    call: OperatorCall, gamma: relax.Expr, beta: relax.Expr
-) -> tuple[relax.Expr, relax.Expr]:
-    """Neutral values where Relay's flags say that gamma or beta is ignored."""
+def _operands(call: OperatorCall) -> tuple[relax.Expr, relax.Expr, relax.Expr]:
+    """Data, gamma and beta; neutral values where Relay's flags say that one is ignored."""
+    data, gamma, beta = (call.tensor(i) for i in range(3))
     if not call.attributes.flag("scale", True):
         gamma = constant_of(np.ones(shape_of(gamma), dtype_of(gamma)))
     if not call.attributes.flag("center", True):
         beta = constant_of(np.zeros(shape_of(beta), dtype_of(beta)))
-    return gamma, beta
+    return data, gamma, beta
+
+
+def _channels(call: OperatorCall) -> dict[str, Any]:
+    """The axis of channels, and those behind the batch that are reduced."""
+    rank = len(shape_of(call.tensor(0)))
+    axis = call.axis(rank, default=1)
+    return {"channel_axis": axis, "axes": [i for i in range(1, rank) if i != axis]}
+
+
+def _epsilon(call: OperatorCall) -> float:
+    return call.attributes.number("epsilon", 1e-5)
 
 
 def local_response_norm(call: OperatorCall) -> Value:

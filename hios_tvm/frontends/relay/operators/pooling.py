@@ -8,7 +8,7 @@ from typing import Any
 from tvm import relax, topi
 
 from hios_tvm.frontends.relay.operators.call import Converter, OperatorCall
-from hios_tvm.frontends.relay.operators.convolution import SPATIAL, padding
+from hios_tvm.frontends.relay.operators.convolution import SPATIAL, padding, sizes
 from hios_tvm.frontends.relay.operators.layouts import layout_attribute, to_layout
 from hios_tvm.frontends.relay.values import Value
 from hios_tvm.frontends.tensors import shape_of
@@ -47,16 +47,14 @@ def _pooled_layout(call: OperatorCall, rank: int) -> str:
 
 
 def _window(call: OperatorCall, rank: int) -> dict[str, Any]:
-    attributes = call.attributes
-    options: dict[str, Any] = {"layout": _pooled_layout(call, rank), "padding": padding(call, rank)}
-    for name, default in (("pool_size", None), ("strides", [1] * rank), ("dilation", [1] * rank)):
-        sizes = attributes.integers(name, default)
-        sizes = sizes * rank if len(sizes) == 1 else sizes
-        if len(sizes) != rank or min(sizes) < 1:
-            raise call.error(f"{name} {sizes} does not fit {rank} dimensions")
-        options[name] = sizes
-    options["ceil_mode"] = attributes.flag("ceil_mode")
-    return options
+    return {
+        "layout": _pooled_layout(call, rank),
+        "padding": padding(call, rank),
+        "pool_size": sizes(call, "pool_size", rank),
+        "strides": sizes(call, "strides", rank, 1),
+        "dilation": sizes(call, "dilation", rank, 1),
+        "ceil_mode": call.attributes.flag("ceil_mode"),
+    }
 
 
 def global_pool(rank: int, function: Callable[..., relax.Expr]) -> Converter:
@@ -80,14 +78,12 @@ def adaptive_pool(rank: int, kind: str) -> Converter:
 
     def convert(call: OperatorCall, data: relax.Expr) -> relax.Expr:
         layout = _pooled_layout(call, rank)
-        sizes = call.attributes.optional_integers("output_size") or [
-            shape_of(data)[layout.index(axis)] for axis in SPATIAL[rank]
-        ]
-        sizes = sizes * rank if len(sizes) == 1 else sizes
-        if len(sizes) != rank or min(sizes) < 1:
-            raise call.error(f"output_size {sizes} does not fit {rank} dimensions")
+        if call.attributes.optional_integers("output_size"):
+            out = sizes(call, "output_size", rank)
+        else:
+            out = [shape_of(data)[layout.index(axis)] for axis in SPATIAL[rank]]
         if kind == "avg":
-            return average[rank](data, sizes, layout=layout)
-        return call.compute(general[rank], data, tuple(sizes), kind, layout)
+            return average[rank](data, out, layout=layout)
+        return call.compute(general[rank], data, tuple(out), kind, layout)
 
     return _any_layout(rank, convert)

@@ -12,7 +12,7 @@ from tvm.ir import GenericConst
 
 from hios_tvm.frontends.relay.operators.call import Converter, OperatorCall
 from hios_tvm.frontends.relay.operators.convolution import matrix_product
-from hios_tvm.frontends.relay.operators.elementwise import round_tensor
+from hios_tvm.frontends.relay.operators.elementwise import round_half_away
 from hios_tvm.frontends.relay.values import Value
 from hios_tvm.frontends.tensors import array_of, constant, constant_of, dtype_of, shape_of
 
@@ -41,7 +41,7 @@ def _quantized(
     rank = len(shape_of(data))
     scale = call.along(scale, axis, rank)
     zero_point = call.along(call.cast(zero_point, "float32"), axis, rank)
-    steps = round_tensor(call, call.emit(relax.op.divide(data, scale)))
+    steps = round_half_away(call, call.emit(relax.op.divide(data, scale)))
     return _clipped(call, call.emit(relax.op.add(steps, zero_point)), dtype)
 
 

@@ -12,23 +12,13 @@ from hios_tvm.frontends.relay.values import Value
 from hios_tvm.frontends.tensors import MAX_DIMENSIONS, dtype_of, shape_of
 
 
-def reshape(call: OperatorCall) -> Value:
+def reshape(call: OperatorCall, is_reversed: bool = False) -> Value:
+    """Where it is reversed, the special values of the new shape count from the right."""
     data, attributes = call.tensor(0), call.attributes
-    new_shape = attributes.integers("newshape")
-    if attributes.flag("reverse"):
-        return _reshape_reversed(call, data, new_shape)
-    keep_zero = attributes.flag("allowzero")
-    return call.reshape(data, _new_shape(call, shape_of(data), new_shape, keep_zero))
-
-
-def reverse_reshape(call: OperatorCall) -> Value:
-    """The special values of the new shape count from the right."""
-    return _reshape_reversed(call, call.tensor(0), call.attributes.integers("newshape"))
-
-
-def _reshape_reversed(call: OperatorCall, data: relax.Expr, new_shape: list[int]) -> relax.Expr:
-    shape = _new_shape(call, shape_of(data)[::-1], new_shape[::-1], False)
-    return call.reshape(data, shape[::-1])
+    old, new_shape = shape_of(data), attributes.integers("newshape")
+    if is_reversed or attributes.flag("reverse"):
+        return call.reshape(data, _new_shape(call, old[::-1], new_shape[::-1], False)[::-1])
+    return call.reshape(data, _new_shape(call, old, new_shape, attributes.flag("allowzero")))
 
 
 def _new_shape(
@@ -237,20 +227,19 @@ def mirror_pad(call: OperatorCall) -> Value:
 
 
 def space_to_depth(call: OperatorCall) -> Value:
-    options = _block_options(call)
-    call.attributes.choice("mode", ("DCR", "CDR"), "DCR")
-    return call.compute(topi.nn.space_to_depth, call.tensor(0), *options)
+    size, layout, _ = _block_options(call)
+    return call.compute(topi.nn.space_to_depth, call.tensor(0), size, layout)
 
 
 def depth_to_space(call: OperatorCall) -> Value:
-    options = _block_options(call)
-    mode = call.attributes.choice("mode", ("DCR", "CDR"), "DCR")
-    return call.compute(topi.nn.depth_to_space, call.tensor(0), *options, mode)
+    return call.compute(topi.nn.depth_to_space, call.tensor(0), *_block_options(call))
 
 
-def _block_options(call: OperatorCall) -> tuple[int, str]:
-    size = call.attributes.integer("block_size", 1)
-    return size, call.attributes.choice("layout", ("NCHW", "NHWC"), "NCHW")
+def _block_options(call: OperatorCall) -> tuple[int, str, str]:
+    attributes = call.attributes
+    layout = attributes.choice("layout", ("NCHW", "NHWC"), "NCHW")
+    mode = attributes.choice("mode", ("DCR", "CDR"), "DCR")
+    return attributes.integer("block_size", 1), layout, mode
 
 
 def space_to_batch(call: OperatorCall) -> Value:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
 
 from tvm import relax, topi
 
@@ -18,95 +20,60 @@ from hios_tvm.frontends.relay.operators import (
     shapes,
 )
 from hios_tvm.frontends.relay.operators.call import Converter
-from hios_tvm.frontends.relay.operators.elementwise import (
-    arg_reduction,
-    binary,
-    bool_reduction,
-    reduction,
-    unary,
-)
 
 op = relax.op
 
+# Operators that Relax has by the same name and with the same meaning.
+_UNARY = """
+    abs acos acosh asin asinh atan atanh bitwise_not ceil cos cosh erf exp floor isfinite isinf
+    isnan log logical_not negative rsqrt sigmoid sign sin sinh sqrt tan tanh trunc
+"""
+_BINARY = """
+    add bitwise_and bitwise_or bitwise_xor divide equal floor_divide floor_mod greater greater_equal
+    left_shift less less_equal logical_and logical_or logical_xor maximum minimum mod multiply
+    not_equal power right_shift subtract
+"""
+_REDUCTIONS = "max mean min prod sum"
+_QUANTIZED_UNARY = "abs erf exp log rsqrt sigmoid sqrt tanh"
+
+# Annotations for Relay's own code generation.
+_IDENTITIES = """
+    annotation.cast_hint annotation.checkpoint annotation.compiler_begin annotation.compiler_end
+    annotation.stop_fusion copy device_copy identity on_device
+"""
+
+
+def _for_ranks(
+    name: str, converter: Callable[..., Converter], *options: Any
+) -> dict[str, Converter]:
+    """An operator for each number of spatial axes: ``name1d`` to ``name3d``."""
+    return {name.format(rank): converter(rank, *options) for rank in (1, 2, 3)}
+
+
 OPERATORS: Mapping[str, Converter] = {
     # --- One tensor ---
-    "abs": unary(op.abs),
-    "acos": unary(op.acos),
-    "acosh": unary(op.acosh),
-    "asin": unary(op.asin),
-    "asinh": unary(op.asinh),
-    "atan": unary(op.atan),
-    "atanh": unary(op.atanh),
-    "bitwise_not": unary(op.bitwise_not),
-    "ceil": unary(op.ceil),
-    "cos": unary(op.cos),
-    "cosh": unary(op.cosh),
-    "erf": unary(op.erf),
-    "exp": unary(op.exp),
-    "fast_erf": unary(op.erf),
-    "fast_exp": unary(op.exp),
-    "fast_tanh": unary(op.tanh),
-    "floor": unary(op.floor),
-    "isfinite": unary(op.isfinite),
-    "isinf": unary(op.isinf),
-    "isnan": unary(op.isnan),
-    "log": unary(op.log),
+    **{name: elementwise.unary(getattr(op, name)) for name in _UNARY.split()},
+    "fast_erf": elementwise.unary(op.erf),
+    "fast_exp": elementwise.unary(op.exp),
+    "fast_tanh": elementwise.unary(op.tanh),
     "log10": elementwise.logarithm(10),
     "log2": elementwise.logarithm(2),
-    "logical_not": unary(op.logical_not),
-    "negative": unary(op.negative),
-    "nn.relu": unary(op.nn.relu),
-    "round": elementwise.round_half_away,
-    "rsqrt": unary(op.rsqrt),
-    "sigmoid": unary(op.sigmoid),
-    "sign": unary(op.sign),
-    "sin": unary(op.sin),
-    "sinh": unary(op.sinh),
-    "sqrt": unary(op.sqrt),
-    "tan": unary(op.tan),
-    "tanh": unary(op.tanh),
-    "trunc": unary(op.trunc),
+    "nn.relu": elementwise.unary(op.nn.relu),
+    "round": lambda call: elementwise.round_half_away(call, call.tensor(0)),
     "cast": elementwise.cast,
     "cast_like": elementwise.cast_like,
     "clip": elementwise.clip,
     # --- Two tensors ---
-    "add": binary(op.add),
-    "bitwise_and": binary(op.bitwise_and),
-    "bitwise_or": binary(op.bitwise_or),
-    "bitwise_xor": binary(op.bitwise_xor),
-    "divide": binary(op.divide),
-    "equal": binary(op.equal),
-    "floor_divide": binary(op.floor_divide),
-    "floor_mod": binary(op.floor_mod),
-    "greater": binary(op.greater),
-    "greater_equal": binary(op.greater_equal),
-    "left_shift": binary(op.left_shift),
-    "less": binary(op.less),
-    "less_equal": binary(op.less_equal),
-    "logical_and": binary(op.logical_and),
-    "logical_or": binary(op.logical_or),
-    "logical_xor": binary(op.logical_xor),
-    "maximum": binary(op.maximum),
-    "minimum": binary(op.minimum),
-    "mod": binary(op.mod),
-    "multiply": binary(op.multiply),
-    "not_equal": binary(op.not_equal),
-    "power": binary(op.power),
-    "right_shift": binary(op.right_shift),
-    "subtract": binary(op.subtract),
+    **{name: elementwise.binary(getattr(op, name)) for name in _BINARY.split()},
     "trunc_divide": elementwise.truncated_division,
-    "trunc_mod": elementwise.truncated_remainder,
+    "trunc_mod": elementwise.binary(op.mod),
     "where": elementwise.where,
     # --- Reductions ---
-    "all": bool_reduction(topi.all),
-    "any": bool_reduction(topi.any),
-    "argmax": arg_reduction(topi.argmax),
-    "argmin": arg_reduction(topi.argmin),
-    "max": reduction(op.max),
-    "mean": reduction(op.mean),
-    "min": reduction(op.min),
-    "prod": reduction(op.prod),
-    "sum": reduction(op.sum),
+    **{name: elementwise.reduction(getattr(op, name)) for name in _REDUCTIONS.split()},
+    "all": elementwise.bool_reduction(topi.all),
+    "any": elementwise.bool_reduction(topi.any),
+    "argmax": elementwise.arg_reduction(topi.argmax),
+    "argmin": elementwise.arg_reduction(topi.argmin),
     "variance": elementwise.variance,
     # --- Convolutions and matrix products ---
     "nn.batch_matmul": convolution.batch_matmul,
@@ -114,36 +81,20 @@ OPERATORS: Mapping[str, Converter] = {
     "nn.contrib_conv2d_NCHWc": convolution.convolution(2),
     "nn.contrib_dense_pack": convolution.packed_dense,
     "nn.contrib_depthwise_conv2d_NCHWc": convolution.convolution(2),
-    "nn.conv1d": convolution.convolution(1),
-    "nn.conv1d_transpose": convolution.transposed_convolution(1),
-    "nn.conv2d": convolution.convolution(2),
-    "nn.conv2d_transpose": convolution.transposed_convolution(2),
-    "nn.conv3d": convolution.convolution(3),
-    "nn.conv3d_transpose": convolution.transposed_convolution(3),
+    **_for_ranks("nn.conv{}d", convolution.convolution),
+    **_for_ranks("nn.conv{}d_transpose", convolution.transposed_convolution),
     "nn.deformable_conv2d": convolution.deformable_convolution,
     "nn.dense": convolution.dense,
     "nn.matmul": convolution.matmul,
     # --- Poolings ---
     "contrib.adaptive_avg_pool2d": pooling.adaptive_pool(2, "avg"),
     "contrib.adaptive_max_pool2d": pooling.adaptive_pool(2, "max"),
-    "nn.adaptive_avg_pool1d": pooling.adaptive_pool(1, "avg"),
-    "nn.adaptive_avg_pool2d": pooling.adaptive_pool(2, "avg"),
-    "nn.adaptive_avg_pool3d": pooling.adaptive_pool(3, "avg"),
-    "nn.adaptive_max_pool1d": pooling.adaptive_pool(1, "max"),
-    "nn.adaptive_max_pool2d": pooling.adaptive_pool(2, "max"),
-    "nn.adaptive_max_pool3d": pooling.adaptive_pool(3, "max"),
-    "nn.avg_pool1d": pooling.average_pool(1),
-    "nn.avg_pool2d": pooling.average_pool(2),
-    "nn.avg_pool3d": pooling.average_pool(3),
-    "nn.global_avg_pool1d": pooling.global_pool(1, op.mean),
-    "nn.global_avg_pool2d": pooling.global_pool(2, op.mean),
-    "nn.global_avg_pool3d": pooling.global_pool(3, op.mean),
-    "nn.global_max_pool1d": pooling.global_pool(1, op.max),
-    "nn.global_max_pool2d": pooling.global_pool(2, op.max),
-    "nn.global_max_pool3d": pooling.global_pool(3, op.max),
-    "nn.max_pool1d": pooling.max_pool(1),
-    "nn.max_pool2d": pooling.max_pool(2),
-    "nn.max_pool3d": pooling.max_pool(3),
+    **_for_ranks("nn.adaptive_avg_pool{}d", pooling.adaptive_pool, "avg"),
+    **_for_ranks("nn.adaptive_max_pool{}d", pooling.adaptive_pool, "max"),
+    **_for_ranks("nn.avg_pool{}d", pooling.average_pool),
+    **_for_ranks("nn.global_avg_pool{}d", pooling.global_pool, op.mean),
+    **_for_ranks("nn.global_max_pool{}d", pooling.global_pool, op.max),
+    **_for_ranks("nn.max_pool{}d", pooling.max_pool),
     # --- Normalizations and activations ---
     "nn.batch_norm": normalization.batch_norm,
     "nn.dropout": normalization.dropout,
@@ -163,7 +114,7 @@ OPERATORS: Mapping[str, Converter] = {
     "collapse_sum_like": shapes.collapse_sum_like,
     "collapse_sum_to": shapes.collapse_sum_to,
     "concatenate": shapes.concatenate,
-    "contrib_reverse_reshape": shapes.reverse_reshape,
+    "contrib_reverse_reshape": partial(shapes.reshape, is_reversed=True),
     "einsum": shapes.einsum,
     "expand_dims": shapes.expand_dims,
     "layout_transform": layouts.layout_transform,
@@ -221,17 +172,18 @@ OPERATORS: Mapping[str, Converter] = {
     "image.affine_grid": images.affine_grid,
     "image.crop_and_resize": images.crop_and_resize,
     "image.grid_sample": images.grid_sample,
-    "image.resize": images.legacy_resize,
-    "image.resize1d": images.resize(1),
-    "image.resize2d": images.resize(2),
-    "image.resize3d": images.resize(3),
+    "image.resize": images.resize(2, cubic="bicubic"),
+    **_for_ranks("image.resize{}d", images.resize),
     "nn.upsampling": images.upsampling(2),
     "nn.upsampling3d": images.upsampling(3),
     "vision.roi_align": images.roi_align,
     "vision.roi_pool": images.roi_pool,
     # --- Quantized ---
     "fixed_point_multiply": quantized.fixed_point_multiply,
-    "qnn.abs": quantized.quantized_unary(op.abs),
+    **{
+        f"qnn.{name}": quantized.quantized_unary(getattr(op, name))
+        for name in _QUANTIZED_UNARY.split()
+    },
     "qnn.add": quantized.quantized_binary(op.add, -1),
     "qnn.batch_matmul": quantized.quantized_batch_matmul,
     "qnn.concatenate": quantized.quantized_concatenate,
@@ -241,25 +193,10 @@ OPERATORS: Mapping[str, Converter] = {
     ),
     "qnn.dense": quantized.quantized_dense,
     "qnn.dequantize": quantized.dequantize,
-    "qnn.erf": quantized.quantized_unary(op.erf),
-    "qnn.exp": quantized.quantized_unary(op.exp),
-    "qnn.log": quantized.quantized_unary(op.log),
     "qnn.mul": quantized.quantized_multiply,
     "qnn.quantize": quantized.quantize,
     "qnn.requantize": quantized.requantize,
-    "qnn.rsqrt": quantized.quantized_unary(op.rsqrt),
-    "qnn.sigmoid": quantized.quantized_unary(op.sigmoid),
-    "qnn.sqrt": quantized.quantized_unary(op.sqrt),
     "qnn.subtract": quantized.quantized_binary(op.subtract, 1),
-    "qnn.tanh": quantized.quantized_unary(op.tanh),
     # --- Annotations ---
-    "annotation.cast_hint": elementwise.identity,
-    "annotation.checkpoint": elementwise.identity,
-    "annotation.compiler_begin": elementwise.identity,
-    "annotation.compiler_end": elementwise.identity,
-    "annotation.stop_fusion": elementwise.identity,
-    "copy": elementwise.identity,
-    "device_copy": elementwise.identity,
-    "identity": elementwise.identity,
-    "on_device": elementwise.identity,
+    **dict.fromkeys(_IDENTITIES.split(), elementwise.identity),
 }
