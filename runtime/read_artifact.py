@@ -36,7 +36,7 @@ from hios_tvm.runtime.signature import (
     read_public_key,
 )
 from hios_tvm.runtime.weights import Weights, header_length, map_weights, read_header
-from hios_tvm.schema.manifest import REBUILD_COMMAND, Manifest
+from hios_tvm.schema.manifest import REBUILD_COMMAND, Manifest, rebuild_command
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -173,6 +173,7 @@ class _Reader:
         try:
             manifest = Manifest.from_json(text)
         except ArtifactError as error:
+            self._command = rebuild_command(text)
             raise self.error(str(error)) from error
         self._command = manifest.rebuild_command
         return manifest

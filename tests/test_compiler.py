@@ -130,7 +130,9 @@ def test_compare_runs_the_kernels_of_the_artifact(
 
     monkeypatch.setattr(virtual_machine, "virtual_machine_runner", build_and_keep)
     inputs = {"x": np.eye(8, dtype=np.float32)}
-    _, run_once = compare.RIVALS["same-kernels"](compare.Subject(path, artifact, inputs, {}, None))
+    _, run_once = compare.RIVALS["same-kernels"](
+        compare.Subject(path, artifact, inputs, {}, None, None)
+    )
     ((mod, target),) = used
     assert str(target) == str(portable.host)
     for operator in portable.graph.operators:
@@ -143,17 +145,24 @@ def test_compare_runs_the_kernels_of_the_artifact(
     onnx.save(model, path)
     model.graph.node[1].op_type = "Tanh"
     with pytest.raises(UsageError, match="was not compiled from"):
-        compare.RIVALS["same-kernels"](compare.Subject(path, artifact, inputs, {}, None))
+        compare.RIVALS["same-kernels"](compare.Subject(path, artifact, inputs, {}, None, None))
 
 
+@pytest.mark.parametrize(
+    ("info", "command"),
+    [
+        ({}, "hios-tvm compile"),
+        ({"command": "hios-tvm profile export net"}, "hios-tvm profile export net"),
+    ],
+)
 def test_artifacts_of_the_format_before_are_refused_with_a_command(
-    network: Network, tmp_path: Path
+    network: Network, tmp_path: Path, info: dict[str, str], command: str
 ) -> None:
     schedule = one_after_another([op.name for op in network.graph.operators], "cpu@0")
     built = build(network, schedule)
     manifest = replace(built.manifest, format_version=2)
-    write(replace(built, manifest=manifest), tmp_path / "old.hios")
-    message = "has format version 2, this runtime reads version 3; make it again with 'hios-tvm com"
+    write(replace(built, manifest=manifest), tmp_path / "old.hios", info=info)
+    message = f"has format version 2, this runtime reads version 3; make it again with '{command}'"
     with pytest.raises(ArtifactError, match=message):
         runtime.load(tmp_path / "old.hios")
 

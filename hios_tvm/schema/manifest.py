@@ -223,8 +223,7 @@ class Manifest:
     @property
     def rebuild_command(self) -> str:
         """The command that makes the artifact again, for messages."""
-        command = self.compile_info.get("command")
-        return command if isinstance(command, str) else REBUILD_COMMAND
+        return _rebuild_command(self.compile_info)
 
     def to_json(self) -> bytes:
         """Return the manifest as UTF-8 JSON; `from_json` restores an equal one."""
@@ -254,3 +253,21 @@ class Manifest:
             if not isinstance(getattr(manifest, name), Mapping):
                 raise ArtifactError(f"manifest.{name} must be an object")
         return manifest
+
+
+def rebuild_command(manifest: bytes) -> str:
+    """Return the command that makes an artifact again, by a manifest of whatever version.
+
+    >>> rebuild_command(b'{"compile_info": {"command": "hios-tvm profile export net"}}')
+    'hios-tvm profile export net'
+    """
+    try:
+        data = parse(manifest)
+    except ArtifactError:
+        return REBUILD_COMMAND
+    return _rebuild_command(data.get("compile_info") if isinstance(data, dict) else None)
+
+
+def _rebuild_command(compile_info: Any) -> str:
+    command = compile_info.get("command") if isinstance(compile_info, Mapping) else None
+    return command if isinstance(command, str) else REBUILD_COMMAND
