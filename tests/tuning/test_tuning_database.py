@@ -85,7 +85,7 @@ def test_a_damaged_database_names_the_file_and_the_way_out(tmp_path: Path, part:
     else:
         del content[-5000:]
     database.path.write_bytes(content)
-    with pytest.raises(CostError, match=r"tuning-1\.sqlite3 is damaged.*remove the file"):
+    with pytest.raises(CostError, match=r"tuning-2\.sqlite3 is damaged.*remove the file"):
         TuningDatabase(tmp_path)
 
 
@@ -102,6 +102,15 @@ def test_reading_makes_nothing(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"no tuning database.*hios-tvm tune"):
         TuningDatabase(tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_database_of_another_version_is_named_with_the_command_that_makes_a_new_one(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "tuning-1.sqlite3").write_bytes(b"")
+    message = rf"of version 2, but tuning-1\.sqlite3; .*hios-tvm tune MODEL --database {tmp_path}$"
+    with pytest.raises(UsageError, match=message):
+        TuningDatabase(tmp_path)
 
 
 def test_a_folder_that_cannot_be_made_is_one_clear_error(tmp_path: Path) -> None:

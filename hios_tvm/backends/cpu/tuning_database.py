@@ -18,7 +18,8 @@ LEAST_GAIN = 0.03
 """Share of the default kernel's time that a tuned one must save: less is noise."""
 
 # The version is in the name: a program that keeps other things starts a database of its own.
-_DATABASE = "tuning-1.sqlite3"
+_VERSION = 2
+_DATABASE = f"tuning-{_VERSION}.sqlite3"
 _SCHEMA = """
 create table if not exists trial (
     id integer primary key,
@@ -109,8 +110,11 @@ class TuningDatabase:
             except OSError as error:
                 raise UsageError(f"cannot make the folder {folder}: {error}") from error
         elif not self.path.is_file():
+            others = sorted(folder.glob("tuning-*.sqlite3"))
+            found = f" of version {_VERSION}, but {others[-1].name}" if others else ""
             raise UsageError(
-                f"{folder} holds no tuning database; make one with: hios-tvm tune --database"
+                f"{folder} holds no tuning database{found}; make one with: hios-tvm tune MODEL "
+                f"--database {folder}"
             )
         with self._connection() as connection:
             if create:
