@@ -21,7 +21,7 @@ from onnx import NodeProto, TensorProto, ValueInfoProto, helper
 from onnx.backend.base import Backend, BackendRep, namedtupledict
 
 from hios_tvm.artifact.build import build
-from hios_tvm.artifact.write import write
+from hios_tvm.artifact.write import temporary_artifact
 from hios_tvm.backends.network import lower_network
 from hios_tvm.errors import (
     CompileError,
@@ -249,10 +249,8 @@ def _compile(
     network = lower_network(module, "host", name=model.graph.name or "model")
     schedule = _taking_turns(network.graph, options.devices)
     built = build(network, schedule, kernel_dir=kernel_dir(options.cache_dir))
-    with tempfile.TemporaryDirectory(prefix="hios-") as folder:
-        artifact = Path(folder, "model.hios")
-        write(built, artifact)
-        return load(artifact)  # its weights stay mapped
+    with temporary_artifact(built, Path(tempfile.gettempdir(), "model.hios")) as artifact:
+        return load(artifact)
 
 
 def _is_setting(array: Array) -> bool:

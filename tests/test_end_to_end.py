@@ -29,7 +29,7 @@ from hios_tvm.passes.annotate_schedule import AnnotateSchedule
 from hios_tvm.passes.dataflow import bindings
 from hios_tvm.passes.extract_operator_graph import is_call_tir
 from hios_tvm.schema.costs import CostTable
-from hios_tvm.schema.graph import OperatorGraph
+from hios_tvm.schema.graph import OperatorGraph, Tensor
 from hios_tvm.schema.schedule import DeviceSchedule, Schedule, Stage
 from hios_tvm.verification.deviation import deviations
 from hios_tvm.verification.inputs import random_inputs
@@ -86,8 +86,7 @@ def test_outputs_equal_onnxruntime_on_one_two_and_four_devices(
         # Four devices share the cores of this machine; what runs where stays the same.
         places = [f"cpu@{CORES[d % len(CORES)]}" for d in range(devices)]
         with runtime.load(path, devices=places) as session:
-            specs = [(spec.name, spec.shape, spec.dtype) for spec in session.inputs]
-            inputs = random_inputs(specs, seed=5)
+            inputs = random_inputs(session.inputs, seed=5)
             outputs = session.run(inputs)
         if expected is None:
             expected = onnxruntime_outputs(model, inputs)
@@ -100,8 +99,7 @@ def test_annotated_module_on_the_stock_virtual_machine_equals_the_artifact(
 ) -> None:
     model, path, compilation = squeezenet
     with runtime.load(path) as session:
-        specs = [(spec.name, spec.shape, spec.dtype) for spec in session.inputs]
-        inputs = random_inputs(specs, seed=1)
+        inputs = random_inputs(session.inputs, seed=1)
         outputs = session.run(inputs)
     network = lower_network(from_onnx(model), "host")
     targets = {device.device: network.host for device in compilation.schedule}
@@ -140,7 +138,7 @@ assert "tvm.relax" not in sys.modules
 with hios_tvm.runtime.load("moved.hios") as session:
     np.save("y.npy", session.run({"input": np.load("x.npy")})["output"])
 """
-    inputs = random_inputs([("input", (1, 3, 64, 64), "float32")], seed=2)
+    inputs = random_inputs([Tensor("input", (1, 3, 64, 64), "float32")], seed=2)
     np.save(tmp_path / "x.npy", inputs["input"])
     result = subprocess.run(
         [sys.executable, "-c", code],

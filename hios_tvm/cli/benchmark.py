@@ -4,25 +4,23 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from hios_tvm.cli.options import (
-    EXISTING_FILE,
+    ArtifactFile,
+    Inputs,
+    artifact_options,
     cuda_graph_option,
     input_options,
     json_option,
-    load_inputs,
     milliseconds,
     print_json,
     print_table,
     stdout,
-    timing_options,
-    verify_key_option,
 )
 from hios_tvm.errors import UsageError
-from hios_tvm.schema.device_names import split_devices
 
 if TYPE_CHECKING:
     from hios_tvm.measuring.benchmark import BenchmarkResult
@@ -32,9 +30,29 @@ _DIFFERENCES = 5  # operators whose time is furthest from their cost
 
 
 @click.command("benchmark")
-@click.argument("artifact", type=EXISTING_FILE)
+@artifact_options
 @input_options
-@timing_options
+@click.option(
+    "--iterations",
+    default=50,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Measure at least this many runs.",
+)
+@click.option(
+    "--duration",
+    default=3.0,
+    show_default=True,
+    type=click.FloatRange(0),
+    help="Measure for at least this many seconds.",
+)
+@click.option(
+    "--warmup",
+    default=10,
+    show_default=True,
+    type=click.IntRange(0),
+    help="Runs before measuring.",
+)
 @click.option(
     "--percentiles", default="50,90,95,99,99.9", show_default=True, help="Latencies to print."
 )
@@ -52,8 +70,6 @@ _DIFFERENCES = 5  # operators whose time is furthest from their cost
     type=click.IntRange(1),
     help="Sessions that run at the same time, on the same devices.",
 )
-@click.option("--devices", help="Run on these devices instead of those of the compile.")
-@verify_key_option
 @cuda_graph_option
 @click.option(
     "--emulate",
@@ -68,20 +84,16 @@ _DIFFERENCES = 5  # operators whose time is furthest from their cost
 )
 @json_option
 def command(
-    artifact: Path,
-    inputs: tuple[str, ...],
-    seed: int,
-    value_range: str | None,
+    artifact_file: ArtifactFile,
+    inputs: Inputs,
     iterations: int,
     warmup: int,
     duration: float,
     percentiles: str,
     concurrency: int,
     sessions: int,
-    devices: str | None,
     emulate: bool,
     emulate_scale: float | None,
-    verify_key: Path | None,
     cuda_graph: bool,
     json_file: str | None,
 ) -> None:
@@ -90,26 +102,16 @@ def command(
     Latency is that of a whole run, inputs and outputs included.
     """
     if emulate:
-        _emulate(artifact, emulate_scale, verify_key, json_file)
+        _emulate(artifact_file, emulate_scale, json_file)
         return
-    from hios_tvm import runtime
     from hios_tvm.measuring.benchmark import benchmark
-    from hios_tvm.report.explain import bottlenecks
-    from hios_tvm.runtime.machine import describe_machine
 
-    remap = None if devices is None else split_devices(devices)
     with ExitStack() as stack:
-        group = [
-            stack.enter_context(
-                runtime.load(artifact, devices=remap, verify_key=verify_key, cuda_graph=cuda_graph)
-            )
-            for _ in range(sessions)
-        ]
-        specs = [(spec.name, spec.shape, spec.dtype) for spec in group[0].inputs]
-        arrays = load_inputs(inputs, specs, seed, value_range)
+        loaded = (artifact_file.load(cuda_graph=cuda_graph) for _ in range(sessions))
+        group = [stack.enter_context(session) for session in loaded]
         result = benchmark(
             group,
-            arrays,
+            inputs.arrays(group[0]),
             iterations=iterations,
             warmup=warmup,
             duration=duration,
@@ -118,9 +120,16 @@ def command(
         )
     manifest = group[0].manifest
     if json_file is None:
-        _print(artifact, manifest, result)
-        return
-    data = {
+        _print(artifact_file.artifact, manifest, result)
+    else:
+        print_json(_data(artifact_file.artifact, manifest, result), json_file)
+
+
+def _data(artifact: Path, manifest: Manifest, result: BenchmarkResult) -> dict[str, Any]:
+    from hios_tvm.report.explain import bottlenecks
+    from hios_tvm.runtime.machine import describe_machine
+
+    return {
         "artifact": str(artifact),
         "machine": describe_machine().to_data(),
         "predicted_makespan_ms": manifest.prediction.makespan_ms,
@@ -128,7 +137,6 @@ def command(
         **result.to_data(),
         "notes": bottlenecks(result, manifest),
     }
-    print_json(data, json_file)
 
 
 def _print(artifact: Path, manifest: Manifest, result: BenchmarkResult) -> None:
@@ -162,17 +170,12 @@ def _print(artifact: Path, manifest: Manifest, result: BenchmarkResult) -> None:
     console.print(f"machine: {describe_machine()}", soft_wrap=True)
 
 
-def _emulate(
-    artifact: Path, scale: float | None, verify_key: Path | None, json_file: str | None
-) -> None:
+def _emulate(artifact_file: ArtifactFile, scale: float | None, json_file: str | None) -> None:
     from hios_tvm.measuring.emulate import emulate, emulation_of
-    from hios_tvm.runtime.read_artifact import read_manifest
 
-    manifest = read_manifest(artifact, verify_key=verify_key)
-    instance, schedule, programs = emulation_of(manifest)
-    result = emulate(instance, schedule, programs, scale=scale)
+    result = emulate(*emulation_of(artifact_file.read()), scale=scale)
     if json_file is not None:
-        print_json({"artifact": str(artifact), **result.to_data()}, json_file)
+        print_json({"artifact": str(artifact_file.artifact), **result.to_data()}, json_file)
         return
     stdout().print(
         f"{result.devices} emulated devices, independent of each other: predicted "

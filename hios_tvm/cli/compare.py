@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from hios_tvm.cli.options import (
     EXISTING_FILE,
+    ArtifactFile,
+    Inputs,
+    ModelFile,
     input_options,
     json_option,
-    load_inputs,
+    model_options,
+    no_progress_option,
     print_json,
     print_table,
     stdout,
@@ -20,13 +24,14 @@ from hios_tvm.cli.options import (
 )
 from hios_tvm.cli.progress import progress_bar
 from hios_tvm.errors import UsageError
+from hios_tvm.schema.device_names import parse_cores
 
 if TYPE_CHECKING:
     from hios_tvm.measuring.compare import Comparison
 
 
 @click.command("compare")
-@click.argument("model", type=EXISTING_FILE)
+@model_options
 @click.argument("artifact", type=EXISTING_FILE)
 @input_options
 @click.option("--iterations", default=50, show_default=True, type=click.IntRange(1))
@@ -38,22 +43,16 @@ if TYPE_CHECKING:
     type=click.FloatRange(0),
     help="Seconds for each; a slow one is run less often (5 times at least).",
 )
-@click.option(
-    "--shape", "shapes", multiple=True, metavar="NAME:DIMS", help="As in the compile command."
-)
-@click.option("--no-progress", is_flag=True, help="Draw no progress bar.")
+@no_progress_option
 @verify_key_option
 @json_option
 def command(
-    model: Path,
+    model_file: ModelFile,
     artifact: Path,
-    inputs: tuple[str, ...],
-    seed: int,
-    value_range: str | None,
+    inputs: Inputs,
     iterations: int,
     warmup: int,
     time_limit: float,
-    shapes: tuple[str, ...],
     no_progress: bool,
     verify_key: Path | None,
     json_file: str | None,
@@ -67,54 +66,54 @@ def command(
     openvino      OpenVINO, where installed, for the lowest latency, in single precision
     artifact      the artifact
     """
-    from hios_tvm import runtime
-    from hios_tvm.frontends.shapes import parse_shape
     from hios_tvm.measuring.benchmark import benchmark
     from hios_tvm.measuring.compare import compare
     from hios_tvm.report.explain import bottlenecks
-    from hios_tvm.runtime.machine import describe_machine
-    from hios_tvm.runtime.read_artifact import read_manifest
-    from hios_tvm.schema.device_names import parse_cores
 
-    manifest = read_manifest(artifact, verify_key=verify_key)
-    if any(device.kind == "cuda" for device in manifest.devices):
+    artifact_file = ArtifactFile(artifact=artifact, verify_key=verify_key)
+    devices = artifact_file.read().devices
+    if any(device.kind == "cuda" for device in devices):
         raise UsageError(
             f"{artifact} is for GPUs, and its rivals run on CPUs: use hios-tvm benchmark"
         )
-    with runtime.load(artifact, verify_key=verify_key) as session:
-        specs = [(spec.name, spec.shape, spec.dtype) for spec in session.inputs]
-        arrays = load_inputs(inputs, specs, seed, value_range)
-        devices = [device.name for device in session.manifest.devices]
-    cores = sorted({core for name in devices for core in parse_cores(name)})
+    with artifact_file.load() as session:
+        arrays = inputs.arrays(session)
     with progress_bar(enabled=not no_progress) as progress:
         result = compare(
-            model,
+            model_file.model,
             artifact,
             arrays,
-            cores=cores,
-            shapes=dict(parse_shape(shape) for shape in shapes),
+            cores=sorted({core for device in devices for core in parse_cores(device.name)}),
+            shapes=model_file.shapes,
+            params=model_file.params,
             iterations=iterations,
             warmup=warmup,
             time_limit=time_limit,
             verify_key=verify_key,
             progress=progress,
         )
-    with runtime.load(artifact, verify_key=verify_key) as session:
+    with artifact_file.load() as session:
         busy = benchmark(session, arrays, iterations=30, warmup=10, duration=0.0)
     notes = bottlenecks(busy, session.manifest)
-    if json_file is not None:
-        data = {
-            "model": str(model),
-            "artifact": str(artifact),
-            "machine": describe_machine().to_data(),
-            "reference": result.reference,
-            "contestants": [asdict(contestant) for contestant in result.contestants],
-            "failures": dict(result.failures),
-            "notes": notes,
-        }
-        print_json(data, json_file)
-        return
-    _print(f"{model.name} on {', '.join(devices)}", result, notes)
+    if json_file is None:
+        names = ", ".join(device.name for device in devices)
+        _print(f"{model_file.model.name} on {names}", result, notes)
+    else:
+        print_json(_data(model_file.model, artifact, result, notes), json_file)
+
+
+def _data(model: Path, artifact: Path, result: Comparison, notes: list[str]) -> dict[str, Any]:
+    from hios_tvm.runtime.machine import describe_machine
+
+    return {
+        "model": str(model),
+        "artifact": str(artifact),
+        "machine": describe_machine().to_data(),
+        "reference": result.reference,
+        "contestants": [asdict(contestant) for contestant in result.contestants],
+        "failures": dict(result.failures),
+        "notes": notes,
+    }
 
 
 def _print(title: str, result: Comparison, notes: list[str]) -> None:

@@ -14,9 +14,11 @@ from hios_tvm.cli.options import (
     FOLDER,
     NEW_FILE,
     ModelFile,
+    cost_cache_option,
     json_option,
     milliseconds,
     model_options,
+    no_progress_option,
     option_group,
     precision_option,
     print_json,
@@ -100,10 +102,10 @@ class Check:
         """Return what the artifact is compared with."""
         if not self.verify:
             return None
-        if model.path.suffix == ".onnx":
+        if model.model.suffix == ".onnx":
             from hios_tvm.verification.onnx_reference import OnnxReference
 
-            return OnnxReference(model.path, model.shapes)
+            return OnnxReference(model.model, model.shapes)
         from hios_tvm.verification.relax_reference import RelaxReference
 
         return RelaxReference(module)
@@ -192,11 +194,7 @@ cost_options = option_group(
         show_default=True,
         help="What connects GPUs, where no --costs say.",
     ),
-    click.option(
-        "--cost-cache",
-        type=FOLDER,
-        help="Folder of measured costs and compiled kernels.  [default: the user's cache folder]",
-    ),
+    cost_cache_option,
     click.option("--no-cache", is_flag=True, help="Measure and compile everything anew."),
 )
 
@@ -239,7 +237,7 @@ result_options = option_group(
 @cost_options
 @check_options
 @result_options
-@click.option("--no-progress", is_flag=True, help="Draw no progress bar.")
+@no_progress_option
 @json_option
 def command(
     model_file: ModelFile,
@@ -267,7 +265,7 @@ def command(
             "--save-costs has nothing to write: with --placement nothing is measured; give --costs "
             "too, or leave one of them out"
         )
-    path = output or model_file.path.with_suffix(".hios")
+    path = output or model_file.model.with_suffix(".hios")
     with progress_bar(enabled=not no_progress) as progress:
         progress("import", 0, 1)
         module = model_file.load()
@@ -276,7 +274,7 @@ def command(
             module,
             path,
             chosen,
-            name=model_file.path.stem,
+            name=model_file.model.stem,
             reference=check.reference(model_file, module),
             reproducer=check.dump_reproducer,
             progress=progress,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -17,6 +18,9 @@ from hios_tvm.cli.options import (
     stdout,
     verify_key_option,
 )
+
+if TYPE_CHECKING:
+    from hios_tvm.schema.manifest import Manifest
 
 
 @click.command("inspect")
@@ -40,7 +44,6 @@ def command(
     Nothing of the artifact is executed. With --verify-key, its signature and the hashes of all its
     entries are checked first.
     """
-    from hios_tvm.report.explain import manifest_reports
     from hios_tvm.runtime.read_artifact import read_manifest
 
     found = read_manifest(artifact, verify_key=verify_key)
@@ -53,40 +56,54 @@ def command(
         click.echo(found.to_json())
     elif schedule:
         click.echo(json.dumps(found.schedule, indent=1))
+    elif json_file is not None:
+        print_json(_data(found), json_file)
     else:
-        reports = manifest_reports(found)
-        data = {
-            "model": found.model,
-            "inputs": [asdict(spec) for spec in found.inputs],
-            "outputs": [asdict(spec) for spec in found.outputs],
-            "scheduler": found.schedule["scheduler"],
-            "predicted_makespan_ms": found.prediction.makespan_ms,
-            "devices": [asdict(report) for report in reports],
-            "cpu_features": sorted({f for device in found.devices for f in device.cpu_features}),
-            "compile_info": dict(found.compile_info),
-            "verification": asdict(found.verification),
-        }
-        if json_file is not None:
-            print_json(data, json_file)
-            return
-        console = stdout()
-        for kind, specs in (("input", found.inputs), ("output", found.outputs)):
-            for spec in specs:
-                shape = "x".join(map(str, spec.shape)) or "scalar"
-                console.print(f"{kind:<7}{spec.name}: {spec.dtype} {shape}")
-        rows = [report.cells() for report in reports]
-        title = f"{found.model}: {found.schedule['scheduler']}"
-        print_table(title, list(reports[0].COLUMNS), rows)
-        if found.prediction.makespan_ms is not None:
-            console.print(f"predicted makespan {milliseconds(found.prediction.makespan_ms)}")
-        console.print(str(found.verification), soft_wrap=True)
-        for output in found.verification.outputs:
-            console.print(
-                f"  output {output.output}: error {output.error:.1e}, allowed {output.allowed:.1e}",
-                soft_wrap=True,
-            )
-        for note in found.verification.notes:
-            console.print(f"  {note}", soft_wrap=True)
-        if verify_key is not None:
-            console.print(f"signed by the owner of {verify_key}, and undamaged")
-        console.print(f"needs CPU features: {', '.join(data['cpu_features']) or 'none'}")
+        _print(found, verify_key)
+
+
+def _data(manifest: Manifest) -> dict[str, Any]:
+    from hios_tvm.report.explain import manifest_reports
+
+    return {
+        "model": manifest.model,
+        "inputs": [asdict(spec) for spec in manifest.inputs],
+        "outputs": [asdict(spec) for spec in manifest.outputs],
+        "scheduler": manifest.schedule["scheduler"],
+        "predicted_makespan_ms": manifest.prediction.makespan_ms,
+        "devices": [asdict(report) for report in manifest_reports(manifest)],
+        "cpu_features": _cpu_features(manifest),
+        "compile_info": dict(manifest.compile_info),
+        "verification": asdict(manifest.verification),
+    }
+
+
+def _print(manifest: Manifest, verify_key: Path | None) -> None:
+    from hios_tvm.report.explain import manifest_reports
+
+    console = stdout()
+    for kind, specs in (("input", manifest.inputs), ("output", manifest.outputs)):
+        for spec in specs:
+            shape = "x".join(map(str, spec.shape)) or "scalar"
+            console.print(f"{kind:<7}{spec.name}: {spec.dtype} {shape}")
+    reports = manifest_reports(manifest)
+    title = f"{manifest.model}: {manifest.schedule['scheduler']}"
+    print_table(title, list(reports[0].COLUMNS), [report.cells() for report in reports])
+    if manifest.prediction.makespan_ms is not None:
+        console.print(f"predicted makespan {milliseconds(manifest.prediction.makespan_ms)}")
+    verification = manifest.verification
+    console.print(str(verification), soft_wrap=True)
+    for output in verification.outputs:
+        console.print(
+            f"  output {output.output}: error {output.error:.1e}, allowed {output.allowed:.1e}",
+            soft_wrap=True,
+        )
+    for note in verification.notes:
+        console.print(f"  {note}", soft_wrap=True)
+    if verify_key is not None:
+        console.print(f"signed by the owner of {verify_key}, and undamaged")
+    console.print(f"needs CPU features: {', '.join(_cpu_features(manifest)) or 'none'}")
+
+
+def _cpu_features(manifest: Manifest) -> list[str]:
+    return sorted({name for device in manifest.devices for name in device.cpu_features})

@@ -13,9 +13,11 @@ from hios_tvm.cli.options import (
     ModelFile,
     json_option,
     model_options,
+    no_progress_option,
     precision_option,
     print_json,
     stdout,
+    verify_key_option,
 )
 from hios_tvm.cli.progress import progress_bar
 from hios_tvm.schema.device_names import split_devices
@@ -42,7 +44,7 @@ def command() -> None:
 @click.option("--target", default="host", show_default=True, help="As in hios-tvm compile.")
 @precision_option
 @click.option("--no-cache", is_flag=True, help="Compile all kernels again.")
-@click.option("--no-progress", is_flag=True, help="Draw no progress bar.")
+@no_progress_option
 def export(
     model_file: ModelFile,
     output: Path | None,
@@ -55,14 +57,14 @@ def export(
     from hios_tvm.measuring.cache import default_cache_dir
     from hios_tvm.measuring.kernel_export import export_kernels
 
-    path = output or model_file.path.with_suffix(".kernels.hios")
+    path = output or model_file.model.with_suffix(".kernels.hios")
     with progress_bar(enabled=not no_progress) as progress:
         export_kernels(
             model_file.load(),
             path,
             target=target,
             precision=precision,
-            name=model_file.path.stem,
+            name=model_file.model.stem,
             cache_dir=None if no_cache else default_cache_dir(),
             progress=progress,
         )
@@ -73,8 +75,8 @@ def export(
 @click.argument("kernels", type=EXISTING_FILE)
 @click.option("-o", "--output", type=NEW_FILE, default=Path("costs.json"), show_default=True)
 @click.option("--devices", help="As in hios-tvm compile.  [default: all cores as one device]")
-@click.option("--verify-key", type=EXISTING_FILE, help="Public key that must have signed it.")
-@click.option("--no-progress", is_flag=True, help="Draw no progress bar.")
+@verify_key_option
+@no_progress_option
 @json_option
 def run(
     kernels: Path,

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import click
 
-from hios_tvm.cli.observation import observation_options, observe
-from hios_tvm.cli.options import EXISTING_FILE, NEW_FILE
+from hios_tvm.cli.observation import Runs, observation_options
+from hios_tvm.cli.options import NEW_FILE, ArtifactFile, Inputs
 from hios_tvm.files import atomic_write, check_writable
 
 
 @click.command("report")
-@click.argument("artifact", type=EXISTING_FILE)
 @click.option("-o", "--output", type=NEW_FILE, help="Page to write.  [default: ARTIFACT.html]")
 @observation_options
-def command(artifact: Path, output: Path | None, **options: Any) -> None:
+def command(artifact_file: ArtifactFile, output: Path | None, inputs: Inputs, runs: Runs) -> None:
     """Write all about ARTIFACT, predicted and measured on this machine, on one HTML page.
 
     The page holds everything that it shows: it needs no network and runs no script. Needs
@@ -26,9 +24,9 @@ def command(artifact: Path, output: Path | None, **options: Any) -> None:
     from hios_tvm.runtime.machine import describe_machine
 
     require_page()
-    path = output or artifact.with_suffix(".html")
+    path = output or artifact_file.artifact.with_suffix(".html")
     check_writable(path)
-    manifest, result = observe(artifact, **options)
+    manifest, result = runs.observe(artifact_file, inputs)
     page = render_page(manifest, result, str(describe_machine()))
     with atomic_write(path) as file:
         file.write(page.encode(errors="replace"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,32 +11,29 @@ import numpy as np
 
 from hios_tvm.cli.options import (
     EXISTING_FILE,
+    FOLDER,
     NEW_FILE,
+    ArtifactFile,
+    Inputs,
+    artifact_options,
     cuda_graph_option,
     input_options,
     json_option,
-    load_inputs,
     print_json,
     stdout,
-    verify_key_option,
 )
 from hios_tvm.cli.verification import check_outputs
 from hios_tvm.errors import UsageError
 from hios_tvm.files import check_writable
 from hios_tvm.runtime.trace import RunTrace, write_chrome_trace
-from hios_tvm.schema.device_names import split_devices
+from hios_tvm.verification.deviation import Arrays, tolerance_of
 
 
 @click.command("run")
-@click.argument("artifact", type=EXISTING_FILE)
+@artifact_options
 @input_options
-@click.option(
-    "--output-dir",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Write each output there as NAME.npy.",
-)
+@click.option("--output-dir", type=FOLDER, help="Write each output there as NAME.npy.")
 @click.option("--save-inputs", is_flag=True, help="Write the inputs beside the outputs.")
-@click.option("--devices", help="Run on these devices instead of those of the compile.")
 @click.option(
     "--trace",
     "trace_file",
@@ -65,57 +61,40 @@ from hios_tvm.schema.device_names import split_devices
     help="Largest error of --verify, over the largest magnitude.  [default: 1e-4, or what suits "
     "the artifact's half precision or --precision]",
 )
-@verify_key_option
 @json_option
 def command(
-    artifact: Path,
-    inputs: tuple[str, ...],
-    seed: int,
-    value_range: str | None,
+    artifact_file: ArtifactFile,
+    inputs: Inputs,
     output_dir: Path | None,
     save_inputs: bool,
-    devices: str | None,
     trace_file: Path | None,
     warmup: int,
     timeout: float | None,
     cuda_graph: bool,
     reference: Path | None,
     rtol: float | None,
-    verify_key: Path | None,
     json_file: str | None,
 ) -> None:
     """Run ARTIFACT once and sum up its outputs."""
-    from hios_tvm import runtime
-    from hios_tvm.verification.deviation import tolerance_of
-
     if save_inputs and output_dir is None:
         raise UsageError("--save-inputs writes beside the outputs: give --output-dir too")
     if trace_file is not None:
         check_writable(trace_file)
-    remap = None if devices is None else split_devices(devices)
-    with runtime.load(
-        artifact,
-        devices=remap,
-        verify_key=verify_key,
-        gpu_trace=trace_file is not None,
-        cuda_graph=cuda_graph,
-    ) as session:
-        specs = [(spec.name, spec.shape, spec.dtype) for spec in session.inputs]
-        arrays = load_inputs(inputs, specs, seed, value_range)
+    with artifact_file.load(gpu_trace=trace_file is not None, cuda_graph=cuda_graph) as session:
+        arrays = inputs.arrays(session)
         for _ in range(warmup):
             session.run(arrays, timeout=timeout)
         outputs, trace = session.run_traced(arrays, timeout=timeout)
     if trace_file is not None:
         _write_trace(trace_file, trace)
     if output_dir is not None:
-        _save(output_dir, outputs)
-        if save_inputs:
-            _save(output_dir, arrays)
+        _save(output_dir, {**outputs, **arrays} if save_inputs else outputs)
+    summaries = {name: _summary(array) for name, array in outputs.items()}
     if json_file is not None:
-        print_json({name: _summary(array) for name, array in outputs.items()}, json_file)
+        print_json(summaries, json_file)
     else:
-        for name, array in outputs.items():
-            values = " ".join(f"{key} {value}" for key, value in _summary(array).items())
+        for name, summary in summaries.items():
+            values = " ".join(f"{key} {value}" for key, value in summary.items())
             stdout().print(f"{name}: {values}", soft_wrap=True)
     if reference is not None:
         usual = tolerance_of(session.manifest.recipe)
@@ -130,7 +109,7 @@ def _write_trace(path: Path, trace: RunTrace) -> None:
         raise UsageError(f"cannot write {path}: {error}") from error
 
 
-def _save(folder: Path, arrays: Mapping[str, np.ndarray]) -> None:
+def _save(folder: Path, arrays: Arrays) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, array in arrays.items():

@@ -12,6 +12,7 @@ from hios_tvm.cli.options import (
     EXISTING_FILE,
     NEW_FILE,
     json_option,
+    no_progress_option,
     print_json,
     print_table,
     scheduler_options,
@@ -71,7 +72,7 @@ def _list(context: click.Context, _parameter: click.Parameter, wanted: bool) -> 
     callback=_list,
     help="List the schedulers with their options, and exit.",
 )
-@click.option("--no-progress", is_flag=True, help="Draw no progress bar.")
+@no_progress_option
 @json_option
 def command(
     graph: Path,

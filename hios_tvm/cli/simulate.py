@@ -10,12 +10,15 @@ import click
 from hios_tvm.cli.options import (
     NEW_FILE,
     json_option,
+    no_progress_option,
+    option_group,
     print_json,
     print_table,
     scheduler_options,
     stderr,
 )
 from hios_tvm.cli.progress import progress_bar
+from hios_tvm.experiments.random_graphs import LayeredGraphOptions
 
 if TYPE_CHECKING:
     from hios_tvm.experiments.sweeps import Run
@@ -36,11 +39,14 @@ ONE_DEVICE = ("sequential", "greedy", "ios")
 )
 @click.option("--seeds", default=10, show_default=True, type=click.IntRange(1), help="Graphs.")
 @click.option("--seed", default=0, show_default=True, help="Seed of the first graph.")
-@click.option("--operators", default=200, show_default=True, type=click.IntRange(2))
-@click.option("--edges", default=400, show_default=True, type=click.IntRange(1))
-@click.option("--layers", default=8, show_default=True, type=click.IntRange(2))
-@click.option("--transfer-ratio", default=0.8, show_default=True, type=click.FloatRange(0))
-@click.option("--devices", default=4, show_default=True, type=click.IntRange(1))
+@option_group(
+    LayeredGraphOptions,
+    click.option("--operators", default=200, show_default=True, type=click.IntRange(2)),
+    click.option("--edges", default=400, show_default=True, type=click.IntRange(1)),
+    click.option("--layers", default=8, show_default=True, type=click.IntRange(2)),
+    click.option("--transfer-ratio", default=0.8, show_default=True, type=click.FloatRange(0)),
+    click.option("--devices", default=4, show_default=True, type=click.IntRange(1)),
+)
 @scheduler_options
 @click.option(
     "-o",
@@ -58,18 +64,14 @@ ONE_DEVICE = ("sequential", "greedy", "ios")
 @click.option(
     "--jobs", default=1, show_default=True, type=click.IntRange(1), help="Processes at a time."
 )
-@click.option("--no-progress", is_flag=True, help="Draw no progress bar.")
+@no_progress_option
 @json_option
 def command(
     sweeps: str,
     schedulers: str,
     seeds: int,
     seed: int,
-    operators: int,
-    edges: int,
-    layers: int,
-    transfer_ratio: float,
-    devices: int,
+    layered_graph_options: LayeredGraphOptions,
     options: dict[str, Any],
     output: Path,
     plots: Path | None,
@@ -85,7 +87,6 @@ def command(
     is repeated.
     """
     from hios_tvm.experiments.comparison import check_options, choose_schedulers
-    from hios_tvm.experiments.random_graphs import LayeredGraphOptions
     from hios_tvm.experiments.sweeps import SWEEPS, mean_over_bound, run_sweep, runs_of
     from hios_tvm.files import check_writable
     from hios_tvm.report.figures import require_matplotlib
@@ -93,13 +94,6 @@ def command(
     if plots is not None:
         require_matplotlib()
     check_writable(output)
-    base = LayeredGraphOptions(
-        operators=operators,
-        edges=edges,
-        layers=layers,
-        transfer_ratio=transfer_ratio,
-        devices=devices,
-    )
     names = choose_schedulers(schedulers)
     check_options(names, options)
     chosen = list(SWEEPS) if sweeps == "all" else [name.strip() for name in sweeps.split(",")]
@@ -107,7 +101,11 @@ def command(
         run
         for sweep in chosen
         for run in runs_of(
-            sweep, names, seeds=range(seed, seed + seeds), base=base, options=options
+            sweep,
+            names,
+            seeds=range(seed, seed + seeds),
+            base=layered_graph_options,
+            options=options,
         )
     ]
     with progress_bar(enabled=not no_progress) as progress:

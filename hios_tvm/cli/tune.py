@@ -12,9 +12,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hios_tvm.cli.options import (
-    EXISTING_FILE,
+    FOLDER,
+    ModelFile,
+    cost_cache_option,
     json_option,
     milliseconds,
+    model_options,
+    no_progress_option,
     print_json,
     print_table,
     stderr,
@@ -29,11 +33,11 @@ if TYPE_CHECKING:
 
 
 @click.command("tune")
-@click.argument("model", type=EXISTING_FILE)
+@model_options
 @click.option(
     "--database",
     required=True,
-    type=click.Path(file_okay=False, path_type=Path),
+    type=FOLDER,
     help="Folder that keeps every trial; compile --database uses it.",
 )
 @click.option(
@@ -56,26 +60,16 @@ if TYPE_CHECKING:
     "many cores.  [default: all cores]",
 )
 @click.option("--target", default="host", show_default=True, help="As in the compile command.")
-@click.option(
-    "--shape", "shapes", multiple=True, metavar="NAME:DIMS", help="As in the compile command."
-)
-@click.option("--params", type=EXISTING_FILE, help="Parameters of a Relay program.")
-@click.option(
-    "--cost-cache",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Folder of measured costs and compiled kernels.  [default: the user's cache folder]",
-)
-@click.option("--no-progress", is_flag=True, help="Draw no progress bar.")
+@cost_cache_option
+@no_progress_option
 @json_option
 def command(
-    model: Path,
+    model_file: ModelFile,
     database: Path,
     trials: int,
     share: float,
     device: str | None,
     target: str,
-    shapes: tuple[str, ...],
-    params: Path | None,
     cost_cache: Path | None,
     no_progress: bool,
     json_file: str | None,
@@ -85,8 +79,6 @@ def command(
     Every trial is kept at once: the command may be interrupted at any time, and run again to
     continue. Kernels whose results differ from the default kernel's are never used.
     """
-    from hios_tvm.frontends import load_model
-    from hios_tvm.frontends.shapes import parse_shape
     from hios_tvm.measuring.cache import default_cache_dir
     from hios_tvm.runtime.devices.cpu import default_devices
     from hios_tvm.tuning.tuner import TuneOptions, plan_tuning, tune_kernel
@@ -110,10 +102,8 @@ def command(
             check()
             draw(phase, done, total)
 
-        module = load_model(
-            model, shapes=dict(parse_shape(shape) for shape in shapes), params=params
-        )
-        plan = plan_tuning(module, options, name=model.stem, progress=progress)
+        module = model_file.load()
+        plan = plan_tuning(module, options, name=model_file.model.stem, progress=progress)
         if any(kernel.known for kernel in plan.kernels):
             done = sum(min(kernel.known, trials) for kernel in plan.kernels)
             console.print(
@@ -126,7 +116,7 @@ def command(
     if json_file is not None:
         print_json(_data(plan, results), json_file)
     else:
-        _print(model, plan, results, options.device)
+        _print(model_file.model, plan, results, options.device)
 
 
 def _print(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -133,14 +134,11 @@ def run_tasks(
 ) -> list[Times]:
     """Run `tasks`, and return for each measured round when each instruction began."""
     samples = []
-    executor = Executor(tasks, tensors, memory=memory)
-    try:
+    with closing(Executor(tasks, tensors, memory=memory)) as executor:
         for i in range(warmup + rounds):
             executor.run()
             if i >= warmup:
                 samples.append([executor.times(t) for t in range(len(tasks))])
-    finally:
-        executor.close()
     return samples
 
 

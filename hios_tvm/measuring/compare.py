@@ -15,7 +15,7 @@ from functools import partial
 from itertools import islice
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -23,6 +23,9 @@ import onnx
 from hios_tvm.errors import ExecutionError, UsageError
 from hios_tvm.measuring.latency import LatencySummary, latencies_of, measure_in_turn
 from hios_tvm.verification.deviation import deviations
+
+if TYPE_CHECKING:
+    from tvm.ir import IRModule
 
 Arrays = Mapping[str, np.ndarray]
 Runner = Callable[[], Arrays]
@@ -45,7 +48,14 @@ class Subject:
     artifact: Path
     inputs: Arrays
     shapes: Mapping[str, tuple[int, ...]]
+    params: Path | None
     verify_key: Path | None
+
+    def module(self) -> IRModule:
+        """Import the model."""
+        from hios_tvm.frontends import load_model
+
+        return load_model(self.model, shapes=self.shapes, params=self.params)
 
 
 @dataclass(frozen=True)
@@ -81,6 +91,7 @@ def compare(
     *,
     cores: Sequence[int],
     shapes: Mapping[str, tuple[int, ...]] | None = None,
+    params: Path | None = None,
     iterations: int = 50,
     warmup: int = 10,
     time_limit: float = 20.0,
@@ -96,6 +107,8 @@ def compare(
         The model as a frontend reads it, and what was compiled from it.
     cores : sequence of int
         CPUs that every contestant may use: those of the artifact's devices.
+    shapes, params
+        As of `load_model`.
     iterations, warmup : int
         Measured runs, and runs before them.
     time_limit : float
@@ -105,7 +118,7 @@ def compare(
     verify_key : Path, optional
         Public key whose owner must have signed the artifact.
     """
-    subject = Subject(model, artifact, dict(inputs), dict(shapes or {}), verify_key)
+    subject = Subject(model, artifact, dict(inputs), dict(shapes or {}), params, verify_key)
     names = list(RIVALS) if rivals is None else [*rivals, ARTIFACT]
     processes: dict[str, _Process] = {}
     failures: dict[str, str] = {}
@@ -244,10 +257,8 @@ def _tvm_default(subject: Subject) -> tuple[str, Runner]:
     import tvm
 
     from hios_tvm.backends.virtual_machine import virtual_machine_runner
-    from hios_tvm.frontends import load_model
 
-    mod = load_model(subject.model, shapes=subject.shapes)
-    runner = virtual_machine_runner(mod, tvm.target.Target("llvm"), subject.inputs)
+    runner = virtual_machine_runner(subject.module(), tvm.target.Target("llvm"), subject.inputs)
     return f"TVM {tvm.__version__}, default pipeline, virtual machine", runner
 
 
@@ -256,11 +267,10 @@ def _same_kernels(subject: Subject) -> tuple[str, Runner]:
 
     from hios_tvm.backends.network import lower_by_recipe
     from hios_tvm.backends.virtual_machine import virtual_machine_runner
-    from hios_tvm.frontends import load_model
     from hios_tvm.runtime.read_artifact import read_manifest
 
     manifest = read_manifest(subject.artifact, verify_key=subject.verify_key)
-    network = lower_by_recipe(load_model(subject.model, shapes=subject.shapes), manifest.recipe)
+    network = lower_by_recipe(subject.module(), manifest.recipe)
     if manifest.graph is None or network.graph.operators != manifest.graph.operators:
         raise UsageError(f"{subject.artifact} was not compiled from {subject.model} as it is now")
     weights = {name: tvm.runtime.tensor(array) for name, array in network.weights.items()}

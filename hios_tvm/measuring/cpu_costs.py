@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -11,6 +10,7 @@ from typing import Literal
 from tvm.ir import IRModule
 from tvm.target import Target
 
+from hios_tvm.artifact.build import Progress
 from hios_tvm.backends.cpu.codegen import compile_kernels, kernel_key
 from hios_tvm.backends.cpu.features import cpu_features
 from hios_tvm.backends.cpu.library import link_library
@@ -24,8 +24,6 @@ from hios_tvm.schema.costs import CostTable, Measurement, StageKey
 from hios_tvm.schema.device_names import parse_cores
 from hios_tvm.schema.graph import OperatorGraph
 from hios_tvm.schema.platform import Platform
-
-Progress = Callable[[str, int, int], None]
 
 
 def collect_costs(

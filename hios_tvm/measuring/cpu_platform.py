@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 
@@ -11,6 +11,7 @@ import tvm
 from tvm import relax
 from tvm.target import Target
 
+from hios_tvm.artifact.build import Progress
 from hios_tvm.backends.cpu.codegen import compile_kernels
 from hios_tvm.backends.cpu.library import link_library
 from hios_tvm.backends.network import lower
@@ -25,8 +26,6 @@ from hios_tvm.runtime.machine import device_fingerprint
 from hios_tvm.schema.costs import Measurement
 from hios_tvm.schema.device_names import cpu_model_name, disjoint_cores
 from hios_tvm.schema.platform import Device, Link, Platform
-
-Progress = Callable[[str, int, int], None]
 
 
 def cpu_platform(

@@ -12,6 +12,7 @@ import itertools
 import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -109,13 +110,10 @@ def emulate(
         raise UsageError("there is nothing to emulate: no operator costs anything")
     scale = scale or max(1.0, MEAN_KERNEL_MS * len(kernel_ms) / total_ms)
     emulated = _Emulated(instance, schedule, kernel_ms, scale)
-    executor = emulated.executor(_in_step(schedule, programs))
-    try:
+    with closing(emulated.executor(_in_step(schedule, programs))) as executor:
         for _ in range(warmup):
             executor.run()
         latencies = [_run(executor, len(programs)) / scale for _ in range(iterations)]
-    finally:
-        executor.close()
     summary = LatencySummary.of(latencies, (50, 90, 99))
     return Emulation(summary, predicted_ms, scale, len({p.device for p in programs}))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from tvm.target import Target
 
+from hios_tvm.artifact.build import Progress
 from hios_tvm.backends.cpu.library import link_library
 from hios_tvm.backends.cuda.codegen import CudaCode, build_device_code, generate_cuda
 from hios_tvm.backends.cuda.targets import arch_of
@@ -22,8 +22,6 @@ from hios_tvm.runtime.native import load_library
 from hios_tvm.schema.costs import Measurement, StageKey
 from hios_tvm.schema.device_names import gpu_model_name
 from hios_tvm.schema.platform import Link
-
-Progress = Callable[[str, int, int], None]
 
 
 def driver_for(target: Target) -> CudaDriver | None:

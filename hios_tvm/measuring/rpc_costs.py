@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import socket
 import struct
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +21,7 @@ from tvm import rpc, te
 from tvm.rpc.base import RPC_TRACKER_MAGIC
 from tvm.target import Target
 
+from hios_tvm.artifact.build import Progress
 from hios_tvm.backends.cpu.codegen import compile_kernels
 from hios_tvm.backends.cpu.library import link_library
 from hios_tvm.errors import DeviceError, UsageError
@@ -33,8 +34,6 @@ from hios_tvm.schema.device_names import parse_cores
 from hios_tvm.schema.dtypes import numpy_dtype
 from hios_tvm.schema.graph import OperatorGraph
 from hios_tvm.schema.platform import Link, Platform
-
-Progress = Callable[[str, int, int], None]
 
 SOURCE = "measured over RPC"
 CONNECT_S = 10.0

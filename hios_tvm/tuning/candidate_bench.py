@@ -6,10 +6,11 @@ import multiprocessing
 import signal
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing.connection import Connection
-from types import MappingProxyType, TracebackType
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,7 @@ from hios_tvm.runtime.executor import Executor
 from hios_tvm.runtime.memory import TensorTable, address_of, aligned_empty
 from hios_tvm.runtime.native import load_library
 from hios_tvm.runtime.tasks import CpuTask
+from hios_tvm.schema.graph import Tensor
 from hios_tvm.schema.program import Call
 from hios_tvm.verification.deviation import SINGLE, deviations
 from hios_tvm.verification.inputs import random_inputs
@@ -97,15 +99,8 @@ class CandidateBench:
         )
         self._worker = _Worker(calls, cores)
 
-    def __enter__(self) -> CandidateBench:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """End the process that measures."""
         self._worker.close()
 
     def build(self, traces: Sequence[str]) -> list[bytes | str]:
@@ -194,7 +189,7 @@ def _serve(connection: Connection, calls: _Calls, cores: tuple[int, ...]) -> Non
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to both; the owner decides
     args = calls.candidate.args
     outputs = [arg for arg in args if arg.role == "output"]
-    specs = [(str(i), arg.shape, arg.dtype) for i, arg in enumerate(args)]
+    specs = [Tensor(str(i), arg.shape, arg.dtype) for i, arg in enumerate(args)]
     inputs = random_inputs(specs[: len(args) - len(outputs)], seed=0)
     known: dict[bytes, dict[str, np.ndarray]] = {}
     while True:
@@ -252,9 +247,7 @@ def _outputs(
     for name, array in arrays.items():
         tensors.place(name, address_of(array))
     steps = [Call(call.kernel, call.kernel, tuple(arrays), len(arrays) - len(inputs))]
-    executor = Executor([CpuTask(call.kernel, cores, steps, loaded)], tensors, memory=arrays)
-    try:
+    task = CpuTask(call.kernel, cores, steps, loaded)
+    with closing(Executor([task], tensors, memory=arrays)) as executor:
         executor.run()
-    finally:
-        executor.close()
     return {name: array for name, array in arrays.items() if name not in inputs}

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from tvm import tirx
 from tvm.ir import IRModule
 
+from hios_tvm.artifact.build import Progress
 from hios_tvm.backends.cpu.backend import packings_of
 from hios_tvm.backends.cpu.codegen import kernel_key
 from hios_tvm.backends.cpu.tuned_kernels import subject_of
@@ -26,8 +28,6 @@ from hios_tvm.tuning.candidate_bench import CandidateBench
 from hios_tvm.tuning.search import Search
 
 _FINALISTS = 3
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,12 +151,14 @@ def tune_kernel(
     """
     database, network, form = plan.database, plan.network, plan.network.lowered["cpu"]
     unscheduled, default = network.kernels[kernel.name], form.mod[kernel.name]
-    call = kernel_call(form.graph, _operator_of(network, kernel.name))
+    operator = next(op for op in network.graph.operators if op.kernel == kernel.name)
+    call = kernel_call(form.graph, operator.name)
     trials = {trial.trace: trial for trial in database.trials(kernel.subject)}
     progress(kernel.name, min(len(trials), options.trials), options.trials)
     packings = packings_of(unscheduled, form.target)
     cores = parse_cores(options.device)
-    with CandidateBench(unscheduled, default, call, form.target, cores, packings) as bench:
+    measuring = CandidateBench(unscheduled, default, call, form.target, cores, packings)
+    with closing(measuring) as bench:
         for trial in _new_trials(unscheduled, trials, kernel.subject, network, options, bench):
             database.add_trial(kernel.subject, trial)
             trials[trial.trace] = trial
@@ -229,7 +231,3 @@ def _dominating(total_ms: dict[str, float], share: float) -> list[str]:
         names.append(name)
         covered += total_ms[name]
     return names
-
-
-def _operator_of(network: Network, kernel: str) -> str:
-    return next(op.name for op in network.graph.operators if op.kernel == kernel)

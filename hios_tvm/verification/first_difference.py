@@ -106,7 +106,8 @@ class _Search:
         ends = [i + 1 for i, step in enumerate(steps[:-1]) if step.is_computed]
         while ends:
             middle = ends[len(ends) // 2]
-            found = self._prefix(middle)
+            outputs = self._reference.frontier(middle)
+            found = self._look_at(range(middle), self._inputs, outputs)
             if found is None:  # a place where the model cannot be cut
                 ends.remove(middle)
             elif found.judgement.wrong:
@@ -116,10 +117,6 @@ class _Search:
                 ends = [end for end in ends if end > middle]
         return wrong
 
-    def _prefix(self, count: int) -> Difference | None:
-        outputs = self._reference.frontier(count)
-        return self._look_at(range(count), self._inputs, outputs)
-
     def _smallest(self, step: int, outputs: Sequence[str]) -> Difference | None:
         """Return the first of ever larger parts that end at `step` and differ."""
         chosen = {step}
@@ -128,16 +125,11 @@ class _Search:
             found = None if values is None else self._look_at(chosen, values, outputs)
             if found is not None and found.judgement.wrong:
                 return replace(found, step=self._reference.steps[step])
-            larger = self._larger(chosen)
-            if larger == chosen:
+            before = chosen  # add one level while there are few steps, then several at once
+            for _ in range(1 + len(chosen) // 8):
+                chosen = self._reference.before(chosen)
+            if chosen == before:
                 return None
-            chosen = larger
-
-    def _larger(self, chosen: set[int]) -> set[int]:
-        """Add the steps before `chosen`: one level while there are few, then several at once."""
-        for _ in range(1 + len(chosen) // 8):
-            chosen = self._reference.before(chosen)
-        return chosen
 
     def _values_before(self, chosen: Collection[int], step: int) -> tuple[Arrays, ...] | None:
         """Return what the part with the `chosen` steps reads, as the reference computes it."""

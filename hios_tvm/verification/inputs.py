@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import TypeAlias
 
 import numpy as np
 
 from hios_tvm.errors import ModelError
 from hios_tvm.schema.dtypes import numpy_dtype
+from hios_tvm.schema.graph import Tensor
+from hios_tvm.schema.manifest import TensorSpec
 from hios_tvm.verification.deviation import Arrays
 
-Spec = tuple[str, tuple[int, ...], str]
-"""Name, shape and type of an input."""
+Spec: TypeAlias = Tensor | TensorSpec
+"""Has name, shape and type of an input."""
 
 _PIXELS = ("uint8", "int8")
 SEEDS = (0, 1)
@@ -59,7 +62,8 @@ def random_inputs(
     """
     rng = np.random.default_rng(seed)
     inputs: dict[str, np.ndarray] = {}
-    for name, shape, dtype in specs:
+    for spec in specs:
+        name, shape, dtype = spec.name, spec.shape, spec.dtype
         drawn: np.ndarray
         if dtype == "bool" or dtype.startswith(("int", "uint")):
             low, high = _integer_limits(integers.get(name), value_range, dtype, scale)

@@ -14,27 +14,11 @@ from hios_tvm.passes.dataflow import bindings, constant_value, operator_name
 from hios_tvm.verification.inputs import IntegerRange
 
 # What returns the elements of these arguments, in another place or type
-_MOVES: Mapping[str, tuple[int, ...]] = {
-    "relax.astype": (0,),
-    "relax.reshape": (0,),
-    "relax.flatten": (0,),
-    "relax.concat": (0,),
-    "relax.split": (0,),
-    "relax.strided_slice": (0,),
-    "relax.dynamic_strided_slice": (0,),
-    "relax.broadcast_to": (0,),
-    "relax.expand_dims": (0,),
-    "relax.squeeze": (0,),
-    "relax.permute_dims": (0,),
-    "relax.repeat": (0,),
-    "relax.tile": (0,),
-    "relax.flip": (0,),
-    "relax.where": (1, 2),
-    "relax.take": (0,),
-    "relax.gather_elements": (0,),
-    "relax.gather_nd": (0,),
-    "relax.stop_lift_params": (0,),
-}
+_FIRST = """
+    astype reshape flatten concat split strided_slice dynamic_strided_slice broadcast_to expand_dims
+    squeeze permute_dims repeat tile flip take gather_elements gather_nd stop_lift_params
+"""
+_MOVES: Mapping[str, tuple[int, ...]] = {**dict.fromkeys(_FIRST.split(), (0,)), "where": (1, 2)}
 _DIVISIONS = ("relax.divide", "relax.floor_divide", "relax.mod", "relax.floor_mod")
 
 
@@ -59,7 +43,7 @@ def integer_ranges(mod: IRModule) -> dict[str, IntegerRange]:
     return {
         name: wanted[param]
         for name, param in zip(names, main.params, strict=True)
-        if param in wanted and _is_integer(param)
+        if param in wanted and str(param.ty.dtype).startswith(("int", "uint"))
     }
 
 
@@ -75,7 +59,7 @@ def _constraints(
     name = operator_name(value)
     if own is None:
         return
-    for i in _MOVES.get(name, ()):
+    for i in _MOVES.get(name.removeprefix("relax."), ()):
         yield value.args[i], own
     if name in ("relax.add", "relax.subtract"):
         yield from _shifts(value, name, own)
@@ -133,7 +117,3 @@ def _below(count: int) -> IntegerRange:
 
 def _shape(value: relax.Expr) -> list[int]:
     return [int(size) for size in value.ty.shape]
-
-
-def _is_integer(param: relax.Var) -> bool:
-    return str(param.ty.dtype).startswith(("int", "uint"))

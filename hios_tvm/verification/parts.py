@@ -10,7 +10,7 @@ from tvm.ir import IRModule
 
 from hios_tvm import runtime
 from hios_tvm.artifact.build import build
-from hios_tvm.artifact.write import temporary_artifact
+from hios_tvm.artifact.write import Build, temporary_artifact
 from hios_tvm.backends.network import lower_by_recipe
 from hios_tvm.schema.graph import Operator, OperatorGraph
 from hios_tvm.schema.recipe import Recipe
@@ -27,13 +27,18 @@ def compiler_of_parts(recipe: Recipe, device: str, kernel_dir: Path | None = Non
         operators = network.graph.operators
         schedule = one_after_another((operator.name for operator in operators), device)
         built = build(network, schedule, kernel_dir=kernel_dir)
-        with temporary_artifact(built, Path(tempfile.gettempdir(), "part.hios")) as path:
-            session = runtime.load(path)
-        with session:
-            outputs = tuple(session.run(inputs) for inputs in draws)
+        outputs = run_draws(built, Path(tempfile.gettempdir(), "part.hios"), draws)
         return Observation(outputs, tuple(_call(network.graph, op) for op in operators))
 
     return compile_and_run
+
+
+def run_draws(build: Build, beside: Path, draws: Sequence[Arrays]) -> tuple[Arrays, ...]:
+    """Load an artifact that is not in a file yet, and run it once on each draw of inputs."""
+    with temporary_artifact(build, beside) as path:
+        session = runtime.load(path)
+    with session:
+        return tuple(session.run(inputs) for inputs in draws)
 
 
 def _call(graph: OperatorGraph, operator: Operator) -> str:

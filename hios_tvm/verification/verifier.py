@@ -10,19 +10,18 @@ from pathlib import Path
 from tvm.ir import IRModule
 from tvm.target import Target
 
-from hios_tvm import runtime
-from hios_tvm.artifact.write import Build, temporary_artifact
+from hios_tvm.artifact.write import Build
 from hios_tvm.backends.cpu.features import cpu_features
 from hios_tvm.errors import DeviceError, HiosError, ModelError, UsageError, VerificationError
 from hios_tvm.schema.manifest import OutputError, Verification
 from hios_tvm.schema.recipe import Recipe
-from hios_tvm.verification.deviation import SINGLE, Arrays, Deviation, tolerance_of
+from hios_tvm.verification.deviation import SINGLE, Deviation, tolerance_of
 from hios_tvm.verification.first_difference import Difference, first_difference
 from hios_tvm.verification.here import why_not_here
 from hios_tvm.verification.inputs import LEAST_CHANGE, SEEDS, Draws, telling_draws
 from hios_tvm.verification.integer_ranges import integer_ranges
 from hios_tvm.verification.judgement import Judgement, judge
-from hios_tvm.verification.parts import compiler_of_parts
+from hios_tvm.verification.parts import compiler_of_parts, run_draws
 from hios_tvm.verification.reference import Reference
 from hios_tvm.verification.reproducer import CompileWords, write_reproducer
 
@@ -81,13 +80,12 @@ def verify(
     reason = why_not_here(manifest, cpu_features(_host(manifest.recipe)))
     if reason is not None:
         return Verification(reason=reason)
-    specs = [(spec.name, spec.shape, spec.dtype) for spec in manifest.inputs]
     try:
-        draws = telling_draws(specs, integer_ranges(mod), reference.run)
+        draws = telling_draws(manifest.inputs, integer_ranges(mod), reference.run)
     except (ModelError, UsageError) as error:
         return Verification(reason=str(error))
     try:
-        outputs = _run(build, output, draws)
+        outputs = run_draws(build, output, draws.inputs)
     except DeviceError as error:  # too little memory, or another process has the device
         return Verification(reason=str(error))
     tolerance = tolerance_of(manifest.recipe)
@@ -101,13 +99,6 @@ def _host(recipe: Recipe) -> Target:
     """Return the target of the CPU that runs the programs."""
     targets = {kind: Target(json.loads(text)) for kind, text in recipe.targets.items()}
     return targets["cpu"] if "cpu" in targets else next(iter(targets.values())).host
-
-
-def _run(build: Build, output: Path, draws: Draws) -> list[Arrays]:
-    with temporary_artifact(build, output) as path:
-        session = runtime.load(path)
-    with session:
-        return [session.run(inputs) for inputs in draws.inputs]
 
 
 def _verification(found: Judgement, draws: Draws, reference: Reference) -> Verification:

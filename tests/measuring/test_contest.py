@@ -73,7 +73,7 @@ def test_the_fastest_is_kept(compiled: tuple[Compilation, Path]) -> None:
 def test_what_was_kept_computes_the_model(compiled: tuple[Compilation, Path]) -> None:
     model = build("squeezenet1_1", height=64, width=64)
     with runtime.load(compiled[1]) as session:
-        inputs = random_inputs([(s.name, s.shape, s.dtype) for s in session.inputs], seed=1)
+        inputs = random_inputs(session.inputs, seed=1)
         outputs = session.run(inputs)
     for name, expected in onnxruntime_outputs(model, inputs).items():
         np.testing.assert_allclose(outputs[name], expected, rtol=1e-4, atol=1e-4)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 
 import pytest
 from tiny_network import DEVICE
@@ -21,36 +22,23 @@ SHAPE = (8, 256)
 TARGET = host_target()
 
 
-@T.prim_func(private=True, s_tir=True)
-def doubled(x: T.Buffer((8, 256), "float32"), y: T.Buffer((8, 256), "float32")):
-    for i, j in T.grid(8, 256):
-        with T.sblock("double"):
-            row, column = T.axis.remap("SS", [i, j])
-            y[row, column] = x[row, column] * T.float32(2)
+def scaling(factor: float, *, columns: int = 256, shift: int = 0) -> tirx.PrimFunc:
+    """A kernel that writes products: of the first columns, `shift` rows below."""
+
+    @T.prim_func(private=True, s_tir=True)
+    def kernel(x: T.Buffer((8, 256), "float32"), y: T.Buffer((8, 256), "float32")):
+        for i, j in T.grid(8, columns):
+            with T.sblock("scale"):
+                row, column = T.axis.remap("SS", [i, j])
+                y[row + shift, column] = x[row, column] * T.float32(factor)
+
+    return kernel
 
 
-@T.prim_func(private=True, s_tir=True)
-def almost_doubled(x: T.Buffer((8, 256), "float32"), y: T.Buffer((8, 256), "float32")):
-    for i, j in T.grid(8, 256):
-        with T.sblock("double"):
-            row, column = T.axis.remap("SS", [i, j])
-            y[row, column] = x[row, column] * T.float32(2.001)
-
-
-@T.prim_func(private=True, s_tir=True)
-def half_done(x: T.Buffer((8, 256), "float32"), y: T.Buffer((8, 256), "float32")):
-    for i, j in T.grid(8, 255):
-        with T.sblock("double"):
-            row, column = T.axis.remap("SS", [i, j])
-            y[row, column] = x[row, column] * T.float32(2)
-
-
-@T.prim_func(private=True, s_tir=True)
-def crashing(x: T.Buffer((8, 256), "float32"), y: T.Buffer((8, 256), "float32")):
-    for i, j in T.grid(8, 256):
-        with T.sblock("double"):
-            row, column = T.axis.remap("SS", [i, j])
-            y[row + 1099511627776, column] = x[row, column]
+doubled = scaling(2)
+almost_doubled = scaling(2.001)
+half_done = scaling(2, columns=255)
+crashing = scaling(1, shift=1 << 40)
 
 
 def library(kernel: tirx.PrimFunc) -> bytes:
@@ -60,7 +48,7 @@ def library(kernel: tirx.PrimFunc) -> bytes:
 @pytest.fixture(scope="module")
 def bench() -> Iterator[CandidateBench]:
     call = KernelCall("any", (KernelArg(SHAPE, "float32"), KernelArg(SHAPE, "float32", "output")))
-    with CandidateBench(doubled, doubled, call, TARGET, parse_cores(DEVICE)) as bench:
+    with closing(CandidateBench(doubled, doubled, call, TARGET, parse_cores(DEVICE))) as bench:
         yield bench
 
 

@@ -10,6 +10,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from hios_tvm.frontends.onnx import from_onnx
+from hios_tvm.schema.graph import Tensor
 from hios_tvm.verification.inputs import IntegerRange, random_inputs, telling_draws
 from hios_tvm.verification.integer_ranges import integer_ranges
 
@@ -44,7 +45,7 @@ def test_indices_of_an_embedding_go_through_a_cast() -> None:
     ]
     found = ranges_of(nodes, {"ids": (IDS, (2, 50))}, {"table": table(1000)})
     assert found == {"ids": IntegerRange(0, 999)}
-    ids = random_inputs([("ids", (2, 50), "int64")], 0, integers=found)["ids"]
+    ids = random_inputs([Tensor("ids", (2, 50), "int64")], 0, integers=found)["ids"]
     assert ids.min() >= 0 and 500 < ids.max() < 1000
 
 
@@ -65,7 +66,7 @@ def test_the_smallest_table_counts_and_masks_are_left_alone() -> None:
     weights |= {"start": np.array([2]), "end": np.array([8])}
     found = ranges_of(nodes, inputs, weights)
     assert found == {"ids": IntegerRange(0, 6), "more": IntegerRange(0, 6)}
-    mask = random_inputs([("mask", (1000,), "int64")], 0, integers=found)["mask"]
+    mask = random_inputs([Tensor("mask", (1000,), "int64")], 0, integers=found)["mask"]
     assert set(np.unique(mask)) == {0, 1}
 
 
@@ -95,14 +96,15 @@ def test_divisors_are_never_zero() -> None:
     nodes = [helper.make_node("Div", ["a", "b"], ["y"])]
     found = ranges_of(nodes, {"a": (IDS, (9,)), "b": (IDS, (9,))}, {})
     assert found == {"b": IntegerRange(1)}
-    drawn = random_inputs([("b", (100,), "int64")], 0, integers=found)["b"]
+    drawn = random_inputs([Tensor("b", (100,), "int64")], 0, integers=found)["b"]
     assert set(np.unique(drawn)) == {1, 2}
 
 
 def test_random_inputs_depend_on_the_seed_and_respect_the_range() -> None:
-    specs = [("x", (100,), "float32"), ("i", (100,), "int64"), ("b", (100,), "bool")]
+    kinds = {"x": "float32", "i": "int64", "b": "bool"}
+    specs = [Tensor(name, (100,), dtype) for name, dtype in kinds.items()]
     first, again, other = (random_inputs(specs, seed) for seed in (1, 1, 2))
-    for name, _, dtype in specs:
+    for name, dtype in kinds.items():
         np.testing.assert_array_equal(first[name], again[name])
         assert (first[name] != other[name]).any()
         assert first[name].dtype == dtype
@@ -114,13 +116,13 @@ def test_random_inputs_depend_on_the_seed_and_respect_the_range() -> None:
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
 def test_floats_of_every_type_are_normal(dtype: str) -> None:
-    drawn = random_inputs([("x", (1000,), dtype)], 0)["x"].astype(np.float64)
+    drawn = random_inputs([Tensor("x", (1000,), dtype)], 0)["x"].astype(np.float64)
     assert abs(drawn.mean()) < 0.2 and 0.8 < drawn.std() < 1.2
 
 
 @pytest.mark.parametrize(("gain", "scale"), [(1.0, 1), (1e-4, 10), (1e-5, 100)])
 def test_inputs_grow_until_the_outputs_depend_on_them(gain: float, scale: int) -> None:
-    specs = [("x", (4,), "float32")]
+    specs = [Tensor("x", (4,), "float32")]
     draws = telling_draws(specs, {}, lambda draw: {"y": 1 + gain * draw["x"]})
     assert draws.scale == scale
     assert draws.unchanged == ()
@@ -128,7 +130,7 @@ def test_inputs_grow_until_the_outputs_depend_on_them(gain: float, scale: int) -
 
 
 def test_outputs_that_never_change_are_named() -> None:
-    specs = [("x", (4,), "float32")]
+    specs = [Tensor("x", (4,), "float32")]
     draws = telling_draws(specs, {}, lambda draw: {"y": np.ones(3), "z": draw["x"]})
     assert draws.unchanged == ("y",)
     assert draws.scale == 1
