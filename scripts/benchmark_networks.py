@@ -113,11 +113,10 @@ def _measure(
     iterations: int,
     time_limit: float,
 ) -> Comparison:
-    specs = [(spec.name, spec.shape, spec.dtype) for spec in read_manifest(artifact).inputs]
     result = compare(
         model,
         artifact,
-        random_inputs(specs, seed=0),
+        random_inputs(read_manifest(artifact).inputs, seed=0),
         cores=sorted({core for name in devices for core in parse_cores(name)}),
         iterations=iterations,
         time_limit=time_limit,

@@ -110,8 +110,7 @@ def prepare(
                     click.echo(
                         f"{artifact}: predicted {result.manifest.prediction.makespan_ms:.3f} ms"
                     )
-            specs = [(s.name, s.shape, s.dtype) for s in read_manifest(artifact).inputs]
-            inputs = random_inputs(specs, seed=0)
+            inputs = random_inputs(read_manifest(artifact).inputs, seed=0)
             outputs = onnxruntime_outputs(proto, inputs)
             arrays: dict[str, Any] = {f"input/{key}": value for key, value in inputs.items()}
             arrays |= {f"output/{key}": value for key, value in outputs.items()}

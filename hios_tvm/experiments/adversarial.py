@@ -15,8 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from hios_tvm.errors import HiosError, UsageError
-from hios_tvm.experiments.comparison import options_for
-from hios_tvm.schedulers import make_schedule
+from hios_tvm.experiments.comparison import schedule_instance
 from hios_tvm.schedulers.evaluate import evaluate
 from hios_tvm.schema.costs import CostTable, Measurement
 from hios_tvm.schema.instance import Instance
@@ -144,13 +143,7 @@ def find_worst(
 
 
 def _makespan_ms(scheduler: str, instance: Instance, options: Mapping[str, Any]) -> float:
-    schedule = make_schedule(
-        scheduler,
-        instance.graph,
-        instance.costs,
-        instance.platform,
-        **options_for(scheduler, options),
-    )
+    schedule = schedule_instance(instance, scheduler, options)
     return evaluate(instance.graph, instance.costs, instance.platform, schedule).makespan_ms
 
 

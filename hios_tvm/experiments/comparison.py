@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from types import MappingProxyType
 from typing import Any
 
 from hios_tvm.errors import HiosError, UsageError
@@ -61,7 +62,10 @@ def compare_schedulers(
         If every scheduler refuses the problem: what the first one says.
     """
     check_options(schedulers, options or {})
-    one_device_ms = _one_device_ms(instance)
+    try:
+        one_device_ms = schedule_instance(instance, "sequential").makespan_ms
+    except HiosError:
+        one_device_ms = None
     contestants: dict[str, Contestant] = {}
     failures: dict[str, HiosError] = {}
     for done, name in enumerate(schedulers):
@@ -108,6 +112,14 @@ def options_for(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     return {option: value for option, value in options.items() if option in known}
 
 
+def schedule_instance(
+    instance: Instance, scheduler: str, options: Mapping[str, Any] = MappingProxyType({})
+) -> Schedule:
+    """Run a scheduler with those of `options` that it has."""
+    own = options_for(scheduler, options)
+    return make_schedule(scheduler, instance.graph, instance.costs, instance.platform, **own)
+
+
 def parse_option(text: str) -> tuple[str, Any]:
     """Split ``NAME=VALUE``; dashes of the name are underscores, the value is JSON or a word.
 
@@ -144,9 +156,7 @@ def _run(
     instance: Instance, name: str, options: Mapping[str, Any], one_device_ms: float | None
 ) -> Contestant:
     start = time.perf_counter()
-    schedule = make_schedule(
-        name, instance.graph, instance.costs, instance.platform, **options_for(name, options)
-    )
+    schedule = schedule_instance(instance, name, options)
     seconds = time.perf_counter() - start
     timeline = evaluate(instance.graph, instance.costs, instance.platform, schedule)
     makespan_ms = timeline.makespan_ms
@@ -157,14 +167,6 @@ def _run(
     return Contestant(
         schedule, makespan_ms, bound_ms, speedup, _transfers(instance, timeline), seconds
     )
-
-
-def _one_device_ms(instance: Instance) -> float | None:
-    try:
-        schedule = make_schedule("sequential", instance.graph, instance.costs, instance.platform)
-    except HiosError:
-        return None
-    return schedule.makespan_ms
 
 
 def _transfers(instance: Instance, timeline: Timeline) -> int:

@@ -12,10 +12,13 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from hios_tvm.experiments.comparison import options_for
+import numpy as np
+
+from hios_tvm.experiments.comparison import schedule_instance
 from hios_tvm.experiments.random_graphs import LayeredGraphOptions, layered_graph
-from hios_tvm.schedulers import SCHEDULERS, make_schedule
+from hios_tvm.schedulers import SCHEDULERS
 from hios_tvm.schema.instance import Instance
+from hios_tvm.schema.schedule import Schedule
 
 
 @dataclass(frozen=True)
@@ -71,11 +74,7 @@ def growth_exponent(sizes: Sequence[float], seconds: Sequence[float]) -> float:
     >>> round(growth_exponent([10, 100, 1000], [1, 100, 10000]), 6)
     2.0
     """
-    x = [math.log(size) for size in sizes]
-    y = [math.log(second) for second in seconds]
-    mean_x, mean_y = sum(x) / len(x), sum(y) / len(y)
-    covariance = sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y, strict=True))
-    return covariance / sum((a - mean_x) ** 2 for a in x)
+    return float(np.polyfit(np.log(sizes), np.log(seconds), 1)[0])
 
 
 def moves_per_second(
@@ -92,8 +91,8 @@ def moves_per_second(
     instance = sized_graph(operators, devices)
     # A budget of time must not end the search first.
     unlimited = {"time_limit_s": math.inf} if "time_limit_s" in known else {}
-    few, many = (
-        _seconds(scheduler, instance, {"moves": count, **unlimited}) for count in (1, 1 + moves)
+    (few, _), (many, _) = (
+        _timed(scheduler, instance, {"moves": count, **unlimited}) for count in (1, 1 + moves)
     )
     return moves / (many - few)
 
@@ -102,30 +101,26 @@ def _effort(
     scheduler: str, operators: int, devices: int, repeats: int, options: dict[str, Any]
 ) -> Effort:
     instance = sized_graph(operators, devices)
-    own = options_for(scheduler, options)
-    seconds = []
-    for _ in range(repeats):
-        start = time.process_time()
-        schedule = make_schedule(
-            scheduler, instance.graph, instance.costs, instance.platform, **own
-        )
-        seconds.append(time.process_time() - start)
+    runs = [_timed(scheduler, instance, options) for _ in range(repeats)]
+    schedule = runs[-1][1]
     return Effort(
         scheduler=scheduler,
         operators=operators,
         edges=len(instance.graph.edges),
         devices=devices,
-        seconds=median(seconds),
+        seconds=median(seconds for seconds, _ in runs),
         peak_mb=_peak_mb(),
         makespan_ms=schedule.makespan_ms or 0.0,
         lower_bound_ms=schedule.lower_bound_ms or 0.0,
     )
 
 
-def _seconds(scheduler: str, instance: Instance, options: Mapping[str, Any]) -> float:
+def _timed(
+    scheduler: str, instance: Instance, options: Mapping[str, Any]
+) -> tuple[float, Schedule]:
     start = time.process_time()
-    make_schedule(scheduler, instance.graph, instance.costs, instance.platform, **options)
-    return time.process_time() - start
+    schedule = schedule_instance(instance, scheduler, options)
+    return time.process_time() - start, schedule
 
 
 def _peak_mb() -> float:

@@ -179,11 +179,7 @@ _COLUMNS = [column.name for column in fields(Run)]
 
 def _do(run: Run) -> Run:
     options = LayeredGraphOptions(
-        operators=run.operators,
-        edges=run.edges,
-        layers=run.layers,
-        transfer_ratio=run.transfer_ratio,
-        devices=run.devices,
+        **{size.name: getattr(run, size.name) for size in fields(LayeredGraphOptions)}
     )
     instance = layered_graph(options, seed=run.seed)
     try:
@@ -202,27 +198,14 @@ def _do(run: Run) -> Run:
 
 
 def _run_of(row: dict[str, str]) -> Run:
-    def number(text: str) -> float | None:
-        return float(text) if text else None
+    def value(kind: str, text: str) -> Any:
+        if kind == "str":
+            return text
+        if not text and kind.endswith("None"):
+            return None
+        return int(text) if kind.startswith("int") else float(text)
 
-    return Run(
-        sweep=row["sweep"],
-        value=float(row["value"]),
-        seed=int(row["seed"]),
-        scheduler=row["scheduler"],
-        options=row["options"],
-        operators=int(row["operators"]),
-        edges=int(row["edges"]),
-        layers=int(row["layers"]),
-        transfer_ratio=float(row["transfer_ratio"]),
-        devices=int(row["devices"]),
-        makespan_ms=number(row["makespan_ms"]),
-        lower_bound_ms=number(row["lower_bound_ms"]),
-        speedup=number(row["speedup"]),
-        transfers=int(row["transfers"]) if row["transfers"] else None,
-        seconds=number(row["seconds"]),
-        error=row["error"],
-    )
+    return Run(**{f.name: value(str(f.type), row[f.name]) for f in fields(Run)})
 
 
 @contextmanager

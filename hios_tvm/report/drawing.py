@@ -61,7 +61,8 @@ def draw_timelines(
     end_ms = max(timeline.makespan_ms for timeline in timelines.values()) or 1.0
     for axes, (title, timeline) in zip(panels, timelines.items(), strict=True):
         _style(axes, theme)
-        _title(axes, title, theme)
+        style: dict[str, Any] = {"loc": "left", "fontsize": 11, "fontweight": "bold"}
+        axes.set_title(_printable(title), color=theme.ink, parse_math=False, **style)
         axes.set_yticks(range(len(rows)))
         axes.set_yticklabels([_row_label(row, view) for row in rows], parse_math=False)
         axes.set_ylim(len(rows) - 0.45, -0.55)
@@ -152,11 +153,6 @@ def _quiet() -> Iterator[None]:
     ):
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         yield
-
-
-def _title(axes: Axes, title: str, theme: Theme) -> None:
-    style: dict[str, Any] = {"loc": "left", "fontsize": 11, "fontweight": "bold"}
-    axes.set_title(_printable(title), color=theme.ink, parse_math=False, **style)
 
 
 def _style(axes: Axes, theme: Theme) -> None:

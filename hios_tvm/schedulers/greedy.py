@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from hios_tvm.schedulers.one_device import best_device
+from hios_tvm.schedulers.one_device import NoOptions, best_device
 from hios_tvm.schedulers.problem import PlacedStage, Problem
 from hios_tvm.schema.costs import CostTable
 from hios_tvm.schema.graph import OperatorGraph
@@ -12,13 +10,8 @@ from hios_tvm.schema.platform import Platform
 from hios_tvm.schema.schedule import Schedule
 
 
-@dataclass(frozen=True, kw_only=True)
-class GreedyOptions:
-    """There is nothing to choose."""
-
-
 def greedy(
-    graph: OperatorGraph, costs: CostTable, platform: Platform, options: GreedyOptions
+    graph: OperatorGraph, costs: CostTable, platform: Platform, options: NoOptions
 ) -> Schedule:
     """Run all operators on one device, as many of those that are ready at once as it has streams.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from dataclasses import dataclass
 
 from hios_tvm.schedulers.list_schedule import Clock
 from hios_tvm.schedulers.memory import Memory
@@ -18,13 +17,8 @@ Interval = tuple[float, float]
 """Start and end of a time without a gap on a device."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class EarliestFinishOptions(WindowOptions):
-    """Options of HEFT: those of the window after it."""
-
-
 def heft(
-    graph: OperatorGraph, costs: CostTable, platform: Platform, options: EarliestFinishOptions
+    graph: OperatorGraph, costs: CostTable, platform: Platform, options: WindowOptions
 ) -> Schedule:
     """Put each operator, by descending upward rank, on the device where it ends first.
 

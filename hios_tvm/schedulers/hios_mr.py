@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from hios_tvm.schedulers.list_schedule import Clock, advance
 from hios_tvm.schedulers.memory import Memory
 from hios_tvm.schedulers.problem import Problem
@@ -17,13 +15,8 @@ Record = tuple[Clock, Memory]
 """A mapping of the first operators: their times, and what they leave free."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class MappingRecordingOptions(WindowOptions):
-    """Options of HIOS-MR: those of its window."""
-
-
 def hios_mr(
-    graph: OperatorGraph, costs: CostTable, platform: Platform, options: MappingRecordingOptions
+    graph: OperatorGraph, costs: CostTable, platform: Platform, options: WindowOptions
 ) -> Schedule:
     """Map operators in the order of their upward rank, then group them with a sliding window.
 

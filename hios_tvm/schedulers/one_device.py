@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from hios_tvm.errors import InfeasibleError
 from hios_tvm.schedulers.memory import Memory
 from hios_tvm.schedulers.problem import PlacedStage, Problem
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoOptions:
+    """There is nothing to choose."""
 
 
 def best_device(

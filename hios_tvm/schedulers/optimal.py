@@ -120,7 +120,8 @@ class _Search:
                     f"'optimal' has not finished in {self.time_limit_s} s; raise time_limit_s, or "
                     "use 'refine'"
                 )
-            start_ms = self._start_ms(clock, stage)
+            arrivals = (clock.end_ms[u] + times[clock.device[u]] for u, times in stage.inputs)
+            start_ms = max([clock.free_ms[stage.device], *arrivals])
             if start_ms < now_ms:
                 continue
             after = clock.copy()
@@ -193,10 +194,6 @@ class _Search:
                 kinds.add(kind)
                 devices.append(d)
         return devices
-
-    def _start_ms(self, clock: Clock, stage: PlacedStage) -> float:
-        arrivals = (clock.end_ms[u] + times[clock.device[u]] for u, times in stage.inputs)
-        return max([clock.free_ms[stage.device], *arrivals])
 
     def _bound_ms(self, clock: Clock, done: int, now_ms: float) -> float:
         """Return a lower bound of every continuation, whose stages start at `now_ms` or later."""

@@ -8,30 +8,29 @@ from functools import partial
 
 from hios_tvm.errors import InfeasibleError
 from hios_tvm.schedulers.evaluate import evaluate
-from hios_tvm.schedulers.greedy import GreedyOptions, greedy
-from hios_tvm.schedulers.heft import EarliestFinishOptions, heft
+from hios_tvm.schedulers.greedy import greedy
+from hios_tvm.schedulers.heft import heft
 from hios_tvm.schedulers.hios_lp import LongestPathOptions, hios_lp
-from hios_tvm.schedulers.hios_mr import MappingRecordingOptions, hios_mr
+from hios_tvm.schedulers.hios_mr import hios_mr
 from hios_tvm.schedulers.ios import IOSOptions, ios
-from hios_tvm.schedulers.sequential import SequentialOptions, sequential
+from hios_tvm.schedulers.one_device import NoOptions
+from hios_tvm.schedulers.sequential import sequential
+from hios_tvm.schedulers.window import WindowOptions
 from hios_tvm.schema.costs import CostTable
 from hios_tvm.schema.graph import OperatorGraph
 from hios_tvm.schema.platform import Platform
 from hios_tvm.schema.schedule import Schedule
 
-
-def _ios(graph: OperatorGraph, costs: CostTable, platform: Platform) -> Schedule:
-    """IOS with stage times from the model: it would have thousands of stages measured."""
-    return ios(graph, replace(costs, measure_stage=None), platform, IOSOptions())
-
-
 CHEAP: tuple[Callable[[OperatorGraph, CostTable, Platform], Schedule], ...] = (
-    partial(sequential, options=SequentialOptions()),
-    partial(greedy, options=GreedyOptions()),
-    _ios,
+    partial(sequential, options=NoOptions()),
+    partial(greedy, options=NoOptions()),
+    # IOS with stage times from the model: it would have thousands of stages measured
+    lambda graph, costs, platform: ios(
+        graph, replace(costs, measure_stage=None), platform, IOSOptions()
+    ),
     partial(hios_lp, options=LongestPathOptions()),
-    partial(hios_mr, options=MappingRecordingOptions()),
-    partial(heft, options=EarliestFinishOptions()),
+    partial(hios_mr, options=WindowOptions()),
+    partial(heft, options=WindowOptions()),
 )
 
 

@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 from hios_tvm.schema.costs import CostTable
-from hios_tvm.schema.graph import Edge, OperatorGraph
+from hios_tvm.schema.graph import OperatorGraph
 from hios_tvm.schema.platform import Platform
 from hios_tvm.schema.schedule import DeviceSchedule, Schedule, Stage
 
@@ -63,7 +63,11 @@ class Problem:
         for e, edge in enumerate(graph.edges):
             predecessors[index[edge.dst]].append((index[edge.src], e))
             successors[index[edge.src]].append((index[edge.dst], e))
-        arrival_ms = [_arrival_ms(edge, costs, platform) for edge in graph.edges]
+        names = [device.name for device in platform.devices]
+        arrival_ms = [
+            tuple(tuple(costs.transfer_ms(edge, platform, s, d) for s in names) for d in names)
+            for edge in graph.edges
+        ]
         return Problem(graph, costs, platform, latency_ms, predecessors, successors, arrival_ms)
 
     @property
@@ -167,10 +171,3 @@ class Problem:
                 for d, device in enumerate(self.platform.devices)
             ),
         )
-
-
-def _arrival_ms(edge: Edge, costs: CostTable, platform: Platform) -> tuple[tuple[float, ...], ...]:
-    names = [device.name for device in platform.devices]
-    return tuple(
-        tuple(costs.transfer_ms(edge, platform, src, dst) for src in names) for dst in names
-    )

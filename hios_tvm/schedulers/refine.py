@@ -160,7 +160,9 @@ class _Search:
             placed = self._beside(left, group, source.device)
         else:
             placed = self._placed(group, self.stages[j])
-        if any(stage.ms == math.inf for stage in placed) or not self._has_room(group, placed):
+        device = placed[0].device
+        has_room = device == self.timed.device[group[0]] or self.left.fits(device, group)
+        if any(stage.ms == math.inf for stage in placed) or not has_room:
             return None
         if i == j:
             return i, [*placed, *self.stages[i + 1 :]]
@@ -183,11 +185,6 @@ class _Search:
             device = self.random.choice(self.problem.devices)
         moved = self.problem.stage((group,), device)
         return [moved, *stages] if self.random.random() < 0.5 else [*stages, moved]
-
-    def _has_room(self, group: tuple[int, ...], placed: Sequence[PlacedStage]) -> bool:
-        """Whether the weights of `group` fit where `placed` puts it."""
-        device = placed[0].device
-        return device == self.timed.device[group[0]] or self.left.fits(device, group)
 
     def _source(self) -> int:
         """Return the position of a stage, mostly a critical one."""

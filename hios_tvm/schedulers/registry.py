@@ -10,14 +10,16 @@ from hios_tvm.errors import UsageError
 from hios_tvm.schedulers.auto import auto
 from hios_tvm.schedulers.bounds import lower_bound_ms
 from hios_tvm.schedulers.evaluate import evaluate
-from hios_tvm.schedulers.greedy import GreedyOptions, greedy
-from hios_tvm.schedulers.heft import EarliestFinishOptions, heft
+from hios_tvm.schedulers.greedy import greedy
+from hios_tvm.schedulers.heft import heft
 from hios_tvm.schedulers.hios_lp import LongestPathOptions, hios_lp
-from hios_tvm.schedulers.hios_mr import MappingRecordingOptions, hios_mr
+from hios_tvm.schedulers.hios_mr import hios_mr
 from hios_tvm.schedulers.ios import IOSOptions, ios
+from hios_tvm.schedulers.one_device import NoOptions
 from hios_tvm.schedulers.optimal import OptimalOptions, optimal
 from hios_tvm.schedulers.refine import RefineOptions, refine
-from hios_tvm.schedulers.sequential import SequentialOptions, sequential
+from hios_tvm.schedulers.sequential import sequential
+from hios_tvm.schedulers.window import WindowOptions
 from hios_tvm.schema.costs import CostTable
 from hios_tvm.schema.graph import OperatorGraph
 from hios_tvm.schema.platform import Platform
@@ -33,12 +35,12 @@ class Entry:
 
 
 SCHEDULERS: dict[str, Entry] = {
-    "sequential": Entry(sequential, SequentialOptions),
-    "greedy": Entry(greedy, GreedyOptions),
+    "sequential": Entry(sequential, NoOptions),
+    "greedy": Entry(greedy, NoOptions),
     "ios": Entry(ios, IOSOptions),
     "hios-lp": Entry(hios_lp, LongestPathOptions),
-    "hios-mr": Entry(hios_mr, MappingRecordingOptions),
-    "heft": Entry(heft, EarliestFinishOptions),
+    "hios-mr": Entry(hios_mr, WindowOptions),
+    "heft": Entry(heft, WindowOptions),
     "refine": Entry(refine, RefineOptions),
     "optimal": Entry(optimal, OptimalOptions),
     "auto": Entry(auto, RefineOptions),

@@ -239,17 +239,16 @@ class GraphBuilder:
         /,
         **attributes: object,
     ) -> Tensor:
-        name = self._unique("/".join([*self._scopes, op.lower()]))
+        name = "/".join([*self._scopes, op.lower()])
+        self._names[name] += 1
+        if self._names[name] > 1:
+            name = f"{name}_{self._names[name]}"
         names = [tensor.name for tensor in inputs]
         for role, value in (weights or {}).items():
             self._initializers.append(numpy_helper.from_array(value, f"{name}.{role}"))
             names.append(f"{name}.{role}")
         self._nodes.append(helper.make_node(op, names, [name], name=name, **attributes))
         return Tensor(name, shape, sample)
-
-    def _unique(self, name: str) -> str:
-        self._names[name] += 1
-        return name if self._names[name] == 1 else f"{name}_{self._names[name]}"
 
     def _normal(self, shape: tuple[int, ...], deviation: float) -> Weights:
         return self.rng.standard_normal(shape, dtype=np.float32) * np.float32(deviation)
