@@ -100,11 +100,10 @@ def _measure(model: Path, target: str, iterations: int, time_limit: float) -> Re
         artifact = Path(folder) / "model.hios"
         options = CompileOptions(devices=default_devices(), target=target)
         compiled = compile_model(load_model(model), artifact, options, name=model.stem)
-        specs = [(spec.name, spec.shape, spec.dtype) for spec in read_manifest(artifact).inputs]
         comparison = compare(
             model,
             artifact,
-            _recorded_inputs(model) or random_inputs(specs, seed=0),
+            _recorded_inputs(model) or random_inputs(read_manifest(artifact).inputs, seed=0),
             cores=sorted(allowed_cores()),
             iterations=iterations,
             time_limit=time_limit,

@@ -15,8 +15,9 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import wraps
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -42,19 +43,33 @@ SEARCHES = ("refine", "optimal", "auto")
 """Take as long as they are told to, so that their time says nothing."""
 
 
+def _numbers(text: str) -> list[int]:
+    return [int(number) for number in text.split(",")]
+
+
 @click.group(help=__doc__)
 def main() -> None:
     pass
 
 
-def common_options(function: Callable[..., None]) -> Callable[..., None]:
+@dataclass(frozen=True)
+class Common:
     """``--schedulers``, the options of schedulers, ``--jobs`` and ``--folder``."""
 
+    schedulers: Sequence[str]
+    options: dict[str, Any]
+    jobs: int
+    folder: Path
+
+
+def common_options(function: Callable[..., None]) -> Callable[..., None]:
     @wraps(function)
-    def checked(schedulers: str, options: dict[str, Any], **others: Any) -> None:
+    def checked(
+        schedulers: str, options: dict[str, Any], jobs: int, folder: Path, **others: Any
+    ) -> None:
         names = choose_schedulers(schedulers)
         check_options(names, options)
-        function(schedulers=names, options=options, **others)
+        function(Common(names, options, jobs, folder), **others)
 
     for decorate in (
         click.option(
@@ -74,37 +89,34 @@ def common_options(function: Callable[..., None]) -> Callable[..., None]:
 @main.command()
 @common_options
 @click.option("--seeds", default=10, show_default=True, type=click.IntRange(1))
-@click.option("--devices", default="2,4,8,12", show_default=True)
-@click.option("--layers", default="8,14", show_default=True)
+@click.option("--devices", default="2,4,8,12", type=_numbers, show_default=True)
+@click.option("--layers", default="8,14", type=_numbers, show_default=True)
 def random(
-    schedulers: Sequence[str],
-    options: dict[str, Any],
-    jobs: int,
-    folder: Path,
+    common: Common,
     seeds: int,
-    devices: str,
-    layers: str,
+    devices: list[int],
+    layers: list[int],
 ) -> None:
     """The paper's random graphs: mean makespan over lower bound."""
-    names = with_inter_only(schedulers)
-    keys = [(n, d) for n in _numbers(layers) for d in _numbers(devices)]
+    names = with_inter_only(common.schedulers)
+    keys = [(n, d) for n in layers for d in devices]
     cases = [
-        Case(name, layered, (*key, seed), options)
+        Case(name, layered, (*key, seed), common.options)
         for seed in range(seeds)
         for key in keys
         for name in names
     ]
-    outcomes = _run(cases, jobs)
-    for n in _numbers(layers):
+    outcomes = _run(cases, common.jobs)
+    for n in layers:
         rows = [
             [name]
-            + [_cell(outcomes, _over_bound, name, n, d) for d in _numbers(devices)]
-            + [_cell(outcomes, _seconds, name, n)]
+            + [_cell(outcomes, attrgetter("over_bound"), name, n, d) for d in devices]
+            + [_cell(outcomes, attrgetter("seconds"), name, n)]
             for name in names
         ]
-        columns = ["", *(f"{d} devices" for d in _numbers(devices)), "seconds"]
+        columns = ["", *(f"{d} devices" for d in devices), "seconds"]
         print_table(f"{n} layers: makespan over lower bound, mean of {seeds}", columns, rows)
-    _save(folder / "schedulers_random.json", options, outcomes)
+    _save(common, "schedulers_random.json", outcomes)
 
 
 def layered(layers: int, devices: int, seed: int) -> Instance:
@@ -114,43 +126,45 @@ def layered(layers: int, devices: int, seed: int) -> Instance:
 @main.command()
 @common_options
 @click.option("--seeds", default=3, show_default=True, type=click.IntRange(1))
-@click.option("--operators", default="50,100,150,200,250,300,350,400,450,500", show_default=True)
-@click.option("--devices", default="2,4,6,8,12,16", show_default=True)
+@click.option(
+    "--operators",
+    default="50,100,150,200,250,300,350,400,450,500",
+    type=_numbers,
+    show_default=True,
+)
+@click.option("--devices", default="2,4,6,8,12,16", type=_numbers, show_default=True)
 @click.option("--density", default=0.1, show_default=True, help="Edges over pairs of operators.")
 def optimum(
-    schedulers: Sequence[str],
-    options: dict[str, Any],
-    jobs: int,
-    folder: Path,
+    common: Common,
     seeds: int,
-    operators: str,
-    devices: str,
+    operators: list[int],
+    devices: list[int],
     density: float,
 ) -> None:
     """Graphs of Davidovic and Crainic, whose optimum is known: mean gap to it."""
-    names = with_inter_only(schedulers)
+    names = with_inter_only(common.schedulers)
     cases = [
-        Case(name, known, (n, d, density, seed), options)
+        Case(name, known, (n, d, density, seed), common.options)
         for seed in range(seeds)
-        for n in _numbers(operators)
-        for d in _numbers(devices)
+        for n in operators
+        for d in devices
         for name in names
     ]
-    outcomes = _run(cases, jobs)
+    outcomes = _run(cases, common.jobs)
     title = f"makespan above the optimum, density {density}, mean of {seeds} graphs of each size"
     rows = [
         [name]
-        + [_cell(outcomes, _gap, name, None, d, form="{:.1%}") for d in _numbers(devices)]
+        + [_cell(outcomes, _gap, name, None, d, form="{:.1%}") for d in devices]
         + [_cell(outcomes, _gap, name, form="{:.1%}")]
         for name in names
     ]
-    print_table(f"{title}, by devices", ["", *devices.split(","), "all"], rows)
+    print_table(f"{title}, by devices", ["", *map(str, devices), "all"], rows)
     rows = [
-        [name] + [_cell(outcomes, _gap, name, n, form="{:.1%}") for n in _numbers(operators)]
+        [name] + [_cell(outcomes, _gap, name, n, form="{:.1%}") for n in operators]
         for name in names
     ]
-    print_table(f"{title}, by operators", ["", *operators.split(",")], rows)
-    _save(folder / "schedulers_optimum.json", options, outcomes)
+    print_table(f"{title}, by operators", ["", *map(str, operators)], rows)
+    _save(common, "schedulers_optimum.json", outcomes)
 
 
 def known(operators: int, devices: int, density: float, seed: int) -> Instance:
@@ -159,38 +173,34 @@ def known(operators: int, devices: int, density: float, seed: int) -> Instance:
 
 @main.command()
 @common_options
-@click.option("--devices", default="1,2,4,8", show_default=True)
+@click.option("--devices", default="1,2,4,8", type=_numbers, show_default=True)
 @click.option("--networks", default=",".join(NETWORKS), show_default=True)
 def zoo(
-    schedulers: Sequence[str],
-    options: dict[str, Any],
-    jobs: int,
-    folder: Path,
-    devices: str,
+    common: Common,
+    devices: list[int],
     networks: str,
 ) -> None:
     """The six networks with the costs of one core: speed-up over one device."""
     cases = [
-        Case(name, network_on, (network, link, d), options)
+        Case(name, network_on, (network, link, d), common.options)
         for network in networks.split(",")
         for link in LINKS
-        for d in _numbers(devices)
-        for name in schedulers
+        for d in devices
+        for name in common.schedulers
     ]
-    outcomes = _run(cases, jobs)
-    last = _numbers(devices)[-1]
+    outcomes = _run(cases, common.jobs)
     for link in LINKS:
         rows = [
             [f"{network}, {name}"]
-            + [_cell(outcomes, _speedup, name, network, link, d) for d in _numbers(devices)]
-            + [_cell(outcomes, _over_bound, name, network, link, last)]
+            + [_cell(outcomes, attrgetter("speedup"), name, network, link, d) for d in devices]
+            + [_cell(outcomes, attrgetter("over_bound"), name, network, link, devices[-1])]
             for network in networks.split(",")
-            for name in schedulers
+            for name in common.schedulers
             if name != "sequential"
         ]
-        columns = ["", *devices.split(","), f"over bound, {last}"]
+        columns = ["", *map(str, devices), f"over bound, {devices[-1]}"]
         print_table(f"{link}: speed-up over one device", columns, rows)
-    _save(folder / "schedulers_zoo.json", options, outcomes)
+    _save(common, "schedulers_zoo.json", outcomes)
 
 
 def network_on(network: str, link: str, devices: int) -> Instance:
@@ -199,32 +209,31 @@ def network_on(network: str, link: str, devices: int) -> Instance:
 
 @main.command()
 @common_options
-@click.option("--sizes", default="100,200,500,1000,2000,5000,10000", show_default=True)
-@click.option("--devices", default="4,8", show_default=True)
+@click.option(
+    "--sizes", default="100,200,500,1000,2000,5000,10000", type=_numbers, show_default=True
+)
+@click.option("--devices", default="4,8", type=_numbers, show_default=True)
 @click.option("--repeats", default=3, show_default=True, type=click.IntRange(1))
 @click.option("--limit", default=60.0, show_default=True, help="Seconds; then no larger graphs.")
 @click.option("--moves", default=10_000, show_default=True, help="Moves of refine to be timed.")
 def speed(
-    schedulers: Sequence[str],
-    options: dict[str, Any],
-    jobs: int,
-    folder: Path,
-    sizes: str,
-    devices: str,
+    common: Common,
+    sizes: list[int],
+    devices: list[int],
     repeats: int,
     limit: float,
     moves: int,
 ) -> None:
     """Time and memory over sizes, each in a process of its own; moves of refine per second."""
-    if jobs > 1:
+    if common.jobs > 1:
         raise click.UsageError("times are measured one after another: leave --jobs out")
     efforts: list[Effort] = []
-    for name in schedulers:
-        for count in _numbers(devices) if name not in SEARCHES else ():
-            for size in _numbers(sizes):
+    for name in common.schedulers:
+        for count in devices if name not in SEARCHES else ():
+            for size in sizes:
                 stderr().print(f"{name}, {count} devices, {size} operators ...")
                 try:
-                    each = effort(name, size, count, repeats=repeats, options=options)
+                    each = effort(name, size, count, repeats=repeats, options=common.options)
                 except HiosError as error:
                     stderr().print(str(error), soft_wrap=True)
                     break
@@ -232,7 +241,9 @@ def speed(
                 if each.seconds > limit:
                     break
     _print_efforts(efforts, sizes)
-    rates = {name: moves_per_second(name, moves=moves) for name in schedulers if name == "refine"}
+    rates = {
+        name: moves_per_second(name, moves=moves) for name in common.schedulers if name == "refine"
+    }
     for name, rate in rates.items():
         if rate is not None:
             stdout().print(f"{name}: {rate:,.0f} moves a second (200 operators, 4 devices)")
@@ -240,7 +251,7 @@ def speed(
     curves = {name: {float(e.operators): e.seconds for e in line} for name, line in lines.items()}
     draw_lines(
         curves,
-        folder / "schedulers_speed.svg",
+        common.folder / "schedulers_speed.svg",
         x_label="operators",
         y_label="seconds",
         logarithmic=True,
@@ -250,7 +261,7 @@ def speed(
         "efforts": [asdict(each) for each in efforts],
         "moves_per_second": rates,
     }
-    (folder / "schedulers_speed.json").write_text(json.dumps(data, indent=1) + "\n")
+    (common.folder / "schedulers_speed.json").write_text(json.dumps(data, indent=1) + "\n")
 
 
 def _by_line(efforts: Iterable[Effort]) -> dict[str, list[Effort]]:
@@ -260,24 +271,20 @@ def _by_line(efforts: Iterable[Effort]) -> dict[str, list[Effort]]:
     return lines
 
 
-def _print_efforts(efforts: list[Effort], sizes: str) -> None:
+def _print_efforts(efforts: list[Effort], sizes: list[int]) -> None:
     rows = []
     for name, line in _by_line(efforts).items():
         of_size = {each.operators: each for each in line}
-        cells = [f"{of_size[n].seconds:.4g}" if n in of_size else "-" for n in _numbers(sizes)]
+        cells = [f"{of_size[n].seconds:.4g}" if n in of_size else "-" for n in sizes]
         large = [each for each in line if each.operators >= 200]
         work = [each.operators * math.log2(each.operators) for each in large]
         exponent = (
             f"{growth_exponent(work, [each.seconds for each in large]):.2f}" if work[1:] else "-"
         )
         rows.append([name, *cells, exponent, f"{max(each.peak_mb for each in line):.0f}"])
-    columns = ["", *sizes.split(","), "k", "MB"]
+    columns = ["", *map(str, sizes), "k", "MB"]
     print_table("seconds by operators (twice as many edges)", columns, rows)
     stdout().print("k: time grows with (n log n)^k from 200 operators on; MB: peak memory")
-
-
-def _numbers(text: str) -> list[int]:
-    return [int(number) for number in text.split(",")]
 
 
 def _run(cases: list[Case], jobs: int) -> list[Outcome]:
@@ -297,18 +304,6 @@ def _run(cases: list[Case], jobs: int) -> list[Outcome]:
     return outcomes
 
 
-def _over_bound(outcome: Outcome) -> float | None:
-    return outcome.over_bound
-
-
-def _seconds(outcome: Outcome) -> float | None:
-    return outcome.seconds
-
-
-def _speedup(outcome: Outcome) -> float | None:
-    return outcome.speedup
-
-
 def _gap(outcome: Outcome) -> float | None:
     """Gap to the known optimum, which is the lower bound: all devices are busy all the time."""
     return None if outcome.over_bound is None else outcome.over_bound - 1.0
@@ -325,11 +320,13 @@ def _cell(
     return "-" if mean is None else form.format(mean)
 
 
-def _save(path: Path, options: dict[str, Any], outcomes: list[Outcome]) -> None:
+def _save(common: Common, file: str, outcomes: list[Outcome]) -> None:
     rows = sorted((asdict(each) for each in outcomes), key=lambda row: (row["key"], row["name"]))
     lines = ",\n".join(json.dumps(row) for row in rows)
-    head = json.dumps({"machine": describe_machine().to_data(), "options": options}, indent=1)
-    path.write_text(f'{head[:-2]},\n "outcomes": [\n{lines}\n]}}\n')
+    head = json.dumps(
+        {"machine": describe_machine().to_data(), "options": common.options}, indent=1
+    )
+    (common.folder / file).write_text(f'{head[:-2]},\n "outcomes": [\n{lines}\n]}}\n')
 
 
 if __name__ == "__main__":
