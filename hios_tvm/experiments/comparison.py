@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from types import MappingProxyType
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 from hios_tvm.errors import HiosError, UsageError
 from hios_tvm.schedulers import SCHEDULERS, make_schedule, options_of
@@ -137,18 +137,20 @@ def parse_option(text: str) -> tuple[str, Any]:
     except json.JSONDecodeError:
         value = word
     types = {
-        field.name: str(field.type)
+        option: kind
         for entry in SCHEDULERS.values()
-        for field in fields(entry.options)
+        for option, kind in get_type_hints(entry.options).items()
     }
     if name not in types:
         known = ", ".join(sorted(types))
         raise UsageError(f"no scheduler has an option {name!r}; there are {known}")
-    accepted = types[name].replace("None", "NoneType").split(" | ")
-    if "float" in accepted and type(value) is int:
+    kind = types[name]
+    accepted = get_args(kind) or (kind,)
+    if float in accepted and type(value) is int:
         value = float(value)
-    if type(value).__name__ not in accepted:
-        raise UsageError(f"option {name} is of type {types[name]}, got {word!r}")
+    if type(value) not in accepted:
+        expected = getattr(kind, "__name__", kind)
+        raise UsageError(f"option {name} is of type {expected}, got {word!r}")
     return name, value
 
 

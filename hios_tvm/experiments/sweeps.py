@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 from hios_tvm.errors import HiosError, UsageError
 from hios_tvm.experiments.comparison import compare_schedulers, options_for
@@ -198,14 +198,11 @@ def _do(run: Run) -> Run:
 
 
 def _run_of(row: dict[str, str]) -> Run:
-    def value(kind: str, text: str) -> Any:
-        if kind == "str":
-            return text
-        if not text and kind.endswith("None"):
-            return None
-        return int(text) if kind.startswith("int") else float(text)
+    def value(kind: Any, text: str) -> Any:
+        convert, *none = get_args(kind) or (kind,)
+        return None if none and not text else convert(text)
 
-    return Run(**{f.name: value(str(f.type), row[f.name]) for f in fields(Run)})
+    return Run(**{name: value(kind, row[name]) for name, kind in get_type_hints(Run).items()})
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from tvm import tirx
+from tvm.ir import Expr
 from tvm.s_tir import TensorIntrin
 from tvm.script import tirx as T
 
@@ -99,7 +100,7 @@ def _matrix(
     )
 
 
-def _index(fragments: tirx.Buffer, stride: tirx.Var, rows: int, columns: int) -> tirx.PrimExpr:
+def _index(fragments: tirx.Buffer, stride: tirx.Var, rows: int, columns: int) -> Expr:
     """Return which of an array of fragments a part of a matrix is in."""
     row, column = fragments.elem_offset // stride, fragments.elem_offset % stride
     return row // rows * (stride // columns) + column // columns

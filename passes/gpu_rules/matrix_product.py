@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from tvm import s_tir, tirx
+from tvm.ir import Expr
 from tvm.s_tir.dlight.gpu.matmul import auto_inline_producers
 from tvm.s_tir.schedule import LoopRV, SBlockRV
 
@@ -182,10 +183,10 @@ def _make_product(sch: s_tir.Schedule, block: SBlockRV, batch: int, window: int)
 
 
 def _fused(extents: Sequence[int], places: Sequence[Sequence[int]]) -> Callable[..., list]:
-    def fuse(*indices: tirx.Var) -> list[tirx.PrimExpr]:
+    def fuse(*indices: tirx.Var) -> list[Expr]:
         results = []
         for group in places:
-            result: tirx.PrimExpr = tirx.const(0, "int64")
+            result: Expr = tirx.const(0, "int64")
             for place in group:
                 result = result * extents[place] + indices[place]
             results.append(result)
