@@ -27,7 +27,14 @@ from tvm import tirx
 from tvm.script import tirx as T
 from tvm.tirx import BufferLoad
 
-from hios_tvm.passes.cpu_rules.loop_nest import Index, allocate, broadcast, serial, vector_index
+from hios_tvm.passes.cpu_rules.loop_nest import (
+    Index,
+    allocate,
+    as_index,
+    broadcast,
+    serial,
+    vector_index,
+)
 
 MOST_TERMS = 600
 """Of a block. It takes some ten thousand cycles, and adding it to the totals about a hundred.
@@ -42,46 +49,47 @@ class BlockedSums:
 
     Attributes
     ----------
-    sums : tirx.Var
-        The buffer ``(elements of the tile,)`` that terms are added to.
-    totals : tirx.Var
-        The buffer of the same shape that holds the results at the end; `sums` itself where there is
-        one block.
-    vectors : tuple of (int, int)
-        First element and length of each vector.
+    sums : tuple of tirx.Var
+        A buffer for each vector of the tile, which terms are added to. LLVM keeps a small buffer of
+        its own in a register, whatever else a loop does; TVM puts large ones on the heap.
+    totals : tirx.Var, optional
+        The flat buffer of all vectors that holds the results at the end; None where all terms are
+        one block, and `sums` are the results.
+    starts : tuple of int
+        Place of each vector in `totals`.
     """
 
-    sums: tirx.Var
-    totals: tirx.Var
-    vectors: tuple[tuple[int, int], ...]
+    sums: tuple[tirx.Var, ...]
+    totals: tirx.Var | None
+    starts: tuple[int, ...]
 
     @staticmethod
-    def allocate(vectors: Sequence[tuple[int, int]], *, is_single: bool) -> BlockedSums:
-        """Emit accumulators of zeros for all `vectors`; `is_single` if all terms are one block."""
-        size = sum(length for _, length in vectors)
-        sums = allocate("sums", size, scope="local")
-        totals = sums if is_single else allocate("totals", size, scope="local")
-        result = BlockedSums(sums, totals, tuple(vectors))
-        result._clear(totals)
+    def allocate(lengths: Sequence[int], *, is_single: bool) -> BlockedSums:
+        """Emit zero vectors of these `lengths`; `is_single` if all terms are one block."""
+        sums = tuple(allocate(f"sums{i}", n) for i, n in enumerate(lengths))
+        starts = tuple(sum(lengths[:i]) for i in range(len(lengths)))
+        totals = None if is_single else allocate("totals", sum(lengths))
+        result = BlockedSums(sums, totals, starts)
+        for i in range(len(lengths)):
+            result._clear(i) if totals is None else result._set_total(i, result._zero(i))
         return result
-
-    @property
-    def _is_single(self) -> bool:
-        return bool(self.totals.same_as(self.sums))
 
     @contextmanager
     def block(self, *, is_block: bool = True) -> Iterator[None]:
         """Emit what is inside as one block of terms, unless that is a part of a block."""
-        if self._is_single or not is_block:
+        if self.totals is None or not is_block:
             yield
             return
-        self._clear(self.sums)
+        for i in range(len(self.sums)):
+            self._clear(i)
         yield
-        self._add_to_totals()
+        _keep_in_memory(self.totals)
+        for i in range(len(self.sums)):
+            self._set_total(i, self.total(i) + self._sum(i))
 
     def loop(self, name: str, extent: int) -> Iterator[Index]:
         """Emit a loop over `extent` terms in blocks of about the same length."""
-        if self._is_single:
+        if self.totals is None:
             yield from serial(name, extent)
             return
         count = -(-extent // MOST_TERMS)
@@ -98,26 +106,38 @@ class BlockedSums:
 
     def add(self, vector: int, term: tirx.Expr) -> None:
         """Add `term`, of as many lanes, to a vector of the current block's sums."""
-        place = [self._index(vector)]
-        T.buffer_store(self.sums, BufferLoad(self.sums, place) + term, place)
+        T.buffer_store(self.sums[vector], self._sum(vector) + term, [self._lanes(vector)])
 
     def total(self, vector: int) -> tirx.Expr:
         """Return a vector of the results."""
-        return BufferLoad(self.totals, [self._index(vector)])
+        if self.totals is None:
+            return self._sum(vector)
+        return BufferLoad(self.totals, [self._lanes(vector, self.starts[vector])])
 
-    def _index(self, vector: int) -> Index:
-        return vector_index(*self.vectors[vector])
+    def element(self, vector: int, lane: Index) -> tirx.Expr:
+        """Return an element of the results."""
+        if self.totals is None:
+            return BufferLoad(self.sums[vector], [as_index(lane)])
+        return BufferLoad(self.totals, [as_index(self.starts[vector] + lane)])
 
-    def _clear(self, buffer: tirx.Var) -> None:
-        zero = tirx.const(0.0, "float32")
-        for start, length in self.vectors:
-            T.buffer_store(buffer, broadcast(zero, length), [vector_index(start, length)])
+    def _lanes(self, vector: int, start: int = 0) -> Index:
+        return vector_index(start, self._length(vector))
 
-    def _add_to_totals(self) -> None:
-        _keep_in_memory(self.totals)
-        for i in range(len(self.vectors)):
-            total = self.total(i) + BufferLoad(self.sums, [self._index(i)])
-            T.buffer_store(self.totals, total, [self._index(i)])
+    def _length(self, vector: int) -> int:
+        return int(self.sums[vector].shape[0])
+
+    def _sum(self, vector: int) -> tirx.Expr:
+        return BufferLoad(self.sums[vector], [self._lanes(vector)])
+
+    def _zero(self, vector: int) -> tirx.Expr:
+        return broadcast(tirx.const(0.0, "float32"), self._length(vector))
+
+    def _clear(self, vector: int) -> None:
+        T.buffer_store(self.sums[vector], self._zero(vector), [self._lanes(vector)])
+
+    def _set_total(self, vector: int, value: tirx.Expr) -> None:
+        assert self.totals is not None
+        T.buffer_store(self.totals, value, [self._lanes(vector, self.starts[vector])])
 
 
 def _keep_in_memory(buffer: tirx.Var) -> None:

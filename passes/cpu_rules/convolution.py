@@ -24,6 +24,7 @@ reads only itself (kernel 1x1, matrix products), the whole image is one row.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -47,6 +48,7 @@ from hios_tvm.passes.cpu_rules.loop_nest import (
     when,
 )
 from hios_tvm.passes.cpu_rules.tiled_shapes import TiledConvolution
+from hios_tvm.passes.cpu_rules.weight_stream import WeightStream
 from hios_tvm.passes.schedule_kernels import Scheduled
 
 _CACHE_BYTES = 256 * 1024
@@ -103,12 +105,16 @@ class BlockedWeights:
 
 @dataclass(frozen=True)
 class _OutputTile:
-    """A register tile: some pixels of a row of an image, for a block of output channels."""
+    """A register tile: some pixels of a row of an image, for a block of output channels.
+
+    `number` counts the tiles that a block's weights serve one after another.
+    """
 
     batch: Index
     row: Index
     pixels: Tile
     block: Index
+    number: Index
 
 
 @dataclass(frozen=True)
@@ -134,6 +140,14 @@ class _Nest:
     weight: tirx.Var
     epilogue: Epilogue
 
+    @property
+    def stream(self) -> WeightStream:
+        """The weights, a block of channels after the other."""
+        shape = self.shape
+        pixels = shape.batch * math.prod(shape.out_size)
+        blocks = shape.groups * shape.group_blocks
+        return WeightStream(self.weight, blocks, max(1, pixels // shape.pixels))
+
     def body(self) -> Stmt:
         """Return the whole kernel."""
         return emitted(self._write_pixels if self.shape.is_pointwise else self._write_rows)
@@ -143,9 +157,8 @@ class _Nest:
         shape = self.shape
         pixels = shape.batch * shape.out_size[0] * shape.out_size[1]
         tiles, rest = divmod(pixels, shape.pixels)
-        tile_bytes = shape.pixels * shape.in_channels * 4
         blocks = shape.groups * shape.group_blocks
-        per_chunk = even_chunk(tiles, _CACHE_BYTES // tile_bytes, blocks)
+        per_chunk = even_chunk(tiles, self._most_in_chunk(tiles, pixels), blocks)
         chunks = max(1, -(-tiles // per_chunk))
         for index in parallel("chunk_block", chunks * blocks, work=shape.work):
             chunk, block = index // blocks, index % blocks
@@ -154,18 +167,19 @@ class _Nest:
                 count = per_chunk if tiles % per_chunk == 0 else tirx.min(per_chunk, tiles - first)
                 for i in serial("tile", count):
                     tile = Tile((first + i) * shape.pixels, shape.pixels, False)
-                    self._write_tile(_OutputTile(0, 0, tile, block))
+                    self._write_tile(_OutputTile(0, 0, tile, block, i))
             if rest:
                 with when(chunks == 1 or chunk == chunks - 1):
                     tile = Tile(tiles * shape.pixels, rest, False)
-                    self._write_tile(_OutputTile(0, 0, tile, block))
+                    self._write_tile(_OutputTile(0, 0, tile, block, per_chunk))
 
     def _write_rows(self) -> None:
         shape = self.shape
         height = shape.out_size[0]
-        row_bytes = shape.in_size[1] * shape.in_channels * 4 * shape.strides[0]
         blocks = shape.groups * shape.group_blocks
-        per_chunk = even_chunk(height, _CACHE_BYTES // row_bytes, blocks)
+        per_chunk = even_chunk(
+            height, self._most_in_chunk(height, math.prod(shape.in_size)), blocks
+        )
         chunks = -(-height // per_chunk)
         for index in parallel("chunk_block", shape.batch * chunks * blocks, work=shape.work):
             chunk, block = index // blocks, index % blocks
@@ -177,14 +191,29 @@ class _Nest:
                 for row in serial("row", count):
                     for i in serial("tile", tiles):
                         moved = replace(tile, start=tile.start + i * tile.pixels)
-                        self._write_tile(_OutputTile(batch, first + row, moved, block))
+                        number = row + i
+                        self._write_tile(_OutputTile(batch, first + row, moved, block, number))
+
+    def _most_in_chunk(self, parts: int, pixels: int) -> int:
+        """Return how many of equal `parts` of an image with so many input pixels to read at a time.
+
+        A chunk that stays in the cache is read once, and all weights once for each chunk. Where
+        weights do not stay in the cache either, it may be less to read the whole image for each
+        block of channels, and the weights once.
+        """
+        shape = self.shape
+        image_bytes = pixels * shape.in_channels * 4
+        weight_bytes = math.prod(shape.packed_shape) * 4
+        most = max(1, _CACHE_BYTES * parts // image_bytes)
+        by_chunks = -(-parts // most) * weight_bytes
+        by_blocks = shape.group_blocks * image_bytes + weight_bytes
+        return parts if weight_bytes > _CACHE_BYTES and by_blocks < by_chunks else most
 
     def _write_tile(self, tile: _OutputTile) -> None:
         """Compute `tile` in accumulators ``[pixels * channels of a block]``."""
         shape, level = self.shape, _level(self.shape)
         count = tile.pixels.pixels * shape.vectors
-        accumulators = [(i * shape.lanes, shape.lanes) for i in range(count)]
-        sums = BlockedSums.allocate(accumulators, is_single=level == "tile")
+        sums = BlockedSums.allocate([shape.lanes] * count, is_single=level == "tile")
         first, count = kernel_rows(shape, tile.row)
         for kernel_row in serial("kernel_row", count, start=first):
             with sums.block(is_block=level == "row"):
@@ -219,9 +248,11 @@ class _Nest:
             channels = range(shape.group_inputs)
         else:
             channels = serial("channel", shape.group_inputs)
+        following = tirx.min(tile.block + 1, self.stream.parts - 1)
         with sums.block(is_block=level == "column"):
             for channel in channels:
                 self._add_products(sums, tile, kernel, channel, pixels)
+                self.stream.prefetch([following, *kernel, channel], tile.number)
 
     def _add_products(
         self,
@@ -268,11 +299,11 @@ class _Nest:
             base = tile.block * shape.block
         for pixel in range(tile.pixels.pixels):
             at = self._output_index(tile.batch, tile.row, tile.pixels.start + pixel)
-            for start in range(0, channels, shape.lanes):
+            for vector, start in enumerate(range(0, channels, shape.lanes)):
                 count = min(shape.lanes, channels - start)
-                for channel in vectors("v", start, count, shape.lanes):
-                    result = BufferLoad(sums.totals, [pixel * shape.block + channel])
-                    self.epilogue.store([*at, base + channel], result)
+                for lane in vectors("v", 0, count, shape.lanes):
+                    result = sums.element(pixel * shape.vectors + vector, lane)
+                    self.epilogue.store([*at, base + start + lane], result)
 
     def _input_index(self, batch: Index, row: Index, column: Index) -> list[Index]:
         if self.shape.is_pointwise:

@@ -30,7 +30,7 @@ from typing import TypeAlias
 from tvm import s_tir, sym, tirx
 from tvm.script import tirx as T
 from tvm.script.ir_builder import IRBuilder
-from tvm.tirx import AllocBuffer, Broadcast, Ramp, Stmt
+from tvm.tirx import AllocBuffer, Broadcast, BufferLoad, Ramp, Stmt
 
 Index: TypeAlias = int | tirx.Expr
 
@@ -90,9 +90,13 @@ def emitted(write: Callable[[], None]) -> Stmt:
     return builder.get().block.body
 
 
-def allocate(name: str, *shape: int, scope: str = "global") -> tirx.Var:
-    """Emit the allocation of a float32 buffer, in ``"local"`` scope for accumulators."""
-    buffer = tirx.decl_buffer(shape, "float32", name, scope=scope, layout=None)
+def allocate(name: str, *shape: int) -> tirx.Var:
+    """Emit the allocation of a float32 buffer.
+
+    TVM 0.27 puts up to 255 elements of the default scope on the stack, where LLVM keeps them in
+    registers if it can. It takes larger ones, and all of scope ``"local"``, from the heap.
+    """
+    buffer = tirx.decl_buffer(shape, "float32", name, layout=None)
     T.add_to_parent(AllocBuffer(buffer))
     return buffer
 
@@ -153,6 +157,13 @@ def when(condition: tirx.Expr | bool) -> Iterator[None]:
     else:
         with T.If(condition), T.Then():
             yield
+
+
+def prefetch(buffer: tirx.Var, indices: Sequence[Index]) -> None:
+    """Emit that the cache line of an element should be brought into the L2 cache."""
+    element = tirx.address_of(BufferLoad(buffer, [as_index(index) for index in indices]))
+    read, into_l2, data = 0, 2, 1
+    T.evaluate(tirx.call_intrin("", "tirx.prefetch", element, read, into_l2, data))
 
 
 def vector_index(start: Index, lanes: int) -> Index:

@@ -148,15 +148,14 @@ class _Nest:
         ]
         places = [(r, start, lanes) for r in range(rows) for start, lanes in vectors_of_row]
         sums = BlockedSums.allocate(
-            [(r * columns + start, lanes) for r, start, lanes in places],
-            is_single=shape.inner <= MOST_TERMS,
+            [lanes for _, _, lanes in places], is_single=shape.inner <= MOST_TERMS
         )
         for k in sums.loop("k", shape.inner):
             for i, (r, start, lanes) in enumerate(places):
                 factor = BufferLoad(self.left, [*batch, row + r, k])
                 term = BufferLoad(self.right, [*batch, k, vector_index(column + start, lanes)])
                 sums.add(i, broadcast(factor, lanes) * term)
-        for r, start, lanes in places:
-            for c in vectors("v", start, lanes, lanes):
-                result = BufferLoad(sums.totals, [r * columns + c])
-                self.epilogue.store([*batch, row + r, column + c], result)
+        for i, (r, start, lanes) in enumerate(places):
+            for lane in vectors("v", 0, lanes, lanes):
+                at = [*batch, row + r, column + start + lane]
+                self.epilogue.store(at, sums.element(i, lane))

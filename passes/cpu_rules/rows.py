@@ -271,7 +271,7 @@ class _Nest:
         *others, last = [block.extents[i] for i in block.inner]
         lanes = self.lanes if last >= self.lanes else 1
         width = min(_ACCUMULATORS, last // lanes) * lanes
-        partial = allocate("partial", width, scope="local")
+        partial = allocate("partial", width)
 
         def add(place: Index, inner: Sequence[Index]) -> None:
             value = row.placed(block, term, [*kept, *inner])

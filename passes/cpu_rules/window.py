@@ -150,7 +150,7 @@ class _Nest:
     def _write_tile(self, batch: Index, row: Index, tile: Tile, channels: _Channels) -> None:
         """Reduce the windows of all pixels of `tile` in ``sums[pixels * block]``."""
         shape = self.shape
-        sums = allocate("sums", tile.pixels * shape.block, scope="local")
+        sums = allocate("sums", tile.pixels * shape.block)
         start = tirx.const(-math.inf if shape.operation == "max" else 0.0, "float32")
         for pixel in range(tile.pixels):
             for offset, lanes in self._vectors(channels):

@@ -42,6 +42,7 @@ from hios_tvm.passes.cpu_rules.loop_nest import (
     vectors,
     when,
 )
+from hios_tvm.passes.cpu_rules.weight_stream import WeightStream
 from hios_tvm.passes.cpu_rules.winograd_matrices import TILE
 from hios_tvm.passes.cpu_rules.winograd_shape import TransformedWeights, WinogradShape
 from hios_tvm.passes.cpu_rules.winograd_transforms import (
@@ -172,12 +173,12 @@ class _Nest:
         for point in serial("point", shape.points):
             if full:
                 for i in serial("tiles", run.count):
-                    first = i * shape.pixels
-                    self._write_products(inputs, products, point, first, shape.pixels, block)
+                    tiles = _Tiles(i * shape.pixels, shape.pixels, i)
+                    self._write_products(inputs, products, point, tiles, block)
             if rest:
                 with when(run.is_last):
-                    first = run.count * shape.pixels
-                    self._write_products(inputs, products, point, first, rest, block)
+                    tiles = _Tiles(run.count * shape.pixels, rest, run.count)
+                    self._write_products(inputs, products, point, tiles, block)
         for tile in serial("tile", self._tiles_of(run)):
             self._write_outputs(products, run.first + tile, tile, block)
 
@@ -264,25 +265,31 @@ class _Nest:
         inputs: tirx.Var,
         products: tirx.Var,
         point: Index,
-        first: Index,
-        tiles: int,
+        tiles: _Tiles,
         block: Index,
     ) -> None:
-        """Multiply the inputs of `tiles` tiles with the weights of a block, in registers."""
+        """Multiply the inputs of `tiles` with the weights of a block, in registers."""
         shape = self.shape
-        places = [(t, v) for t in range(tiles) for v in range(shape.vectors)]
+        places = [(t, v) for t in range(tiles.count) for v in range(shape.vectors)]
         sums = BlockedSums.allocate(
-            [(i * shape.lanes, shape.lanes) for i in range(len(places))],
-            is_single=shape.in_channels <= MOST_TERMS,
+            [shape.lanes] * len(places), is_single=shape.in_channels <= MOST_TERMS
         )
+        stream = WeightStream(
+            self.weight, shape.blocks * shape.points, max(1, self._tiles // shape.pixels)
+        )
+        part = tirx.min(block * shape.points + point + 1, stream.parts - 1)
+        following = part // shape.points, part % shape.points
         for channel in sums.loop("channel", shape.in_channels):
             for i, (t, v) in enumerate(places):
-                factor = BufferLoad(inputs, [point, (first + t) * shape.in_channels + channel])
+                factor = BufferLoad(
+                    inputs, [point, (tiles.first + t) * shape.in_channels + channel]
+                )
                 lanes = Ramp(v * shape.lanes, 1, shape.lanes)
                 weight = BufferLoad(self.weight, [block, point, channel, lanes])
                 sums.add(i, Broadcast(factor, shape.lanes) * weight)
+            stream.prefetch([*following, channel], tiles.number)
         for i, (t, v) in enumerate(places):
-            start = (first + t) * shape.block + v * shape.lanes
+            start = (tiles.first + t) * shape.block + v * shape.lanes
             T.buffer_store(products, sums.total(i), [point, Ramp(start, 1, shape.lanes)])
 
     def _write_outputs(self, products: tirx.Var, tile: Index, place: Index, block: Index) -> None:
@@ -352,6 +359,15 @@ class _Run:
     first: Index
     count: Index
     is_last: tirx.Expr | bool
+
+
+@dataclass(frozen=True)
+class _Tiles:
+    """A register tile: `count` tiles of the image from the `first` one of a run."""
+
+    first: Index
+    count: int
+    number: Index
 
 
 def _only_if(condition: tirx.Expr, value: int) -> tirx.Expr:

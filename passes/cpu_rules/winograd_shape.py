@@ -13,7 +13,7 @@ from hios_tvm.schema.kernel_shapes import ConvolutionShape
 
 _PRODUCT_CYCLES = 0.55  # of a vector of products in a register tile
 _TRANSFORM_CYCLES = 9.0  # of a vector that a transform reads and writes
-_BYTES_PER_CYCLE = 2.5  # of weights, which come from memory that several cores share
+_BYTES_PER_CYCLE = 4.0  # of weights, which come from memory that several cores share
 _LEAST_GAIN = 0.85  # of the direct way's cycles
 
 
@@ -77,10 +77,10 @@ class WinogradShape(ConvolutionShape, RegisterTile):
 def _cycles(products: float, transformed: float, weight_bytes: int) -> float:
     """Estimate a kernel's cycles from its vectors of products and of transformed elements.
 
-    Weights that a kernel reads once are waited for.
+    Weights come from memory meanwhile (`WeightStream`).
     """
     arithmetic = products * _PRODUCT_CYCLES + transformed * _TRANSFORM_CYCLES
-    return arithmetic + weight_bytes / _BYTES_PER_CYCLE
+    return max(arithmetic, weight_bytes / _BYTES_PER_CYCLE)
 
 
 @dataclass(frozen=True)

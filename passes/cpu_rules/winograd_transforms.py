@@ -25,7 +25,7 @@ class Vectors:
     def allocate(name: str, columns: int, lanes: int, rows: int | None = None) -> Vectors:
         """Emit a matrix, square unless `rows` are given."""
         size = (columns if rows is None else rows) * columns * lanes
-        return Vectors(allocate(name, size, scope="local"), columns, lanes)
+        return Vectors(allocate(name, size), columns, lanes)
 
     def at(self, row: int, column: int) -> tirx.Expr:
         """Return a vector."""

@@ -68,7 +68,7 @@ def test_little_work_stays_on_one_thread() -> None:
 def test_loops_and_allocations_nest() -> None:
     def write() -> None:
         for i, j in grid([64, 20]):
-            sums = allocate("sums", 4, scope="local")
+            sums = allocate("sums", 4)
             T.buffer_store(sums, X[i, j], [as_index(0)])
             with when(i > 3):
                 T.buffer_store(Y, sums[as_index(0)], [i, j])
@@ -77,7 +77,7 @@ def test_loops_and_allocations_nest() -> None:
     def expected(x: T.Buffer((64, 20), "float32"), y: T.Buffer((64, 20), "float32")):
         for i in range(T.int64(64)):
             for j in range(T.int64(20)):
-                sums = T.alloc_buffer((4,), "float32", scope="local", layout=None)
+                sums = T.alloc_buffer((4,), "float32", layout=None)
                 sums[T.int64(0)] = x[i, j]
                 if i > T.int64(3):
                     y[i, j] = sums[T.int64(0)]
