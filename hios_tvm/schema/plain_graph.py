@@ -10,8 +10,6 @@ Operators and edges stand in any order. Utilization is 1 where it is absent, and
 devices may be given elsewhere.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable
 from typing import Any

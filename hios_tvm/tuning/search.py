@@ -1,7 +1,5 @@
 """MetaSchedule's evolutionary search over the loops of one kernel, one batch after another."""
 
-from __future__ import annotations
-
 import json
 import logging
 import os
