@@ -1,7 +1,5 @@
 """TVM passes: IRModule in, IRModule (or an analysis result) out."""
 
-from __future__ import annotations
-
 import tvm_ffi
 
 from hios_tvm.errors import CompileError, ScheduleError

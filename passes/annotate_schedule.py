@@ -1,7 +1,5 @@
 """The pass that writes a schedule into the module: devices, copies, stages and stream groups."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import tvm

@@ -1,7 +1,5 @@
 """Kernels that a search has found, in place of those of the schedule rules."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 

@@ -5,8 +5,6 @@ the output tuple. Everything that follows (the operator graph, schedules, progra
 operators by the names given here.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 

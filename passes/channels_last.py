@@ -9,8 +9,6 @@ wherever two such operators follow each other. Transpositions remain at inputs, 
 around operators that this pass does not know.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Rewriting the dataflow block of `main`, which all graph-level passes of this package do."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 

@@ -1,7 +1,5 @@
 """A pass that writes the module as TVMScript, so that the phases of a pipeline can be compared."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import tvm

@@ -5,8 +5,6 @@ TVM 0.27 simplifies ``(x + y) - y`` to ``x``, ``x - x`` to 0 and ``x == x`` to t
 and NaN may be the number.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping
 from typing import Any

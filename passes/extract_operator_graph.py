@@ -1,7 +1,5 @@
 """The operator graph of a lowered module (after CanonicalizeOperators)."""
 
-from __future__ import annotations
-
 import tvm
 from tvm import relax
 from tvm.ir import IRModule

@@ -6,8 +6,6 @@ it ``conv(x, w * scale) + shift`` and merges shifts: ``(conv + b) * s + t`` beco
 convolution's result.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import tvm
 from tvm import relax

@@ -5,8 +5,6 @@ minute on a network with large weights; NumPy needs no compilation. Operators th
 table stay in the program and run as kernels.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -5,8 +5,6 @@ of each kind of device. What they do not take (other layouts, weights that are c
 types) goes to TVM's own legalizations.
 """
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Legalizations of operators on single elements that TVM computes wrongly or refuses."""
 
-from __future__ import annotations
-
 import numpy as np
 from tvm import relax, tirx, topi
 from tvm.ir import Call

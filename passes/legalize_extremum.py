@@ -4,8 +4,6 @@ TVM begins at the largest finite number: the maximum of minus infinities would b
 would that of no numbers.
 """
 
-from __future__ import annotations
-
 import math
 
 from tvm import relax, te, tirx

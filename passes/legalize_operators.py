@@ -1,7 +1,5 @@
 """The legalizations of this package, as `relax.transform.LegalizeOps` takes them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 
 from tvm import relax

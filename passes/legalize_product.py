@@ -1,7 +1,5 @@
 """Legalization of products of two matrices that are both computed, as in attention."""
 
-from __future__ import annotations
-
 from tvm import relax, te, tirx
 from tvm.ir import Call
 

@@ -1,7 +1,5 @@
 """Legalizations of depthwise convolutions and poolings of channels-last images."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

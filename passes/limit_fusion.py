@@ -12,8 +12,6 @@ both shapes. Such a multiplication gets the pattern of an injective operator, wh
 puts behind a convolution, a product or a pooling, but still joins with other injective ones.
 """
 
-from __future__ import annotations
-
 import tvm
 from tvm import relax
 from tvm.ir import Call, GlobalVar, IRModule

@@ -1,7 +1,5 @@
 """A pass that makes one convolution of several with one input, and cuts its result."""
 
-from __future__ import annotations
-
 from collections import Counter, defaultdict
 
 import numpy as np

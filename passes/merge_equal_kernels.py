@@ -1,7 +1,5 @@
 """A pass that makes equal kernels one function, which is scheduled and compiled once."""
 
-from __future__ import annotations
-
 import tvm
 import tvm_ffi
 from tvm import relax, tirx

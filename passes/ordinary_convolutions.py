@@ -1,7 +1,5 @@
 """A pass that rewrites 1-D and transposed convolutions as 2-D convolutions."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -4,8 +4,6 @@ TVM's ONNX frontend emits Pad as a call of a kernel; `ChannelsLast` can change t
 operator, `relax.nn.pad`, only.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import tvm

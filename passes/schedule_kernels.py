@@ -1,7 +1,5 @@
 """The pass that gives every kernel the loops that the rules of one kind of device choose."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias

@@ -8,8 +8,6 @@
 Weights must be constants. `FoldBatchNorm` moves the multiplications into convolutions afterwards.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import tvm
 import tvm_ffi

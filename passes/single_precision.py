@@ -1,7 +1,5 @@
 """A pass that computes sums and exponentials of half-precision tensors in single precision."""
 
-from __future__ import annotations
-
 import tvm
 from tvm import relax
 from tvm.ir import Call, IRModule

@@ -11,8 +11,6 @@ Copying k slices costs little beside a convolution of all their channels, and 2-
 fast kernels. Element-wise operators between two convolutions take slices too.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import tvm
 from tvm import relax

@@ -1,7 +1,5 @@
 """Searching and substitution in TIR expressions and statements."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

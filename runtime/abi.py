@@ -3,8 +3,6 @@
 `tests/runtime/test_abi.py` compares them with those headers.
 """
 
-from __future__ import annotations
-
 import ctypes
 from enum import IntEnum
 

@@ -6,8 +6,6 @@ signature, where there is one, comes last. `hios_tvm.artifact.write` makes archi
 `read_artifact` accepts no other bytes.
 """
 
-from __future__ import annotations
-
 import re
 import struct
 from collections.abc import Sequence

@@ -5,8 +5,6 @@ that this order does not fix may run at the same time. Programs that wait for ea
 have no such order: they would hang.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Sequence
 

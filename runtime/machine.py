@@ -1,7 +1,5 @@
 """What the machine is, in the words of a benchmark's reader."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import platform as _platform

@@ -1,7 +1,5 @@
 """Aligned memory, and the tensors that kernels see in it."""
 
-from __future__ import annotations
-
 import ctypes
 import math
 import mmap

@@ -1,7 +1,5 @@
 """Kernel libraries, loaded from the bytes of an artifact."""
 
-from __future__ import annotations
-
 import ctypes
 import hashlib
 import os

@@ -1,7 +1,5 @@
 """What worker threads execute: instructions, lowered to the structs that executor.cc reads."""
 
-from __future__ import annotations
-
 import ctypes
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass

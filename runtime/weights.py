@@ -1,7 +1,5 @@
 """Weights in a safetensors file: its strict reader, and memory that sessions share."""
 
-from __future__ import annotations
-
 import math
 import mmap
 import struct

@@ -11,8 +11,6 @@ count the multiplications that they save, and may be above the peak.
     ./scripts/benchmark_kernels.py squeezenet1_1 --rounds 5 --json kernels.json
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import math

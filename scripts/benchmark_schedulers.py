@@ -10,8 +10,6 @@ quiet machine only with `--jobs 1`. An interrupt ends with the tables of what wa
     python scripts/benchmark_schedulers.py speed
 """
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Callable, Iterable, Sequence

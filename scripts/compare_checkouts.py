@@ -8,8 +8,6 @@ repository; both use the Python, and so the TVM, of this script. Caches begin em
     ./scripts/compare_checkouts.py ../before . --networks squeezenet1_1,resnet50
 """
 
-from __future__ import annotations
-
 import json
 import statistics
 import subprocess

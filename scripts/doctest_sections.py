@@ -1,7 +1,5 @@
 """An extension of mkdocstrings: doctests without a heading are examples, not quotations."""
 
-from __future__ import annotations
-
 import re
 from typing import Any
 

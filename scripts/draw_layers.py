@@ -6,8 +6,6 @@ The text of a box is the first line of the package's docstring. A number is a st
 its way, as docs/architecture.md explains them.
 """
 
-from __future__ import annotations
-
 import ast
 import sys
 import textwrap

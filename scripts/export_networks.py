@@ -9,8 +9,6 @@ PyTorch's exporters, and NAME.reference.npz: inputs, and what PyTorch returns fo
     python scripts/export_networks.py -o networks --only resnet50,bert --exporter dynamo
 """
 
-from __future__ import annotations
-
 import copy
 import sys
 import traceback

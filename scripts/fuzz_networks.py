@@ -12,8 +12,6 @@ nnsmith (PyPI) needs PyTorch, so it has an environment of its own: --nnsmith-pyt
 Python of that.
 """
 
-from __future__ import annotations
-
 import subprocess
 import sys
 import tempfile

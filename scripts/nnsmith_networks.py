@@ -5,8 +5,6 @@
 Each network N gets ``networks/N/model.onnx`` and ``inputs.npz``, the whole folder at once.
 """
 
-from __future__ import annotations
-
 import argparse
 import functools
 import random

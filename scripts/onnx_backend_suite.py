@@ -7,8 +7,6 @@ a file as they come, and a case that is in it is not run again.
     python scripts/onnx_backend_suite.py --kind node --pattern conv --results conv.jsonl
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import multiprocessing

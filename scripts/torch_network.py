@@ -3,8 +3,6 @@
 Convolutions have their batch normalization folded in, so that both sides do the same work.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any

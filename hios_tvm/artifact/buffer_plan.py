@@ -1,7 +1,5 @@
 """Buffers to offsets in one arena per device."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 

@@ -1,7 +1,5 @@
 """What an artifact says about the time of a run, from the one evaluator."""
 
-from __future__ import annotations
-
 from hios_tvm.backends.network import Network
 from hios_tvm.schedulers.evaluate import evaluate
 from hios_tvm.schema.costs import CostTable

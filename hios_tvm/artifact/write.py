@@ -1,7 +1,5 @@
 """Writing artifacts; `hios_tvm.runtime.artifact_format` describes and reads them."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

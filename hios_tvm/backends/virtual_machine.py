@@ -1,7 +1,5 @@
 """TVM's stock virtual machine, as a reference and as a rival."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 
 import numpy as np

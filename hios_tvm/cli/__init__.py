@@ -1,7 +1,5 @@
 """The command line: one file a command, imported when it is called."""
 
-from __future__ import annotations
-
 import importlib
 import sys
 

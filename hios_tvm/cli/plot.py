@@ -1,7 +1,5 @@
 """``hios-tvm plot``: a picture of an artifact's timeline, or of its operator graph."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import click

@@ -1,7 +1,5 @@
 """A progress bar for long work, on standard error."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 

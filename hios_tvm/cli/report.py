@@ -1,7 +1,5 @@
 """``hios-tvm report``: one page about an artifact."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import click

@@ -1,7 +1,5 @@
 """``hios-tvm run``: run an artifact once."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 from typing import Any

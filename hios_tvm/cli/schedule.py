@@ -116,17 +116,14 @@ def command(
     else:
         rows = [_cells(name, contestant) for name, contestant in contestants.items()]
         columns = ["scheduler", "makespan ms", "speed-up", "gap", "transfers", "seconds"]
-        print_table(_title(instance), columns, rows)
+        known = instance.graph
+        title = (
+            f"{known.name}: {len(known.operators)} operators, {len(known.edges)} edges, "
+            f"{len(instance.platform.devices)} devices"
+        )
+        print_table(title, columns, rows)
     for name, message in failures.items():
         stderr().print(f"{name}: {message}", soft_wrap=True)
-
-
-def _title(instance: Instance) -> str:
-    graph = instance.graph
-    return (
-        f"{graph.name}: {len(graph.operators)} operators, {len(graph.edges)} edges, "
-        f"{len(instance.platform.devices)} devices"
-    )
 
 
 def _cells(name: str, contestant: Contestant) -> list[str]:

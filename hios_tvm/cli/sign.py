@@ -1,7 +1,5 @@
 """``hios-tvm sign``: keys, and who made an artifact."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import click

@@ -1,7 +1,5 @@
 """``run --verify``: outputs against an ONNX model or recorded outputs."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

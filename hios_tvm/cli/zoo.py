@@ -1,7 +1,5 @@
 """``hios-tvm zoo``: benchmark networks as ONNX files."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import click

@@ -6,8 +6,6 @@ References
    Algorithms", arXiv 2403.07120.
 """
 
-from __future__ import annotations
-
 import math
 import random
 from collections.abc import Callable, Mapping, Sequence

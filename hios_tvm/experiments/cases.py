@@ -1,7 +1,5 @@
 """Many schedulers on many instances: one row for each pair."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any

@@ -1,7 +1,5 @@
 """Schedulers side by side on one problem."""
 
-from __future__ import annotations
-
 import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence

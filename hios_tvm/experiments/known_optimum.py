@@ -1,7 +1,5 @@
 """Graphs whose optimum is known, since they are cut out of a schedule without gaps."""
 
-from __future__ import annotations
-
 import itertools
 import random
 from dataclasses import dataclass

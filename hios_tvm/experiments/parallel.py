@@ -1,7 +1,5 @@
 """Independent pieces of work over processes."""
 
-from __future__ import annotations
-
 import multiprocessing
 import signal
 from collections.abc import Callable, Iterator, Sequence

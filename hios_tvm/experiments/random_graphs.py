@@ -1,7 +1,5 @@
 """The layered random graphs of the paper's simulation."""
 
-from __future__ import annotations
-
 import itertools
 import math
 import random

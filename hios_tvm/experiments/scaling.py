@@ -1,7 +1,5 @@
 """How time and memory of schedulers grow with the graph."""
 
-from __future__ import annotations
-
 import math
 import multiprocessing
 import time

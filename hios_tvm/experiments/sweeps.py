@@ -4,8 +4,6 @@ Every run of one scheduler on one graph is a row of a CSV file, written when it 
 interrupted sweep goes on where it stopped.
 """
 
-from __future__ import annotations
-
 import csv
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

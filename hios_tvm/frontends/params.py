@@ -5,8 +5,6 @@ Three formats are told apart by their first bytes: those of `relay.save_param_di
 is read: pickled objects inside an ``.npz`` are refused.
 """
 
-from __future__ import annotations
-
 import io
 import struct
 import zipfile

@@ -1,7 +1,5 @@
 """Input shapes as users write them."""
 
-from __future__ import annotations
-
 import re
 
 from hios_tvm.errors import UsageError

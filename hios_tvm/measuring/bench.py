@@ -1,7 +1,5 @@
 """What measurements are made of: kernels with their tensors, run by the executor and timed."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Sequence
 from contextlib import closing

@@ -1,7 +1,5 @@
 """Latency and throughput of sessions, how busy devices are, and how long operators take."""
 
-from __future__ import annotations
-
 import threading
 import time
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """Measurements kept between compiles: a SQLite database in the user's cache folder."""
 
-from __future__ import annotations
-
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager

@@ -1,7 +1,5 @@
 """Schedules as real artifacts, run in turn: which one is the fastest on this machine."""
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -3,8 +3,6 @@
 Copies between GPUs are measured by `gpu_kernels.measure_copies`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """What a user should know of the costs that a network was scheduled with."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 from hios_tvm.backends.network import Network

@@ -1,7 +1,5 @@
 """Costs of a lowered network, measured on this machine or remembered from an earlier compile."""
 
-from __future__ import annotations
-
 import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path

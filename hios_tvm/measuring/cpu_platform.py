@@ -1,7 +1,5 @@
 """The CPU devices of this machine as a platform: links and independence, measured once."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache

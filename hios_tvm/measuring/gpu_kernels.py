@@ -4,8 +4,6 @@ As on CPUs, everything is run by the executor, so that what the host takes to fe
 where a run would wait for it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -5,8 +5,6 @@ their activations in the cache and their weights in memory, as in a network that
 cache. Copies are measured in `copies`, kernels of GPUs in `gpu_kernels`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 import numpy as np

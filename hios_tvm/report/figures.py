@@ -1,7 +1,5 @@
 """Plots of experiments, with matplotlib (the extra ``plot``)."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Where to draw the operators of a graph: in layers from top to bottom, with few crossings."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise

@@ -1,7 +1,5 @@
 """One page about an artifact, with everything in it: no network, no scripts (extra ``report``)."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 from importlib.util import find_spec

@@ -1,7 +1,5 @@
 """The operators of an artifact, and when they run: as predicted, and as measured."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The scheduler that returns the best schedule of all others."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 from hios_tvm.schedulers.evaluate import evaluate

@@ -1,7 +1,5 @@
 """Lower bounds of the makespan."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from hios_tvm.schema.costs import CostTable

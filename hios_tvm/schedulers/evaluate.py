@@ -6,8 +6,6 @@ Where devices are not independent (`Platform.independence`), a stage that runs w
 progresses more slowly, so that time is simulated event by event.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """IOS's greedy baseline: every stage takes all that is ready."""
 
-from __future__ import annotations
-
 from hios_tvm.schedulers.one_device import NoOptions, best_device
 from hios_tvm.schedulers.problem import PlacedStage, Problem
 from hios_tvm.schema.costs import CostTable

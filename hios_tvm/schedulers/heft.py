@@ -1,7 +1,5 @@
 """HEFT: operators by upward rank, each where it ends first, in gaps too; then the window."""
 
-from __future__ import annotations
-
 from bisect import bisect_left
 
 from hios_tvm.schedulers.list_schedule import Clock

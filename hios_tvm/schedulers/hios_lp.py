@@ -1,7 +1,5 @@
 """HIOS-LP: operators are mapped to devices along longest paths, then grouped by a window."""
 
-from __future__ import annotations
-
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

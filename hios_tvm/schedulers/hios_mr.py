@@ -1,7 +1,5 @@
 """HIOS-MR: operators are mapped one by one, with one recorded mapping for each device."""
 
-from __future__ import annotations
-
 from hios_tvm.schedulers.list_schedule import Clock, advance
 from hios_tvm.schedulers.memory import Memory
 from hios_tvm.schedulers.problem import Problem

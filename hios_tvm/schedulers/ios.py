@@ -1,7 +1,5 @@
 """IOS: dynamic programming over the stages of one device."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

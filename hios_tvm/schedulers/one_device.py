@@ -1,7 +1,5 @@
 """What schedulers for one device share: trying one device of each model."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 

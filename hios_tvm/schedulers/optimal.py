@@ -1,7 +1,5 @@
 """The best schedule of a small graph, by branch and bound."""
 
-from __future__ import annotations
-
 import itertools
 import math
 import time

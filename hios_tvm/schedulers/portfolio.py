@@ -1,7 +1,5 @@
 """The fast schedulers; `refine` and `auto` start from their best schedule."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial

@@ -1,7 +1,5 @@
 """Local search: moves stream groups between stages, positions and devices."""
 
-from __future__ import annotations
-
 import math
 import random
 import time

@@ -1,7 +1,5 @@
 """All schedulers by name; the command line and the tests read this table."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any

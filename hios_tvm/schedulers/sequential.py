@@ -1,7 +1,5 @@
 """All operators on one device, one after another: the baseline of everything."""
 
-from __future__ import annotations
-
 from hios_tvm.schedulers.one_device import NoOptions, best_device
 from hios_tvm.schedulers.problem import Problem
 from hios_tvm.schema.costs import CostTable

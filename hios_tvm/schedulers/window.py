@@ -1,7 +1,5 @@
 """The second step of HIOS: a sliding window groups small operators of a device into stages."""
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Element types of tensors: their size, and their names in DLPack, NumPy and safetensors."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

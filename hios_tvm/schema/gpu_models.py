@@ -1,7 +1,5 @@
 """What the GPUs of an architecture can do at most, for estimates and tile sizes."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Literal, get_args
 

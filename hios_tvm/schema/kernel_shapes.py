@@ -5,8 +5,6 @@ shape travels between them as an annotation of the block that computes. It says 
 packed weights, which each backend chooses.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass

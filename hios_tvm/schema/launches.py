@@ -1,7 +1,5 @@
 """How the kernels of a GPU are launched; shapes are fixed, and so is everything about a launch."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 

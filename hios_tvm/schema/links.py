@@ -1,7 +1,5 @@
 """Links between devices that are sold: what a copy over them costs."""
 
-from __future__ import annotations
-
 from hios_tvm.schema.platform import Link
 
 LINKS: dict[str, Link] = {

@@ -1,7 +1,5 @@
 """Limits of memory as users write them: ``cpu@0=512MiB``."""
 
-from __future__ import annotations
-
 import re
 
 from hios_tvm.errors import UsageError

@@ -10,8 +10,6 @@ Operators and edges stand in any order. Utilization is 1 where it is absent, and
 devices may be given elsewhere.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable
 from typing import Any
@@ -51,7 +49,10 @@ def read_plain_graph(
             raise GraphError(f"{where} is there twice")
         latency[operator] = Measurement(_time_ms(entry, "latency_ms", where))
         if "utilization" in entry:
-            utilization[operator] = _utilization(entry["utilization"], where)
+            share = entry["utilization"]
+            if not 0.0 < _number(share) <= 1.0:
+                raise CostError(f"{where}: utilization must be in (0, 1], got {share!r}")
+            utilization[operator] = float(share)
     transfer: dict[tuple[str, str], Measurement] = {}
     for entry in _entries(data, "edges"):
         where = f"edge {entry.get('src')!r} -> {entry.get('dst')!r}"
@@ -177,12 +178,6 @@ def _time_ms(entry: dict[str, Any], field: str, where: str) -> float:
     if not (math.isfinite(value) and value >= 0.0):
         raise CostError(f"{where}: {field} must be finite and not negative, got {entry[field]!r}")
     return value
-
-
-def _utilization(value: Any, where: str) -> float:
-    if not 0.0 < _number(value) <= 1.0:
-        raise CostError(f"{where}: utilization must be in (0, 1], got {value!r}")
-    return float(value)
 
 
 def _num_devices(data: dict[str, Any]) -> int | None:

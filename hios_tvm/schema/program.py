@@ -1,7 +1,5 @@
 """Programs: what one stream of one device executes, in order."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 COPY_STREAM = 65

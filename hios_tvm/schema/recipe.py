@@ -1,7 +1,5 @@
 """How the kernels of an artifact were made."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 

@@ -5,8 +5,6 @@ is a JSON object of its fields, under the names that their metadata gives as ``j
 one that has a single field is that field alone.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import types

@@ -1,7 +1,5 @@
 """MetaSchedule's evolutionary search over the loops of one kernel, one batch after another."""
 
-from __future__ import annotations
-
 import json
 import logging
 import os
@@ -55,7 +53,8 @@ class Search:
         known: Sequence[Trial],
         trials: int,
     ) -> None:
-        self._target = _with_cores(target, threads)
+        # The number of threads that MetaSchedule's parallel loops are for
+        self._target = Target({**json.loads(str(target)), "num-cores": threads})
         with _without_tensor_intrinsics():
             self._context = ms.TuneContext(
                 schedulable_module(kernel),
@@ -121,11 +120,6 @@ def _result(trial: Trial) -> ms.runner.RunnerResult:
     if trial.ms is None:
         return ms.runner.RunnerResult(None, trial.failure or "not measured")
     return ms.runner.RunnerResult([trial.ms / 1e3], None)
-
-
-def _with_cores(target: Target, threads: int) -> Target:
-    """Return `target` with the number of threads that MetaSchedule's parallel loops are for."""
-    return Target({**json.loads(str(target)), "num-cores": threads})
 
 
 def _cost_model() -> ms.cost_model.XGBModel:

@@ -1,7 +1,5 @@
 """The search for the first operator that differs, and for the smallest model that shows it."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 

@@ -120,8 +120,9 @@ def telling_draws(
 
     def draw(scale: int) -> Draws:
         inputs = tuple(random_inputs(specs, seed, integers=integers, scale=scale) for seed in SEEDS)
-        expected = tuple(map(run, inputs))
-        return Draws(inputs, expected, scale, _unchanged(expected))
+        first, second = expected = tuple(map(run, inputs))
+        unchanged = tuple(name for name in first if not _changes(first[name], second[name]))
+        return Draws(inputs, expected, scale, unchanged)
 
     best = draw(1)
     for scale in LARGER_SCALES:
@@ -134,11 +135,6 @@ def telling_draws(
         if len(found.unchanged) < len(best.unchanged):
             best = found
     return best
-
-
-def _unchanged(expected: Sequence[Arrays]) -> tuple[str, ...]:
-    first, second = expected
-    return tuple(name for name in first if not _changes(first[name], second[name]))
 
 
 def _changes(first: np.ndarray, second: np.ndarray) -> bool:

@@ -1,7 +1,5 @@
 """Outputs of several draws against those of a reference: equal, or not."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 

@@ -1,7 +1,5 @@
 """Parts of a model, compiled for one device as the whole was, to find what is wrong in it."""
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path

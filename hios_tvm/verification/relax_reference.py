@@ -132,7 +132,8 @@ class RelaxReference(Reference):
             var_of[name]: relax.Var(f"input{i}", var_of[name].ty) for i, name in enumerate(inputs)
         }
         params = list(replaced.values())
-        called = {var for binding in chosen for var in _functions(binding.value)}
+        args = [arg for binding in chosen for arg in getattr(binding.value, "args", ())]
+        called = {arg for arg in args if isinstance(arg, GlobalVar)}
         others = {var: func for var, func in self._mod.functions_items() if var in called}
         builder = relax.BlockBuilder(IRModule(others, attrs=self._mod.attrs))
         attrs = {"input_names": list(inputs), "output_names": list(outputs)}
@@ -160,10 +161,6 @@ def _variables(value: relax.Expr) -> list[relax.Var]:
 
     relax.analysis.post_order_visit(value, visit)
     return found
-
-
-def _functions(value: relax.Expr) -> list[GlobalVar]:
-    return [arg for arg in getattr(value, "args", ()) if isinstance(arg, GlobalVar)]
 
 
 def _cannot_run(error: Exception) -> ModelError:

@@ -1,7 +1,5 @@
 """A folder with the smallest wrong model: what a report of the fault needs."""
 
-from __future__ import annotations
-
 import shlex
 import zipfile
 from dataclasses import dataclass

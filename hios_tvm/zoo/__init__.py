@@ -1,7 +1,5 @@
 """Benchmark networks as ONNX models: real topologies, random weights from a seed."""
 
-from __future__ import annotations
-
 from hios_tvm.zoo.networks import NETWORKS, Network, build
 from hios_tvm.zoo.size import ModelSize, model_size
 

@@ -5,8 +5,6 @@ Every function takes images as ``[batch, channels, height, width]`` and `pads` a
 a 3x3 convolution is nine matrix products, which NumPy does at the speed of its BLAS.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import numpy as np

@@ -3,8 +3,6 @@
 Huang et al., "Densely connected convolutional networks", CVPR 2017; as in torchvision.
 """
 
-from __future__ import annotations
-
 from hios_tvm.zoo.builder import GraphBuilder, Tensor
 
 BLOCKS = (6, 12, 24, 16)

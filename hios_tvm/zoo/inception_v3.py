@@ -4,8 +4,6 @@ Szegedy et al., "Rethinking the Inception architecture for computer vision", CVP
 layer by layer as in torchvision.
 """
 
-from __future__ import annotations
-
 from hios_tvm.zoo.builder import GraphBuilder, Padding, Tensor
 
 

@@ -5,8 +5,6 @@ padding and channels as in the authors' TensorFlow release and its ports to PyTo
 scheduled drop path do nothing at inference and are left out.
 """
 
-from __future__ import annotations
-
 from hios_tvm.zoo.builder import GraphBuilder, Tensor
 
 FILTERS = 168  # of the first normal cells; a cell's output has six times as many channels

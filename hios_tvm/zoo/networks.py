@@ -1,7 +1,5 @@
 """The registry of benchmark networks, and the one function that builds them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 

@@ -5,8 +5,6 @@ Xie et al., "Exploring randomly wired neural networks for image recognition", IC
 ReLU, 3x3 separable convolution, batch norm.
 """
 
-from __future__ import annotations
-
 import functools
 
 import numpy as np

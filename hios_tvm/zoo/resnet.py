@@ -3,8 +3,6 @@
 He et al., "Deep residual learning for image recognition", CVPR 2016.
 """
 
-from __future__ import annotations
-
 from hios_tvm.zoo.builder import GraphBuilder, Tensor
 
 STAGES = ((3, 64), (4, 128), (6, 256), (3, 512))  # blocks, channels of the bottleneck

@@ -1,7 +1,5 @@
 """Parameters and multiply-adds of an ONNX model."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from math import prod
 

@@ -4,8 +4,6 @@ Iandola et al., "SqueezeNet: AlexNet-level accuracy with 50x fewer parameters", 
 of the authors' release, as in torchvision. It has no batch norms.
 """
 
-from __future__ import annotations
-
 from hios_tvm.zoo.builder import GraphBuilder, Tensor
 
 

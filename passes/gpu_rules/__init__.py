@@ -1,7 +1,5 @@
 """Schedule rules for GPUs: the same kernels as on CPUs, with their loops on blocks and threads."""
 
-from __future__ import annotations
-
 import tvm
 
 from hios_tvm.passes.gpu_rules.implicit_gemm import ImplicitGemm

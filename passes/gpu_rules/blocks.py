@@ -1,7 +1,5 @@
 """What the rules for GPUs share: finding and inlining blocks."""
 
-from __future__ import annotations
-
 from tvm import s_tir
 from tvm.s_tir.schedule import SBlockRV
 

@@ -1,7 +1,5 @@
 """Fragments of matrices that the tensor cores of a warp multiply, as intrinsics of TVM."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import cache
 

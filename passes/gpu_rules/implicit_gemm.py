@@ -12,8 +12,6 @@ multiplies into registers:
         output = epilogue(accumulators)
 """
 
-from __future__ import annotations
-
 from tvm import tirx
 from tvm.s_tir.dlight.gpu.matmul import auto_inline_consumer_chain
 

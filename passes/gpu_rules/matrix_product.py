@@ -4,8 +4,6 @@ A convolution is the product of a matrix with a row for each output pixel and a 
 element of the window, and the matrix of weights (implicit GEMM: the first is never written).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

@@ -14,8 +14,6 @@ memory to the epilogue, one fragment of each warp at a time:
             output = epilogue(fragment)
 """
 
-from __future__ import annotations
-
 from tvm import s_tir, tirx
 from tvm.s_tir.dlight.gpu.matmul import auto_inline_consumer_chain
 from tvm.s_tir.schedule import LoopRV, SBlockRV

@@ -1,7 +1,5 @@
 """The rule for kernels that reduce little: one thread computes one output, in registers."""
 
-from __future__ import annotations
-
 from tvm import s_tir, tirx
 from tvm.s_tir.schedule import SBlockRV
 

@@ -1,7 +1,5 @@
 """Tiles of matrix products on a GPU, chosen by a model of its multiprocessors."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """TVM's own rules for GPUs (dlight), for what has no rule of its own here."""
 
-from __future__ import annotations
-
 import tvm
 from tvm import s_tir, tirx
 from tvm.s_tir import dlight

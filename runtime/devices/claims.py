@@ -6,8 +6,6 @@ locks of a process that ends, whatever its end. Containers that do not share ``/
 see each other.
 """
 
-from __future__ import annotations
-
 import fcntl
 import logging
 import os

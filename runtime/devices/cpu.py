@@ -1,7 +1,5 @@
 """The cores of this machine: which a process may use, what they can do, threads on them."""
 
-from __future__ import annotations
-
 import os
 import platform
 from pathlib import Path

@@ -3,8 +3,6 @@
 That needs an artifact without CPU devices: nothing may wait for a host thread in between.
 """
 
-from __future__ import annotations
-
 import ctypes
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass

@@ -5,8 +5,6 @@ of two GPUs. Workers wait for each other only where the driver cannot: an event 
 have been recorded before a stream can wait for it, and CPUs run kernels outside of any stream.
 """
 
-from __future__ import annotations
-
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any

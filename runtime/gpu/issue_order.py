@@ -1,7 +1,5 @@
 """The order in which the instructions of all streams are issued, and which devices use an event."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """The GPUs of a session: their memory, the pinned memory for their copies, and their tasks."""
 
-from __future__ import annotations
-
 import ctypes
 from collections.abc import Iterable, Mapping
 from typing import Any

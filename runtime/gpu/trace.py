@@ -1,7 +1,5 @@
 """When kernels and copies of GPUs ran: timed events before and after each of them."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace

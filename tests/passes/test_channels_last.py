@@ -1,12 +1,18 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from lowered_models import assert_lowers_right, kernels, lowered, model_of, random
 from onnx import NodeProto, helper
-from structure import assert_becomes
-from tvm.script import ir as I
-from tvm.script import relax as R
+from structure import assert_becomes, module_of
+from tvm.relax import Expr, Var, const
+from tvm.relax.op import add, mean, permute_dims, squeeze
+from tvm.relax.op.nn import avg_pool2d, conv2d, max_pool2d, relu, softmax
 
 from hios_tvm.passes.channels_last import ChannelsLast
+
+LAST = {"data_layout": "NHWC", "out_layout": "NHWC"}
+POOL_LAST = {"layout": "NHWC", "out_layout": "NHWC"}
 
 
 def make(operator: str, inputs: str, output: str, **attributes: object) -> NodeProto:
@@ -15,6 +21,11 @@ def make(operator: str, inputs: str, output: str, **attributes: object) -> NodeP
 
 def transpositions(names: list[str]) -> int:
     return sum("transpose" in name for name in names)
+
+
+def assert_becomes_last(before: Callable[[Var], Expr], expected: Callable[[Var], Expr]) -> None:
+    shape = (1, 3, 4, 5)
+    assert_becomes(ChannelsLast(), module_of(before, shape), module_of(expected, shape))
 
 
 def test_only_the_borders_transpose() -> None:
@@ -109,101 +120,37 @@ def test_constants_and_vectors_broadcast_as_before() -> None:
 
 
 def test_neighbouring_images_are_transposed_once_each_way() -> None:
-    weight = R.const(random(2, 3, 1, 1))
+    weight = const(random(2, 3, 1, 1))
 
-    @I.ir_module
-    class Before:
-        @R.function
-        def main(x: R.Tensor((1, 3, 4, 5), "float32")):
-            with R.dataflow():
-                a = R.nn.conv2d(x, weight)
-                b = R.nn.relu(a)
-                y = R.nn.max_pool2d(b, pool_size=[2, 2])
-                R.output(y)
-            return y
+    def expected(x: Var) -> Expr:
+        last = relu(conv2d(permute_dims(x, [0, 2, 3, 1]), weight, **LAST))
+        return permute_dims(max_pool2d(last, [2, 2], **POOL_LAST), [0, 3, 1, 2])
 
-    @I.ir_module
-    class Expected:
-        @R.function
-        def main(x: R.Tensor((1, 3, 4, 5), "float32")):
-            with R.dataflow():
-                last = R.permute_dims(x, [0, 2, 3, 1])
-                a = R.nn.conv2d(last, weight, data_layout="NHWC", out_layout="NHWC")
-                b = R.nn.relu(a)
-                c = R.nn.max_pool2d(b, pool_size=[2, 2], layout="NHWC", out_layout="NHWC")
-                y = R.permute_dims(c, [0, 3, 1, 2])
-                R.output(y)
-            return y
-
-    assert_becomes(ChannelsLast(), Before, Expected)
+    assert_becomes_last(lambda x: max_pool2d(relu(conv2d(x, weight)), [2, 2]), expected)
 
 
 def test_constants_move_to_the_last_axis() -> None:
-    weight, bias = R.const(random(2, 3, 1, 1)), random(2, 1, 1)
-    first, last = R.const(bias), R.const(bias.reshape(1, 1, 1, 2))
+    weight, bias = const(random(2, 3, 1, 1)), random(2, 1, 1)
 
-    @I.ir_module
-    class Before:
-        @R.function
-        def main(x: R.Tensor((1, 3, 4, 5), "float32")):
-            with R.dataflow():
-                a = R.nn.conv2d(x, weight)
-                y = R.add(a, first)
-                R.output(y)
-            return y
+    def expected(x: Var) -> Expr:
+        last = conv2d(permute_dims(x, [0, 2, 3, 1]), weight, **LAST)
+        return permute_dims(add(last, const(bias.reshape(1, 1, 1, 2))), [0, 3, 1, 2])
 
-    @I.ir_module
-    class Expected:
-        @R.function
-        def main(x: R.Tensor((1, 3, 4, 5), "float32")):
-            with R.dataflow():
-                moved = R.permute_dims(x, [0, 2, 3, 1])
-                a = R.nn.conv2d(moved, weight, data_layout="NHWC", out_layout="NHWC")
-                b = R.add(a, last)
-                y = R.permute_dims(b, [0, 3, 1, 2])
-                R.output(y)
-            return y
-
-    assert_becomes(ChannelsLast(), Before, Expected)
+    assert_becomes_last(lambda x: add(conv2d(x, weight), const(bias)), expected)
 
 
 def test_a_mean_over_an_image_is_a_pooling() -> None:
-    weight = R.const(random(2, 3, 1, 1))
+    weight = const(random(2, 3, 1, 1))
 
-    @I.ir_module
-    class Before:
-        @R.function
-        def main(x: R.Tensor((1, 3, 4, 5), "float32")):
-            with R.dataflow():
-                a = R.nn.conv2d(x, weight)
-                y = R.mean(a, axis=[2, 3])
-                R.output(y)
-            return y
+    def expected(x: Var) -> Expr:
+        last = conv2d(permute_dims(x, [0, 2, 3, 1]), weight, **LAST)
+        return squeeze(avg_pool2d(last, [4, 5], **POOL_LAST), [1, 2])
 
-    @I.ir_module
-    class Expected:
-        @R.function
-        def main(x: R.Tensor((1, 3, 4, 5), "float32")):
-            with R.dataflow():
-                last = R.permute_dims(x, [0, 2, 3, 1])
-                a = R.nn.conv2d(last, weight, data_layout="NHWC", out_layout="NHWC")
-                b = R.nn.avg_pool2d(a, pool_size=[4, 5], layout="NHWC", out_layout="NHWC")
-                y = R.squeeze(b, [1, 2])
-                R.output(y)
-            return y
-
-    assert_becomes(ChannelsLast(), Before, Expected)
+    assert_becomes_last(lambda x: mean(conv2d(x, weight), [2, 3]), expected)
 
 
 def test_element_wise_operators_alone_stay() -> None:
-    @I.ir_module
-    class Before:
-        @R.function
-        def main(x: R.Tensor((1, 3, 4, 5), "float32")):
-            with R.dataflow():
-                a = R.nn.relu(x)
-                y = R.nn.softmax(a, axis=1)
-                R.output(y)
-            return y
+    def before(x: Var) -> Expr:
+        return softmax(relu(x), axis=1)
 
-    assert_becomes(ChannelsLast(), Before, Before)
+    assert_becomes_last(before, before)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import tvm
 from tvm import tirx
 from tvm.script import ir as I
@@ -7,107 +9,72 @@ from tvm.script import tirx as T
 
 from hios_tvm.passes.exact_floats import ExactComparisons, NanExtrema
 
+FLOAT, INTEGER = "float32", "int32"
+
+
+def elements(
+    function: Callable[..., tirx.Expr | Sequence[tirx.Expr]], *dtypes: str
+) -> tvm.IRModule:
+    """A kernel that stores each value of ``function`` of the elements of its inputs."""
+    i = tirx.Var("i", "int32")
+    inputs = [tirx.decl_buffer((4,), dtype) for dtype in dtypes]
+    values = function(*(tirx.BufferLoad(buffer, [i]) for buffer in inputs))
+    values = [values] if isinstance(values, tirx.Expr) else values
+    outputs = [tirx.decl_buffer((4,), str(value.ty.dtype)) for value in values]
+    stores = [
+        tirx.BufferStore(buffer, value, [i]) for buffer, value in zip(outputs, values, strict=True)
+    ]
+    loop = tirx.For(i, 0, 4, tirx.ForKind.SERIAL, tirx.stmt_seq(*stores))
+    return tvm.IRModule({"main": tirx.PrimFunc([*inputs, *outputs], loop)})
+
+
+def number(value: float) -> tirx.Expr:
+    return tirx.const(value, "float32")
+
+
+def is_false(condition: tirx.Expr) -> tirx.Expr:
+    return tirx.EQ(tirx.Cast("uint8", condition), tirx.const(0, "uint8"))
+
 
 def test_differences_and_comparisons_of_floats() -> None:
-    @I.ir_module
-    class Before:
-        @T.prim_func(s_tir=True)
-        def main(
-            a: T.Buffer((4,), "float32"),
-            b: T.Buffer((4,), "float32"),
-            d: T.Buffer((4,), "float32"),
-            e: T.Buffer((4,), "bool"),
-        ):
-            for i in range(4):
-                d[i] = a[i] - b[i]
-                e[i] = a[i] == b[i]
-
-    @I.ir_module
-    class Expected:
-        @T.prim_func(s_tir=True)
-        def main(
-            a: T.Buffer((4,), "float32"),
-            b: T.Buffer((4,), "float32"),
-            d: T.Buffer((4,), "float32"),
-            e: T.Buffer((4,), "bool"),
-        ):
-            for i in range(4):
-                d[i] = a[i] + b[i] * T.float32(-1)
-                e[i] = a[i] <= b[i] and a[i] >= b[i]
-
-    tvm.ir.assert_structural_equal(ExactComparisons()(Before), Expected)
+    before = elements(lambda a, b: [a - b, tirx.EQ(a, b)], FLOAT, FLOAT)
+    expected = elements(lambda a, b: [a + b * number(-1), tirx.And(a <= b, a >= b)], FLOAT, FLOAT)
+    tvm.ir.assert_structural_equal(ExactComparisons()(before), expected)
 
 
 def test_negations_of_what_is_read() -> None:
-    @I.ir_module
-    class Before:
-        @T.prim_func(s_tir=True)
-        def main(
-            a: T.Buffer((4,), "float32"), n: T.Buffer((4,), "bool"), u: T.Buffer((4,), "bool")
-        ):
-            for i in range(4):
-                n[i] = not (a[i] < T.float32(0))
-                u[i] = a[i] != T.float32(0)
-
-    @I.ir_module
-    class Expected:
-        @T.prim_func(s_tir=True)
-        def main(
-            a: T.Buffer((4,), "float32"), n: T.Buffer((4,), "bool"), u: T.Buffer((4,), "bool")
-        ):
-            for i in range(4):
-                n[i] = T.Cast("uint8", a[i] < T.float32(0)) == T.uint8(0)
-                u[i] = T.Cast("uint8", a[i] <= T.float32(0) and a[i] >= T.float32(0)) == T.uint8(0)
-
-    tvm.ir.assert_structural_equal(ExactComparisons()(Before), Expected)
+    zero = number(0)
+    before = elements(lambda a: [tirx.Not(a < zero), tirx.NE(a, zero)], FLOAT)
+    expected = elements(
+        lambda a: [is_false(a < zero), is_false(tirx.And(a <= zero, a >= zero))], FLOAT
+    )
+    tvm.ir.assert_structural_equal(ExactComparisons()(before), expected)
 
 
 def test_integers_are_compared_as_they_are() -> None:
-    @I.ir_module
-    class Before:
-        @T.prim_func(s_tir=True)
-        def main(a: T.Buffer((4,), "int32"), d: T.Buffer((4,), "int32")):
-            for i in range(4):
-                d[i] = T.Select(a[i] == 3, a[i] - 1, T.max(a[i], 0))
-
+    before = elements(
+        lambda a: tirx.Select(tirx.EQ(a, 3), a - 1, tirx.Max(a, tirx.const(0, INTEGER))), INTEGER
+    )
     passes = tvm.transform.Sequential([ExactComparisons(), NanExtrema()])
-    tvm.ir.assert_structural_equal(passes(Before), Before)
+    tvm.ir.assert_structural_equal(passes(before), before)
 
 
 def test_extrema_are_nan_where_an_operand_is() -> None:
     """LLVM's code for an extremum returns the second operand where one of them is NaN."""
-
-    @I.ir_module
-    class Before:
-        @T.prim_func(s_tir=True)
-        def main(
-            a: T.Buffer((4,), "float32"), b: T.Buffer((4,), "float32"), m: T.Buffer((4,), "float32")
-        ):
-            for i in range(4):
-                m[i] = T.max(a[i], b[i]) + T.min(a[i], T.float32(6))
-
-    @I.ir_module
-    class Expected:
-        @T.prim_func(s_tir=True)
-        def main(
-            a: T.Buffer((4,), "float32"), b: T.Buffer((4,), "float32"), m: T.Buffer((4,), "float32")
-        ):
-            for i in range(4):
-                m[i] = T.Select(a[i] <= a[i], T.max(a[i], b[i]), a[i]) + T.min(T.float32(6), a[i])
-
-    @I.ir_module
-    class OnGpu:
-        @T.prim_func(s_tir=True)
-        def main(
-            a: T.Buffer((4,), "float32"), b: T.Buffer((4,), "float32"), m: T.Buffer((4,), "float32")
-        ):
-            for i in range(4):
-                m[i] = T.Select(a[i] <= a[i], T.Select(b[i] < a[i], a[i], b[i]), a[i]) + T.Select(
-                    a[i] > T.float32(6), T.float32(6), a[i]
-                )
-
-    tvm.ir.assert_structural_equal(NanExtrema()(Before), Expected)
-    tvm.ir.assert_structural_equal(NanExtrema(on_gpu=True)(Before), OnGpu)
+    six = number(6)
+    before = elements(lambda a, b: tirx.Max(a, b) + tirx.Min(a, six), FLOAT, FLOAT)
+    by_order = elements(
+        lambda a, b: tirx.Select(a <= a, tirx.Max(a, b), a) + tirx.Min(six, a), FLOAT, FLOAT
+    )
+    by_comparisons = elements(
+        lambda a, b: (
+            tirx.Select(a <= a, tirx.Select(b < a, a, b), a) + tirx.Select(a > six, six, a)
+        ),
+        FLOAT,
+        FLOAT,
+    )
+    tvm.ir.assert_structural_equal(NanExtrema()(before), by_order)
+    tvm.ir.assert_structural_equal(NanExtrema(on_gpu=True)(before), by_comparisons)
 
 
 def test_chains_of_extrema_stay_short() -> None:

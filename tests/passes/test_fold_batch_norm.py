@@ -1,126 +1,57 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
-from structure import assert_becomes
-from tvm.script import ir as I
-from tvm.script import relax as R
+from structure import assert_becomes, module_of
+from tvm.relax import Expr, Var, const
+from tvm.relax.op import add, multiply, subtract
+from tvm.relax.op.nn import conv2d
 
 from hios_tvm.passes.fold_batch_norm import FoldBatchNorm
 
 WEIGHT = np.arange(6, dtype="float32").reshape(2, 3, 1, 1)
 SCALE = np.array([2, 3], "float32").reshape(2, 1, 1)
 SHIFT = np.array([5, 7], "float32").reshape(1, 2, 1, 1)
+SCALED = WEIGHT * SCALE[..., None]
+
+
+def assert_folds(before: Callable[[Var], Expr], expected: Callable[[Var], Expr]) -> None:
+    shape = (1, 3, 4, 4)
+    assert_becomes(FoldBatchNorm(), module_of(before, shape), module_of(expected, shape))
 
 
 def test_a_scale_goes_into_the_weights() -> None:
-    weight, scale, scaled = R.const(WEIGHT), R.const(SCALE), R.const(WEIGHT * SCALE[..., None])
-
-    @I.ir_module
-    class Before:
-        @R.function
-        def main(x: R.Tensor((1, 3, 4, 4), "float32")):
-            with R.dataflow():
-                a = R.nn.conv2d(x, weight)
-                y = R.multiply(a, scale)
-                R.output(y)
-            return y
-
-    @I.ir_module
-    class Expected:
-        @R.function
-        def main(x: R.Tensor((1, 3, 4, 4), "float32")):
-            with R.dataflow():
-                y = R.nn.conv2d(x, scaled)
-                R.output(y)
-            return y
-
-    assert_becomes(FoldBatchNorm(), Before, Expected)
+    assert_folds(
+        lambda x: multiply(conv2d(x, const(WEIGHT)), const(SCALE)),
+        lambda x: conv2d(x, const(SCALED)),
+    )
 
 
 def test_a_scale_behind_a_shift_scales_both() -> None:
-    weight, shift, scale = R.const(WEIGHT), R.const(SHIFT), R.const(SCALE)
-    scaled, scaled_shift = R.const(WEIGHT * SCALE[..., None]), R.const(SHIFT * SCALE)
-
-    @I.ir_module
-    class Before:
-        @R.function
-        def main(x: R.Tensor((1, 3, 4, 4), "float32")):
-            with R.dataflow():
-                a = R.nn.conv2d(x, weight)
-                b = R.add(a, shift)
-                y = R.multiply(b, scale)
-                R.output(y)
-            return y
-
-    @I.ir_module
-    class Expected:
-        @R.function
-        def main(x: R.Tensor((1, 3, 4, 4), "float32")):
-            with R.dataflow():
-                a = R.nn.conv2d(x, scaled)
-                y = R.add(a, scaled_shift)
-                R.output(y)
-            return y
-
-    assert_becomes(FoldBatchNorm(), Before, Expected)
+    assert_folds(
+        lambda x: multiply(add(conv2d(x, const(WEIGHT)), const(SHIFT)), const(SCALE)),
+        lambda x: add(conv2d(x, const(SCALED)), const(SHIFT * SCALE)),
+    )
 
 
 def test_shifts_merge() -> None:
-    weight, shift, both = R.const(WEIGHT), R.const(SHIFT), R.const(SHIFT - SHIFT / 2)
-    half = R.const(SHIFT / 2)
-
-    @I.ir_module
-    class Before:
-        @R.function
-        def main(x: R.Tensor((1, 3, 4, 4), "float32")):
-            with R.dataflow():
-                a = R.nn.conv2d(x, weight)
-                b = R.add(a, shift)
-                y = R.subtract(b, half)
-                R.output(y)
-            return y
-
-    @I.ir_module
-    class Expected:
-        @R.function
-        def main(x: R.Tensor((1, 3, 4, 4), "float32")):
-            with R.dataflow():
-                a = R.nn.conv2d(x, weight)
-                y = R.add(a, both)
-                R.output(y)
-            return y
-
-    assert_becomes(FoldBatchNorm(), Before, Expected)
+    assert_folds(
+        lambda x: subtract(add(conv2d(x, const(WEIGHT)), const(SHIFT)), const(SHIFT / 2)),
+        lambda x: add(conv2d(x, const(WEIGHT)), const(SHIFT - SHIFT / 2)),
+    )
 
 
 def test_a_result_with_two_readers_keeps_its_weights() -> None:
-    weight, scale = R.const(WEIGHT), R.const(SCALE)
+    def before(x: Var) -> Expr:
+        convolved = conv2d(x, const(WEIGHT))
+        return add(convolved, multiply(convolved, const(SCALE)))
 
-    @I.ir_module
-    class Before:
-        @R.function
-        def main(x: R.Tensor((1, 3, 4, 4), "float32")):
-            with R.dataflow():
-                a = R.nn.conv2d(x, weight)
-                b = R.multiply(a, scale)
-                y = R.add(a, b)
-                R.output(y)
-            return y
-
-    assert_becomes(FoldBatchNorm(), Before, Before)
+    assert_folds(before, before)
 
 
 def test_a_scale_along_another_axis_stays() -> None:
-    weight, rows = R.const(WEIGHT), R.const(np.ones((1, 1, 4, 1), "float32"))
+    def before(x: Var) -> Expr:
+        return multiply(conv2d(x, const(WEIGHT)), const(np.ones((1, 1, 4, 1), "float32")))
 
-    @I.ir_module
-    class Before:
-        @R.function
-        def main(x: R.Tensor((1, 3, 4, 4), "float32")):
-            with R.dataflow():
-                a = R.nn.conv2d(x, weight)
-                y = R.multiply(a, rows)
-                R.output(y)
-            return y
-
-    assert_becomes(FoldBatchNorm(), Before, Before)
+    assert_folds(before, before)

@@ -1,7 +1,5 @@
 """Code generation: scheduled kernels to object files, in parallel and only once."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -1,7 +1,5 @@
 """The CPU features that generated code may use, in the words of /proc/cpuinfo."""
 
-from __future__ import annotations
-
 from collections.abc import Collection
 
 from tvm.target import Target, codegen

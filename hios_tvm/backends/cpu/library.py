@@ -1,7 +1,5 @@
 """Kernels to the bytes of a shared library, with the executor linked in."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess

@@ -1,7 +1,5 @@
 """Which kernels get the loops of a tuning database, from what was measured; nothing is measured."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -4,8 +4,6 @@ Every trial is a transaction of its own. A process that is killed loses the tria
 measuring and nothing else, and the next one finds a whole database.
 """
 
-from __future__ import annotations
-
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager

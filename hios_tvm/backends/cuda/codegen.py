@@ -1,7 +1,5 @@
 """Code generation for GPUs: scheduled kernels to CUDA, and to the code of one architecture."""
 
-from __future__ import annotations
-
 import hashlib
 import math
 import re

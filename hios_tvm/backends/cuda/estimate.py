@@ -5,8 +5,6 @@ bandwidth, and the time of a launch. A kernel with few results cannot use all mu
 that share of the GPU is its utilization, with which stream groups are modelled.
 """
 
-from __future__ import annotations
-
 import math
 
 import tvm

@@ -1,7 +1,5 @@
 """The ONNX frontend: a file or a ModelProto in, a Relax module with static shapes out."""
 
-from __future__ import annotations
-
 from hios_tvm.frontends.onnx.load import from_onnx, load_onnx
 
 __all__ = ["from_onnx", "load_onnx"]

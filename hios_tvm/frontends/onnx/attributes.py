@@ -1,7 +1,5 @@
 """Attributes of a node, read by name and type."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -6,8 +6,6 @@ that the path names and, if the model is a symbolic link, also the one that it l
 model hubs keep links to models and weights that lie side by side elsewhere).
 """
 
-from __future__ import annotations
-
 import os
 import stat
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Which operators of ONNX can be imported, and rewriting those that others can express."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import onnx

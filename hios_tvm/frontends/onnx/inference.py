@@ -1,7 +1,5 @@
 """ONNX's own inference of types and shapes, which the importer's results are compared with."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 

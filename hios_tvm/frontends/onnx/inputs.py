@@ -1,7 +1,5 @@
 """Static shapes of a model's inputs, from the model and from the user."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from math import prod
 

@@ -1,7 +1,5 @@
 """Import of an ONNX model: read, check, convert."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 

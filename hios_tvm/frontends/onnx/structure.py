@@ -1,7 +1,5 @@
 """The rules of ONNX graphs that everything behind them relies on."""
 
-from __future__ import annotations
-
 import onnx
 from onnx import GraphProto, ModelProto
 

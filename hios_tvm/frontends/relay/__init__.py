@@ -1,7 +1,5 @@
 """Relay programs: text or JSON in, Relax IRModule out."""
 
-from __future__ import annotations
-
 from hios_tvm.frontends.relay.importer import from_relay, from_relay_json, load_relay
 
 __all__ = ["from_relay", "from_relay_json", "load_relay"]

@@ -1,7 +1,5 @@
 """Typed access to the attributes of one operator call."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 from hios_tvm.errors import RelayError

@@ -4,8 +4,6 @@ What is left of the program after evaluation are operators on tensors of static 
 the bindings of one dataflow block.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Mapping
 

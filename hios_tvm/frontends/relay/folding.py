@@ -1,7 +1,5 @@
 """Arithmetic on small constants, so that conditions and scales computed from them are constants."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The entry points of the Relay frontend."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 

@@ -4,8 +4,6 @@ In the table a field holds either a value (``"axis": "1"``) or the index of a no
 "17"``), and only the C++ declaration of the attributes said which. These are those declarations.
 """
 
-from __future__ import annotations
-
 # Lists, optional numbers and expressions, in every operator that has a field of this name.
 _NODES = """
     axes batch_dims begin block_shape channels crop_size crops dilation dilations end exclusive

@@ -4,8 +4,6 @@ A table is a list of nodes that refer to each other by index. The same format ho
 section of the text format. Tensors are in a list of their own, in base64.
 """
 
-from __future__ import annotations
-
 import base64
 import binascii
 import json

@@ -142,6 +142,18 @@ def _main_of(expression: syntax.Expression) -> syntax.Function:
 class _TreeBuilder(Transformer[Token, Any]):
     """One method for each rule of the grammar; `children` are what the rule's parts gave."""
 
+    def ignored(self, children: list[Any]) -> None:
+        return None
+
+    external_function = ignored  # a call of it is reported as an unknown function
+    virtual_device = ignored  # devices are chosen anew
+    extern_type = type_parameters = ignored
+
+    def listed(self, children: list[Any]) -> list[Any]:
+        return children
+
+    arguments = list_value = types = listed
+
     # --- Definitions ---
 
     def program(self, children: list[Any]) -> syntax.Program:
@@ -173,14 +185,8 @@ class _TreeBuilder(Transformer[Token, Any]):
     def global_function(self, children: list[Any]) -> tuple[str, syntax.Function]:
         return children[0][1:], children[1]
 
-    def external_function(self, children: list[Any]) -> None:
-        return None  # a call of it is reported as an unknown function
-
     def type_definition(self, children: list[Any]) -> dict[str, int]:
         return children[-1] if isinstance(children[-1], dict) else {}
-
-    def extern_type(self, children: list[Any]) -> None:
-        return None
 
     def constructors(self, children: list[tuple[str, int]]) -> dict[str, int]:
         return dict(children)
@@ -199,19 +205,12 @@ class _TreeBuilder(Transformer[Token, Any]):
     def parameter(self, children: list[Any]) -> syntax.Parameter:
         return syntax.Parameter(children[0][1:], _type_in(children), _at(children[0]))
 
-    def virtual_device(self, children: list[Any]) -> None:
-        return None  # devices are chosen anew
-
-    def type_parameters(self, children: list[Token]) -> None:
-        return None
-
     # --- Expressions ---
 
     def block(self, children: list[Any]) -> syntax.Expression:
         result: syntax.Expression = children[-1]
-        if len(children) == 1:
-            return result
-        return syntax.Block(tuple(children[:-1]), result, children[0].position)
+        bindings = tuple(children[:-1])
+        return syntax.Block(bindings, result, bindings[0].position) if bindings else result
 
     def let(self, children: list[Any]) -> syntax.Binding:
         name = children[0]
@@ -239,8 +238,7 @@ class _TreeBuilder(Transformer[Token, Any]):
         return syntax.Call(function, arguments, attributes, function.position)
 
     def projection(self, children: list[Any]) -> syntax.Projection:
-        value, index = children
-        return syntax.Projection(value, _integer(index), value.position)
+        return syntax.Projection(children[0], _integer(children[1]), children[0].position)
 
     def variable(self, children: list[Token]) -> syntax.Variable:
         return syntax.Variable(children[0][1:], _at(children[0]))
@@ -280,9 +278,6 @@ class _TreeBuilder(Transformer[Token, Any]):
         parts = [child for child in children if not isinstance(child, Token)]
         clauses = parts[1] if len(parts) > 1 else ()
         return syntax.Match(parts[0], clauses, parts[0].position)
-
-    def arguments(self, children: list[Any]) -> list[Any]:
-        return children
 
     def clauses(self, children: list[syntax.Clause]) -> tuple[syntax.Clause, ...]:
         return tuple(children)
@@ -326,9 +321,6 @@ class _TreeBuilder(Transformer[Token, Any]):
     def name_value(self, children: list[Token]) -> str | None:
         return None if children[0] in ("None", "nullptr") else str(children[0])
 
-    def list_value(self, children: list[Any]) -> list[Any]:
-        return children
-
     def map_value(self, children: list[Any]) -> Mapping[str, syntax.AttributeValue]:
         return children[0] if children else {}
 
@@ -348,9 +340,6 @@ class _TreeBuilder(Transformer[Token, Any]):
 
     def tuple_type(self, children: list[Any]) -> syntax.TupleType:
         return syntax.TupleType(tuple(children[0]) if children else ())
-
-    def types(self, children: list[syntax.Type]) -> list[syntax.Type]:
-        return children
 
     def shape(self, children: list[Token]) -> tuple[int | None, ...]:
         for child in children:

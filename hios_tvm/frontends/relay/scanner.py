@@ -1,7 +1,5 @@
 """What happens to a Relay text before it is parsed: comments blanked, metadata cut off."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 

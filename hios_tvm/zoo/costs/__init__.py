@@ -4,8 +4,6 @@ scripts/measure_zoo_costs.py makes the files. They are cost files: `hios_tvm.sch
 them, and ``hios-tvm schedule``.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from hios_tvm.errors import UsageError

@@ -24,7 +24,7 @@ from hios_tvm.frontends.relay.parser import parse_program
 from hios_tvm.frontends.relay.syntax import Block
 from hios_tvm.runtime import load
 from hios_tvm.schema.costs import CostTable, Measurement
-from hios_tvm.schema.platform import Platform
+from hios_tvm.schema.platform import Device, Platform
 
 FOLDER = DATA / "models"
 
@@ -46,7 +46,8 @@ def test_model_in_an_artifact_for_two_devices(name: str, tmp_path: Path) -> None
     mod, inputs = imported(FOLDER / f"{name}.relay")
     network = lower_network(mod, "host")
     latency = {op.name: Measurement(1.0) for op in network.graph.operators}
-    schedule = plan(network, CostTable({"cpu/1": latency}), Platform.uniform(2))
+    platform = Platform(tuple(Device(f"cpu@{core}", model="cpu/1") for core in range(2)))
+    schedule = plan(network, CostTable({"cpu/1": latency}), platform)
     path = tmp_path / "model.hios"
     write(build(network, schedule), path)
     cores = sorted(os.sched_getaffinity(0))

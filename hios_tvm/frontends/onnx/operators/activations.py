@@ -1,7 +1,5 @@
 """The functions that recurrent layers name in their attribute ``activations``."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias

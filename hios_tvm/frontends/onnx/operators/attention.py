@@ -4,8 +4,6 @@ The standard's Attention, LinearAttention, CausalConvWithState, SwiGLU and losse
 their definitions in other operators.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 

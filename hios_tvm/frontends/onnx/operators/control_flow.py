@@ -1,7 +1,5 @@
 """Control flow that is decided at import: branches are chosen, loops are unrolled."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 

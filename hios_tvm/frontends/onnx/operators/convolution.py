@@ -1,7 +1,5 @@
 """Convolutions and their transposes."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from math import prod
 

@@ -1,7 +1,5 @@
 """Einstein summation, by transpositions and matrix products."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod

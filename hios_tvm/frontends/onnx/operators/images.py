@@ -1,7 +1,5 @@
 """Blocks of images, and images sampled on a grid."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

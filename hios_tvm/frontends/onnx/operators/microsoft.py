@@ -1,7 +1,5 @@
 """Operators of the domain com.microsoft, which ONNX Runtime's own tools write."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 

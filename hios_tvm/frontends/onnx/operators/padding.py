@@ -1,7 +1,5 @@
 """Operators that add borders, or take them away."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 

@@ -1,7 +1,5 @@
 """Quantized tensors, and products of integers, which are exact."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from math import prod
 

@@ -3,8 +3,6 @@
 Resizing is separable, and all sizes are static, so each axis has a table of its own.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Sequences of tensors and optional values, which exist at import only."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 from tvm import relax

@@ -1,7 +1,5 @@
 """Operators that change shapes and move elements, but compute nothing."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 

@@ -3,8 +3,6 @@
 Lengths are known at import, so that a transform is a product with a constant matrix.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Every operator that can be imported, and how it becomes Relax."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from importlib import import_module
 

@@ -1,7 +1,5 @@
 """Attention and embeddings of the domain com.microsoft."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from math import sqrt

@@ -1,7 +1,5 @@
 """Trigonometric and hyperbolic functions, and their inverses."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 
 from tvm import relax, tirx

@@ -1,7 +1,5 @@
 """The geometry of the windows of convolutions and poolings."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod

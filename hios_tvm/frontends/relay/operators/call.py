@@ -1,7 +1,5 @@
 """One call of a Relay operator, as the functions that convert operators see it."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias

@@ -1,7 +1,5 @@
 """Convolutions, their transposes and matrix products."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 from tvm import relax, topi

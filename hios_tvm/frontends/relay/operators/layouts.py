@@ -4,8 +4,6 @@ A capital letter is a dimension; a number with a small letter is the inner block
 of that letter.
 """
 
-from __future__ import annotations
-
 import math
 import re
 

@@ -1,7 +1,5 @@
 """Normalizations, softmax and parametrized activations."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Poolings over windows, over everything, and to a given size."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

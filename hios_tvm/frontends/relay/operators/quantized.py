@@ -1,7 +1,5 @@
 """Quantized operators, with the arithmetic of Relay's own lowering (bit for bit)."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from typing import TypeAlias
