@@ -26,6 +26,7 @@ from hios_tvm.frontends.tensors import constant, constant_of, dtype_of, shape_of
 
 _MAX_UNROLLED_TAPS = 16
 _INJECTIVE = 2  # TVM's number for kernels that compute each element from some of others
+_OPAQUE = 8  # and for those that are not fused
 
 
 def resize(call: OperatorCall) -> Value:
@@ -161,10 +162,15 @@ def _resized(
     }
     exact = how.mode == "nearest" or dtype in ("float32", "float64")
     result = data if exact else call.cast(data, "float32")
-    # What shrinks most comes first: less is left for the others
-    order = sorted(taps, key=lambda axis: axes[axis].out / axes[axis].size)
-    for group in _kernels(order, taps):
-        result = _combined(call, result, {axis: taps[axis] for axis in group})
+    # What shrinks most comes first: less is left for the others. Then comes the last axis: along
+    # it elements are picked one by one, along the others whole vectors.
+    last = len(shape) - 1
+    ratios = {axis: axes[axis].out / axes[axis].size for axis in taps}
+    order = sorted(taps, key=lambda axis: (min(1.0, ratios[axis]), axis != last, ratios[axis]))
+    groups = _kernels(order, taps, last)
+    for group in groups:
+        is_fusable = group is groups[-1]  # one kernel of two would compute what is between again
+        result = _combined(call, result, {axis: taps[axis] for axis in group}, is_fusable)
     for axis, table in taps.items():
         if not table.inside.all():
             inside = call.along(constant_of(table.inside), axis, len(shape))
@@ -173,21 +179,28 @@ def _resized(
     return call.cast(result, dtype)
 
 
-def _kernels(order: Sequence[int], taps: Mapping[int, Taps]) -> list[list[int]]:
-    """The axes that one kernel resizes: as many as need few elements together."""
+def _kernels(order: Sequence[int], taps: Mapping[int, Taps], last: int) -> list[list[int]]:
+    """The axes that one kernel resizes: as many as need few elements together.
+
+    The `last` one has a kernel of its own where elements are combined.
+    """
     groups: list[list[int]] = []
     for axis in order:
         if taps[axis].is_identity:
             continue
         together = [*(groups[-1] if groups else []), axis]
-        if prod(taps[i].count for i in together) <= _MAX_UNROLLED_TAPS and groups:
+        is_choice = all(taps[i].is_choice for i in together)
+        few = prod(taps[i].count for i in together) <= _MAX_UNROLLED_TAPS
+        if groups and few and (is_choice or last not in together):
             groups[-1] = together
         else:
             groups.append([axis])
     return groups
 
 
-def _combined(call: OperatorCall, data: relax.Expr, taps: Mapping[int, Taps]) -> relax.Expr:
+def _combined(
+    call: OperatorCall, data: relax.Expr, taps: Mapping[int, Taps], is_fusable: bool
+) -> relax.Expr:
     """Each element along some axes as a sum of weighted elements."""
     dtype = dtype_of(data)
     tables = [
@@ -201,7 +214,7 @@ def _combined(call: OperatorCall, data: relax.Expr, taps: Mapping[int, Taps]) ->
     if prod(taps[axis].count for axis in taps) > _MAX_UNROLLED_TAPS:
         return call.compute(_weighted_sum, data, *tables, axis=next(iter(taps)))
     # Its indices come from tables, which TVM takes for a reason not to fuse the kernel.
-    attributes = {"op_pattern": _INJECTIVE}
+    attributes = {"op_pattern": _INJECTIVE if is_fusable else _OPAQUE}
     kernel = partial(_unrolled_sum, taps=taps)
     return call.compute(kernel, data, *tables, primfunc_attrs=attributes)
 
