@@ -90,7 +90,7 @@ def peak_kernel(lanes: int) -> tirx.PrimFunc:
     zero = tirx.Broadcast(tirx.const(0.0, "float32"), lanes)
 
     def write() -> None:
-        sums = allocate("sums", PEAK_CHAINS * lanes, scope="local")
+        sums = allocate("sums", PEAK_CHAINS * lanes)
         for chain in chains:
             T.buffer_store(sums, zero, [chain])
         for _ in serial("step", PEAK_STEPS):
