@@ -11,25 +11,24 @@ count the multiplications that they save, and may be above the peak.
     ./scripts/benchmark_kernels.py squeezenet1_1 --rounds 5 --json kernels.json
 """
 
-import argparse
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import click
 import numpy as np
 import tvm
-from rich.console import Console
 from rich.progress import track
-from rich.table import Table
 from tvm import tirx
 from tvm.ir import Call
 from tvm.script import tirx as T
 
 from hios_tvm.backends.cpu.targets import host_target, vector_lanes
 from hios_tvm.backends.network import lower
+from hios_tvm.cli.options import print_table, stdout
 from hios_tvm.frontends.onnx import from_onnx
 from hios_tvm.passes.cpu_rules.loop_nest import allocate, emitted, serial
 from hios_tvm.zoo import NETWORKS, build
@@ -114,7 +113,7 @@ def timer(
     return lambda: min(evaluate(*arrays).results)
 
 
-def measure(networks: list[str], rounds: int) -> tuple[float, list[Result]]:
+def measure(networks: Sequence[str], rounds: int) -> tuple[float, list[Result]]:
     """Return the peak in GFLOP/s, and the layers of all networks, slowest in total first."""
     target = host_target()
     lanes = vector_lanes(target)
@@ -155,55 +154,45 @@ def measure(networks: list[str], rounds: int) -> tuple[float, list[Result]]:
     return peak_gflops, results
 
 
-def summary(results: list[Result]) -> dict[str, float]:
-    """The figures that the kernels are held to."""
+def mean_share(results: list[Result]) -> float:
+    """Geometric mean of the shares of the peak, weighted by the time of the layers."""
     weights = [result.milliseconds * result.layer.calls for result in results]
-    logs = [math.log(result.share) for result in results]
-    mean = math.exp(sum(w * x for w, x in zip(weights, logs, strict=True)) / sum(weights))
+    logs = np.log([result.share for result in results])
+    return float(np.exp(np.average(logs, weights=weights)))
+
+
+def worst_large_share(results: list[Result]) -> float:
+    """The least share of a layer of more than `LARGE_LAYER_MFLOP`."""
     large = [result.share for result in results if result.layer.mflop > LARGE_LAYER_MFLOP]
-    return {"mean_share": mean, "worst_large_share": min(large, default=math.nan)}
+    return min(large, default=math.nan)
 
 
-def show(peak: float, results: list[Result], rows: int) -> None:
-    table = Table("layer", "shapes", "MFLOP", "calls", "ms", "GFLOP/s", "of peak")
-    for result in results[:rows]:
-        shapes = " ".join("x".join(map(str, shape)) for shape in result.layer.shapes)
-        table.add_row(
-            result.layer.kernel,
-            shapes,
-            f"{result.layer.mflop:.1f}",
-            str(result.layer.calls),
-            f"{result.milliseconds:.4f}",
-            f"{result.gflops:.0f}",
-            f"{result.share:.0%}",
-        )
-    console = Console(width=None if Console().is_terminal else 180)
-    console.print(table)
-    figures = summary(results)
-    console.print(f"peak of one core: {peak:.0f} GFLOP/s (multiply-adds in registers)")
-    console.print(
-        f"{len(results)} layers, geometric mean weighted by time: "
-        f"{figures['mean_share']:.0%} of the peak"
+def row(result: Result) -> list[str]:
+    layer = result.layer
+    shapes = " ".join("x".join(map(str, shape)) for shape in layer.shapes)
+    cells = [layer.kernel, shapes, f"{layer.mflop:.1f}", str(layer.calls)]
+    return [*cells, f"{result.milliseconds:.4f}", f"{result.gflops:.0f}", f"{result.share:.0%}"]
+
+
+@click.command(help=__doc__)
+@click.argument("networks", nargs=-1, type=click.Choice(list(NETWORKS)))
+@click.option("--rounds", default=3, show_default=True, help="How often each kernel is timed.")
+@click.option("--rows", default=60, show_default=True, help="Layers to print, slowest first.")
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write JSON there.")
+def main(networks: tuple[str, ...], rounds: int, rows: int, json_file: Path | None) -> None:
+    peak, results = measure(networks or tuple(NETWORKS), rounds)
+    columns = ["layer", "shapes", "MFLOP", "calls", "ms", "GFLOP/s", "of peak"]
+    print_table("layers", columns, list(map(row, results[:rows])))
+    mean, worst = mean_share(results), worst_large_share(results)
+    stdout().print(f"peak of one core: {peak:.0f} GFLOP/s (multiply-adds in registers)")
+    stdout().print(
+        f"{len(results)} layers, geometric mean weighted by time: {mean:.0%} of the peak"
     )
-    console.print(
-        f"worst layer above {LARGE_LAYER_MFLOP} MFLOP: "
-        f"{figures['worst_large_share']:.0%} of the peak"
-    )
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("networks", nargs="*", default=[], metavar="network", help="default: all")
-    parser.add_argument("--rounds", type=int, default=3, help="how often each kernel is timed")
-    parser.add_argument("--rows", type=int, default=60, help="layers to print, slowest first")
-    parser.add_argument("--json", type=Path, help="also write all results to this file")
-    options = parser.parse_args()
-    peak, results = measure(options.networks or list(NETWORKS), options.rounds)
-    show(peak, results, options.rows)
-    if options.json:
+    stdout().print(f"worst layer above {LARGE_LAYER_MFLOP} MFLOP: {worst:.0%} of the peak")
+    if json_file is not None:
         layers = [asdict(result) for result in results]
-        report = {"peak_gflops": peak, **summary(results), "layers": layers}
-        options.json.write_text(json.dumps(report, indent=2), encoding="utf-8")
+        figures = {"peak_gflops": peak, "mean_share": mean, "worst_large_share": worst}
+        json_file.write_text(json.dumps({**figures, "layers": layers}, indent=2))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from statistics import geometric_mean
@@ -23,6 +23,7 @@ from typing import Any
 
 import click
 import numpy as np
+from check_networks import model_files, recorded_draws
 
 from hios_tvm.cli.options import print_table, stderr, stdout
 from hios_tvm.compiler import CompileOptions, compile_model
@@ -62,7 +63,7 @@ def main(
     results: dict[str, Result] = {}
     if json_file.exists():
         results = json.loads(json_file.read_text())["networks"]
-    for file in _model_files([*paths, *_export(exported, folder)]):
+    for file in model_files([*paths, *_export(exported, folder)]):
         name = file.stem
         if "artifact_ms" in results.get(name, {}):
             continue
@@ -88,11 +89,6 @@ def _export(names: str | None, folder: Path) -> list[Path]:
         options = ["--only", ",".join(missing), "--exporter", "dynamo", "-o", str(folder)]
         subprocess.run([sys.executable, str(script), *options], check=True)
     return list(files.values())
-
-
-def _model_files(paths: Sequence[Path]) -> Iterator[Path]:
-    for path in paths:
-        yield from sorted(path.glob("*.onnx")) if path.is_dir() else [path]
 
 
 def _measure(model: Path, target: str, iterations: int, time_limit: float) -> Result:
@@ -122,14 +118,10 @@ def _measure(model: Path, target: str, iterations: int, time_limit: float) -> Re
     }
 
 
-def _recorded_inputs(model: Path) -> dict[str, np.ndarray]:
+def _recorded_inputs(model: Path) -> Mapping[str, np.ndarray]:
     """Return the first inputs that `export_networks.py` recorded for the network, if it did."""
-    path = model.with_name(f"{model.name.partition('.')[0]}.reference.npz")
-    if not path.exists():
-        return {}
-    with np.load(path) as arrays:
-        start = "0/input/"
-        return {key.removeprefix(start): arrays[key] for key in arrays if key.startswith(start)}
+    draws = recorded_draws(model)
+    return draws[0][0] if draws else {}
 
 
 def _print(results: Mapping[str, Result]) -> None:

@@ -90,7 +90,7 @@ class Outcome:
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write JSON there.")
 def main(paths: tuple[Path, ...], time_limit: float, json_file: Path | None) -> None:
     outcomes = []
-    for file in _model_files(paths):
+    for file in model_files(paths):
         outcome = _in_process(file, time_limit)
         stderr().print(f"{file.name}: {outcome.outcome}  {outcome.message}", markup=False)
         outcomes.append(outcome)
@@ -104,7 +104,7 @@ def main(paths: tuple[Path, ...], time_limit: float, json_file: Path | None) -> 
     sys.exit(0 if counts["passed"] == len(outcomes) else 1)
 
 
-def _model_files(paths: Sequence[Path]) -> Iterator[Path]:
+def model_files(paths: Sequence[Path]) -> Iterator[Path]:
     for path in paths:
         yield from sorted(path.glob("*.onnx")) if path.is_dir() else [path]
 
@@ -141,7 +141,9 @@ def _work(pipe: Connection, file: Path) -> None:
 def _check(file: Path) -> tuple[str, str, Errors | None]:
     try:
         model = onnx.load(file)
-        draws = _read_reference(file)
+        draws = recorded_draws(file)
+        if not draws:
+            raise UsageError(f"no outputs are recorded beside {file.name}: run export_networks.py")
         ours = _run(model, [inputs for inputs, _ in draws])
     except HiosError as error:
         return "refused", f"{type(error).__name__}: {error}", None
@@ -158,11 +160,11 @@ def _check(file: Path) -> tuple[str, str, Errors | None]:
     return "wrong", str(errors), errors
 
 
-def _read_reference(file: Path) -> list[tuple[Arrays, Arrays]]:
-    """Return inputs and outputs in float64, as often as they were drawn."""
+def recorded_draws(file: Path) -> list[tuple[Arrays, Arrays]]:
+    """Return what `export_networks.py` recorded: inputs, and outputs in float64, of each draw."""
     path = file.with_name(f"{file.name.partition('.')[0]}.reference.npz")
     if not path.exists():
-        raise UsageError(f"{path.name} is missing next to {file.name}: run export_networks.py")
+        return []
     draws: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {}
     with np.load(path) as arrays:
         for key, array in arrays.items():

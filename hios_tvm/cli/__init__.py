@@ -48,7 +48,9 @@ class _Group(click.Group):
             sys.exit(2 if isinstance(error, UsageError) else 1)
 
 
-@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "show_default": True}
+)
 @click.version_option(__version__, prog_name="hios-tvm")
 def main() -> None:
     """Compile a neural network ahead of time for several devices of one machine, and run it.

@@ -33,40 +33,22 @@ _DIFFERENCES = 5  # operators whose time is furthest from their cost
 @artifact_options
 @input_options
 @click.option(
-    "--iterations",
-    default=50,
-    show_default=True,
-    type=click.IntRange(1),
-    help="Measure at least this many runs.",
+    "--iterations", default=50, type=click.IntRange(1), help="Measure at least this many runs."
 )
 @click.option(
     "--duration",
     default=3.0,
-    show_default=True,
     type=click.FloatRange(0),
     help="Measure for at least this many seconds.",
 )
+@click.option("--warmup", default=10, type=click.IntRange(0), help="Runs before measuring.")
+@click.option("--percentiles", default="50,90,95,99,99.9", help="Latencies to print.")
 @click.option(
-    "--warmup",
-    default=10,
-    show_default=True,
-    type=click.IntRange(0),
-    help="Runs before measuring.",
-)
-@click.option(
-    "--percentiles", default="50,90,95,99,99.9", show_default=True, help="Latencies to print."
-)
-@click.option(
-    "--concurrency",
-    default=1,
-    show_default=True,
-    type=click.IntRange(1),
-    help="Threads that run each session.",
+    "--concurrency", default=1, type=click.IntRange(1), help="Threads that run each session."
 )
 @click.option(
     "--sessions",
     default=1,
-    show_default=True,
     type=click.IntRange(1),
     help="Sessions that run at the same time, on the same devices.",
 )

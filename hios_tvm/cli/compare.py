@@ -34,12 +34,11 @@ if TYPE_CHECKING:
 @model_options
 @click.argument("artifact", type=EXISTING_FILE)
 @input_options
-@click.option("--iterations", default=50, show_default=True, type=click.IntRange(1))
-@click.option("--warmup", default=10, show_default=True, type=click.IntRange(0))
+@click.option("--iterations", default=50, type=click.IntRange(1))
+@click.option("--warmup", default=10, type=click.IntRange(0))
 @click.option(
     "--time-limit",
     default=20.0,
-    show_default=True,
     type=click.FloatRange(0),
     help="Seconds for each; a slow one is run less often (5 times at least).",
 )

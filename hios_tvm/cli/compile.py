@@ -141,7 +141,6 @@ setting_options = option_group(
     click.option(
         "--target",
         default="host",
-        show_default=True,
         help="What to generate code for. A CPU: host, portable (any x86-64-v3), or a name such as "
         "znver4 or neoverse-n1. GPUs: sm_80, sm_90, ...  Both: znver4,sm_90.",
     ),
@@ -160,7 +159,6 @@ setting_options = option_group(
     click.option(
         "--scheduler",
         default="hios-lp",
-        show_default=True,
         help="One that hios-tvm schedule --list names; auto tries the best few out.",
     ),
     click.option(
@@ -186,12 +184,11 @@ cost_options = option_group(
         metavar="HOST:PORT",
         help="Measure there: a TVM RPC server, or a tracker of servers.",
     ),
-    click.option("--rpc-key", default="", help="Key of the RPC server."),
+    click.option("--rpc-key", default="", show_default=False, help="Key of the RPC server."),
     click.option(
         "--link",
         type=click.Choice(list(LINKS)),
         default="pcie4",
-        show_default=True,
         help="What connects GPUs, where no --costs say.",
     ),
     cost_cache_option,
@@ -203,7 +200,6 @@ check_options = option_group(
     click.option(
         "--verify/--no-verify",
         default=True,
-        show_default=True,
         help="Run the artifact on random inputs, where it can run here, and compare it with ONNX "
         "Runtime (a Relay program: with TVM's default executor). Where they differ, nothing is "
         "written, and the first operator that differs is named.",

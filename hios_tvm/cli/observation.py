@@ -55,12 +55,9 @@ observation_options = together(
         click.option(
             "--iterations",
             default=50,
-            show_default=True,
             type=click.IntRange(0),
             help="Runs to measure; 0 runs nothing, and shows the prediction alone.",
         ),
-        click.option(
-            "--warmup", default=10, show_default=True, type=click.IntRange(0), help="Runs before."
-        ),
+        click.option("--warmup", default=10, type=click.IntRange(0), help="Runs before."),
     ),
 )

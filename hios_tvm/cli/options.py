@@ -149,7 +149,7 @@ input_options = option_group(
         help="An input from a .npy file (or FILE.npz with all of them). Repeatable; inputs "
         "that are not given are random.",
     ),
-    click.option("--seed", default=0, show_default=True, help="Seed of random inputs."),
+    click.option("--seed", default=0, help="Seed of random inputs."),
     click.option(
         "--range",
         "value_range",
@@ -209,7 +209,6 @@ precision_option = click.option(
     "--precision",
     type=click.Choice(PRECISIONS),
     default="fp32",
-    show_default=True,
     help="Of GPUs' convolutions and products: tf32 and fp16 round their factors and run on "
     "tensor cores; sums stay in single precision.",
 )

@@ -41,7 +41,7 @@ def command() -> None:
 @command.command("export")
 @model_options
 @click.option("-o", "--output", type=NEW_FILE, help="File to write.  [default: MODEL.kernels.hios]")
-@click.option("--target", default="host", show_default=True, help="As in hios-tvm compile.")
+@click.option("--target", default="host", help="As in hios-tvm compile.")
 @precision_option
 @click.option("--no-cache", is_flag=True, help="Compile all kernels again.")
 @no_progress_option
@@ -73,7 +73,7 @@ def export(
 
 @command.command("run")
 @click.argument("kernels", type=EXISTING_FILE)
-@click.option("-o", "--output", type=NEW_FILE, default=Path("costs.json"), show_default=True)
+@click.option("-o", "--output", type=NEW_FILE, default=Path("costs.json"))
 @click.option("--devices", help="As in hios-tvm compile.  [default: all cores as one device]")
 @verify_key_option
 @no_progress_option

@@ -41,7 +41,6 @@ from hios_tvm.verification.deviation import Arrays, tolerance_of
 @click.option(
     "--warmup",
     default=0,
-    show_default=True,
     type=click.IntRange(0),
     help="Runs before the one that counts: a first run also reads the weights.",
 )

@@ -58,10 +58,7 @@ def _list(context: click.Context, _parameter: click.Parameter, wanted: bool) -> 
     help="Link between the devices, for edges whose transfer time the file does not give.",
 )
 @click.option(
-    "--scheduler",
-    default="all",
-    show_default=True,
-    help="Scheduler, comma-separated ones to compare, or all.",
+    "--scheduler", default="all", help="Scheduler, comma-separated ones to compare, or all."
 )
 @scheduler_options
 @click.option(

@@ -31,21 +31,18 @@ ONE_DEVICE = ("sequential", "greedy", "ios")
     "--sweep",
     "sweeps",
     default="devices",
-    show_default=True,
     help="What varies: devices, operators, layers, edges, transfer-ratio, comma-separated, or all.",
 )
-@click.option(
-    "--schedulers", default="all", show_default=True, help="Comma-separated schedulers, or all."
-)
-@click.option("--seeds", default=10, show_default=True, type=click.IntRange(1), help="Graphs.")
-@click.option("--seed", default=0, show_default=True, help="Seed of the first graph.")
+@click.option("--schedulers", default="all", help="Comma-separated schedulers, or all.")
+@click.option("--seeds", default=10, type=click.IntRange(1), help="Graphs.")
+@click.option("--seed", default=0, help="Seed of the first graph.")
 @option_group(
     LayeredGraphOptions,
-    click.option("--operators", default=200, show_default=True, type=click.IntRange(2)),
-    click.option("--edges", default=400, show_default=True, type=click.IntRange(1)),
-    click.option("--layers", default=8, show_default=True, type=click.IntRange(2)),
-    click.option("--transfer-ratio", default=0.8, show_default=True, type=click.FloatRange(0)),
-    click.option("--devices", default=4, show_default=True, type=click.IntRange(1)),
+    click.option("--operators", default=200, type=click.IntRange(2)),
+    click.option("--edges", default=400, type=click.IntRange(1)),
+    click.option("--layers", default=8, type=click.IntRange(2)),
+    click.option("--transfer-ratio", default=0.8, type=click.FloatRange(0)),
+    click.option("--devices", default=4, type=click.IntRange(1)),
 )
 @scheduler_options
 @click.option(
@@ -53,7 +50,6 @@ ONE_DEVICE = ("sequential", "greedy", "ios")
     "--output",
     type=NEW_FILE,
     default=Path("simulation.csv"),
-    show_default=True,
     help="CSV file; what it holds already is not computed again.",
 )
 @click.option(
@@ -61,9 +57,7 @@ ONE_DEVICE = ("sequential", "greedy", "ios")
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="Draw each sweep into this folder (needs matplotlib), without those who use one device.",
 )
-@click.option(
-    "--jobs", default=1, show_default=True, type=click.IntRange(1), help="Processes at a time."
-)
+@click.option("--jobs", default=1, type=click.IntRange(1), help="Processes at a time.")
 @no_progress_option
 @json_option
 def command(

@@ -43,14 +43,12 @@ if TYPE_CHECKING:
 @click.option(
     "--trials",
     default=64,
-    show_default=True,
     type=click.IntRange(1),
     help="Candidates of each kernel, with those that the database holds already.",
 )
 @click.option(
     "--share",
     default=0.8,
-    show_default=True,
     type=click.FloatRange(0, 1, min_open=True),
     help="Tune the kernels that take this share of the model's time, the slowest first.",
 )
@@ -59,7 +57,7 @@ if TYPE_CHECKING:
     help="Device to tune on, for example cpu@0 or cpu@0-3; what is found serves devices with as "
     "many cores.  [default: all cores]",
 )
-@click.option("--target", default="host", show_default=True, help="As in the compile command.")
+@click.option("--target", default="host", help="As in the compile command.")
 @cost_cache_option
 @no_progress_option
 @json_option

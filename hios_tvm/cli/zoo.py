@@ -13,8 +13,8 @@ from hios_tvm.zoo import NETWORKS
 @click.option("-o", "--output", type=NEW_FILE, help="ONNX file to write.  [default: NETWORK.onnx]")
 @click.option("--height", type=click.IntRange(1), help="Image height.  [default: as published]")
 @click.option("--width", type=click.IntRange(1), help="Image width.  [default: as published]")
-@click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Images.")
-@click.option("--seed", default=0, show_default=True, help="Seed of the random weights.")
+@click.option("--batch", type=click.IntRange(1), default=1, help="Images.")
+@click.option("--seed", default=0, help="Seed of the random weights.")
 def command(
     network: str | None,
     output: Path | None,
