@@ -1,8 +1,8 @@
 """Latency and throughput of sessions, how busy devices are, and how long operators take."""
 
-import threading
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -51,7 +51,6 @@ class _Worker:
     session: Session
     latencies: list[float] = field(default_factory=list)
     traces: list[RunTrace] = field(default_factory=list)
-    errors: list[BaseException] = field(default_factory=list)
 
 
 def benchmark(
@@ -76,28 +75,19 @@ def benchmark(
     start = time.perf_counter()
 
     def work(worker: _Worker) -> None:
-        try:
-            for latency_ms in latencies_of(partial(worker.session.run, inputs)):
-                worker.latencies.append(latency_ms)
-                if concurrency == 1 and len(worker.traces) < _MOST_TRACES:
-                    worker.traces.append(worker.session.last_trace())
-                runs = sum(len(other.latencies) for other in workers)
-                if runs >= iterations and time.perf_counter() - start >= duration:
-                    return
-        except BaseException as error:
-            worker.errors.append(error)
+        for latency_ms in latencies_of(partial(worker.session.run, inputs)):
+            worker.latencies.append(latency_ms)
+            if concurrency == 1 and len(worker.traces) < _MOST_TRACES:
+                worker.traces.append(worker.session.last_trace())
+            runs = sum(len(other.latencies) for other in workers)
+            if runs >= iterations and time.perf_counter() - start >= duration:
+                return
 
     if len(workers) == 1:
         work(workers[0])
     else:
-        threads = [threading.Thread(target=work, args=(worker,)) for worker in workers]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    for worker in workers:
-        for error in worker.errors:
-            raise error
+        with ThreadPoolExecutor(len(workers)) as threads:
+            list(threads.map(work, workers))
     return _result(workers, group, concurrency, percentiles)
 
 

@@ -7,13 +7,9 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 from hios_tvm.errors import GraphError
 from hios_tvm.schema.dtypes import element_type
-
-if TYPE_CHECKING:
-    import networkx as nx
 
 
 @dataclass(frozen=True)
@@ -145,17 +141,6 @@ class OperatorGraph:
             most = max(most, sum(self.tensor[tensor].nbytes for tensor in alive))
             alive = {tensor for tensor in alive if last_use.get(tensor, i) > i}
         return most
-
-    def to_networkx(self) -> nx.DiGraph:
-        """Return a view for people and for networkx's algorithms: nodes are operator names."""
-        import networkx as nx  # here: the runtime, which knows graphs, does without
-
-        view = nx.DiGraph(name=self.name)
-        for operator in self.operators:
-            view.add_node(operator.name, kernel=operator.kernel)
-        for edge in self.edges:
-            view.add_edge(edge.src, edge.dst, nbytes=edge.nbytes, tensors=edge.tensors)
-        return view
 
 
 def _reject_duplicates(what: str, names: list[str]) -> None:
