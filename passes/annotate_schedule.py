@@ -9,7 +9,7 @@ from tvm.target import Target
 
 from hios_tvm.errors import ScheduleError
 from hios_tvm.passes.dataflow import bindings
-from hios_tvm.passes.extract_operator_graph import is_call_tir
+from hios_tvm.passes.extract_operator_graph import is_call_tir, tensor_types
 from hios_tvm.schema.schedule import Schedule
 
 SCHEDULE = "hios_schedule"
@@ -96,7 +96,7 @@ def _annotated(
             return relax.TupleGetItem(on_device(value.tuple_value, device), value.index)
         kernel, args = value.args[:2]
         fields = [on_device(field, device) for field in args.fields]
-        types = [_placed(ty, vdevices[device]) for ty in _out_types(value)]
+        types = [_placed(ty, vdevices[device]) for ty in tensor_types(value.ty_args[0])]
         return relax.op.call_tir(kernel, relax.Tuple(fields), types)
 
     with builder.function("main", params, attrs=dict(main.attrs)):
@@ -139,11 +139,6 @@ def _first_devices(main: relax.Function, device_of: Mapping[str, int]) -> dict[r
     for param in main.params:
         first_device.setdefault(param, 0)
     return first_device
-
-
-def _out_types(call: relax.Call) -> list[relax.TensorType]:
-    (ty,) = call.ty_args
-    return list(ty.fields) if isinstance(ty, tvm.ir.TupleType) else [ty]
 
 
 def _placed(ty: relax.TensorType, device: relax.VDevice) -> relax.TensorType:

@@ -35,7 +35,8 @@ class ExactComparisons:
     """
 
     def transform_module(self, mod: IRModule, _ctx: tvm.transform.PassContext) -> IRModule:
-        return _rewritten(mod, _exact_comparisons)
+        exact = {Sub: _sum, EQ: _equal, NE: _unequal, Not: _negation}
+        return _rewritten(mod, lambda _body: exact)
 
 
 @tvm.transform.module_pass(opt_level=0, name="NanExtrema")
@@ -72,10 +73,6 @@ def _rewritten(mod: IRModule, rewritings: Callable[[Stmt], Rewritings]) -> IRMod
             rules = list(rewritings(func.body).items())
             mod[var] = func.with_body(tvm_ffi.structural_map(func.body, rules))
     return mod
-
-
-def _exact_comparisons(_body: Stmt) -> Rewritings:
-    return {Sub: _sum, EQ: _equal, NE: _unequal, Not: _negation}
 
 
 def _sum(difference: Sub) -> Expr:

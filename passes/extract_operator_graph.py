@@ -29,7 +29,7 @@ def extract_operator_graph(mod: IRModule, name: str = "model") -> OperatorGraph:
     operators: list[Operator] = []
 
     def add_tensors(var: relax.Var) -> None:
-        types = _tensor_types(var)
+        types = tensor_types(var.ty)
         names[var] = tensor_names(var.name, len(types))
         for tensor, ty in zip(names[var], types, strict=True):
             tensors.append(Tensor(tensor, _static_shape(ty, tensor), str(ty.dtype)))
@@ -80,8 +80,9 @@ def _names_of(expr: relax.Expr, names: dict[relax.Var, tuple[str, ...]]) -> tupl
     raise CompileError(f"{expr!s:.200} is not a tensor of main; lower the module first")
 
 
-def _tensor_types(var: relax.Var) -> list[relax.TensorType]:
-    return list(var.ty.fields) if isinstance(var.ty, tvm.ir.TupleType) else [var.ty]
+def tensor_types(ty: tvm.ir.Type) -> list[relax.TensorType]:
+    """Types of the tensors of a value: of a tuple's fields, or of the tensor that it is."""
+    return list(ty.fields) if isinstance(ty, tvm.ir.TupleType) else [ty]
 
 
 def _static_shape(ty: relax.TensorType, tensor: str) -> tuple[int, ...]:

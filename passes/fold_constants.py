@@ -20,9 +20,8 @@ def _shape(value: relax.Expr) -> list[int]:
     return [int(extent) for extent in value]
 
 
-def _squeeze(call: Call, x: np.ndarray) -> np.ndarray:
-    axes = call.attrs.axis
-    return np.squeeze(x, None if axes is None else tuple(int(axis) for axis in axes))
+def _axes(values: Any) -> tuple[int, ...] | None:
+    return None if values is None else tuple(int(value) for value in values)
 
 
 def _concat(call: Call, *arrays: np.ndarray) -> np.ndarray:
@@ -45,12 +44,10 @@ _EVALUATORS: dict[str, Callable[..., np.ndarray]] = {
     "relax.broadcast_to": lambda call, a: np.broadcast_to(a, _shape(call.args[1])),
     "relax.reshape": lambda call, a: a.reshape(_shape(call.args[1])),
     "relax.flatten": lambda _, a: a.ravel(),
-    "relax.squeeze": _squeeze,
+    "relax.squeeze": lambda call, a: np.squeeze(a, _axes(call.attrs.axis)),
     "relax.concat": _concat,
     "relax.expand_dims": lambda call, a: np.expand_dims(a, tuple(map(int, call.attrs.axis))),
-    "relax.permute_dims": lambda call, a: np.transpose(
-        a, None if call.attrs.axes is None else tuple(map(int, call.attrs.axes))
-    ),
+    "relax.permute_dims": lambda call, a: np.transpose(a, _axes(call.attrs.axes)),
 }
 
 _FLOAT_DIVIDE = "relax.divide"

@@ -44,7 +44,7 @@ class MergeConvolutions:
             i, k = place[value.args[1]]
             if i not in merged:
                 merged[i] = rewriter.emit(_merged(value, groups[i]), uses=len(groups[i]))
-            outputs = [_outputs(convolution) for convolution in groups[i]]
+            outputs = [int(c.args[1].ty.shape[_output_axis(c)]) for c in groups[i]]
             axis = str(value.attrs.out_layout).index("C")
             start = sum(outputs[:k])
             return relax.op.strided_slice(merged[i], [axis], [start], [start + outputs[k]])
@@ -75,10 +75,6 @@ def _merged(first: Call, group: list[Call]) -> Call:
     arrays = [array for array in weights if array is not None]
     weight = relax.const(np.concatenate(arrays, axis=_output_axis(first)))
     return Call(first.op, [first.args[0], weight], first.attrs)
-
-
-def _outputs(convolution: Call) -> int:
-    return int(convolution.args[1].ty.shape[_output_axis(convolution)])
 
 
 def _output_axis(convolution: Call) -> int:
