@@ -1,5 +1,7 @@
 """The costs of a lowered network on the devices that it is compiled for."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from pathlib import Path
 
