@@ -12,24 +12,26 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from tvm.ir import IRModule
 
-from hios_tvm.artifact.build import Progress, build
+from hios_tvm.artifact.build import build
 from hios_tvm.artifact.predict import predict
 from hios_tvm.artifact.write import Build, write
 from hios_tvm.backends import parse_targets
+from hios_tvm.backends.cache import default_cache_dir, kernel_dir
 from hios_tvm.backends.cpu.tuned_kernels import TunedChoice, choose_tuned
+from hios_tvm.backends.interface import PhaseProgress
 from hios_tvm.backends.network import Network, lower_network
 from hios_tvm.errors import ScheduleError, UsageError
 from hios_tvm.files import check_writable
-from hios_tvm.measuring.cache import default_cache_dir, kernel_dir
 from hios_tvm.measuring.contest import MeasuredSchedule, choose_entrants, run_contest
 from hios_tvm.measuring.cost_notes import cost_notes
 from hios_tvm.measuring.network_costs import network_costs
 from hios_tvm.measuring.rpc_costs import RpcAddress
+from hios_tvm.runtime.devices import HOST, kind_of, of_kind
 from hios_tvm.schedulers import evaluated, make_schedule, options_of
 from hios_tvm.schedulers.auto import candidates
 from hios_tvm.schedulers.evaluate import evaluate
 from hios_tvm.schema.costs import CostTable
-from hios_tvm.schema.device_names import device_kind, of_kind, parse_cores
+from hios_tvm.schema.device_names import parse_cores
 from hios_tvm.schema.gpu_models import Precision
 from hios_tvm.schema.graph import OperatorGraph
 from hios_tvm.schema.manifest import Manifest, Prediction
@@ -168,7 +170,7 @@ def compile_model(
     name: str = "model",
     reference: Reference | None = None,
     reproducer: Path | None = None,
-    progress: Progress = lambda phase, done, total: None,
+    progress: PhaseProgress = lambda phase, done, total: None,
 ) -> Compilation:
     """Compile a frontend's module and write the artifact to `output`.
 
@@ -256,7 +258,7 @@ def _lower(
 def _choice_of(options: CompileOptions) -> Callable[..., TunedChoice] | None:
     if options.database is None:
         return None
-    threads = [len(parse_cores(device)) for device in of_kind("cpu", options.devices)]
+    threads = [len(parse_cores(device)) for device in of_kind(HOST, options.devices)]
     return partial(choose_tuned, folder=options.database, threads=threads)
 
 
@@ -265,7 +267,7 @@ def _merged_if_faster(
     network: Network,
     options: CompileOptions,
     notes: list[str],
-    progress: Progress,
+    progress: PhaseProgress,
 ) -> Network:
     """Return the network with merged convolutions, or `network` where that is faster."""
     merged = _lower(mod, network.graph.name, options, merge_convolutions=True)
@@ -287,13 +289,13 @@ def _merged_if_faster(
     return merged if is_faster else network
 
 
-def _predicted_ms(network: Network, options: CompileOptions, progress: Progress) -> float:
+def _predicted_ms(network: Network, options: CompileOptions, progress: PhaseProgress) -> float:
     measured = _measure(network, options, progress)
     schedule = plan(network, *measured, options.scheduler, **options.scheduler_options)
     return evaluate(network.graph, *measured, schedule).makespan_ms
 
 
-def _measure(network: Network, options: CompileOptions, progress: Progress) -> Measured:
+def _measure(network: Network, options: CompileOptions, progress: PhaseProgress) -> Measured:
     """Return the given costs, or measure them, and the platform that they belong to."""
     costs, platform = network_costs(
         network,
@@ -317,7 +319,7 @@ def _schedules(
     arguments = (network.graph, *measured)
     if options.schedule is not None:
         return [evaluated(_for_devices(options.schedule, options.devices), *arguments)]
-    is_here = options.costs is None and options.rpc is None and network.lowered.keys() == {"cpu"}
+    is_here = options.costs is None and options.rpc is None and network.lowered.keys() == {HOST}
     if options.scheduler != "auto" or not is_here:
         return [plan(network, *measured, options.scheduler, **options.scheduler_options)]
     found = candidates(*arguments, options_of("auto", **options.scheduler_options))
@@ -338,7 +340,7 @@ def _for_devices(schedule: Schedule, devices: Sequence[str]) -> Schedule:
 
 
 def _build(
-    network: Network, schedule: Schedule, options: CompileOptions, progress: Progress
+    network: Network, schedule: Schedule, options: CompileOptions, progress: PhaseProgress
 ) -> Build:
     kernels = kernel_dir(options.cache_dir)
     return build(network, schedule, memory=options.memory, kernel_dir=kernels, progress=progress)
@@ -348,7 +350,7 @@ def _search(manifest: Manifest, options: CompileOptions, reproducer: Path | None
     """Search on one busy device of each kind."""
     busy = {program.device for program in manifest.programs if program.instructions}
     names = [device.name for device in manifest.devices if device.name in busy]
-    first = {device_kind(name): name for name in reversed(names)}
+    first = {kind_of(name).kind: name for name in reversed(names)}
     merged = manifest.recipe.merge_convolutions
     words = {
         name: CompileWords(name, options.target, options.precision, options.database, merged)
@@ -361,7 +363,7 @@ def _search(manifest: Manifest, options: CompileOptions, reproducer: Path | None
 class _Phases:
     """Notes how long each phase takes, in seconds, and reports its beginning and end."""
 
-    def __init__(self, progress: Progress) -> None:
+    def __init__(self, progress: PhaseProgress) -> None:
         self.seconds: dict[str, float] = {}
         self._progress = progress
 

@@ -22,6 +22,7 @@ from onnx.backend.base import Backend, BackendRep, namedtupledict
 
 from hios_tvm.artifact.build import build
 from hios_tvm.artifact.write import temporary_artifact
+from hios_tvm.backends.cache import kernel_dir
 from hios_tvm.backends.network import lower_network
 from hios_tvm.errors import (
     CompileError,
@@ -33,8 +34,7 @@ from hios_tvm.errors import (
 )
 from hios_tvm.frontends.onnx import from_onnx
 from hios_tvm.frontends.onnx.inputs import model_inputs
-from hios_tvm.measuring.cache import kernel_dir
-from hios_tvm.runtime.devices.cpu import allowed_cores
+from hios_tvm.runtime.devices.cpu.cores import allowed_cores
 from hios_tvm.runtime.session import Session, load
 from hios_tvm.schema.device_names import cpu_device_name
 from hios_tvm.schema.graph import OperatorGraph

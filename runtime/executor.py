@@ -16,7 +16,7 @@ import numpy as np
 
 from hios_tvm.errors import DeviceError, ExecutionError, RunTimeoutError, SessionClosedError
 from hios_tvm.runtime.abi import NativeWorker
-from hios_tvm.runtime.devices.cpu import pin_thread
+from hios_tvm.runtime.devices.cpu.cores import pin_thread
 from hios_tvm.runtime.memory import TensorTable, address_of
 from hios_tvm.runtime.native import Library
 from hios_tvm.runtime.tasks import Task

@@ -1,25 +1,19 @@
-"""The steps from an artifact to what a session runs: devices, memory, cores, tasks of workers."""
+"""The steps from an artifact to what a session runs: devices, memory, tasks of workers."""
 
-from __future__ import annotations
-
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from hios_tvm.errors import ArtifactError, DeviceError
-from hios_tvm.runtime.devices.claims import CoreClaim, claim_cores
-from hios_tvm.runtime.devices.cpu import require_cores, share_cores
-from hios_tvm.runtime.devices.cuda import load_driver
-from hios_tvm.runtime.gpu.cuda_graph import GraphTask
-from hios_tvm.runtime.gpu.feed_streams import GpuTask
-from hios_tvm.runtime.gpu.session_gpus import SessionGpus
-from hios_tvm.runtime.gpu.trace import GpuTrace
+import numpy as np
+
+from hios_tvm.errors import DeviceError
+from hios_tvm.runtime.devices import KINDS, kind_of
+from hios_tvm.runtime.devices.interface import LoadedDevices, LoadRequest, Times
 from hios_tvm.runtime.memory import Arena, TensorTable
-from hios_tvm.runtime.native import load_library
 from hios_tvm.runtime.read_artifact import Artifact
-from hios_tvm.runtime.tasks import CpuTask, Task
-from hios_tvm.schema.device_names import device_kind
+from hios_tvm.runtime.tasks import Task
+from hios_tvm.runtime.trace import Span
 from hios_tvm.schema.manifest import DeviceSpec, Manifest
-from hios_tvm.schema.program import Program
 
 
 @dataclass(frozen=True)
@@ -28,34 +22,39 @@ class LoadedArtifact:
 
     Attributes
     ----------
-    device_names : artifact's device -> device
-    tensors : TensorTable
-        All buffers; those that are no inputs and outputs have their addresses.
-    arenas : device -> Arena
-        Memory for buffers of CPU devices.
-    claim : CoreClaim
-        The cores of all tasks.
-    gpus : SessionGpus or None
-        None where no device is a GPU.
+    request : LoadRequest
+        The artifact, its devices, and the memory of the host.
+    kinds : tuple of LoadedDevices
+        The devices of each kind that the artifact has.
     tasks
         What each worker executes.
-    cpu_programs : number of a task -> Program
-        The program that the task executes.
-    gpu_trace : GpuTrace or None
-        None where GPUs are not traced.
-    traced_gpus : number of a task -> GpuTask
-        The tasks that `gpu_trace` is about.
     """
 
-    device_names: Mapping[str, str]
-    tensors: TensorTable
-    arenas: Mapping[str, Arena]
-    claim: CoreClaim
-    gpus: SessionGpus | None
+    request: LoadRequest
+    kinds: tuple[LoadedDevices, ...]
     tasks: tuple[Task, ...]
-    cpu_programs: Mapping[int, Program]
-    gpu_trace: GpuTrace | None
-    traced_gpus: Mapping[int, GpuTask]
+
+    @property
+    def staging(self) -> dict[str, np.ndarray[Any, Any]]:
+        """Host memory through which devices read inputs and write outputs, by buffer."""
+        return {name: array for kind in self.kinds for name, array in kind.staging.items()}
+
+    @property
+    def traced(self) -> tuple[str, ...]:
+        """The artifact's devices whose work traces show."""
+        traced = {name for kind in self.kinds for name in kind.traced}
+        return tuple(name for name in self.request.names if name in traced)
+
+    def spans(self, times: Sequence[Times], end_ns: int) -> Iterator[Span]:
+        """Yield what ran when, from the times of `tasks` and the end of the run."""
+        for kind in self.kinds:
+            own, times = times[: len(kind.tasks)], times[len(kind.tasks) :]
+            yield from kind.spans(own, end_ns)
+
+    def close(self, *, stuck: bool = False) -> None:
+        """Give all devices back. Closing twice is fine."""
+        for kind in self.kinds:
+            kind.close(stuck)
 
 
 def load_onto_devices(
@@ -66,51 +65,37 @@ def load_onto_devices(
     gpu_trace: bool,
     cuda_graph: bool,
 ) -> LoadedArtifact:
-    """Allocate memory, claim cores, and make the tasks of all workers; `load` has the parameters.
+    """Allocate memory, claim devices, and make the tasks of all workers.
+
+    `load` has the parameters.
 
     Raises
     ------
     ArtifactError
-        If a library or the code of a GPU does not fit this runtime.
+        If a library or the code of a device does not fit this runtime.
     DeviceError
         If a device is missing, used by another process for itself, or lacks memory.
     """
     manifest = artifact.manifest
     names = _map_devices(manifest, devices)
-    cpu_programs = [p for p in manifest.programs if manifest.device[p.device].kind == "cpu"]
-    has_gpu_code = any(device.device_code is not None for device in manifest.devices)
-    if cuda_graph and (cpu_programs or not has_gpu_code):
-        raise DeviceError("a CUDA graph needs all operators on GPUs: leave cuda_graph out")
     tensors = TensorTable(
         {buffer.name: (buffer.shape, buffer.dtype) for buffer in manifest.buffers}
     )
-    arenas = {d.name: _make_arena(d) for d in manifest.devices if d.kind == "cpu"}
+    arenas = {d.name: _make_arena(d) for d in manifest.devices if not kind_of(d.name).own_memory}
     _place_host_buffers(artifact, tensors, arenas)
-    cpu_tasks = _cpu_tasks(artifact, names, cpu_programs)
-    claim = claim_cores((core for task in cpu_tasks for core in task.cores), exclusive=exclusive)
+    request = LoadRequest(artifact, names, tensors, arenas, exclusive, gpu_trace, cuda_graph)
+    used = {device.kind for device in manifest.devices}
+    loaded: list[LoadedDevices] = []
     try:
-        gpus = trace = None
-        gpu_tasks: list[GpuTask] = []
-        if any(device.kind == "cuda" for device in manifest.devices):
-            gpus = SessionGpus(artifact, names, tensors, arenas, load_driver())
-            trace = gpus.trace() if gpu_trace and not cuda_graph else None
-            gpu_tasks = gpus.tasks(trace)
+        for kind in KINDS.values():
+            if kind.kind in used:
+                loaded.append(kind.load(request))
     except BaseException:
-        claim.release()
+        for one in loaded:
+            one.close(False)
         raise
-    tasks: tuple[Task, ...] = (*cpu_tasks, *gpu_tasks)
-    traced = {number: task for number, task in enumerate(tasks) if isinstance(task, GpuTask)}
-    return LoadedArtifact(
-        device_names=names,
-        tensors=tensors,
-        arenas=arenas,
-        claim=claim,
-        gpus=gpus,
-        tasks=(GraphTask(gpu_tasks),) if cuda_graph else tasks,
-        cpu_programs=dict(enumerate(cpu_programs)),
-        gpu_trace=trace,
-        traced_gpus=traced if trace is not None else {},
-    )
+    tasks = tuple(task for kind in loaded for task in kind.tasks)
+    return LoadedArtifact(request, tuple(loaded), tasks)
 
 
 def _map_devices(
@@ -131,7 +116,7 @@ def _map_devices(
             raise DeviceError(f"the artifact has the devices {known}; {len(devices)} were named")
         mapping = dict(zip(names, devices, strict=True))
     for name, other in mapping.items():
-        if device_kind(name) != device_kind(other):
+        if kind_of(name) is not kind_of(other):
             raise DeviceError(
                 f"{name} cannot be mapped to {other}, which is another kind of device"
             )
@@ -150,37 +135,13 @@ def _make_arena(device: DeviceSpec) -> Arena:
 def _place_host_buffers(
     artifact: Artifact, tensors: TensorTable, arenas: Mapping[str, Arena]
 ) -> None:
-    """Set the addresses of weights and arena buffers that CPU devices use."""
+    """Set the addresses of weights and arena buffers in the host's memory."""
     for buffer in artifact.manifest.buffers:
         if buffer.device is not None and buffer.device not in arenas:
-            continue  # on a GPU
+            continue  # in a device's own memory
         if buffer.space == "arena":
             assert buffer.device is not None and buffer.offset is not None
             tensors.place(buffer.name, arenas[buffer.device].address + buffer.offset)
         elif buffer.space == "param":
             assert artifact.weights is not None
             tensors.place(buffer.name, artifact.weights.address(buffer.name))
-
-
-def _cpu_tasks(
-    artifact: Artifact, device_names: Mapping[str, str], programs: Sequence[Program]
-) -> list[CpuTask]:
-    """Return a task for each program, on its device's cores or an equal share for each stream."""
-    device = artifact.manifest.device
-    entries = dict.fromkeys(device[program.device].library for program in programs)
-    libraries = {entry: load_library(artifact.libraries[entry]) for entry in entries if entry}
-    streams: dict[str, int] = {}
-    for program in programs:
-        streams[program.device] = max(streams.get(program.device, 0), program.stream)
-    tasks = []
-    for program in programs:
-        name = device_names[program.device]
-        cores, label = require_cores(name), name
-        if program.stream > 0:
-            cores = share_cores(cores, streams[program.device])[program.stream - 1]
-            label = f"{name} stream {program.stream}"
-        entry = device[program.device].library
-        if entry is None:
-            raise ArtifactError(f"device {program.device!r} has work but no library")
-        tasks.append(CpuTask(label, cores, program.instructions, libraries[entry]))
-    return tasks

@@ -28,7 +28,7 @@ from hios_tvm.runtime.artifact_format import (
     parse_end,
 )
 from hios_tvm.runtime.check_manifest import check_manifest
-from hios_tvm.runtime.devices.cpu import available_features
+from hios_tvm.runtime.devices.cpu.cores import available_features
 from hios_tvm.runtime.signature import (
     SIGNATURE,
     SIGNATURE_BYTES,

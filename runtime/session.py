@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import threading
 import time
-import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,7 +15,7 @@ from hios_tvm.runtime.executor import DEFAULT_SPIN_US, Executor
 from hios_tvm.runtime.interface import Interface
 from hios_tvm.runtime.load_artifact import load_onto_devices
 from hios_tvm.runtime.read_artifact import Artifact, open_artifact
-from hios_tvm.runtime.trace import RunTrace, Span, make_spans
+from hios_tvm.runtime.trace import RunTrace
 from hios_tvm.schema.manifest import TensorSpec
 
 Array = np.ndarray[Any, Any]
@@ -103,13 +102,12 @@ class Session:
         self._loaded = loaded = load_onto_devices(
             artifact, devices, exclusive=exclusive, gpu_trace=gpu_trace, cuda_graph=cuda_graph
         )
-        weakref.finalize(self, loaded.claim.release)
-        pinned = {} if loaded.gpus is None else loaded.gpus.staging
-        self._interface = Interface(artifact.manifest, loaded.tensors, artifact.weights, pinned)
+        tensors = loaded.request.tensors
+        self._interface = Interface(artifact.manifest, tensors, artifact.weights, loaded.staging)
         self._executor = Executor(
             loaded.tasks,
-            loaded.tensors,
-            memory=(loaded.arenas, artifact.weights),
+            tensors,
+            memory=(loaded.request.arenas, artifact.weights),
             spin_us=spin_us,
         )
         self._span = (0, 0)
@@ -127,17 +125,12 @@ class Session:
     @property
     def devices(self) -> tuple[str, ...]:
         """The devices that are used, in the order of the manifest's."""
-        return tuple(self._loaded.device_names.values())
+        return tuple(self._loaded.request.names.values())
 
     @property
     def traced_devices(self) -> tuple[str, ...]:
         """The artifact's devices whose work traces show: GPUs only where `gpu_trace` was given."""
-        gpus = {task.device for task in self._loaded.traced_gpus.values()}
-        return tuple(
-            device.name
-            for device in self.manifest.devices
-            if device.kind == "cpu" or device.name in gpus
-        )
+        return self._loaded.traced
 
     def run(self, inputs: Mapping[str, Array], *, timeout: float | None = None) -> dict[str, Array]:
         """Run the model once.
@@ -201,12 +194,7 @@ class Session:
             return  # the threads are the parent's, and the lock may have been copied locked
         with self._lock:
             self._executor.close()
-            gpus = self._loaded.gpus
-            if gpus is not None and self._executor.is_stuck:
-                gpus.abandon()
-            elif gpus is not None:
-                gpus.close()
-            self._loaded.claim.release()
+            self._loaded.close(stuck=self._executor.is_stuck)
 
     def __enter__(self) -> Session:
         return self
@@ -224,14 +212,5 @@ class Session:
         return self._interface.results(outputs, inputs)
 
     def _last_trace(self) -> RunTrace:
-        loaded, times = self._loaded, self._executor.times
-        spans: list[Span] = []
-        for number, program in loaded.cpu_programs.items():
-            spans += make_spans(program, times(number))
-        if loaded.gpu_trace is not None:
-            clock_ns = {
-                task.device: task.clock_ns(times(number))
-                for number, task in loaded.traced_gpus.items()
-            }
-            spans += loaded.gpu_trace.spans(clock_ns, self._span[1])
-        return RunTrace(tuple(spans), *self._span)
+        times = [self._executor.times(number) for number in range(len(self._loaded.tasks))]
+        return RunTrace(tuple(self._loaded.spans(times, self._span[1])), *self._span)

@@ -10,7 +10,6 @@ from typing import Any, Literal
 
 import numpy as np
 
-from hios_tvm.schema.device_names import device_kind
 from hios_tvm.schema.program import (
     COPY_STREAM,
     Call,
@@ -103,7 +102,7 @@ def write_chrome_trace(path: Path, traces: Sequence[RunTrace]) -> None:
     events = [_metadata("process_name", pid, 0, name) for pid, name in enumerate(devices)]
     events.append(_metadata("process_name", caller, 0, "caller"))
     for device, stream in rows:
-        label = _row_label(device, stream)
+        label = _row_label(stream)
         events.append(_metadata("thread_name", devices.index(device), stream, label))
     for number, trace in enumerate(traces):
         whole = Span("caller", 0, "run", f"run {number}", trace.start_ns, trace.end_ns)
@@ -115,10 +114,10 @@ def write_chrome_trace(path: Path, traces: Sequence[RunTrace]) -> None:
     path.write_text(json.dumps({"traceEvents": events, "displayTimeUnit": "ms"}), encoding="utf-8")
 
 
-def _row_label(device: str, stream: int) -> str:
+def _row_label(stream: int) -> str:
     if stream == COPY_STREAM:
         return "copies"
-    return "all cores" if stream == 0 and device_kind(device) == "cpu" else f"stream {stream}"
+    return "whole device" if stream == 0 else f"stream {stream}"
 
 
 def _metadata(kind: str, pid: int, tid: int, name: str) -> dict[str, Any]:

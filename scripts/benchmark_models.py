@@ -31,7 +31,7 @@ from hios_tvm.errors import HiosError
 from hios_tvm.files import atomic_write
 from hios_tvm.frontends import load_model
 from hios_tvm.measuring.compare import ARTIFACT, compare
-from hios_tvm.runtime.devices.cpu import allowed_cores, default_devices
+from hios_tvm.runtime.devices.cpu.cores import allowed_cores, default_devices
 from hios_tvm.runtime.machine import describe_machine
 from hios_tvm.runtime.read_artifact import read_manifest
 from hios_tvm.verification.inputs import random_inputs

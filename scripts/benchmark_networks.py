@@ -21,7 +21,7 @@ from hios_tvm.compiler import CompileOptions, compile_model
 from hios_tvm.errors import HiosError
 from hios_tvm.frontends import load_model
 from hios_tvm.measuring.compare import Comparison, compare
-from hios_tvm.runtime.devices.cpu import default_devices
+from hios_tvm.runtime.devices.cpu.cores import default_devices
 from hios_tvm.runtime.machine import describe_machine
 from hios_tvm.runtime.read_artifact import read_manifest
 from hios_tvm.schema.device_names import parse_cores, parse_device_list

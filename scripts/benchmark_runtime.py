@@ -31,8 +31,8 @@ from hios_tvm.backends.network import lower
 from hios_tvm.cli.options import print_table, stderr, stdout
 from hios_tvm.compiler import CompileOptions, compile_model
 from hios_tvm.frontends import load_model
-from hios_tvm.measuring.copies import measure_handover
-from hios_tvm.runtime.devices.cpu import default_devices
+from hios_tvm.runtime.devices.cpu.copies import measure_handover
+from hios_tvm.runtime.devices.cpu.cores import default_devices
 from hios_tvm.runtime.machine import describe_machine
 from hios_tvm.runtime.read_artifact import open_artifact
 from hios_tvm.runtime.session import Session, load

@@ -27,7 +27,7 @@ from hios_tvm import runtime
 from hios_tvm.cli.options import precision_option
 from hios_tvm.errors import HiosError
 from hios_tvm.measuring.artifact_costs import measure_artifact, write_costs
-from hios_tvm.runtime.devices.cuda import load_driver
+from hios_tvm.runtime.devices.cuda.driver import load_driver
 from hios_tvm.runtime.read_artifact import read_manifest
 from hios_tvm.runtime.trace import RunTrace
 from hios_tvm.schema.device_names import gpu_place, split_devices

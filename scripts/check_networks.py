@@ -26,12 +26,12 @@ import click
 import numpy as np
 import onnx
 
+from hios_tvm.backends.cache import default_cache_dir
 from hios_tvm.cli.options import print_table, stderr, stdout
 from hios_tvm.errors import HiosError, UsageError
 from hios_tvm.files import atomic_write
-from hios_tvm.measuring.cache import default_cache_dir
 from hios_tvm.onnx_backend import prepare
-from hios_tvm.runtime.devices.cpu import default_devices
+from hios_tvm.runtime.devices.cpu.cores import default_devices
 from hios_tvm.verification.deviation import deviations
 from hios_tvm.verification.onnx_reference import onnxruntime_outputs
 

@@ -19,12 +19,12 @@ from tvm import relax
 from hios_tvm import runtime
 from hios_tvm.artifact.build import build as build_artifact
 from hios_tvm.artifact.write import write
+from hios_tvm.backends.cache import kernel_dir
 from hios_tvm.backends.cpu.targets import host_target
 from hios_tvm.backends.network import apply_pass, lower_network
 from hios_tvm.compiler import Compilation, CompileOptions, compile_model
 from hios_tvm.errors import CostError
 from hios_tvm.frontends.onnx import from_onnx
-from hios_tvm.measuring.cache import kernel_dir
 from hios_tvm.passes.annotate_schedule import AnnotateSchedule
 from hios_tvm.passes.dataflow import bindings
 from hios_tvm.passes.extract_operator_graph import is_call_tir
@@ -164,9 +164,8 @@ def test_second_compile_measures_nothing(
         raise AssertionError("something was measured")
 
     for name in ("measure_kernels", "measure_joint"):
-        monkeypatch.setattr(f"hios_tvm.measuring.cpu_costs.{name}", refuse)
-    for name in ("measure_transfers", "measure_independence"):
-        monkeypatch.setattr(f"hios_tvm.measuring.cpu_platform.{name}", refuse)
+        monkeypatch.setattr(f"hios_tvm.backends.cpu.costs.{name}", refuse)
+    monkeypatch.setattr("hios_tvm.backends.cpu.platform.measure_together", refuse)
     model, _, first = squeezenet
     options = CompileOptions(devices=_devices(2), cache_dir=cache)
     again = compile_model(from_onnx(model), tmp_path / "again.hios", options, name="squeezenet")

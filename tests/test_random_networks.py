@@ -17,11 +17,11 @@ from random_networks.network import Array
 from random_networks.shrink import shrink
 from random_networks.worker import Judge
 
+from hios_tvm.backends.cpu.platform import cpu_platform
 from hios_tvm.backends.network import lower_network
 from hios_tvm.compiler import build, plan, write
 from hios_tvm.frontends.onnx import from_onnx
-from hios_tvm.measuring.cpu_platform import cpu_platform
-from hios_tvm.runtime.devices.cpu import allowed_cores
+from hios_tvm.runtime.devices.cpu.cores import allowed_cores
 from hios_tvm.runtime.session import load
 from hios_tvm.schema.costs import CostTable, Measurement
 from hios_tvm.schema.device_names import cpu_device_name

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -15,29 +15,20 @@ from tvm import relax
 from hios_tvm.artifact.buffer_plan import plan_buffers
 from hios_tvm.artifact.programs import Partition, partition_by_device
 from hios_tvm.artifact.write import Build, pack
-from hios_tvm.backends import BACKENDS, backend_of, kind_of
-from hios_tvm.backends.interface import DeviceCode
+from hios_tvm.backends import BACKENDS, backend_of
+from hios_tvm.backends.interface import DeviceCode, PhaseProgress
 from hios_tvm.backends.network import Network, apply_pass
 from hios_tvm.errors import ScheduleError
 from hios_tvm.passes.annotate_schedule import AnnotateSchedule
 from hios_tvm.passes.canonicalize_operators import NUM_INPUT
+from hios_tvm.runtime.devices import check_devices, kind_of
 from hios_tvm.runtime.machine import describe_machine
 from hios_tvm.schedulers.evaluate import check_order, check_schedule
-from hios_tvm.schema.device_names import (
-    GPU_STREAMS,
-    check_device,
-    device_kind,
-    disjoint_cores,
-    of_kind,
-)
 from hios_tvm.schema.launches import GpuKernel
 from hios_tvm.schema.manifest import DeviceSpec, Manifest, TensorSpec
 from hios_tvm.schema.platform import Device, Platform
 from hios_tvm.schema.schedule import Schedule
 from hios_tvm.version import __version__
-
-Progress = Callable[[str, int, int], None]
-"""Called with what is being done, the steps done and the steps in all."""
 
 
 def build(
@@ -46,7 +37,7 @@ def build(
     *,
     memory: Mapping[str, int] = MappingProxyType({}),
     kernel_dir: Path | None = None,
-    progress: Progress = lambda phase, done, total: None,
+    progress: PhaseProgress = lambda phase, done, total: None,
 ) -> Build:
     """Generate the code of a network under a schedule, and plan its memory; nothing is measured.
 
@@ -74,7 +65,7 @@ def build(
     """
     _check(network, schedule, memory)
     code = _device_code(network, schedule, kernel_dir, progress)
-    launches = {name: kernel for one in code.values() for name, kernel in one.launches.items()}
+    launches = {device: one.launches for device, one in code.items()}
     placed = network.placed(schedule.placement)
     partition = _partition(network, schedule, placed, launches)
     manifest = _manifest(network, schedule, placed["main"], partition, launches)
@@ -86,11 +77,8 @@ def build(
 
 def _check(network: Network, schedule: Schedule, memory: Mapping[str, int]) -> None:
     names = [device.device for device in schedule]
-    for name in names:
-        check_device(name)
-    cores = disjoint_cores(of_kind("cpu", names))
-    streams = {name: len(cores[name]) if name in cores else GPU_STREAMS for name in names}
-    devices = tuple(Device(name, streams=count) for name, count in streams.items())
+    check_devices(names)
+    devices = tuple(Device(name, streams=kind_of(name).streams(name)) for name in names)
     platform = Platform(devices).with_memory(memory)
     check_schedule(network.graph, platform, schedule)
     check_order(network.graph, schedule)
@@ -116,7 +104,7 @@ def _manifest(
     schedule: Schedule,
     main: relax.Function,
     partition: Partition,
-    launches: Mapping[str, GpuKernel],
+    launches: Mapping[str, Mapping[str, GpuKernel]],
 ) -> Manifest:
     inputs = [param.name for param in main.params[: int(main.attrs[NUM_INPUT])]]
     plan = plan_buffers(partition.programs, partition.buffers)
@@ -136,7 +124,7 @@ def _manifest(
         devices=tuple(
             DeviceSpec(
                 name=device.device,
-                kind=device_kind(device.device),
+                kind=kind_of(device.device).kind,
                 library=None,
                 target=str(network.on(device.device).target),
                 cpu_features=backend_of(device.device).features(network.on(device.device).target),
@@ -146,7 +134,7 @@ def _manifest(
         ),
         programs=partition.programs,
         buffers=plan.buffers,
-        gpu_kernels=launches,
+        gpu_kernels={name: kernel for own in launches.values() for name, kernel in own.items()},
         graph=network.graph,
         recipe=network.recipe,
         schedule=json.loads(schedule.to_json()),
@@ -167,7 +155,7 @@ def _partition(
     network: Network,
     schedule: Schedule,
     placed: tvm.IRModule,
-    launches: Mapping[str, GpuKernel],
+    launches: Mapping[str, Mapping[str, GpuKernel]],
 ) -> Partition:
     targets = {device.device: network.on(device.device).target for device in schedule}
     annotated = apply_pass(AnnotateSchedule(schedule, targets), placed)
@@ -175,14 +163,14 @@ def _partition(
 
 
 def _device_code(
-    network: Network, schedule: Schedule, kernel_dir: Path | None, progress: Progress
+    network: Network, schedule: Schedule, kernel_dir: Path | None, progress: PhaseProgress
 ) -> dict[str, DeviceCode]:
     """Return the code of each device that has operators; of the first one where none has."""
     busy = [device for device in schedule if device.operators] or list(schedule)[:1]
     kernels: dict[str, dict[str, tvm.IRModule]] = {}
     for device in busy:
         module = network.kernels_on(device.device, device.operators)
-        kernels.setdefault(kind_of(device.device), {})[device.device] = module
+        kernels.setdefault(kind_of(device.device).kind, {})[device.device] = module
     code: dict[str, DeviceCode] = {}
     for kind, modules in kernels.items():
         code |= BACKENDS[kind].generate(

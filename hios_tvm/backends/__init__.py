@@ -1,10 +1,9 @@
 """One backend for each kind of device: it chooses the loops of kernels and generates their code.
 
 Another kind of device is a package beside `cpu` and `cuda` with an object of the form of
-`hios_tvm.backends.interface.Backend`, and an entry in `BACKENDS`.
+`hios_tvm.backends.interface.Backend`, an entry in `BACKENDS`, and the same for the runtime
+(`hios_tvm.runtime.devices`).
 """
-
-from __future__ import annotations
 
 from collections.abc import Sequence
 
@@ -14,32 +13,19 @@ from hios_tvm.backends.cpu.backend import CpuBackend
 from hios_tvm.backends.cpu.targets import host_target
 from hios_tvm.backends.cuda.backend import CudaBackend
 from hios_tvm.backends.interface import Backend
-from hios_tvm.errors import DeviceError, UsageError
+from hios_tvm.errors import UsageError
+from hios_tvm.runtime.devices import HOST, kind_of
 from hios_tvm.schema.gpu_models import Precision
 
-__all__ = ["BACKENDS", "backend_of", "kind_of", "kind_of_target", "parse_targets"]
+__all__ = ["BACKENDS", "backend_of", "kind_named", "kind_of_target", "parse_targets"]
 
 BACKENDS: dict[str, Backend] = {backend.kind: backend for backend in (CpuBackend(), CudaBackend())}
 """The backend of each kind of device."""
 
 
-def kind_of(device: str) -> str:
-    """Return the kind of the device called `device`.
-
-    Raises
-    ------
-    DeviceError
-        If it has no backend.
-    """
-    for kind in BACKENDS:
-        if device.startswith(kind):
-            return kind
-    raise DeviceError(f"device {device!r} is unknown: names begin with {', '.join(BACKENDS)}")
-
-
 def backend_of(device: str) -> Backend:
     """Return the backend of the device called `device`."""
-    return BACKENDS[kind_of(device)]
+    return BACKENDS[kind_of(device).kind]
 
 
 def kind_of_target(target: Target) -> str:
@@ -54,6 +40,11 @@ def kind_of_target(target: Target) -> str:
         if backend.target_kind == target.kind.name:
             return kind
     raise UsageError(f"no backend generates code for targets of kind {target.kind.name!r}")
+
+
+def kind_named(word: str) -> str:
+    """Return the kind of devices that `word`, of the option ``--target``, names a target of."""
+    return next(kind for kind in reversed(BACKENDS) if BACKENDS[kind].names_target(word.strip()))
 
 
 def parse_targets(
@@ -82,22 +73,20 @@ def parse_targets(
     """
     named: dict[str, str] = {}
     for word in (word.strip() for word in text.split(",")):
-        kind = next(
-            (kind for kind in reversed(BACKENDS) if BACKENDS[kind].names_target(word)), "cpu"
-        )
+        kind = kind_named(word)
         if kind in named:
             raise UsageError(f"target {text!r} names two targets for devices of kind {kind!r}")
         named[kind] = word
-    host = BACKENDS["cpu"].target(named.get("cpu"), host_target(), "fp32")
-    kinds = {kind_of(device) for device in devices}
-    if unused := named.keys() - kinds - {"cpu"}:
+    host = BACKENDS[HOST].target(named.get(HOST), host_target(), "fp32")
+    kinds = {kind_of(device).kind for device in devices}
+    if unused := named.keys() - kinds - {HOST}:
         raise UsageError(
             f"target {text!r} is for {', '.join(sorted(unused))}, but the devices are {[*devices]}"
         )
-    if precision != "fp32" and kinds <= {"cpu"}:
+    if precision != "fp32" and kinds <= {HOST}:
         raise UsageError(f"{precision} is a precision of GPUs, but the devices are {[*devices]}")
     return {
-        kind: host if kind == "cpu" else BACKENDS[kind].target(named.get(kind), host, precision)
+        kind: host if kind == HOST else BACKENDS[kind].target(named.get(kind), host, precision)
         for kind in BACKENDS
         if kind in kinds
     }

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from tvm.ir import IRModule
 from tvm.ir.transform import Pass
 from tvm.target import Target
 
-from hios_tvm.schema.costs import Measurement
+from hios_tvm.backends.cache import CostCache
+from hios_tvm.schema.costs import CostTable
 from hios_tvm.schema.gpu_models import Precision
-from hios_tvm.schema.graph import OperatorGraph
 from hios_tvm.schema.launches import GpuKernel
+from hios_tvm.schema.platform import UNLIMITED, Link
+
+if TYPE_CHECKING:
+    from hios_tvm.backends.network import Network
+
+PhaseProgress: TypeAlias = Callable[[str, int, int], None]
+"""Called with what is being done, the steps done and the steps in all."""
 
 Progress: TypeAlias = Callable[[int, int], None]
 """Called with the kernels done and the kernels in all."""
@@ -40,11 +47,24 @@ class DeviceCode:
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """Time of each operator alone, and the share of the device that it keeps busy, by name."""
+class CostRequest:
+    """How costs are to be found.
 
-    latency: Mapping[str, Measurement]
-    utilization: Mapping[str, float]
+    Attributes
+    ----------
+    link : Link
+        What connects devices where copies between them cannot be measured.
+    cache : CostCache, optional
+        Where times may be looked up and kept.
+    kernel_dir : Path, optional
+        Folder of compiled kernels.
+    progress : function
+    """
+
+    link: Link = UNLIMITED
+    cache: CostCache | None = None
+    kernel_dir: Path | None = None
+    progress: PhaseProgress = lambda phase, done, total: None
 
 
 class Backend(Protocol):
@@ -105,10 +125,15 @@ class Backend(Protocol):
     def model(self, device: str, target: Target) -> str:
         """Return the key of costs: what devices have in common that run a kernel equally fast."""
 
-    def estimate(
-        self, kernels: IRModule, graph: OperatorGraph, target: Target, device: str
-    ) -> Estimate | None:
-        """Return costs of a device that is not here; None if they have to be measured.
+    def costs(self, network: Network, devices: Sequence[str], request: CostRequest) -> CostTable:
+        """Return the times of the network's operators on `devices`, which are all of this kind.
 
-        `kernels` are target-free (`Network.kernels`).
+        They are measured where the devices are here. The table's platform has the devices in
+        their order and the link between two of them, and its `measure_stage`, if any, answers None
+        for models of other kinds.
+
+        Raises
+        ------
+        CostError, DeviceError
+            If devices are not here, and costs are not estimated for this kind.
         """

@@ -15,7 +15,7 @@ from tvm import relax
 from tvm.ir import GenericConst, IRModule
 from tvm.target import Target
 
-from hios_tvm.backends import BACKENDS, kind_of, kind_of_target
+from hios_tvm.backends import BACKENDS, kind_of_target
 from hios_tvm.backends.cpu.codegen import kernel_key
 from hios_tvm.backends.cpu.targets import parse_target
 from hios_tvm.backends.cpu.tuned_kernels import TunedChoice, choose_again
@@ -31,6 +31,7 @@ from hios_tvm.passes.dataflow import bindings
 from hios_tvm.passes.dump_ir import DumpIR
 from hios_tvm.passes.extract_operator_graph import extract_operator_graph
 from hios_tvm.passes.pipeline import lower_to_kernels, run_passes
+from hios_tvm.runtime.devices import HOST, kind_of
 from hios_tvm.schema.graph import OperatorGraph
 from hios_tvm.schema.recipe import Recipe
 
@@ -84,7 +85,7 @@ class Network:
     def host(self) -> Target:
         """The target of the CPU that runs the program."""
         first = next(iter(self.lowered.values())).target
-        return self.lowered["cpu"].target if "cpu" in self.lowered else first.host
+        return self.lowered[HOST].target if HOST in self.lowered else first.host
 
     def on(self, device: str) -> Lowered:
         """Return the form for the device called `device`.
@@ -94,7 +95,7 @@ class Network:
         ScheduleError
             If the network was not lowered for this kind of device.
         """
-        kind = kind_of(device)
+        kind = kind_of(device).kind
         if kind not in self.lowered:
             raise ScheduleError(f"the network has no kernels for {device!r}")
         return self.lowered[kind]
@@ -155,7 +156,7 @@ def lower_network(
         target = parse_target(given) if isinstance(given, str) else given
         kind = kind_of_target(target)
         form = _with_loops(kernels, target, dump_dir=dump_dir)
-        if choose is not None and kind == "cpu":
+        if choose is not None and kind == HOST:
             tuned = choose(kernels, form, target)
             form = _with_traces(kernels, form, target, tuned.traces)
         constants |= name_constants(form, constants)
@@ -164,10 +165,10 @@ def lower_network(
     weights = {name: constant.value.numpy() for constant, name in constants.items()}
     recipe = Recipe(
         targets={kind: str(form.target) for kind, form in lowered.items()},
-        precision=precision_of(lowered["cuda"].target) if "cuda" in lowered else "fp32",
+        precision=precision_of(*(form.target for form in lowered.values())),
         merge_convolutions=merge_convolutions,
         traces={
-            kernel_key(kernels[kernel], lowered["cpu"].target): trace
+            kernel_key(kernels[kernel], lowered[HOST].target): trace
             for kernel, trace in tuned.traces.items()
         },
         dtypes=_element_types(mod),

@@ -68,10 +68,11 @@ def command(
     from hios_tvm.measuring.benchmark import benchmark
     from hios_tvm.measuring.compare import compare
     from hios_tvm.report.explain import bottlenecks
+    from hios_tvm.runtime.devices import HOST
 
     artifact_file = ArtifactFile(artifact=artifact, verify_key=verify_key)
     devices = artifact_file.read().devices
-    if any(device.kind == "cuda" for device in devices):
+    if any(device.kind != HOST for device in devices):
         raise UsageError(
             f"{artifact} is for GPUs, and its rivals run on CPUs: use hios-tvm benchmark"
         )

@@ -65,7 +65,7 @@ class Settings:
 
     def device_names(self, schedule: Schedule | None) -> tuple[str, ...]:
         """Return the devices of the command line, or of the schedule, or all cores as one."""
-        from hios_tvm.runtime.devices.cpu import default_devices
+        from hios_tvm.runtime.devices.cpu.cores import default_devices
         from hios_tvm.schema.device_names import parse_device_list
 
         if self.devices is not None:
@@ -282,8 +282,8 @@ def command(
 def _compile_options(
     settings: Settings, options: dict[str, Any], source: CostSource, results: Results
 ) -> CompileOptions:
+    from hios_tvm.backends.cache import default_cache_dir
     from hios_tvm.compiler import CompileOptions
-    from hios_tvm.measuring.cache import default_cache_dir
     from hios_tvm.measuring.rpc_costs import RpcAddress
     from hios_tvm.schema.instance import read_costs
     from hios_tvm.schema.memory_limits import parse_memory

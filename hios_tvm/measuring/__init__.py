@@ -1,1 +1,1 @@
-"""Times of operators, stages and transfers on this machine, and where they are kept."""
+"""Times of operators, stages, transfers and sessions on this machine, and what rivals take."""

@@ -22,6 +22,7 @@ import onnx
 
 from hios_tvm.errors import ExecutionError, UsageError
 from hios_tvm.measuring.latency import LatencySummary, latencies_of, measure_in_turn
+from hios_tvm.runtime.devices import HOST
 from hios_tvm.verification.deviation import deviations
 
 if TYPE_CHECKING:
@@ -274,7 +275,7 @@ def _same_kernels(subject: Subject) -> tuple[str, Runner]:
     if manifest.graph is None or network.graph.operators != manifest.graph.operators:
         raise UsageError(f"{subject.artifact} was not compiled from {subject.model} as it is now")
     weights = {name: tvm.runtime.tensor(array) for name, array in network.weights.items()}
-    form = network.lowered["cpu"]
+    form = network.lowered[HOST]
     mod = tvm.relax.transform.BindParams("main", weights)(form.mod)
     runner = virtual_machine_runner(mod, form.target, subject.inputs)
     return f"the artifact's kernels in TVM {tvm.__version__}'s virtual machine, one device", runner

@@ -23,7 +23,7 @@ from hios_tvm.backends.cpu.library import build_emulation_library
 from hios_tvm.backends.cpu.targets import host_target
 from hios_tvm.errors import UsageError
 from hios_tvm.measuring.latency import LatencySummary
-from hios_tvm.runtime.devices.cpu import allowed_cores
+from hios_tvm.runtime.devices.cpu.cores import allowed_cores
 from hios_tvm.runtime.executor import Executor
 from hios_tvm.runtime.memory import Arena, TensorTable
 from hios_tvm.runtime.native import load_library
@@ -121,8 +121,8 @@ def emulate(
 def emulation_of(manifest: Manifest) -> tuple[Instance, Schedule, tuple[Program, ...]]:
     """Return the graph of an artifact with its costs, its schedule, and its programs.
 
-    Where it has GPUs, the programs are made anew, for devices that copy as CPUs do: what a GPU's
-    own stream of copies hides is not part of the evaluator's model.
+    The programs are made anew, for devices that all copy as CPUs do: what a device's own stream of
+    copies hides is not part of the evaluator's model.
 
     Raises
     ------
@@ -143,15 +143,8 @@ def emulation_of(manifest: Manifest) -> tuple[Instance, Schedule, tuple[Program,
         transfer={edge: Measurement(ms) for edge, ms in spans.items()},
     )
     streams = max((len(stage.groups) for device in schedule for stage in device.stages), default=1)
-    names = {d.name: d.name if d.kind == "cpu" else f"emulated {d.name}" for d in manifest.devices}
-    platform = Platform(tuple(Device(name, "emulated", streams) for name in names.values()))
-    schedule = replace(
-        schedule,
-        devices=tuple(replace(device, device=names[device.device]) for device in schedule),
-    )
-    has_gpus = any(device.kind == "cuda" for device in manifest.devices)
-    programs = programs_of(graph, schedule) if has_gpus else manifest.programs
-    return Instance(graph, costs, platform), schedule, programs
+    platform = Platform(tuple(Device(d.name, "emulated", streams) for d in manifest.devices))
+    return Instance(graph, costs, platform), schedule, programs_of(graph, schedule)
 
 
 def _kernel_ms(instance: Instance, schedule: Schedule) -> dict[str, float]:

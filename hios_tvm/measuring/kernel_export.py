@@ -13,14 +13,13 @@ from tvm.ir import IRModule
 
 from hios_tvm.artifact.build import build
 from hios_tvm.artifact.write import write
-from hios_tvm.backends import kind_of, parse_targets
+from hios_tvm.backends import kind_named, parse_targets
+from hios_tvm.backends.cache import kernel_dir
 from hios_tvm.backends.network import lower_network
-from hios_tvm.measuring.cache import kernel_dir
 from hios_tvm.passes.canonicalize_operators import NUM_INPUT
+from hios_tvm.runtime.devices import HOST, KINDS
 from hios_tvm.schema.gpu_models import Precision
 from hios_tvm.schema.schedule import one_after_another
-
-_CPU, _GPU = "cpu@0", "cuda:0"  # the kernels run on any
 
 
 def export_kernels(
@@ -53,8 +52,8 @@ def export_kernels(
     UsageError, CompileError
         As `compile_model`.
     """
-    on_gpu = any(word.strip().startswith("sm_") for word in target.split(","))
-    device = _GPU if on_gpu else _CPU
+    kinds = {kind_named(word) for word in target.split(",")}
+    device = KINDS[next(iter(kinds - {HOST}), HOST)].first  # the kernels run on any of the kind
     network = lower_network(mod, *parse_targets(target, [device], precision).values(), name=name)
     form = network.on(device)
     graph, main = form.graph, form.mod["main"]
@@ -64,7 +63,9 @@ def export_kernels(
     opened = IRModule({**functions, form.mod.get_global_var("main"): open_main})
     schedule = one_after_another((operator.name for operator in graph.operators), device)
     built = build(
-        replace(network, lowered={kind_of(device): replace(form, mod=opened)}, weights={}),
+        replace(
+            network, lowered=dict.fromkeys(network.lowered, replace(form, mod=opened)), weights={}
+        ),
         schedule,
         kernel_dir=kernel_dir(cache_dir),
         progress=progress,

@@ -2,32 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 
-from tvm.target import Target
-
-from hios_tvm.backends import backend_of
-from hios_tvm.backends.cuda.targets import precision_of
+from hios_tvm.backends import BACKENDS, backend_of
+from hios_tvm.backends.cache import CostCache, kernel_dir
+from hios_tvm.backends.cpu.platform import cpu_platform
+from hios_tvm.backends.interface import CostRequest, PhaseProgress
 from hios_tvm.backends.network import Network
-from hios_tvm.errors import CostError, UsageError
-from hios_tvm.measuring.cache import CostCache, kernel_dir
-from hios_tvm.measuring.cpu_costs import collect_costs
-from hios_tvm.measuring.cpu_platform import cpu_platform
-from hios_tvm.measuring.gpu_costs import GpuLaboratory, driver_for
+from hios_tvm.errors import UsageError
 from hios_tvm.measuring.rpc_costs import RpcAddress, remote_costs
+from hios_tvm.runtime.devices import HOST, KINDS, check_devices, kind_of, of_kind
 from hios_tvm.schema.costs import CostTable, Measurement, StageKey
-from hios_tvm.schema.device_names import (
-    GPU_STREAMS,
-    check_device,
-    gpu_place,
-    of_kind,
-)
 from hios_tvm.schema.links import LINKS
-from hios_tvm.schema.platform import Device, Platform
-
-Progress = Callable[[str, int, int], None]
+from hios_tvm.schema.platform import Device, Link, Platform
 
 
 def network_costs(
@@ -38,7 +26,7 @@ def network_costs(
     link: str = "pcie4",
     rpc: RpcAddress | None = None,
     cache_dir: Path | None = None,
-    progress: Progress = lambda phase, done, total: None,
+    progress: PhaseProgress = lambda phase, done, total: None,
 ) -> tuple[CostTable, Platform]:
     """Return the times of the network's operators on `devices`, and these as a platform.
 
@@ -58,121 +46,68 @@ def network_costs(
     UsageError, CostError
         If a device or link is unknown, or costs are missing or cannot be measured.
     """
-    for name in devices:
-        check_device(name)
+    check_devices(devices)
     if link not in LINKS:
         raise UsageError(f"link {link!r} is unknown: there are {', '.join(LINKS)}")
     if given is not None:
-        platform = _platform(network, devices, link, given.platform, None, progress)
+        platform = _given_platform(network, devices, given.platform, LINKS[link])
         given.check(network.graph, platform)
-        if "cuda" in network.lowered:
-            given.check_precision(precision_of(network.lowered["cuda"].target))
+        given.check_precision(network.recipe.precision, platform)
         return given, platform
+    used = {kind_of(name).kind for name in devices}
     kernels = kernel_dir(cache_dir)
     if rpc is not None:
-        if "cuda" in network.lowered:
+        if used != {HOST}:
             raise UsageError("costs of GPUs are not measured over RPC: leave --rpc out")
-        cpu = network.lowered["cpu"]
+        form = network.lowered[HOST]
         return remote_costs(
-            cpu.mod, cpu.graph, cpu.target, devices, rpc, kernel_dir=kernels, progress=progress
+            form.mod, form.graph, form.target, devices, rpc, kernel_dir=kernels, progress=progress
         )
     cache = None if cache_dir is None else CostCache(cache_dir)
-    platform = _platform(network, devices, link, None, cache, progress)
-    costs = CostTable(latency={}, platform=platform)
-    cpus = of_kind("cpu", devices)
-    if cpus:
-        cpu = network.lowered["cpu"]
-        costs = collect_costs(
-            cpu.mod,
-            cpu.graph,
-            cpu.target,
-            replace(platform, devices=tuple(d for d in platform.devices if d.name in cpus)),
-            cache=cache,
-            kernel_dir=kernels,
-            progress=progress,
-        )
-    if "cuda" not in network.lowered:
-        return costs, platform
-    driver = driver_for(network.lowered["cuda"].target)
-    gpus = {gpu_place(name).parts: name for name in of_kind("cuda", devices)}
-    for parts, device in sorted(gpus.items()):
-        if driver is None:
-            costs = _with_estimates(costs, network, device)
-            continue
-        laboratory = GpuLaboratory(network, driver, parts, kernels, progress)
-        platform = replace(platform, default_link=laboratory.link() or platform.default_link)
-        costs = _with_gpu_costs(costs, laboratory)
-    return replace(costs, platform=platform), platform
+    request = CostRequest(LINKS[link], cache, kernels, progress)
+    kinds = [kind for kind in KINDS if kind in used]
+    tables = [BACKENDS[kind].costs(network, of_kind(kind, devices), request) for kind in kinds]
+    costs = tables[0] if len(tables) == 1 else _together(tables, devices)
+    assert costs.platform is not None
+    return costs, costs.platform
 
 
-def _with_estimates(costs: CostTable, network: Network, device: str) -> CostTable:
-    form, backend = network.on(device), backend_of(device)
-    estimate = backend.estimate(network.kernels, form.graph, form.target, device)
-    if estimate is None:
-        raise CostError(f"costs of {device!r} are not estimated: measure them, and give --costs")
-    model = backend.model(device, form.target)
-    return _with_gpu(costs, model, estimate.latency, estimate.utilization, form.target)
+def _together(tables: Sequence[CostTable], names: Sequence[str]) -> CostTable:
+    """Return the costs of several kinds of devices as one table.
 
-
-def _with_gpu(
-    costs: CostTable,
-    model: str,
-    times: Mapping[str, Measurement],
-    utilization: Mapping[str, float],
-    target: Target,
-) -> CostTable:
-    """Add the costs of one model of GPUs, or of parts of them."""
-    return replace(
-        costs,
-        latency={**costs.latency, model: times},
-        utilization={**costs.utilization, model: utilization},
-        precision={**costs.precision, model: precision_of(target)},
-    )
-
-
-def _with_gpu_costs(costs: CostTable, laboratory: GpuLaboratory) -> CostTable:
-    known_stage = costs.measure_stage
+    Links are those of devices with memory of their own: their copies take longest.
+    """
+    platforms = [table.platform for table in tables if table.platform is not None]
+    device = {device.name: device for platform in platforms for device in platform.devices}
+    links = {kind_of(p.devices[0].name).own_memory: p.default_link for p in platforms}
 
     def measure_stage(model: str, groups: StageKey) -> Measurement | None:
-        if model == laboratory.model:
-            return laboratory.stage(groups)
-        return None if known_stage is None else known_stage(model, groups)
+        answers = (t.measure_stage(model, groups) for t in tables if t.measure_stage is not None)
+        return next((answer for answer in answers if answer is not None), None)
 
-    costs = _with_gpu(
-        costs,
-        laboratory.model,
-        laboratory.latencies(),
-        laboratory.utilization(),
-        laboratory.target,
+    return CostTable(
+        latency={model: times for table in tables for model, times in table.latency.items()},
+        utilization={model: used for table in tables for model, used in table.utilization.items()},
+        precision={model: name for table in tables for model, name in table.precision.items()},
+        platform=Platform(tuple(device[name] for name in names), default_link=links[max(links)]),
+        measure_stage=measure_stage,
     )
-    return replace(costs, measure_stage=measure_stage)
 
 
-def _platform(
-    network: Network,
-    names: Sequence[str],
-    link: str,
-    measured: Platform | None,
-    cache: CostCache | None,
-    progress: Progress,
+def _given_platform(
+    network: Network, names: Sequence[str], measured: Platform | None, link: Link
 ) -> Platform:
-    """Return the devices in their order; links are measured ones, or for GPUs `link`."""
-    cpus = of_kind("cpu", names)
-    platform = Platform(tuple(map(Device, names)))
-    if cpus:
-        platform = cpu_platform(
-            cpus, network.host, measured=measured, cache=cache, progress=progress
-        )
-    if "cuda" not in network.lowered:
-        return platform
-    known = {device.name: device for device in platform.devices}
-    known |= {
-        name: Device(name, backend_of(name).model(name, network.on(name).target), GPU_STREAMS)
-        for name in of_kind("cuda", names)
-    }
-    return replace(
-        platform,
-        devices=tuple(known[name] for name in names),
-        default_link=LINKS[link] if measured is None else measured.default_link,
-        independence=1.0,
+    """Return the devices in their order, with the link that a cost table was measured on."""
+    if all(kind_of(name).kind == HOST for name in names):
+        return cpu_platform(names, network.host, measured=measured)
+    return Platform(
+        tuple(
+            Device(
+                name,
+                backend_of(name).model(name, network.on(name).target),
+                kind_of(name).streams(name),
+            )
+            for name in names
+        ),
+        default_link=link if measured is None else measured.default_link,
     )

@@ -21,14 +21,14 @@ from tvm import rpc, te
 from tvm.rpc.base import RPC_TRACKER_MAGIC
 from tvm.target import Target
 
-from hios_tvm.artifact.build import Progress
 from hios_tvm.backends.cpu.codegen import compile_kernels
+from hios_tvm.backends.cpu.costs import kernel_call
 from hios_tvm.backends.cpu.library import link_library
+from hios_tvm.backends.cpu.platform import cpu_platform
+from hios_tvm.backends.interface import PhaseProgress
 from hios_tvm.errors import DeviceError, UsageError
-from hios_tvm.measuring.bench import KernelCall, measurement_of
-from hios_tvm.measuring.copies import fit_link
-from hios_tvm.measuring.cpu_costs import kernel_call
-from hios_tvm.measuring.cpu_platform import cpu_platform
+from hios_tvm.runtime.devices.cpu.bench import KernelCall
+from hios_tvm.runtime.devices.samples import fit_link, measurement_of
 from hios_tvm.schema.costs import CostTable, Measurement
 from hios_tvm.schema.device_names import parse_cores
 from hios_tvm.schema.dtypes import numpy_dtype
@@ -80,7 +80,7 @@ def remote_costs(
     address: RpcAddress,
     *,
     kernel_dir: Path | None = None,
-    progress: Progress = lambda phase, done, total: None,
+    progress: PhaseProgress = lambda phase, done, total: None,
 ) -> tuple[CostTable, Platform]:
     """Measure every operator on the machine behind `address`.
 
@@ -138,7 +138,7 @@ class _Remote:
         self._set_threads = session.get_function("runtime.config_threadpool")
 
     def latencies(
-        self, calls: Mapping[str, KernelCall], cores: int, progress: Progress
+        self, calls: Mapping[str, KernelCall], cores: int, progress: PhaseProgress
     ) -> dict[str, Measurement]:
         known: dict[KernelCall, Measurement] = {}
         for done, call in enumerate(calls.values(), start=1):

@@ -143,9 +143,10 @@ class CostTable:
                 f"{', '.join(sorted(models))}, for example {missing[0]!r}; measure them again"
             )
 
-    def check_precision(self, precision: Precision) -> None:
-        """Raise `CostError` where kernels of another precision were measured."""
-        for model, measured in self.precision.items():
+    def check_precision(self, precision: Precision, platform: Platform) -> None:
+        """Raise `CostError` where kernels of another precision were measured on a device."""
+        for model in dict.fromkeys(device.model for device in platform.devices):
+            measured = self.precision.get(model, precision)
             if measured != precision:
                 raise CostError(
                     f"the costs of {model} were measured with {measured} kernels, and these are "

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
 
 from hios_tvm.errors import DeviceError, UsageError
 
@@ -27,20 +26,6 @@ class GpuPlace:
     index: int
     part: int = 0
     parts: int = 1
-
-
-def device_kind(name: str) -> Literal["cpu", "cuda"]:
-    """Return what kind of device `name` is, whether or not it is well formed.
-
-    >>> device_kind("cpu@0"), device_kind("cuda:1")
-    ('cpu', 'cuda')
-    """
-    return "cuda" if name.startswith("cuda") else "cpu"
-
-
-def of_kind(kind: Literal["cpu", "cuda"], names: Iterable[str]) -> tuple[str, ...]:
-    """Return those of `names` that are devices of `kind`."""
-    return tuple(name for name in names if device_kind(name) == kind)
 
 
 def parse_cores(name: str) -> tuple[int, ...]:
@@ -164,11 +149,3 @@ def disjoint_cores(names: Iterable[str]) -> dict[str, tuple[int, ...]]:
                 raise UsageError(f"core {core} belongs to {owner[core]} and to {name}")
             owner[core] = name
     return cores
-
-
-def check_device(name: str) -> None:
-    """Raise `DeviceError` where `name` is no device."""
-    if device_kind(name) == "cuda":
-        gpu_place(name)
-    else:
-        parse_cores(name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
@@ -13,7 +13,7 @@ from hios_tvm.errors import ArtifactError, GraphError
 from hios_tvm.schema.dtypes import element_type
 from hios_tvm.schema.graph import OperatorGraph
 from hios_tvm.schema.launches import GpuKernel
-from hios_tvm.schema.program import Program
+from hios_tvm.schema.program import Call, Program
 from hios_tvm.schema.recipe import Recipe
 from hios_tvm.schema.strict_json import decode, encode, parse
 
@@ -81,7 +81,7 @@ class DeviceSpec:
     """
 
     name: str
-    kind: Literal["cpu", "cuda"]
+    kind: str
     library: str | None
     target: str
     cpu_features: tuple[str, ...]
@@ -219,6 +219,13 @@ class Manifest:
     def device(self) -> Mapping[str, DeviceSpec]:
         """Devices by name."""
         return {device.name: device for device in self.devices}
+
+    def calls(self) -> Iterator[tuple[str, Call]]:
+        """Yield the calls of all programs, with their devices."""
+        for program in self.programs:
+            for step in program.instructions:
+                if isinstance(step, Call):
+                    yield program.device, step
 
     @property
     def rebuild_command(self) -> str:

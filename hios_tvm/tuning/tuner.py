@@ -11,17 +11,18 @@ from pathlib import Path
 from tvm import tirx
 from tvm.ir import IRModule
 
-from hios_tvm.artifact.build import Progress
+from hios_tvm.backends.cache import default_cache_dir
 from hios_tvm.backends.cpu.backend import packings_of
 from hios_tvm.backends.cpu.codegen import kernel_key
+from hios_tvm.backends.cpu.costs import kernel_call
 from hios_tvm.backends.cpu.tuned_kernels import subject_of
 from hios_tvm.backends.cpu.tuning_database import Subject, Trial, TunedKernel, TuningDatabase
+from hios_tvm.backends.interface import PhaseProgress
 from hios_tvm.backends.network import Network, lower_network
 from hios_tvm.errors import UsageError
-from hios_tvm.measuring.cache import default_cache_dir
-from hios_tvm.measuring.cpu_costs import kernel_call
 from hios_tvm.measuring.network_costs import network_costs
 from hios_tvm.passes.schedule_kernels import has_root_block
+from hios_tvm.runtime.devices import HOST
 from hios_tvm.runtime.machine import describe_machine
 from hios_tvm.schema.device_names import parse_cores
 from hios_tvm.tuning.candidate_bench import CandidateBench
@@ -94,7 +95,7 @@ def plan_tuning(
     options: TuneOptions,
     *,
     name: str = "model",
-    progress: Progress = lambda phase, done, total: None,
+    progress: PhaseProgress = lambda phase, done, total: None,
 ) -> TuningPlan:
     """Measure the kernels of a frontend's module and return those that dominate.
 
@@ -112,7 +113,7 @@ def plan_tuning(
     database = TuningDatabase(options.database, create=True)
     progress("lower", 0, 1)
     network = lower_network(mod, options.target, name=name)
-    target = network.lowered["cpu"].target
+    target = network.lowered[HOST].target
     progress("lower", 1, 1)
     calls = Counter(op.kernel for op in network.graph.operators)
     tunable = [kernel for kernel in calls if has_root_block(network.kernels[kernel])]
@@ -137,7 +138,7 @@ def tune_kernel(
     kernel: KernelToTune,
     options: TuneOptions,
     *,
-    progress: Progress = lambda phase, done, total: None,
+    progress: PhaseProgress = lambda phase, done, total: None,
 ) -> TunedKernel | None:
     """Search until the database holds enough trials, and compare the best with the default.
 
@@ -149,7 +150,7 @@ def tune_kernel(
     TunedKernel or None
         None if no candidate runs and gives the default kernel's results.
     """
-    database, network, form = plan.database, plan.network, plan.network.lowered["cpu"]
+    database, network, form = plan.database, plan.network, plan.network.lowered[HOST]
     unscheduled, default = network.kernels[kernel.name], form.mod[kernel.name]
     operator = next(op for op in network.graph.operators if op.kernel == kernel.name)
     call = kernel_call(form.graph, operator.name)
@@ -188,7 +189,7 @@ def _new_trials(
         return
     search = Search(
         kernel,
-        network.lowered["cpu"].target,
+        network.lowered[HOST].target,
         subject.threads,
         known=list(known.values()),
         trials=missing,

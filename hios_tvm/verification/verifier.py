@@ -13,6 +13,7 @@ from tvm.target import Target
 from hios_tvm.artifact.write import Build
 from hios_tvm.backends.cpu.features import cpu_features
 from hios_tvm.errors import DeviceError, HiosError, ModelError, UsageError, VerificationError
+from hios_tvm.runtime.devices import HOST
 from hios_tvm.schema.manifest import OutputError, Verification
 from hios_tvm.schema.recipe import Recipe
 from hios_tvm.verification.deviation import SINGLE, Deviation, tolerance_of
@@ -98,7 +99,7 @@ def verify(
 def _host(recipe: Recipe) -> Target:
     """Return the target of the CPU that runs the programs."""
     targets = {kind: Target(json.loads(text)) for kind, text in recipe.targets.items()}
-    return targets["cpu"] if "cpu" in targets else next(iter(targets.values())).host
+    return targets[HOST] if HOST in targets else next(iter(targets.values())).host
 
 
 def _verification(found: Judgement, draws: Draws, reference: Reference) -> Verification:

@@ -102,7 +102,9 @@ def test_gpus_make_all_copies_from_and_to_them() -> None:
         DeviceSchedule(device, tuple(Stage(((name,),)) for name in names))
         for device, names in stages.items()
     )
-    programs = programs_of(extract_operator_graph(Diamond), Schedule("by hand", tuple(devices)))
+    schedule = Schedule("by hand", tuple(devices))
+    own_memory = {"cuda:0": "cuda"}
+    programs = programs_of(extract_operator_graph(Diamond), schedule, own_memory=own_memory)
     assert {(p.device, p.stream): p.instructions for p in programs} == {
         ("cuda:0", COPY_STREAM): (
             Copy("x", "x@cuda:0"),

@@ -1,29 +1,20 @@
-"""One backend for each kind of device, and room for another."""
+"""One backend for each kind of device."""
 
 from __future__ import annotations
-
-from collections.abc import Collection, Mapping
-from typing import Any
 
 import numpy as np
 import pytest
 import tvm_ffi
 from lowered_models import model_of, random
 from onnx import ModelProto, helper
-from tvm.ir import IRModule
-from tvm.ir.transform import Pass
-from tvm.target import Target
 
-from hios_tvm.backends import BACKENDS, kind_of, parse_targets
+from hios_tvm.backends import backend_of, parse_targets
 from hios_tvm.backends.cpu.targets import host_target, parse_target
 from hios_tvm.backends.cuda.codegen import generate_cuda
 from hios_tvm.backends.cuda.targets import cuda_target
-from hios_tvm.backends.interface import DeviceCode
 from hios_tvm.backends.network import lower_network
 from hios_tvm.errors import DeviceError
 from hios_tvm.frontends.onnx import from_onnx
-from hios_tvm.passes.annotate_schedule import AnnotateSchedule
-from hios_tvm.schema.schedule import DeviceSchedule, Schedule, Stage
 
 
 def model() -> ModelProto:
@@ -79,74 +70,9 @@ def test_a_placement_on_one_kind_takes_its_form_as_it_is() -> None:
     assert network.placed(placement).same_as(network.lowered["cpu"].mod)
 
 
-class ToyBackend:
-    """A third kind of device: TVM's target ``c``, and kernels as they are."""
-
-    kind = "toy"
-    target_kind = "c"
-
-    def names_target(self, word: str) -> bool:
-        return word == "toy"
-
-    def target(self, word: str | None, host: Target, precision: str) -> Target:
-        return Target({"kind": "c"}, host=host)
-
-    def loops(self, target: Target, left: Collection[str] = ()) -> list[Pass]:
-        return []
-
-    def generate(
-        self, kernels: Mapping[str, IRModule], target: Target, **options: Any
-    ) -> dict[str, DeviceCode]:
-        return {
-            device: DeviceCode(b"", ",".join(sorted(v.name_hint for v in mod.functions)).encode())
-            for device, mod in kernels.items()
-        }
-
-    def features(self, target: Target) -> tuple[str, ...]:
-        return ()
-
-    def model(self, device: str, target: Target) -> str:
-        return "toy"
-
-    def estimate(self, *arguments: Any) -> None:
-        return None
-
-
-@pytest.fixture
-def toy(monkeypatch: pytest.MonkeyPatch) -> ToyBackend:
-    backend = ToyBackend()
-    monkeypatch.setitem(BACKENDS, "toy", backend)
-    return backend
-
-
-def test_another_kind_of_device_takes_an_entry_in_the_table(toy: ToyBackend) -> None:
-    assert kind_of("toy:0") == "toy"
-    targets = parse_targets("portable,toy", ["cpu@0", "toy:0"])
-    assert {kind: target.kind.name for kind, target in targets.items()} == {
-        "cpu": "llvm",
-        "toy": "c",
-    }
-    network = lower_network(from_onnx(model()), *targets.values())
-    first, *rest = network.graph.operator
-    devices = (
-        DeviceSchedule("toy:0", (Stage(((first,),)),)),
-        DeviceSchedule("cpu@0", tuple(Stage(((name,),)) for name in rest)),
-    )
-    schedule = Schedule("sequential", devices)
-    placed = network.placed(schedule.placement)
-    annotated = AnnotateSchedule(
-        schedule, {"toy:0": targets["toy"], "cpu@0": targets["cpu"]}
-    ).transform_module(placed, None)
-    kinds = [device.target.kind.name for device in annotated.global_infos["vdevice"]]
-    assert kinds == ["c", "llvm"]
-    kernels = network.kernels_on("toy:0", [first])
-    code = BACKENDS["toy"].generate({"toy:0": kernels}, targets["toy"])
-    assert code["toy:0"].binary == network.graph.operator[first].kernel.encode()
-
-
 def test_a_device_without_a_backend_is_named() -> None:
-    with pytest.raises(DeviceError, match="device 'toy:0' is unknown: names begin with cpu, cuda"):
-        kind_of("toy:0")
+    with pytest.raises(DeviceError, match="'toy:0' is unknown: write for example cpu@0 or cuda:0"):
+        backend_of("toy:0")
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,7 @@ def test_tensors_that_repeat_are_right(tmp_path: Path) -> None:
         [onnx.numpy_helper.from_array(np.array(repeats, dtype=np.int64), "repeats")],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    core = min(runtime.devices.cpu.allowed_cores())
+    core = min(runtime.devices.cpu.cores.allowed_cores())
     options = CompileOptions(devices=(f"cpu@{core}",), scheduler="sequential", cache_dir=None)
     path = tmp_path / "tile.hios"
     compile_model(from_onnx(model), path, options)

@@ -7,13 +7,12 @@ import pytest
 from fake_driver import FakeDriver
 
 import hios_tvm.backends.cuda.backend
-import hios_tvm.measuring.artifact_costs
-import hios_tvm.measuring.gpu_costs
-import hios_tvm.measuring.gpu_kernels
-import hios_tvm.runtime.load_artifact
-import hios_tvm.verification.here
-from hios_tvm.measuring.cache import default_cache_dir
-from hios_tvm.runtime.devices.cuda import CudaDriver
+import hios_tvm.backends.cuda.costs
+import hios_tvm.runtime.devices.cuda.kernels
+import hios_tvm.runtime.devices.cuda.kind
+import hios_tvm.runtime.devices.cuda.measure
+from hios_tvm.backends.cache import default_cache_dir
+from hios_tvm.runtime.devices.cuda.driver import CudaDriver
 
 collect_ignore = ["conftest.py"]  # not a module with doctests: its name is not unique
 
@@ -34,21 +33,17 @@ def start(monkeypatch: pytest.MonkeyPatch) -> Callable[..., FakeDriver]:
     def begin(gpus: int = 3, seed: int = 0, *, here: bool = False, **fail: int) -> FakeDriver:
         fake = FakeDriver(gpus, seed, fail)
         driver = CudaDriver(fake)
-        users = [
-            hios_tvm.runtime.load_artifact,
-            hios_tvm.measuring.artifact_costs,
-            hios_tvm.verification.here,
-        ]
-        for module in [*users, *[hios_tvm.measuring.gpu_costs] * here]:
+        users = [hios_tvm.runtime.devices.cuda.kind, hios_tvm.runtime.devices.cuda.measure]
+        for module in [*users, *[hios_tvm.backends.cuda.costs] * here]:
             monkeypatch.setattr(module, "load_driver", lambda: driver)
         return fake
 
     # The stand-in executes CUDA's source
-    for module in (hios_tvm.backends.cuda.backend, hios_tvm.measuring.gpu_costs):
+    for module in (hios_tvm.backends.cuda.backend, hios_tvm.backends.cuda.costs):
         monkeypatch.setattr(module, "build_device_code", _source_as_code)
     # The emulator is slow, and its times say nothing
     for constant, value in (("_CALLS", 2), ("_ROUNDS", 2), ("_TRANSFER_BYTES", (1 << 10, 1 << 16))):
-        monkeypatch.setattr(hios_tvm.measuring.gpu_kernels, constant, value)
+        monkeypatch.setattr(hios_tvm.runtime.devices.cuda.kernels, constant, value)
     return begin
 
 

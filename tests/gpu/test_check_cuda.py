@@ -32,7 +32,7 @@ def test_prepare_run_and_prepare_with_costs(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     start(gpus=1)
-    monkeypatch.setattr(script, "load_driver", script.runtime.load_artifact.load_driver)
+    monkeypatch.setattr(script, "load_driver", script.runtime.devices.cuda.kind.load_driver)
     for name in ("ON_ONE", "ON_SEVERAL"):
         monkeypatch.setattr(script, name, ("hios-lp",))
     monkeypatch.setattr(script, "_export_tvm_default", lambda mod, target, path: None)

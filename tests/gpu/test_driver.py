@@ -9,8 +9,14 @@ import pytest
 from driver_api import ARGUMENTS
 from fake_driver import FakeDriver
 
-from hios_tvm.runtime.devices import cuda
-from hios_tvm.runtime.devices.cuda import CudaDriver, CudaError, Gpu, split_gpu
+from hios_tvm.errors import ArtifactError
+from hios_tvm.runtime.devices.cuda.driver import (
+    _FUNCTIONS,
+    _PART_FUNCTIONS,
+    CudaDriver,
+    CudaError,
+)
+from hios_tvm.runtime.devices.cuda.gpu import Gpu, split_gpu
 
 CODE = b'extern "C" __global__ void __launch_bounds__(1) present(float* x) {\n}\0'
 
@@ -21,7 +27,7 @@ def passed_as(kind: Any) -> tuple[int, bool]:
 
 
 def test_the_runtime_has_the_documented_signatures() -> None:
-    called = cuda._FUNCTIONS | cuda._PART_FUNCTIONS
+    called = _FUNCTIONS | _PART_FUNCTIONS
     assert called.keys() == ARGUMENTS.keys()
     for name, arguments in called.items():
         assert [*map(passed_as, arguments)] == [*map(passed_as, ARGUMENTS[name])], name
@@ -49,7 +55,7 @@ def test_a_missing_kernel_is_told_from_other_failures() -> None:
     fake = FakeDriver(1)
     gpu = Gpu(CudaDriver(fake), 0, CODE)
     assert gpu.function("present", 0)
-    with pytest.raises(cuda.ArtifactError, match="has no kernel 'missing'"):
+    with pytest.raises(ArtifactError, match="has no kernel 'missing'"):
         gpu.function("missing", 0)
     fake.failures["cuModuleGetFunction"] = 1
     with pytest.raises(CudaError, match=r"\(719\)"):

@@ -37,7 +37,7 @@ def test_run_writes_a_trace(artifact: Path, tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     events = json.loads(trace.read_text())["traceEvents"]
     rows = {event["args"]["name"] for event in events if event["name"] == "thread_name"}
-    assert {"stream 0", "copies"} <= rows
+    assert {"whole device", "copies"} <= rows
     assert {event["cat"] for event in events if event["ph"] == "X"} == {"call", "copy", "run"}
 
 
@@ -88,12 +88,12 @@ def test_a_machine_without_a_driver_is_one_error(
     artifact: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from hios_tvm.errors import DeviceError
-    from hios_tvm.runtime import load_artifact
+    from hios_tvm.runtime.devices.cuda import kind
 
     def no_driver() -> None:
         raise DeviceError("this machine has no NVIDIA driver")
 
-    monkeypatch.setattr(load_artifact, "load_driver", no_driver)
+    monkeypatch.setattr(kind, "load_driver", no_driver)
     result = call("run", artifact)
     assert result.exit_code == 1
     assert "this machine has no NVIDIA driver" in result.output

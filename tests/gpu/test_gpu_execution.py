@@ -227,7 +227,7 @@ def test_other_refusals_of_peer_access_are_errors(start: Start, tmp_path: Path) 
 def test_an_old_driver_has_no_parts(start: Start, tmp_path: Path) -> None:
     fake = start(gpus=1)
     path = compiled(tmp_path, split_devices("cuda:0/2"))
-    runtime.load_artifact.load_driver()._functions.pop("cuDeviceGetDevResource")
+    runtime.devices.cuda.kind.load_driver()._functions.pop("cuDeviceGetDevResource")
     with pytest.raises(DeviceError, match="too old: it has no function cuDeviceGetDevResource"):
         runtime.load(path)
     assert not fake.allocated

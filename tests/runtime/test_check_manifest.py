@@ -106,7 +106,8 @@ def device(**fields: Any) -> Callable[[Manifest], Manifest]:
 DEFECTS: dict[str, tuple[Callable[[Manifest], Manifest], str]] = {
     "no device": (lambda m: replace(m, devices=()), "no device"),
     "no program": (lambda m: replace(m, programs=()), "no program"),
-    "no CPU device": (device(name="gpu"), "'gpu' is no CPU device"),
+    "no CPU device": (device(name="gpu"), "'gpu' is unknown: write for example cpu@0 or cuda:0"),
+    "unknown kind": (device(kind="npu"), "device 'cpu@0' has the kind 'npu'"),
     "device twice": (lambda m: replace(m, devices=m.devices[:1] * 2), "device 'cpu@0' is named 2"),
     "program twice": (
         lambda m: replace(m, programs=m.programs[:1] * 2),

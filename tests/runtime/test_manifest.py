@@ -156,7 +156,6 @@ DEFECTS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "truth for a number": (lambda m: m["programs"][0].update(stream=True), "whole number"),
     "fraction": (lambda m: m["programs"][0].update(stream=0.5), "whole number"),
     "unknown space": (lambda m: m["buffers"][0].update(space="stack"), "one of"),
-    "unknown kind": (lambda m: m["devices"][0].update(kind="npu"), "one of"),
     "unknown instruction": (
         lambda m: m["programs"][0].update(instructions=[["exec", "rm"]]),
         r"instructions\[0\] must be a list that begins with one of call, copy, signal, wait",

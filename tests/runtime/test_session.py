@@ -15,7 +15,7 @@ from hand_made import LENGTH, HandMade
 from hios_tvm import runtime
 from hios_tvm.errors import DeviceError, InputError, SessionClosedError
 from hios_tvm.runtime import Session, aligned_empty
-from hios_tvm.runtime.devices import claims
+from hios_tvm.runtime.devices.cpu import claims
 from hios_tvm.runtime.read_artifact import open_artifact
 
 Array = np.ndarray
@@ -237,7 +237,7 @@ def test_cores_are_claimed_until_the_session_is_closed(
     code = """
 import sys
 from hios_tvm.errors import DeviceError
-from hios_tvm.runtime.devices import claims
+from hios_tvm.runtime.devices.cpu import claims
 from hios_tvm.schema.device_names import parse_cores
 claims._PATH = sys.argv[1]
 try:

@@ -14,7 +14,6 @@ from itertools import pairwise
 import networkx as nx
 
 from hios_tvm.artifact.programs.device_copies import DeviceCopies
-from hios_tvm.schema.graph import OperatorGraph
 from hios_tvm.schema.program import COPY_STREAM, Call, Copy
 from hios_tvm.schema.schedule import Schedule, Stage
 
@@ -40,17 +39,16 @@ class Step:
         return self.device, self.stream
 
 
-def ordered_steps(graph: OperatorGraph, schedule: Schedule, scratch: Scratch) -> list[Step]:
+def ordered_steps(copies: DeviceCopies, schedule: Schedule, scratch: Scratch) -> list[Step]:
     """Return all calls and copies; along every stream they are in the order of execution.
 
     Parameters
     ----------
-    graph, schedule
-        The operators, and where and when they run.
+    copies, schedule
+        The operators with what they copy, and where and when they run.
     scratch : operator -> buffers
-        Scratch memory of kernels of GPUs: further arguments after their outputs.
+        Scratch memory of kernels: further arguments after their outputs.
     """
-    copies = DeviceCopies(graph, schedule.placement)
     steps: list[Step] = []
     for device in schedule:
         copied: set[str] = set()

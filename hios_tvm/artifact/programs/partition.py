@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Literal
 
 from tvm.ir import IRModule
@@ -12,7 +13,7 @@ from hios_tvm.artifact.programs.device_copies import DeviceCopies
 from hios_tvm.artifact.programs.synchronization import programs_of
 from hios_tvm.passes.annotate_schedule import schedule_of
 from hios_tvm.passes.extract_operator_graph import extract_operator_graph
-from hios_tvm.schema.device_names import device_kind
+from hios_tvm.runtime.devices import kind_of
 from hios_tvm.schema.graph import OperatorGraph
 from hios_tvm.schema.launches import GpuKernel
 from hios_tvm.schema.manifest import Buffer
@@ -45,7 +46,7 @@ class Partition:
 
 
 def partition_by_device(
-    mod: IRModule, gpu_kernels: Mapping[str, GpuKernel] | None = None
+    mod: IRModule, launches: Mapping[str, Mapping[str, GpuKernel]] = MappingProxyType({})
 ) -> Partition:
     """Translate a module that `AnnotateSchedule` has annotated.
 
@@ -53,17 +54,20 @@ def partition_by_device(
     ----------
     mod : IRModule
         With its schedule as an attribute.
-    gpu_kernels : mapping of str to GpuKernel, optional
-        How the kernels of GPUs are launched, by name; their scratch memory becomes buffers.
+    launches : mapping
+        How the kernels of devices are launched that do it from their own code, by device and name;
+        their scratch memory becomes buffers.
     """
     schedule = schedule_of(mod)
     graph = extract_operator_graph(mod)
-    copies = DeviceCopies(graph, schedule.placement)
-    scratch = _scratch(graph, schedule, gpu_kernels or {})
+    kinds = {device.device: kind_of(device.device) for device in schedule}
+    own_memory = {name: kind.kind for name, kind in kinds.items() if kind.own_memory}
+    copies = DeviceCopies(graph, schedule.placement, own_memory)
+    scratch = _scratch(graph, schedule, launches)
     names = {operator: tuple(b.name for b in buffers) for operator, buffers in scratch.items()}
     return Partition(
         modules={d.device: _kernels(mod, graph, d.operators) for d in schedule},
-        programs=programs_of(graph, schedule, names),
+        programs=programs_of(graph, schedule, names, own_memory),
         buffers=_buffers(copies, scratch),
         outputs=tuple(map(copies.output_buffer, graph.outputs)),
     )
@@ -76,16 +80,16 @@ def _kernels(mod: IRModule, graph: OperatorGraph, operators: tuple[str, ...]) ->
 
 
 def _scratch(
-    graph: OperatorGraph, schedule: Schedule, gpu_kernels: Mapping[str, GpuKernel]
+    graph: OperatorGraph, schedule: Schedule, launches: Mapping[str, Mapping[str, GpuKernel]]
 ) -> dict[str, tuple[Buffer, ...]]:
-    """Return the scratch memory of each operator on a GPU."""
+    """Return the scratch memory of each operator that is launched."""
     return {
         operator: tuple(
             Buffer(f"{operator}@scratch{i}", device, "arena", (nbytes,), "uint8")
-            for i, nbytes in enumerate(gpu_kernels[graph.operator[operator].kernel].scratch)
+            for i, nbytes in enumerate(launches[device][graph.operator[operator].kernel].scratch)
         )
         for operator, device in schedule.placement.items()
-        if device_kind(device) == "cuda"
+        if launches.get(device)
     }
 
 

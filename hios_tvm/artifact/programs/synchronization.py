@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
+from typing import Any
 
+from hios_tvm.artifact.programs.device_copies import DeviceCopies
 from hios_tvm.artifact.programs.instruction_order import Step, ordered_steps
 from hios_tvm.schema.graph import OperatorGraph
 from hios_tvm.schema.program import Instruction, Program, Signal, Wait
 from hios_tvm.schema.schedule import Schedule
 
-_NO_SCRATCH: Mapping[str, tuple[str, ...]] = MappingProxyType({})
+_NONE: Mapping[str, Any] = MappingProxyType({})
 
 
 def programs_of(
     graph: OperatorGraph,
     schedule: Schedule,
-    scratch: Mapping[str, tuple[str, ...]] = _NO_SCRATCH,
+    scratch: Mapping[str, tuple[str, ...]] = _NONE,
+    own_memory: Mapping[str, str] = _NONE,
 ) -> tuple[Program, ...]:
     """Return one program for each stream that has work, or an empty one where none has.
 
@@ -25,9 +28,12 @@ def programs_of(
     graph, schedule
         The operators, and where and when they run.
     scratch : operator -> buffers
-        Scratch memory of kernels of GPUs.
+        Scratch memory of kernels.
+    own_memory : device -> kind
+        Devices with memory of their own.
     """
-    programs = _synchronized(ordered_steps(graph, schedule, scratch))
+    copies = DeviceCopies(graph, schedule.placement, own_memory)
+    programs = _synchronized(ordered_steps(copies, schedule, scratch))
     return programs or (Program(schedule.devices[0].device, 0, ()),)
 
 

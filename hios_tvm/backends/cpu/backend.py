@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tvm import tirx
 from tvm.ir import IRModule
@@ -11,15 +12,20 @@ from tvm.ir.transform import Pass
 from tvm.target import Target
 
 from hios_tvm.backends.cpu.codegen import compile_kernels
+from hios_tvm.backends.cpu.costs import collect_costs
 from hios_tvm.backends.cpu.features import cpu_features
 from hios_tvm.backends.cpu.library import link_library
+from hios_tvm.backends.cpu.platform import cpu_platform
 from hios_tvm.backends.cpu.targets import parse_target, vector_lanes, vector_registers
-from hios_tvm.backends.interface import DeviceCode, Progress
+from hios_tvm.backends.interface import CostRequest, DeviceCode, Progress
 from hios_tvm.passes.pipeline import cpu_loops, cpu_rules
 from hios_tvm.passes.schedule_kernels import Packing, ScheduleRule, schedule
+from hios_tvm.schema.costs import CostTable
 from hios_tvm.schema.device_names import cpu_model_name
 from hios_tvm.schema.gpu_models import Precision
-from hios_tvm.schema.graph import OperatorGraph
+
+if TYPE_CHECKING:
+    from hios_tvm.backends.network import Network
 
 
 def rules_of(target: Target) -> list[ScheduleRule]:
@@ -73,8 +79,17 @@ class CpuBackend:
         """Return how many cores the device has."""
         return cpu_model_name(device)
 
-    def estimate(
-        self, kernels: IRModule, graph: OperatorGraph, target: Target, device: str
-    ) -> None:
-        """Costs of CPUs are always measured."""
-        return None
+    def costs(self, network: Network, devices: Sequence[str], request: CostRequest) -> CostTable:
+        """Measure kernels, copies and independence, but for what the cache has."""
+        form = network.on(devices[0])
+        cache, progress = request.cache, request.progress
+        platform = cpu_platform(devices, form.target, cache=cache, progress=progress)
+        return collect_costs(
+            form.mod,
+            form.graph,
+            form.target,
+            platform,
+            cache=cache,
+            kernel_dir=request.kernel_dir,
+            progress=progress,
+        )

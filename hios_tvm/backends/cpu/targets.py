@@ -7,7 +7,7 @@ from tvm.target import codegen
 
 from hios_tvm.backends.cpu.features import missing_features
 from hios_tvm.errors import UsageError
-from hios_tvm.runtime.devices.cpu import available_features
+from hios_tvm.runtime.devices.cpu.cores import available_features
 
 PORTABLE_CPU = "x86-64-v3"
 """The oldest x86-64 that `portable` code runs on: AVX2 and FMA, any server since 2015."""

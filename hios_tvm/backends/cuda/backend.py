@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import replace
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tvm.ir import IRModule
 from tvm.ir.transform import Pass
@@ -12,13 +12,16 @@ from tvm.target import Target
 
 from hios_tvm.backends.cpu.library import link_library
 from hios_tvm.backends.cuda.codegen import build_device_code, generate_cuda
-from hios_tvm.backends.cuda.estimate import estimate_gpu
+from hios_tvm.backends.cuda.costs import gpu_costs
 from hios_tvm.backends.cuda.targets import arch_here, arch_of, cuda_target, precision_of
-from hios_tvm.backends.interface import DeviceCode, Estimate, Progress
+from hios_tvm.backends.interface import CostRequest, DeviceCode, Progress
 from hios_tvm.passes.pipeline import gpu_loops
+from hios_tvm.schema.costs import CostTable
 from hios_tvm.schema.device_names import gpu_model_name, gpu_place
 from hios_tvm.schema.gpu_models import Precision, gpu_model
-from hios_tvm.schema.graph import OperatorGraph
+
+if TYPE_CHECKING:
+    from hios_tvm.backends.network import Network
 
 
 class CudaBackend:
@@ -67,10 +70,6 @@ class CudaBackend:
         """Return the architecture, and the part of a GPU."""
         return gpu_model_name(arch_of(target), gpu_place(device).parts)
 
-    def estimate(
-        self, kernels: IRModule, graph: OperatorGraph, target: Target, device: str
-    ) -> Estimate:
-        """Estimate times from arithmetic, bytes and launches."""
-        gpu = gpu_model(arch_of(target))
-        gpu = replace(gpu, multiprocessors=gpu.multiprocessors // gpu_place(device).parts)
-        return Estimate(*estimate_gpu(kernels, graph, gpu, precision_of(target)))
+    def costs(self, network: Network, devices: Sequence[str], request: CostRequest) -> CostTable:
+        """Measure kernels where such a GPU is here, otherwise estimate them."""
+        return gpu_costs(network, devices, request)

@@ -7,7 +7,7 @@ import re
 from tvm.target import Target
 
 from hios_tvm.errors import DeviceError, UsageError
-from hios_tvm.runtime.devices.cuda import load_driver
+from hios_tvm.runtime.devices.cuda.driver import load_driver
 from hios_tvm.schema.gpu_models import PRECISIONS, Precision, gpu_model
 
 
@@ -41,9 +41,9 @@ def arch_of(target: Target) -> str:
     return str(target.attrs["arch"])
 
 
-def precision_of(target: Target) -> Precision:
-    """Return the precision of products on a CUDA target."""
-    keys = list(map(str, target.keys))
+def precision_of(*targets: Target) -> Precision:
+    """Return the precision of products on the CUDA target among `targets`."""
+    keys = [str(key) for target in targets for key in target.keys]
     return next((name for name in PRECISIONS if name in keys), "fp32")
 
 

@@ -10,14 +10,14 @@ from contextlib import contextmanager
 import pytest
 
 from hios_tvm.errors import DeviceError
-from hios_tvm.runtime.devices import claims
-from hios_tvm.runtime.devices.claims import claim_cores
+from hios_tvm.runtime.devices.cpu import claims
+from hios_tvm.runtime.devices.cpu.claims import claim_cores
 
 CORE = 100_000  # no real one, so that other tests are left alone
 OTHER = """
 import sys
 from hios_tvm.errors import DeviceError
-from hios_tvm.runtime.devices.claims import claim_cores
+from hios_tvm.runtime.devices.cpu.claims import claim_cores
 try:
     claim = claim_cores([int(sys.argv[1])], exclusive=sys.argv[2] == "exclusive")
     print("claimed", flush=True)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hios_tvm.errors import DeviceError
-from hios_tvm.runtime.devices.cpu import (
+from hios_tvm.runtime.devices.cpu.cores import (
     allowed_cores,
     available_features,
     pin_thread,

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from hios_tvm.backends.cache import CostCache
 from hios_tvm.errors import CostError
-from hios_tvm.measuring.cache import CostCache
 from hios_tvm.schema.costs import Measurement
 
 

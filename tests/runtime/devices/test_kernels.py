@@ -10,9 +10,14 @@ import tvm
 from tvm import te, topi
 
 from hios_tvm.backends.cpu.library import build_library
-from hios_tvm.measuring.bench import KernelArg, KernelCall, measurement_of
-from hios_tvm.measuring.copies import measure_handover, measure_transfers
-from hios_tvm.measuring.kernels import measure_independence, measure_joint, measure_kernels
+from hios_tvm.runtime.devices.cpu.bench import KernelArg, KernelCall
+from hios_tvm.runtime.devices.cpu.copies import measure_handover, measure_transfers
+from hios_tvm.runtime.devices.cpu.kernels import (
+    measure_independence,
+    measure_joint,
+    measure_kernels,
+)
+from hios_tvm.runtime.devices.samples import measurement_of
 from hios_tvm.schema.costs import Measurement
 
 Cores = tuple[int, ...]

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from hios_tvm.runtime.devices.cuda import Gpu
+from hios_tvm.runtime.devices.cuda.gpu import Gpu
 from hios_tvm.runtime.trace import Span, span_of
 from hios_tvm.schema.program import Call, Copy, Program
 

@@ -1,20 +1,21 @@
 """The GPUs of a session: their memory, the pinned memory for their copies, and their tasks."""
 
-import ctypes
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from hios_tvm.errors import ArtifactError, DeviceError
-from hios_tvm.runtime.devices.cuda import CudaDriver, Gpu, split_gpu
-from hios_tvm.runtime.gpu.feed_streams import GpuTask
-from hios_tvm.runtime.gpu.issue_order import issue_order
-from hios_tvm.runtime.gpu.trace import GpuTrace
+from hios_tvm.errors import DeviceError
+from hios_tvm.runtime.devices.cuda.cuda_graph import GraphTask
+from hios_tvm.runtime.devices.cuda.driver import CudaDriver
+from hios_tvm.runtime.devices.cuda.feed_streams import GpuTask
+from hios_tvm.runtime.devices.cuda.gpu import open_gpus
+from hios_tvm.runtime.devices.cuda.issue_order import issue_order
+from hios_tvm.runtime.devices.cuda.trace import GpuTrace
+from hios_tvm.runtime.devices.interface import LoadedDevices, LoadRequest, Times
 from hios_tvm.runtime.memory import Arena, TensorTable
-from hios_tvm.runtime.native import load_library
-from hios_tvm.runtime.read_artifact import Artifact
-from hios_tvm.schema.device_names import GpuPlace, gpu_place
+from hios_tvm.runtime.trace import Span
+from hios_tvm.schema.device_names import gpu_place
 from hios_tvm.schema.dtypes import numpy_dtype
 from hios_tvm.schema.manifest import Manifest
 from hios_tvm.schema.program import Copy, Signal
@@ -26,17 +27,13 @@ class SessionGpus:
     """The GPUs that an artifact uses, with arenas and weights in their memory.
 
     Inputs that they read and outputs that they write pass through pinned memory of the host,
-    `staging` by buffer, so that copies overlap with kernels.
+    so that copies overlap with kernels.
 
     Parameters
     ----------
-    artifact : Artifact
-        Verified.
-    names : artifact's device -> device
-    tensors : TensorTable
-        Receives the addresses of all buffers on GPUs, and of those in `staging`.
-    arenas : device -> Arena
-        Of the CPUs; those that GPUs copy from or to are pinned.
+    request : LoadRequest
+        Its tensors receive the addresses of all buffers on GPUs, and of pinned memory; its arenas
+        are pinned where GPUs copy from or to them.
     driver : CudaDriver
 
     Raises
@@ -47,42 +44,50 @@ class SessionGpus:
         If the code does not run on a GPU.
     """
 
-    def __init__(
-        self,
-        artifact: Artifact,
-        names: Mapping[str, str],
-        tensors: TensorTable,
-        arenas: Mapping[str, Arena],
-        driver: CudaDriver,
-    ) -> None:
-        self._artifact = artifact
-        self._names = names
-        self._driver = driver
-        self._gpus: dict[str, Gpu] = {}
-        self._shares: dict[tuple[int, int], list[ctypes.Structure]] = {}
-        self.staging: dict[str, Array] = {}
+    def __init__(self, request: LoadRequest, driver: CudaDriver) -> None:
+        self._request = request
+        self._artifact = artifact = request.artifact
+        self._staging: dict[str, Array] = {}
+        devices = [d for d in artifact.manifest.devices if d.kind == "cuda" and d.device_code]
+        places = [gpu_place(request.names[device.name]) for device in devices]
+        codes = [artifact.libraries[device.device_code or ""] for device in devices]
+        gpus = open_gpus(driver, places, codes)
+        self._gpus = {device.name: gpu for device, gpu in zip(devices, gpus, strict=True)}
         try:
-            for device in artifact.manifest.devices:
-                if device.kind == "cuda" and device.device_code is not None:
-                    code = artifact.libraries[device.device_code]
-                    place = gpu_place(names[device.name])
-                    self._gpus[device.name] = Gpu(driver, place.index, code, self._share(place))
-            for gpu in self._gpus.values():
-                for other in self._gpus.values():
-                    if other.index != gpu.index:
-                        gpu.reach(other)
-            self._place(tensors)
-            self._pin(tensors, arenas)
+            self._place(request.tensors)
+            self._pin(request.tensors, request.arenas)
+            traced = request.gpu_trace and not request.cuda_graph
+            self._trace = GpuTrace(artifact.manifest.programs, self._gpus) if traced else None
+            self._gpu_tasks = self._tasks(self._trace)
         except BaseException:
-            self.close()
+            self._close()
             raise
 
-    def trace(self) -> GpuTrace:
-        """Return a new trace of the artifact's programs, for `tasks`."""
-        return GpuTrace(self._artifact.manifest.programs, self._gpus)
+    def loaded(self) -> LoadedDevices:
+        """Return them with a task for each GPU that has work, or one for a CUDA graph of all."""
+        return LoadedDevices(
+            tasks=(GraphTask(self._gpu_tasks),) if self._request.cuda_graph else self._gpu_tasks,
+            spans=self._spans,
+            close=self._close,
+            traced=() if self._trace is None else tuple(self._gpus),
+            staging=self._staging,
+        )
 
-    def tasks(self, trace: GpuTrace | None = None) -> list[GpuTask]:
-        """Return one task for each GPU that has work; with `trace`, it knows what ran when."""
+    def _spans(self, times: Sequence[Times], end_ns: int) -> list[Span]:
+        if self._trace is None:
+            return []
+        tasks = zip(self._gpu_tasks, times, strict=True)
+        return self._trace.spans({t.device: t.clock_ns(own) for t, own in tasks}, end_ns)
+
+    def _close(self, stuck: bool = False) -> None:
+        """Free everything on the GPUs, of `stuck` ones nothing: the driver would wait for them."""
+        for gpu in self._gpus.values():
+            if stuck:
+                gpu.close.detach()
+            else:
+                gpu.close()
+
+    def _tasks(self, trace: GpuTrace | None) -> list[GpuTask]:
         manifest = self._artifact.manifest
         programs = manifest.programs if trace is None else trace.programs
         order = issue_order(programs)
@@ -95,7 +100,7 @@ class SessionGpus:
         }
         return [
             GpuTask(
-                label=self._names[device],
+                label=self._request.names[device],
                 gpu=gpu,
                 gpus=self._gpus,
                 device=device,
@@ -104,37 +109,12 @@ class SessionGpus:
                 events=events,
                 kernels=manifest.gpu_kernels,
                 buffer_device={buffer.name: buffer.device for buffer in manifest.buffers},
-                library=load_library(self._artifact.libraries[self._library(device)]),
+                library=self._request.library(device),
                 marks={} if trace is None else trace.marks,
                 clock=None if trace is None else trace.clocks[device],
             )
             for device, gpu in self._gpus.items()
         ]
-
-    def close(self) -> None:
-        """Free everything on the GPUs; no task may run any more. Closing twice is fine."""
-        for gpu in self._gpus.values():
-            gpu.close()
-
-    def abandon(self) -> None:
-        """Give nothing back: the driver would wait for kernels that do not end."""
-        for gpu in self._gpus.values():
-            gpu.close.detach()
-
-    def _share(self, place: GpuPlace) -> ctypes.Structure | None:
-        """Return a part of a GPU; all parts come from one split, so that they are disjoint."""
-        if place.parts == 1:
-            return None
-        key = (place.index, place.parts)
-        if key not in self._shares:
-            self._shares[key] = split_gpu(self._driver, *key)
-        return self._shares[key][place.part]
-
-    def _library(self, device: str) -> str:
-        entry = self._artifact.manifest.device[device].library
-        if entry is None:
-            raise ArtifactError(f"device {device!r} has work but no library")
-        return entry
 
     def _place(self, tensors: TensorTable) -> None:
         """Allocate arenas and upload weights."""
@@ -172,7 +152,7 @@ class SessionGpus:
                 memory = Arena(buffer.nbytes)
                 self._pin_memory(memory)
                 array = memory.bytes[: buffer.nbytes].view(numpy_dtype(buffer.dtype))
-                self.staging[name] = array.reshape(buffer.shape)
+                self._staging[name] = array.reshape(buffer.shape)
                 tensors.place(name, memory.address)
         for device in sorted(arenas_to_pin):
             self._pin_memory(arenas[device])

@@ -1,82 +1,25 @@
-"""GPUs through NVIDIA's driver library, which comes with the driver; no CUDA toolkit is needed."""
+"""A GPU, or a part of one: its context, its code, its memory, streams and events."""
 
 from __future__ import annotations
 
 import ctypes
 import weakref
-from collections.abc import Callable
-from enum import IntEnum
-from functools import cache
+from collections.abc import Callable, Sequence
+from itertools import permutations
 from typing import Any
 
 from hios_tvm.errors import ArtifactError, DeviceError
-from hios_tvm.runtime.abi import NativeDriver
-from hios_tvm.runtime.memory import Arena
-
-_POINTER, _SIZE, _INT, _UINT = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_uint
-_ADDRESS, _TEXT, _ULONG = ctypes.c_uint64, ctypes.c_char_p, ctypes.c_ulonglong
-
-_FUNCTIONS: dict[str, tuple[Any, ...]] = {
-    "cuInit": (_UINT,),
-    "cuGetErrorString": (_INT, _POINTER),
-    "cuDeviceGet": (_POINTER, _INT),
-    "cuDeviceGetCount": (_POINTER,),
-    "cuDeviceGetAttribute": (_POINTER, _INT, _INT),
-    "cuDeviceCanAccessPeer": (_POINTER, _INT, _INT),
-    "cuDevicePrimaryCtxRetain": (_POINTER, _INT),
-    "cuDevicePrimaryCtxRelease_v2": (_INT,),
-    "cuCtxSetCurrent": (_POINTER,),
-    "cuCtxEnablePeerAccess": (_POINTER, _UINT),
-    "cuMemAlloc_v2": (_POINTER, _SIZE),
-    "cuMemFree_v2": (_ADDRESS,),
-    "cuMemcpyHtoD_v2": (_ADDRESS, _POINTER, _SIZE),
-    "cuMemHostRegister_v2": (_POINTER, _SIZE, _UINT),
-    "cuMemHostUnregister": (_POINTER,),
-    "cuModuleLoadData": (_POINTER, _POINTER),
-    "cuModuleUnload": (_POINTER,),
-    "cuModuleGetFunction": (_POINTER, _POINTER, _TEXT),
-    "cuFuncSetAttribute": (_POINTER, _INT, _INT),
-    "cuStreamCreate": (_POINTER, _UINT),
-    "cuStreamDestroy_v2": (_POINTER,),
-    "cuEventCreate": (_POINTER, _UINT),
-    "cuEventDestroy_v2": (_POINTER,),
-    "cuEventElapsedTime": (_POINTER, _POINTER, _POINTER),
-    "cuStreamBeginCapture_v2": (_POINTER, _INT),
-    "cuStreamEndCapture": (_POINTER, _POINTER),
-    "cuGraphInstantiateWithFlags": (_POINTER, _POINTER, _ULONG),
-    "cuGraphDestroy": (_POINTER,),
-    "cuGraphExecDestroy": (_POINTER,),
-    # Called by executor.cc
-    "cuLaunchKernel": (_POINTER, *[_UINT] * 7, _POINTER, _POINTER, _POINTER),
-    "cuMemcpyAsync": (_ADDRESS, _ADDRESS, _SIZE, _POINTER),
-    "cuMemcpyPeerAsync": (_ADDRESS, _POINTER, _ADDRESS, _POINTER, _SIZE, _POINTER),
-    "cuEventRecord": (_POINTER, _POINTER),
-    "cuStreamWaitEvent": (_POINTER, _POINTER, _UINT),
-    "cuLaunchHostFunc": (_POINTER, _POINTER, _POINTER),
-    "cuGraphLaunch": (_POINTER, _POINTER),
-    "cuStreamSynchronize": (_POINTER,),
-}
-# Parts of a GPU ("green contexts"): drivers of CUDA 12.4 and later
-_PART_FUNCTIONS: dict[str, tuple[Any, ...]] = {
-    "cuDeviceGetDevResource": (_INT, _POINTER, _INT),
-    "cuDevSmResourceSplitByCount": (_POINTER, _POINTER, _POINTER, _POINTER, _UINT, _UINT),
-    "cuDevResourceGenerateDesc": (_POINTER, _POINTER, _UINT),
-    "cuGreenCtxCreate": (_POINTER, _POINTER, _INT, _UINT),
-    "cuGreenCtxDestroy": (_POINTER,),
-    "cuGreenCtxStreamCreate": (_POINTER, _POINTER, _UINT, _INT),
-}
-_ENQUEUED = (
-    "cuLaunchKernel",
-    "cuMemcpyAsync",
-    "cuMemcpyPeerAsync",
-    "cuEventRecord",
-    "cuStreamWaitEvent",
-    "cuLaunchHostFunc",
-    "cuGraphLaunch",
-    "cuStreamSynchronize",
+from hios_tvm.runtime.devices.cuda.driver import (
+    ADDRESS,
+    INT,
+    POINTER,
+    CudaDriver,
+    CudaError,
+    CudaResult,
 )
+from hios_tvm.runtime.memory import Arena
+from hios_tvm.schema.device_names import GpuPlace
 
-_MAJOR, _MINOR = 75, 76  # attributes of a device: its compute capability
 _UNITS, _THREADS_PER_UNIT = 16, 39  # and its multiprocessors
 _MULTIPROCESSORS = 1  # a kind of resource
 _DYNAMIC_SHARED_BYTES = 8  # attribute of a function
@@ -85,78 +28,7 @@ _NON_BLOCKING = 1  # a stream that does not wait for the default one
 _NO_TIMING = 2  # an event that only orders
 _CAPTURE_RELAXED = 2  # other threads may use the driver meanwhile
 _LARGEST_STATIC_SHARED = 48 * 1024  # more must be asked for
-
-
-class CudaResult(IntEnum):
-    """Result codes (CUresult) that are not errors of the caller everywhere."""
-
-    SUCCESS = 0
-    INVALID_VALUE = 1
-    NOT_FOUND = 500
-    PEER_ACCESS_ALREADY_ENABLED = 704
-    INVALID_RESOURCE_CONFIGURATION = 914
-
-
 _NO_SUCH_SPLIT = (CudaResult.INVALID_VALUE, CudaResult.INVALID_RESOURCE_CONFIGURATION)
-
-
-class CudaError(DeviceError):
-    """A call that the driver refused; `result` is the result code (CUresult)."""
-
-    def __init__(self, message: str, *, result: int) -> None:
-        super().__init__(message)
-        self.result = result
-
-
-class CudaDriver:
-    """The driver's functions; `call` raises `CudaError` with the driver's description."""
-
-    def __init__(self, dll: Any) -> None:
-        self._functions: dict[str, Any] = {}
-        for name, arguments in (_FUNCTIONS | _PART_FUNCTIONS).items():
-            function = getattr(dll, name, None)
-            if function is None:
-                continue
-            function.argtypes, function.restype = arguments, _INT
-            self._functions[name] = function
-        addresses = [ctypes.cast(self._functions[name], _POINTER).value for name in _ENQUEUED]
-        self.native = NativeDriver(*addresses)
-        self.call("cuInit", 0)
-
-    def call(self, name: str, *arguments: Any) -> None:
-        """Call a function of the driver."""
-        if name not in self._functions:
-            raise DeviceError(f"the GPU's driver is too old: it has no function {name}")
-        result = self._functions[name](*arguments)
-        if result != CudaResult.SUCCESS:
-            message = f"the GPU's driver refused {name}: {self.error_text(result)}"
-            raise CudaError(message, result=result)
-
-    def get(self, kind: type[Any], name: str, *arguments: Any, last: bool = False) -> Any:
-        """Call a function that writes its result where its first (or `last`) argument points."""
-        result = kind()
-        pointer = ctypes.byref(result)
-        self.call(name, *((*arguments, pointer) if last else (pointer, *arguments)))
-        return result.value
-
-    def error_text(self, result: int) -> str:
-        """Return the driver's description of a result code, and the code."""
-        text = ctypes.c_char_p()
-        self._functions["cuGetErrorString"](result, ctypes.byref(text))
-        return f"{(text.value or b'unknown error').decode(errors='replace')} ({result})"
-
-    def gpu_count(self) -> int:
-        """Return how many GPUs this process may use."""
-        return int(self.get(_INT, "cuDeviceGetCount"))
-
-    def arch(self, index: int) -> str:
-        """Return the architecture of GPU `index`, such as ``sm_90``."""
-        device = self.get(_INT, "cuDeviceGet", index)
-        major, minor = (
-            self.get(_INT, "cuDeviceGetAttribute", attribute, device)
-            for attribute in (_MAJOR, _MINOR)
-        )
-        return f"sm_{major}{minor}"
 
 
 class _Resource(ctypes.Structure):
@@ -200,16 +72,6 @@ def split_gpu(driver: CudaDriver, index: int, parts: int) -> list[ctypes.Structu
     )
 
 
-@cache
-def load_driver() -> CudaDriver:
-    """Return the driver of this machine; `DeviceError` where there is none."""
-    try:
-        dll = ctypes.CDLL("libcuda.so.1")
-    except OSError as error:
-        raise DeviceError(f"this machine has no NVIDIA driver: {error}") from error
-    return CudaDriver(dll)
-
-
 class Gpu:
     """One GPU, or a part of one: its context, its code, and what was allocated for it.
 
@@ -237,8 +99,8 @@ class Gpu:
             raise DeviceError(f"there is no GPU cuda:{index}: this process may use {count}")
         self.driver = driver
         self.index = index
-        device = driver.get(_INT, "cuDeviceGet", index)
-        self.context: int = driver.get(_POINTER, "cuDevicePrimaryCtxRetain", device)
+        device = driver.get(INT, "cuDeviceGet", index)
+        self.context: int = driver.get(POINTER, "cuDevicePrimaryCtxRetain", device)
         self._undo: list[tuple[str, int]] = []
         self._pinned: list[Arena] = []
         self.close = weakref.finalize(
@@ -247,7 +109,7 @@ class Gpu:
         self._part: int | None = None
         self._share = share
         if share is not None:
-            words = driver.get(_POINTER, "cuDevResourceGenerateDesc", ctypes.byref(share), 1)
+            words = driver.get(POINTER, "cuDevResourceGenerateDesc", ctypes.byref(share), 1)
             self._part = self._new("cuGreenCtxDestroy", "cuGreenCtxCreate", words, device, 1)
         self._kept = len(self._undo) + 1
         self.make_current()
@@ -265,7 +127,7 @@ class Gpu:
     def allocate(self, nbytes: int) -> int:
         """Return the address of new memory on the GPU, aligned to 256 bytes."""
         self.make_current()
-        return self._new("cuMemFree_v2", "cuMemAlloc_v2", max(nbytes, 1), kind=_ADDRESS)
+        return self._new("cuMemFree_v2", "cuMemAlloc_v2", max(nbytes, 1), kind=ADDRESS)
 
     def free(self) -> None:
         """Free all memory, streams and events of this object; its code stays."""
@@ -275,7 +137,7 @@ class Gpu:
     def threads(self) -> int:
         """Return how many threads can be resident on its multiprocessors."""
         per_unit, units = (
-            self.driver.get(_INT, "cuDeviceGetAttribute", attribute, self.index)
+            self.driver.get(INT, "cuDeviceGetAttribute", attribute, self.index)
             for attribute in (_THREADS_PER_UNIT, _UNITS)
         )
         return int(per_unit * (units if self._share is None else self._share.multiprocessors))
@@ -312,7 +174,7 @@ class Gpu:
         try:
             issue()
         finally:
-            graph: int = self.driver.get(_POINTER, "cuStreamEndCapture", stream, last=True)
+            graph: int = self.driver.get(POINTER, "cuStreamEndCapture", stream, last=True)
         try:
             return self._new("cuGraphExecDestroy", "cuGraphInstantiateWithFlags", graph, 0)
         finally:
@@ -323,7 +185,7 @@ class Gpu:
         self.make_current()
         try:
             function: int = self.driver.get(
-                _POINTER, "cuModuleGetFunction", self._module, symbol.encode()
+                POINTER, "cuModuleGetFunction", self._module, symbol.encode()
             )
         except CudaError as error:
             if error.result != CudaResult.NOT_FOUND:
@@ -342,7 +204,7 @@ class Gpu:
 
     def reach(self, other: Gpu) -> None:
         """Let this GPU copy from and to `other` directly, where the machine supports it."""
-        able = self.driver.get(_INT, "cuDeviceCanAccessPeer", self.index, other.index)
+        able = self.driver.get(INT, "cuDeviceCanAccessPeer", self.index, other.index)
         if not able:
             return  # the driver copies through the host
         self.make_current()
@@ -352,10 +214,32 @@ class Gpu:
             if error.result != CudaResult.PEER_ACCESS_ALREADY_ENABLED:
                 raise
 
-    def _new(self, undo: str, name: str, *arguments: Any, kind: type[Any] = _POINTER) -> int:
+    def _new(self, undo: str, name: str, *arguments: Any, kind: type[Any] = POINTER) -> int:
         made: int = self.driver.get(kind, name, *arguments)
         self._undo.append((undo, made))
         return made
+
+
+def open_gpus(driver: CudaDriver, places: Sequence[GpuPlace], codes: Sequence[bytes]) -> list[Gpu]:
+    """Return GPUs, or disjoint parts of them, that reach each other's memory.
+
+    `codes` are for one each. The errors are those of `Gpu` and `split_gpu`.
+    """
+    split = {(place.index, place.parts) for place in places if place.parts > 1}
+    shares = {key: split_gpu(driver, *key) for key in sorted(split)}
+    gpus: list[Gpu] = []
+    try:
+        for place, code in zip(places, codes, strict=True):
+            share = shares[place.index, place.parts][place.part] if place.parts > 1 else None
+            gpus.append(Gpu(driver, place.index, code, share))
+        for first, second in permutations(gpus, 2):
+            if first.index != second.index:
+                first.reach(second)
+    except BaseException:
+        for gpu in gpus:
+            gpu.close()
+        raise
+    return gpus
 
 
 def _release(

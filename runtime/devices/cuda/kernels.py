@@ -4,16 +4,18 @@ As on CPUs, everything is run by the executor, so that what the host takes to fe
 where a run would wait for it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from hios_tvm.measuring.bench import measurement_of
-from hios_tvm.runtime.devices.cuda import Gpu
+from hios_tvm.runtime.devices.cuda.feed_streams import GpuTask
+from hios_tvm.runtime.devices.cuda.gpu import Gpu
+from hios_tvm.runtime.devices.cuda.issue_order import issue_order
+from hios_tvm.runtime.devices.cuda.trace import Mark
+from hios_tvm.runtime.devices.samples import measurement_of
 from hios_tvm.runtime.executor import Executor
-from hios_tvm.runtime.gpu import GpuTask, Mark, issue_order
 from hios_tvm.runtime.memory import TensorTable
 from hios_tvm.runtime.native import Library
 from hios_tvm.schema.costs import Measurement
@@ -81,6 +83,18 @@ class GpuBench:
     def _run(self, programs: Sequence[Program], buffers: Mapping[str, int]) -> list[float]:
         placed = {name: (_FIRST, nbytes) for name, nbytes in buffers.items()}
         return _marked_ms({_FIRST: self}, programs, placed)
+
+
+def measure_operators(
+    bench: GpuBench, kernel_of: Mapping[str, str], progress: Callable[[int, int], None]
+) -> tuple[dict[str, Measurement], dict[str, float]]:
+    """Return the time and utilization of each operator; each kernel is timed once."""
+    times: dict[str, Measurement] = {}
+    for kernel in dict.fromkeys(kernel_of.values()):
+        times[kernel] = bench.kernel(kernel)
+        progress(len(times), len(set(kernel_of.values())))
+    latency = {operator: times[kernel] for operator, kernel in kernel_of.items()}
+    return latency, {operator: bench.utilization(kernel) for operator, kernel in kernel_of.items()}
 
 
 def measure_copies(

@@ -2,22 +2,22 @@
 
 Everything is measured by the executor itself, so the figures are those of a run. Kernels find
 their activations in the cache and their weights in memory, as in a network that is larger than the
-cache. Copies are measured in `copies`, kernels of GPUs in `gpu_kernels`.
+cache. Copies are measured in `copies`.
 """
 
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from hios_tvm.measuring.bench import (
+from hios_tvm.runtime.devices.cpu.bench import (
     Bench,
     ColdMemory,
     Cores,
     KernelCall,
     barrier,
-    measurement_of,
 )
-from hios_tvm.runtime.devices.cpu import share_cores
+from hios_tvm.runtime.devices.cpu.cores import share_cores
+from hios_tvm.runtime.devices.samples import measurement_of
 from hios_tvm.runtime.native import Library, load_library
 from hios_tvm.runtime.tasks import CpuTask
 from hios_tvm.schema.costs import Measurement

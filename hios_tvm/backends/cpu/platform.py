@@ -9,17 +9,15 @@ import tvm
 from tvm import relax
 from tvm.target import Target
 
-from hios_tvm.artifact.build import Progress
+from hios_tvm.backends.cache import CostCache
 from hios_tvm.backends.cpu.codegen import compile_kernels
 from hios_tvm.backends.cpu.library import link_library
-from hios_tvm.backends.network import lower
-from hios_tvm.measuring.bench import KernelArg, KernelCall
-from hios_tvm.measuring.cache import CostCache
-from hios_tvm.measuring.copies import fit_link, measure_transfers
-from hios_tvm.measuring.kernels import measure_independence
+from hios_tvm.backends.interface import PhaseProgress
 from hios_tvm.passes.canonicalize_operators import CanonicalizeOperators
 from hios_tvm.passes.extract_operator_graph import extract_operator_graph
-from hios_tvm.runtime.devices.cpu import require_cores
+from hios_tvm.runtime.devices.cpu.bench import KernelArg, KernelCall
+from hios_tvm.runtime.devices.cpu.cores import require_cores
+from hios_tvm.runtime.devices.cpu.measure import measure_together
 from hios_tvm.runtime.machine import device_fingerprint
 from hios_tvm.schema.costs import Measurement
 from hios_tvm.schema.device_names import cpu_model_name, disjoint_cores
@@ -32,7 +30,7 @@ def cpu_platform(
     *,
     measured: Platform | None = None,
     cache: CostCache | None = None,
-    progress: Progress = lambda phase, done, total: None,
+    progress: PhaseProgress = lambda phase, done, total: None,
 ) -> Platform:
     """Return the CPU devices called `names` as a platform.
 
@@ -70,12 +68,10 @@ def cpu_platform(
     keys = [f"{what} {where}" for what in ("link latency", "link ms/GB", "independence")]
     known = {} if cache is None else cache.get(keys)
     if len(known) < len(keys):
-        progress("measure devices", 0, 3)
-        library, call = _probe(target)
-        progress("measure devices", 1, 3)
-        measured_link = fit_link(measure_transfers(library, cores[0], cores[1]))
-        progress("measure devices", 2, 3)
-        independence = measure_independence(library, call, cores)
+        progress("measure devices", 0, 2)
+        probe = _probe(target)
+        progress("measure devices", 1, 2)
+        measured_link, independence = measure_together(*probe, cores)
         values = (measured_link.latency_ms, 1000.0 / measured_link.bandwidth_gb_s, independence)
         known = {
             key: Measurement(value, source="measured")
@@ -83,7 +79,7 @@ def cpu_platform(
         }
         if cache is not None:
             cache.put(known)
-        progress("measure devices", 3, 3)
+        progress("measure devices", 2, 2)
     latency_ms, ms_per_gb, independence = (known[key].ms for key in keys)
     link = Link(latency_ms=latency_ms, bandwidth_gb_s=1000.0 / ms_per_gb)
     return replace(platform, default_link=link, independence=independence)
@@ -92,6 +88,8 @@ def cpu_platform(
 @cache
 def _probe(target: Target) -> tuple[bytes, KernelCall]:
     """Compile a dense convolution that keeps a core's vector units busy."""
+    from hios_tvm.backends.network import lower  # which needs the table of backends
+
     images = relax.Var("images", relax.TensorType((1, 64, 56, 56), "float32"))
     weight = relax.const(np.full((64, 64, 3, 3), 0.01, dtype=np.float32))
     builder = relax.BlockBuilder()

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from hios_tvm.backends.cache import CostCache
+from hios_tvm.backends.cpu.platform import cpu_platform
 from hios_tvm.backends.cpu.targets import host_target
 from hios_tvm.errors import DeviceError, UsageError
-from hios_tvm.measuring.cache import CostCache
-from hios_tvm.measuring.cpu_platform import cpu_platform
 from hios_tvm.schema.platform import Device, Link, Platform
 
 CORES = sorted(os.sched_getaffinity(0))
@@ -30,7 +30,7 @@ def test_two_devices_are_measured_once(tmp_path: Path, monkeypatch: pytest.Monke
     assert 0.0 < first.independence <= 1.0
     # A copy of 1 MB takes at least what the fastest memory takes, at most what a disk would.
     assert 0.001 < first.default_link.transfer_ms(1_000_000) < 10.0
-    monkeypatch.setattr("hios_tvm.measuring.cpu_platform.measure_transfers", None)
+    monkeypatch.setattr("hios_tvm.backends.cpu.platform.measure_together", None)
     assert cpu_platform(names, host_target(), cache=cache) == first
 
 

@@ -8,15 +8,15 @@ from typing import Literal
 from tvm.ir import IRModule
 from tvm.target import Target
 
-from hios_tvm.artifact.build import Progress
+from hios_tvm.backends.cache import CostCache
 from hios_tvm.backends.cpu.codegen import compile_kernels, kernel_key
 from hios_tvm.backends.cpu.features import cpu_features
 from hios_tvm.backends.cpu.library import link_library
+from hios_tvm.backends.interface import PhaseProgress
 from hios_tvm.errors import CostError
-from hios_tvm.measuring.bench import ColdMemory, KernelArg, KernelCall
-from hios_tvm.measuring.cache import CostCache
-from hios_tvm.measuring.kernels import COLD_BYTES, measure_joint, measure_kernels
-from hios_tvm.runtime.devices.cpu import available_features
+from hios_tvm.runtime.devices.cpu.bench import ColdMemory, KernelArg, KernelCall
+from hios_tvm.runtime.devices.cpu.cores import available_features
+from hios_tvm.runtime.devices.cpu.kernels import COLD_BYTES, measure_joint, measure_kernels
 from hios_tvm.runtime.machine import device_fingerprint
 from hios_tvm.schema.costs import CostTable, Measurement, StageKey
 from hios_tvm.schema.device_names import parse_cores
@@ -32,7 +32,7 @@ def collect_costs(
     *,
     cache: CostCache | None = None,
     kernel_dir: Path | None = None,
-    progress: Progress = lambda phase, done, total: None,
+    progress: PhaseProgress = lambda phase, done, total: None,
 ) -> CostTable:
     """Measure every operator on every device model of `platform`, equal kernels once.
 
@@ -86,7 +86,7 @@ class _Laboratory:
     platform: Platform
     cache: CostCache | None
     kernel_dir: Path | None
-    progress: Progress
+    progress: PhaseProgress
     _library: bytes | None = field(default=None, init=False)
     _cold: ColdMemory = field(default_factory=lambda: ColdMemory(COLD_BYTES), init=False)
 

@@ -1,7 +1,7 @@
 """What measurements are made of: kernels with their tensors, run by the executor and timed."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -11,19 +11,11 @@ import numpy as np
 from hios_tvm.runtime.executor import Executor
 from hios_tvm.runtime.memory import Arena, TensorTable, align_up
 from hios_tvm.runtime.tasks import CpuTask
-from hios_tvm.schema.costs import Measurement
 from hios_tvm.schema.dtypes import element_type
 from hios_tvm.schema.program import Call, Instruction, Signal, Wait
 
 Cores = tuple[int, ...]
 Times = list[np.ndarray[Any, np.dtype[np.int64]]]
-
-
-def measurement_of(nanoseconds: Iterable[float], source: str = "measured") -> Measurement:
-    """Return the median and the interquartile range of samples in nanoseconds."""
-    values = np.fromiter(nanoseconds, np.float64) / 1e6
-    low, middle, high = np.percentile(values, (25, 50, 75))
-    return Measurement(float(middle), float(high - low), len(values), source)
 
 
 @dataclass(frozen=True)
@@ -124,20 +116,13 @@ class Bench:
         tensors = TensorTable(self._specs)
         for name, address in self._addresses.items():
             tensors.place(name, address)
-        return run_tasks(tasks, tensors, (self._numbers, self._cold), rounds, warmup)
-
-
-def run_tasks(
-    tasks: Sequence[CpuTask], tensors: TensorTable, memory: object, rounds: int, warmup: int
-) -> list[Times]:
-    """Run `tasks`, and return for each measured round when each instruction began."""
-    samples = []
-    with closing(Executor(tasks, tensors, memory=memory)) as executor:
-        for i in range(warmup + rounds):
-            executor.run()
-            if i >= warmup:
-                samples.append([executor.times(t) for t in range(len(tasks))])
-    return samples
+        samples = []
+        with closing(Executor(tasks, tensors, memory=(self._numbers, self._cold))) as executor:
+            for i in range(warmup + rounds):
+                executor.run()
+                if i >= warmup:
+                    samples.append([executor.times(t) for t in range(len(tasks))])
+        return samples
 
 
 def barrier(count: int) -> list[list[Instruction]]:

@@ -8,8 +8,8 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from hios_tvm.runtime.abi import DLTensor, NativeGpuCopy, NativeInstruction, NativeLaunch, Opcode
-from hios_tvm.runtime.gpu.feed_streams import GpuTask
-from hios_tvm.runtime.gpu.instruction_writer import InstructionWriter
+from hios_tvm.runtime.devices.cuda.feed_streams import GpuTask
+from hios_tvm.runtime.devices.cuda.instruction_writer import InstructionWriter
 from hios_tvm.runtime.memory import TensorTable
 from hios_tvm.runtime.native import Library
 from hios_tvm.runtime.tasks import NativeProgram

@@ -13,14 +13,14 @@ from hios_tvm.runtime.abi import (
     NativeLaunch,
     Opcode,
 )
-from hios_tvm.runtime.gpu.trace import Mark
+from hios_tvm.runtime.devices.cuda.trace import Mark
 from hios_tvm.runtime.memory import TensorTable
 from hios_tvm.runtime.tasks import NativeProgram
 from hios_tvm.schema.launches import Launch
 from hios_tvm.schema.program import Call, Copy, Instruction, Signal
 
 if TYPE_CHECKING:
-    from hios_tvm.runtime.gpu.feed_streams import GpuTask
+    from hios_tvm.runtime.devices.cuda.feed_streams import GpuTask
 
 CLOCK_INSTRUCTIONS = 2
 """How many instructions `InstructionWriter.set_clock` writes."""
@@ -93,7 +93,7 @@ class InstructionWriter:
             return
         if devices.to_other_gpu:
             self._write(Opcode.SIGNAL, number=self._events[recorded(event)])
-        if devices.to_cpu:
+        if devices.to_host:
             signal = self._keep(NativeHostSignal())
             self._write(Opcode.SIGNAL_FROM_STREAM, handle, signal, number=self._events[event])
 

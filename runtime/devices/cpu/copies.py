@@ -1,17 +1,14 @@
-"""Times of copies and hand-overs between CPU devices, and the link that describes copies.
+"""Times of copies and hand-overs between CPU devices."""
 
-Copies between GPUs are measured by `gpu_kernels.measure_copies`.
-"""
-
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
-from hios_tvm.measuring.bench import Bench, Cores, KernelArg, measurement_of
+from hios_tvm.runtime.devices.cpu.bench import Bench, Cores, KernelArg
+from hios_tvm.runtime.devices.samples import measurement_of
 from hios_tvm.runtime.native import load_library
 from hios_tvm.runtime.tasks import CpuTask
 from hios_tvm.schema.costs import Measurement
-from hios_tvm.schema.platform import Link
 from hios_tvm.schema.program import Copy, Instruction, Signal, Wait
 
 _ROUND_TRIPS = 200
@@ -47,19 +44,6 @@ def measure_transfers(
         samples = bench.run(tasks, rounds)
         result[size] = measurement_of(consumed[2] - consumed[1] for _, consumed in samples)
     return result
-
-
-def fit_link(times: Mapping[int, Measurement]) -> Link:
-    """Return the link that comes nearest to measured copies, as `measure_transfers` returns them.
-
-    Relative errors count, so that small copies matter as much as large ones.
-    """
-    sizes = np.array(list(times), dtype=np.float64)
-    milliseconds = np.array([timing.ms for timing in times.values()])
-    design = np.stack([np.ones_like(sizes), sizes], axis=1) / milliseconds[:, None]
-    (latency_ms, ms_per_byte), *_ = np.linalg.lstsq(design, np.ones_like(sizes), rcond=None)
-    bandwidth_gb_s = 1.0 / (max(float(ms_per_byte), 1e-12) * 1e6)
-    return Link(max(float(latency_ms), 0.0), bandwidth_gb_s)
 
 
 def measure_handover(

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hios_tvm.schema.device_names import device_kind
 from hios_tvm.schema.program import Call, Copy, Program, Signal, Wait
 
 
@@ -17,17 +16,21 @@ class EventDevices:
     @property
     def from_gpu(self) -> bool:
         """Whether a CUDA stream signals it."""
-        return device_kind(self.source) == "cuda"
+        return _is_gpu(self.source)
 
     @property
-    def to_cpu(self) -> bool:
-        """Whether a CPU waits for it."""
-        return any(device_kind(device) == "cpu" for device in self.waiting)
+    def to_host(self) -> bool:
+        """Whether a worker waits for it that feeds no GPU."""
+        return not all(map(_is_gpu, self.waiting))
 
     @property
     def to_other_gpu(self) -> bool:
         """Whether another GPU waits for it."""
-        return any(device_kind(device) == "cuda" for device in self.waiting)
+        return any(map(_is_gpu, self.waiting))
+
+
+def _is_gpu(device: str) -> bool:
+    return device.startswith("cuda")
 
 
 def event_devices(programs: Sequence[Program]) -> dict[int, EventDevices]:

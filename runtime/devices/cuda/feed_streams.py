@@ -11,9 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from hios_tvm.runtime.devices.cuda import Gpu
-from hios_tvm.runtime.gpu.instruction_writer import CLOCK_INSTRUCTIONS, InstructionWriter, recorded
-from hios_tvm.runtime.gpu.issue_order import EventDevices, event_devices
+from hios_tvm.runtime.devices.cuda.gpu import Gpu
+from hios_tvm.runtime.devices.cuda.instruction_writer import (
+    CLOCK_INSTRUCTIONS,
+    InstructionWriter,
+    recorded,
+)
+from hios_tvm.runtime.devices.cuda.issue_order import EventDevices, event_devices
 from hios_tvm.runtime.memory import TensorTable
 from hios_tvm.runtime.native import Library
 from hios_tvm.runtime.tasks import NativeProgram
@@ -74,7 +78,7 @@ class GpuTask:
         for _, step in self._steps():
             if isinstance(step, Signal):
                 devices = self.event_devices[step.event]
-                yield from [step.event] * devices.to_cpu
+                yield from [step.event] * devices.to_host
                 yield from [recorded(step.event)] * devices.to_other_gpu
             elif isinstance(step, Wait):
                 devices = self.event_devices[step.event]

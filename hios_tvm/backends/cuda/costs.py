@@ -1,0 +1,132 @@
+"""Costs of GPUs: of those that are here measured, of others estimated.
+
+Kernels are measured alone, and stream groups when a scheduler asks for them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
+from typing import TYPE_CHECKING
+
+from tvm.target import Target
+
+from hios_tvm.backends.cpu.library import link_library
+from hios_tvm.backends.cuda.codegen import build_device_code, generate_cuda
+from hios_tvm.backends.cuda.estimate import estimate_gpu
+from hios_tvm.backends.cuda.targets import arch_of, precision_of
+from hios_tvm.backends.interface import CostRequest
+from hios_tvm.errors import DeviceError
+from hios_tvm.runtime.devices.cuda.driver import CudaDriver, load_driver
+from hios_tvm.runtime.devices.cuda.gpu import open_gpus
+from hios_tvm.runtime.devices.cuda.kernels import GpuBench, measure_copies, measure_operators
+from hios_tvm.runtime.devices.samples import fit_link
+from hios_tvm.runtime.native import load_library
+from hios_tvm.schema.costs import CostTable, Measurement, StageKey
+from hios_tvm.schema.device_names import GPU_STREAMS, GpuPlace, gpu_model_name, gpu_place
+from hios_tvm.schema.gpu_models import gpu_model
+from hios_tvm.schema.platform import Device, Link, Platform
+
+if TYPE_CHECKING:
+    from hios_tvm.backends.network import Lowered, Network
+
+
+def gpu_costs(network: Network, devices: Sequence[str], request: CostRequest) -> CostTable:
+    """Return the times of the network's operators on GPUs, or on parts of them."""
+    form = network.on(devices[0])
+    target = form.target
+    parts_of = {name: gpu_place(name).parts for name in devices}
+    model_of = {parts: gpu_model_name(arch_of(target), parts) for parts in parts_of.values()}
+    driver, link = driver_for(target), request.link
+    latency: dict[str, Mapping[str, Measurement]] = {}
+    utilization: dict[str, Mapping[str, float]] = {}
+    laboratories: dict[str, _Laboratory] = {}
+    for parts, model in sorted(model_of.items()):
+        if driver is None:
+            latency[model], utilization[model] = _estimated(network, form, parts)
+            continue
+        laboratory = _Laboratory(network, form, driver, parts, request)
+        laboratories[model] = laboratory
+        link = laboratory.link() or link
+        latency[model], utilization[model] = laboratory.operators()
+
+    def measure_stage(model: str, groups: StageKey) -> Measurement | None:
+        return laboratories[model].stage(groups) if model in laboratories else None
+
+    return CostTable(
+        latency,
+        utilization=utilization,
+        precision=dict.fromkeys(latency, precision_of(target)),
+        platform=Platform(
+            tuple(Device(name, model_of[parts], GPU_STREAMS) for name, parts in parts_of.items()),
+            default_link=link,
+        ),
+        measure_stage=measure_stage,
+    )
+
+
+def _estimated(
+    network: Network, form: Lowered, parts: int
+) -> tuple[Mapping[str, Measurement], Mapping[str, float]]:
+    """Estimate times and utilization from arithmetic, bytes and launches."""
+    gpu = gpu_model(arch_of(form.target))
+    gpu = replace(gpu, multiprocessors=gpu.multiprocessors // parts)
+    return estimate_gpu(network.kernels, form.graph, gpu, precision_of(form.target))
+
+
+def driver_for(target: Target) -> CudaDriver | None:
+    """Return the driver where this machine has a GPU that runs code for `target`."""
+    try:
+        driver = load_driver()
+        fits = driver.gpu_count() > 0 and driver.arch(0) == arch_of(target)
+    except DeviceError:
+        return None
+    return driver if fits else None
+
+
+@dataclass
+class _Laboratory:
+    """Measures the kernels of a network on the first GPU of this machine, or on a part of it."""
+
+    network: Network
+    form: Lowered
+    driver: CudaDriver
+    parts: int
+    request: CostRequest
+    _kept: dict[StageKey, Measurement] = field(default_factory=dict)
+
+    def operators(self) -> tuple[dict[str, Measurement], dict[str, float]]:
+        """Time and utilization of each operator alone."""
+        kernel_of = {op.name: op.kernel for op in self.network.graph.operators}
+        return measure_operators(
+            self._benches[0], kernel_of, partial(self.request.progress, "measure")
+        )
+
+    def stage(self, groups: StageKey) -> Measurement:
+        """Time of stream groups that run together; equal kernels in equal groups once."""
+        kernel_of = self.network.graph.operator
+        kernels = [tuple(kernel_of[name].kernel for name in group) for group in groups]
+        key = tuple(sorted(kernels))
+        if key not in self._kept:
+            self._kept[key] = self._benches[0].joint(key)
+        return self._kept[key]
+
+    def link(self) -> Link | None:
+        """What copies between two GPUs, or two parts of one, take; None where there is one."""
+        if len(self._benches) == 1:
+            return None
+        return fit_link(measure_copies(self._benches[0], self._benches[1]))
+
+    @cached_property
+    def _benches(self) -> list[GpuBench]:
+        """The first two GPUs, or parts of one, as far as there are two."""
+        target = self.form.target
+        cuda = generate_cuda(self.form.mod, target)
+        code = build_device_code(cuda.source, target, cache_dir=self.request.kernel_dir)
+        places = [GpuPlace(0, part, self.parts) for part in range(min(2, self.parts))]
+        if self.parts == 1 and self.driver.gpu_count() > 1:
+            places.append(GpuPlace(1))
+        gpus = open_gpus(self.driver, places, [code] * len(places))
+        library = load_library(link_library([], target.host))
+        return [GpuBench(gpu, cuda.kernels, library) for gpu in gpus]
