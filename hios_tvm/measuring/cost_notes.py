@@ -21,19 +21,22 @@ def _estimates(costs: CostTable) -> Iterator[str]:
 
 
 def _without_rule(network: Network, costs: CostTable) -> Iterator[str]:
-    if "cpu" not in network.lowered:
-        return
-    form = network.lowered["cpu"]
-    kernels = {operator.name: operator.kernel for operator in form.graph.operators}
-    slow = {name for name, kernel in kernels.items() if NO_RULE in form.mod[kernel].attrs}
     for model, times in costs.latency.items():
+        form = network.lowered.get(model.partition("/")[0])
+        if form is None:
+            continue
+        general = {
+            operator.name: operator.kernel
+            for operator in form.graph.operators
+            if NO_RULE in form.mod[operator.kernel].attrs
+        }
+        taken = {general[name]: times[name].ms for name in general.keys() & times.keys()}
         total = sum(measurement.ms for measurement in times.values())
-        taken = {kernels[name]: times[name].ms for name in slow & times.keys()}
-        if not model.startswith("cpu/") or not taken or not total:
+        if not taken or not total:
             continue
         first = sorted(taken, key=lambda kernel: -taken[kernel])[:_MOST_NAMED]
         names = ", ".join(first) + (", ..." if len(taken) > len(first) else "")
-        share = sum(times[name].ms for name in slow & times.keys()) / total
+        share = sum(times[name].ms for name in general.keys() & times.keys()) / total
         yield (
             f"{share:.0%} of the operators' time on {model} is in kernels that no schedule rule "
             f"knows: {names}"
