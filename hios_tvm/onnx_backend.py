@@ -7,8 +7,6 @@ Nothing is measured: the operators take turns on the devices, so that all device
 cross between them at every step. For speed, compile with `hios_tvm.compile_model`.
 """
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Worker threads that execute programs; their inner loop is executor.cc."""
 
-from __future__ import annotations
-
 import ctypes
 import os
 import threading

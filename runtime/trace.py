@@ -1,7 +1,5 @@
 """Traces of runs: when each instruction ran, as plain data and as a file for Perfetto."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

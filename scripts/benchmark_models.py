@@ -9,8 +9,6 @@ after each network; a run that is started again with the same JSON file goes on 
     python scripts/benchmark_models.py --export resnet50,bert --json results.json
 """
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

@@ -5,8 +5,6 @@ Prints one table and writes JSON. Every artifact is checked against ONNX Runtime
     python scripts/benchmark_networks.py --devices cpu@0,cpu@1 --json results.json
 """
 
-from __future__ import annotations
-
 import json
 import tempfile
 from dataclasses import asdict

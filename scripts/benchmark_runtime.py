@@ -6,8 +6,6 @@ virtual machine, TVM's static memory planner. Rivals alternate.
     python scripts/benchmark_runtime.py --network squeezenet1_1 --devices cpu@0,cpu@1
 """
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

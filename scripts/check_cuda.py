@@ -9,8 +9,6 @@ the first round; `run` measures them, and `prepare --costs` uses what it has mea
     ./scripts/check_cuda.sh cuda-check --json scripts/results/cuda.json
 """
 
-from __future__ import annotations
-
 import json
 import os
 import statistics

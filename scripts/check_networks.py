@@ -8,8 +8,6 @@ ONNX Runtime does.
     python scripts/check_networks.py networks --json scripts/results/networks_exported.json
 """
 
-from __future__ import annotations
-
 import json
 import multiprocessing
 import sys

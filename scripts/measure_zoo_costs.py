@@ -7,8 +7,6 @@ is chosen when the graph is scheduled.
     python scripts/measure_zoo_costs.py --networks squeezenet1_1 --device cpu@0
 """
 
-from __future__ import annotations
-
 import tempfile
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """A lowered model: one operator graph, and kernels with loops for each kind of device."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """``hios-tvm profile``: measure on a machine that has no compiler."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -6,8 +6,6 @@ begin each stage together. What is left to compare with
 the evaluator is the order of everything, and what the executor itself costs.
 """
 
-from __future__ import annotations
-
 import itertools
 import json
 from collections import defaultdict

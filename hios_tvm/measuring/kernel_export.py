@@ -3,8 +3,6 @@
 `hios_tvm.measuring.artifact_costs` is the other half.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path

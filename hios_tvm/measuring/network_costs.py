@@ -1,7 +1,5 @@
 """The costs of a lowered network on the devices that it is compiled for."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """What the name of a device says: ``cpu@0-3`` is cores, ``cuda:0`` a GPU, ``cuda:0.1/2`` a half."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The operator graph: one fused kernel call per operator, tensors between them."""
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping

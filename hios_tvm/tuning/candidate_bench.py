@@ -1,7 +1,5 @@
 """Candidates are built, checked and timed; a process of their own may crash or hang."""
 
-from __future__ import annotations
-
 import multiprocessing
 import signal
 from collections.abc import Mapping, Sequence

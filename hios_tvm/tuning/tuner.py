@@ -1,7 +1,5 @@
 """The whole way of tuning: from a Relax module to a database of kernels that beat the rules."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing

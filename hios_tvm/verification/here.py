@@ -1,7 +1,5 @@
 """Whether an artifact can run on this machine."""
 
-from __future__ import annotations
-
 from collections.abc import Collection
 
 from hios_tvm.errors import DeviceError

@@ -8,8 +8,6 @@ device's own memory is copied to ``tensor@output``, which the caller gets. Weigh
 devices when an artifact is loaded, everything else in each run.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property

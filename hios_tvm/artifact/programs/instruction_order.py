@@ -5,8 +5,6 @@ stage run on streams 1, 2, ... that share it. Where a device changes from one to
 stage waits for the old one. Everything else waits for data only.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise

@@ -1,7 +1,5 @@
 """An annotated module as what each device runs: kernels, programs and buffers."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType

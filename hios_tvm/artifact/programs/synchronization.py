@@ -1,7 +1,5 @@
 """Programs with their signals and waits: how the streams of all devices keep the order of steps."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any

@@ -1,7 +1,5 @@
 """Targets of CPUs: the host by default, or another machine by name."""
 
-from __future__ import annotations
-
 import tvm
 from tvm.target import codegen
 

@@ -1,7 +1,5 @@
 """Targets of CUDA GPUs: an architecture, and what products are rounded to."""
 
-from __future__ import annotations
-
 import re
 
 from tvm.target import Target
