@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from hios_tvm.errors import DeviceError
+from hios_tvm.errors import DeviceError, UsageError
 from hios_tvm.runtime.devices.cpu.kind import CPU
 from hios_tvm.runtime.devices.cuda.kind import CUDA
 from hios_tvm.runtime.devices.interface import DeviceKind
@@ -37,5 +37,7 @@ def of_kind(kind: str, devices: Iterable[str]) -> tuple[str, ...]:
 def check_devices(devices: Iterable[str]) -> None:
     """Raise `DeviceError` where a name is no device, `UsageError` where two names conflict."""
     names = tuple(devices)
+    if len(set(names)) != len(names):
+        raise UsageError(f"devices are named twice in {', '.join(names)}")
     for kind in dict.fromkeys(kind_of(name).kind for name in names):
         KINDS[kind].check_names(of_kind(kind, names))

@@ -169,7 +169,7 @@ def test_damaged_kernels_are_refused_and_nothing_is_written(kernels: Path, tmp_p
 @pytest.mark.parametrize(
     ("devices", "code", "message"),
     [
-        (f"{DEVICES[0]},{DEVICES[0]}", 2, f"belongs to {DEVICES[0]} and to {DEVICES[0]}"),
+        (f"{DEVICES[0]},{DEVICES[0]}", 2, f"named twice in {DEVICES[0]}, {DEVICES[0]}"),
         ("gpu", 1, "device 'gpu' is unknown"),
         ("cpu@9999", 1, "needs core 9999"),
     ],
