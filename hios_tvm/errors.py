@@ -12,7 +12,7 @@ HiosError
  |    `-- InfeasibleError           no schedule can satisfy the limits
  |-- CompileError                   code generation or linking failed
  |-- ArtifactError                  an artifact that is damaged or does not fit this machine
- |-- InputError                     wrong names, shapes or dtypes given to a session
+ |-- InputError                     wrong names, shapes, dtypes or values given to a session
  |-- DeviceError                    a device that this machine does not have
  |-- ExecutionError                 a run that failed
  |    `-- RunTimeoutError           a run that took longer than its `timeout`
@@ -88,7 +88,7 @@ class ArtifactError(HiosError, ValueError):
 
 
 class InputError(HiosError, ValueError):
-    """An input has an unknown name, a wrong shape or a wrong dtype."""
+    """An input has an unknown name, a wrong shape or dtype, or values that are not valid."""
 
 
 class DeviceError(HiosError, RuntimeError):

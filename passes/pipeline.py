@@ -12,7 +12,9 @@ from tvm.ir.transform import Pass
 from tvm.target import Target
 
 from hios_tvm.errors import CompileError, HiosError
+from hios_tvm.passes.bound_indices import BoundIndices
 from hios_tvm.passes.channels_last import ChannelsLast
+from hios_tvm.passes.check_values import CheckValues
 from hios_tvm.passes.cpu_rules.convolution import Convolution
 from hios_tvm.passes.cpu_rules.fallback import Fallback
 from hios_tvm.passes.cpu_rules.injective import Injective
@@ -71,6 +73,7 @@ def lower_to_kernels(
     phases = tvm.transform.Sequential(
         [
             # Phase 1. Operators only, and none that matter in training only
+            CheckValues(),
             RaisePads(),
             SimplifyInference(),
             FoldBatchNorm(),
@@ -86,6 +89,7 @@ def lower_to_kernels(
             # Phase 3. From operators to kernels
             relax.backend.DispatchSortScan(),
             relax.transform.LegalizeOps(LEGALIZATIONS),
+            BoundIndices(),
             FoldConstants(),
             relax.transform.AnnotateTIROpPattern(),
             LimitFusion(),

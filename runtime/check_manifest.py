@@ -59,6 +59,8 @@ def check_manifest(
     order = HappensBefore(manifest.programs)
     for buffer in manifest.buffers:
         _check_accesses(buffer, order)
+    for check in manifest.checks:
+        _require(order.writers(check.buffer) == 1, f"{check.operator!r} is never checked")
     for spec in manifest.outputs:
         buffer = manifest.buffer[spec.buffer]
         _require(
@@ -147,8 +149,19 @@ def _check_interface(manifest: Manifest) -> None:
         buffer = manifest.buffer.get(spec.buffer)
         if buffer is None or (buffer.shape, buffer.dtype) != (spec.shape, spec.dtype):
             raise ArtifactError(f"tensor {spec.name!r} has no buffer of its shape and dtype")
+    for check in manifest.checks:
+        buffer = manifest.buffer.get(check.buffer)
+        _require(
+            buffer is not None
+            and (buffer.space, buffer.dtype) == ("output", "int64")
+            and len(buffer.shape) == 2
+            and buffer.shape[0] == 2
+            and check.column < buffer.shape[1],
+            f"a check of {check.operator!r} has no extremes to compare",
+        )
     given = {spec.buffer for spec in manifest.inputs}
     returned = {spec.buffer for spec in manifest.outputs}
+    returned |= {check.buffer for check in manifest.checks}
     for buffer in manifest.buffers:
         if buffer.space == "input":
             _require(buffer.name in given, f"buffer {buffer.name!r} belongs to no input")

@@ -90,6 +90,14 @@ class Interface:
         self._aligned: dict[str, Array] = {}  # copies of inputs that are not, by name
         self._outputs = tuple(_routes(manifest, weights, pinned))
         self._written = tuple(route for route in self._outputs if isinstance(route, _Written))
+        self._checks = manifest.checks
+        self._extremes: dict[str, Array] = {}
+        for buffer in dict.fromkeys(check.buffer for check in manifest.checks):
+            array = pinned.get(buffer)
+            if array is None:
+                array = aligned_empty(manifest.buffer[buffer].shape, "int64")
+                tensors.place(buffer, address_of(array))
+            self._extremes[buffer] = array
 
     def check(self, inputs: Mapping[str, Array]) -> None:
         """Raise an `InputError` that lists all inputs that are missing, unknown or wrong."""
@@ -128,6 +136,18 @@ class Interface:
         for item in self._written:
             if item.pinned is not None:
                 outputs[item.spec.name][...] = item.pinned
+
+    def check_values(self) -> None:
+        """Raise an `InputError` if an operator of the last run got values that it cannot use."""
+        problems = []
+        for check in self._checks:
+            extremes = self._extremes[check.buffer]
+            low, high = ~int(extremes[0, check.column]), int(extremes[1, check.column])
+            violation = check.violation(low, high)
+            if violation is not None:
+                problems.append(violation)
+        if problems:
+            raise InputError("; ".join(dict.fromkeys(problems)))
 
     def results(
         self, outputs: Mapping[str, Array], inputs: Mapping[str, Array]

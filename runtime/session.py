@@ -107,7 +107,7 @@ class Session:
         self._executor = Executor(
             loaded.tasks,
             tensors,
-            memory=(loaded.request.arenas, artifact.weights),
+            memory=(loaded.request.arenas, artifact.weights, self._interface),
             spin_us=spin_us,
         )
         self._span = (0, 0)
@@ -152,7 +152,9 @@ class Session:
         Raises
         ------
         InputError
-            If inputs are missing, unknown, or of a wrong shape or dtype; it lists all of them.
+            If inputs are missing, unknown, or of a wrong shape or dtype; it lists all of them. Or
+            if they lead to an index outside of its dimension, a length beyond it, or a division of
+            integers without a result; it names the operators. The session works again afterwards.
         ExecutionError
             If a kernel fails; the session works again afterwards.
         RunTimeoutError
@@ -207,6 +209,7 @@ class Session:
         outputs = self._interface.new_outputs()
         start = time.monotonic_ns()
         self._executor.run(timeout, held=(held, outputs))
+        self._interface.check_values()
         self._interface.fetch(outputs)
         self._span = (start, time.monotonic_ns())
         return self._interface.results(outputs, inputs)

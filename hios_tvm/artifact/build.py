@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -28,6 +28,7 @@ from hios_tvm.schema.launches import GpuKernel
 from hios_tvm.schema.manifest import DeviceSpec, Manifest, TensorSpec
 from hios_tvm.schema.platform import Device, Platform
 from hios_tvm.schema.schedule import Schedule
+from hios_tvm.schema.value_checks import CHECKS, ValueCheck
 from hios_tvm.version import __version__
 
 
@@ -116,11 +117,14 @@ def _manifest(
             for name, buffer in zip(main.attrs[attribute], buffers, strict=True)
         )
 
+    num_outputs = len(main.attrs["output_names"])
+    outputs, extremes = partition.outputs[:num_outputs], partition.outputs[num_outputs:]
     return Manifest(
         tvm_version=tvm.__version__,
         model=network.graph.name,
         inputs=specs("input_names", inputs),
-        outputs=specs("output_names", partition.outputs),
+        outputs=specs("output_names", outputs),
+        checks=tuple(_value_checks(main, extremes)),
         devices=tuple(
             DeviceSpec(
                 name=device.device,
@@ -144,6 +148,14 @@ def _manifest(
             "machine": str(describe_machine()),
         },
     )
+
+
+def _value_checks(main: relax.Function, extremes: Sequence[str]) -> Iterator[ValueCheck]:
+    """Yield what the results behind the model's outputs check."""
+    checks = json.loads(str(main.attrs[CHECKS])) if CHECKS in main.attrs else []
+    for buffer, each in zip(extremes, checks, strict=True):
+        for column, operator, kind, below, high in each:
+            yield ValueCheck(buffer, column, operator, kind, below, high)
 
 
 def _used(weights: Mapping[str, np.ndarray], manifest: Manifest) -> dict[str, np.ndarray]:

@@ -13,12 +13,9 @@ from tvm import relax, te, tirx
 from tvm.ir import GenericConst
 
 from hios_tvm.schema.dtypes import numpy_dtype
+from hios_tvm.schema.value_checks import OPERATOR, VALID_VALUES, ValidValues
 
 MAX_DIMENSIONS = 32
-
-ARGUMENT_RANGES = "hios.argument_ranges"
-"""Attribute of kernels whose arguments are indices or divisors, for who draws inputs: for each
-argument its number, the least valid value, and the largest or -1 where there is none."""
 
 
 def constant_of(array: np.ndarray) -> GenericConst:
@@ -52,9 +49,13 @@ def array_of(value: object) -> np.ndarray | None:
 
 @dataclass(frozen=True, kw_only=True)
 class TensorBuilder:
-    """Binds expressions in a function under construction; `name` is that of the operator."""
+    """Binds expressions in a function under construction.
+
+    `name` is that of the operator, `operator` says which one of the model it is, for messages.
+    """
 
     name: str
+    operator: str
     builder: relax.BlockBuilder
 
     def emit(self, expression: relax.Expr) -> relax.Expr:
@@ -83,6 +84,22 @@ class TensorBuilder:
             *tensors,
             **options,
         )
+
+    def valid_values(self, *arguments: ValidValues) -> dict[str, Any]:
+        """Return the attributes of a kernel that say what its arguments may hold."""
+        values = [valid.to_attribute() for valid in arguments]
+        return {VALID_VALUES: values, OPERATOR: self.operator}
+
+    def checked(self, tensor: relax.Expr, valid: ValidValues) -> relax.Expr:
+        """Return `tensor` with the nearest valid values; a run with others ends with an error."""
+        low, high = (tirx.const(bound, dtype_of(tensor)) for bound in (-valid.below, valid.high))
+
+        def nearest(tensor: te.Tensor) -> te.Tensor:
+            return te.compute(
+                tensor.shape, lambda *at: tirx.max(tirx.min(tensor(*at), high), low), name="checked"
+            )
+
+        return self.compute(nearest, tensor, primfunc_attrs=self.valid_values(valid))
 
     def cast(self, tensor: relax.Expr, dtype: str) -> relax.Expr:
         """Convert elements; of a constant right away."""

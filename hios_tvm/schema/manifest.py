@@ -16,6 +16,7 @@ from hios_tvm.schema.launches import GpuKernel
 from hios_tvm.schema.program import Call, Program
 from hios_tvm.schema.recipe import Recipe
 from hios_tvm.schema.strict_json import decode, encode, parse
+from hios_tvm.schema.value_checks import ValueCheck
 
 FORMAT_VERSION = 3
 REBUILD_COMMAND = "hios-tvm compile"
@@ -185,8 +186,8 @@ class Verification:
 class Manifest:
     """What ``manifest.json`` holds.
 
-    `gpu_kernels` says how the kernels of GPUs are launched. `entries` maps each other entry of the
-    archive but its signature to its SHA-256 (hex).
+    `checks` are made after each run. `gpu_kernels` says how the kernels of GPUs are launched.
+    `entries` maps each other entry of the archive but its signature to its SHA-256 (hex).
 
     The runtime does not use what follows; it is for people and for later commands. `graph` is the
     operator graph that was scheduled, `recipe` how its kernels were made. `schedule` and
@@ -201,6 +202,7 @@ class Manifest:
     devices: tuple[DeviceSpec, ...]
     programs: tuple[Program, ...]
     buffers: tuple[Buffer, ...]
+    checks: tuple[ValueCheck, ...] = ()
     gpu_kernels: Mapping[str, GpuKernel] = field(default_factory=dict)
     entries: Mapping[str, str] = field(default_factory=dict)
     graph: OperatorGraph | None = None

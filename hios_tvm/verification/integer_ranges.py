@@ -9,8 +9,8 @@ import numpy as np
 from tvm import relax
 from tvm.ir import Call, IRModule
 
-from hios_tvm.frontends.tensors import ARGUMENT_RANGES
 from hios_tvm.passes.dataflow import bindings, constant_value, operator_name
+from hios_tvm.schema.value_checks import INTEGER_DIVISION, valid_values
 from hios_tvm.verification.inputs import IntegerRange
 
 # What returns the elements of these arguments, in another place or type
@@ -69,9 +69,11 @@ def _limits(mod: IRModule, call: Call) -> Iterator[tuple[relax.Expr, IntegerRang
     """Yield what `call` itself indexes or divides by."""
     name = operator_name(call)
     if name == "relax.call_tir":
-        for argument, low, high in mod[call.args[0]].attrs.get(ARGUMENT_RANGES, ()):
-            limits = IntegerRange(int(low), int(high) if high >= 0 else None)
-            yield call.args[1].fields[int(argument)], limits
+        attrs, arguments = mod[call.args[0]].attrs, call.args[1].fields
+        for valid in valid_values(attrs):
+            yield arguments[valid.argument], IntegerRange(0, valid.high)
+        if INTEGER_DIVISION in attrs:
+            yield arguments[1], IntegerRange(low=1)
     elif name in _DIVISIONS:
         yield call.args[1], IntegerRange(low=1)
     elif name == "relax.one_hot":

@@ -12,7 +12,14 @@ from tvm.target import Target
 
 from hios_tvm.artifact.write import Build
 from hios_tvm.backends.cpu.features import cpu_features
-from hios_tvm.errors import DeviceError, HiosError, ModelError, UsageError, VerificationError
+from hios_tvm.errors import (
+    DeviceError,
+    HiosError,
+    InputError,
+    ModelError,
+    UsageError,
+    VerificationError,
+)
 from hios_tvm.runtime.devices import HOST
 from hios_tvm.schema.manifest import OutputError, Verification
 from hios_tvm.schema.recipe import Recipe
@@ -89,6 +96,8 @@ def verify(
         outputs = run_draws(build, output, draws.inputs)
     except DeviceError as error:  # too little memory, or another process has the device
         return Verification(reason=str(error))
+    except InputError as error:  # where the reference takes what is not valid
+        return Verification(reason=f"no valid inputs were found: {error}")
     tolerance = tolerance_of(manifest.recipe)
     found = judge(outputs, draws.inputs, draws.expected, reference, tolerance)
     if found.wrong:

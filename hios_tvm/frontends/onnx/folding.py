@@ -14,6 +14,7 @@ from onnx import NodeProto, helper
 from onnx.reference import ReferenceEvaluator
 from tvm.ir import GenericConst
 
+from hios_tvm.frontends.division import Part, why_undefined
 from hios_tvm.frontends.onnx.operators.call import Value
 from hios_tvm.frontends.tensors import shape_of
 
@@ -57,6 +58,8 @@ GROWING_OPERATORS: Mapping[str, Callable[..., Any]] = {
 def fold(node: NodeProto, inputs: Mapping[str, Value], opset: int) -> list[np.ndarray] | None:
     """Compute a node; None where that is not possible, not known to be right, or too large.
 
+    Integers without a quotient are a `ValueError`.
+
     Parameters
     ----------
     node : NodeProto
@@ -75,6 +78,13 @@ def fold(node: NodeProto, inputs: Mapping[str, Value], opset: int) -> list[np.nd
     ):
         return None
     arrays = [value.value.numpy() for value in constants]
+    if node.op_type in ("Div", "Mod") and arrays[0].dtype.kind in "iu":
+        values = dict(zip(inputs, arrays, strict=True))
+        part: Part = "quotient" if node.op_type == "Div" else "modulus"
+        left, right = (values[name] for name in node.input)
+        why = why_undefined(left, right, part)
+        if why:
+            raise ValueError(why)
     version = [helper.make_opsetid("", opset)]
     function = helper.make_function("hios", "fold", [*inputs], node.output, [node], version)
     try:

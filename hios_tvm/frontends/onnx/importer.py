@@ -137,7 +137,8 @@ class OnnxImporter:
             arguments=tuple(self._values[name] if name else None for name in node.input),
             attributes=attributes,
             is_used=tuple(bool(name) for name in node.output),
-            place=f"{self._label}: {_describe(node)}",
+            operator=_describe(node),
+            model=self._label,
             import_graph=self._import_subgraph,
         )
         results = CONVERTERS[domain, node.op_type](call)

@@ -239,6 +239,7 @@ class Evaluator:
             attributes=Attributes(name, attributes, position),
             builder=self.builder,
             position=position,
+            operator=f"{name} ({position})",
         )
         try:
             result = OPERATORS[name](call)

@@ -6,19 +6,13 @@ from collections.abc import Callable, Mapping
 from functools import partial
 
 import numpy as np
-from tvm import relax, te, tirx, topi
+from tvm import relax, te, tirx
 
+from hios_tvm.frontends.division import Part, broadcast, differ_in_sign, divided, elementwise
 from hios_tvm.frontends.onnx.operators.call import Converter, OperatorCall, Value
 from hios_tvm.frontends.onnx.operators.casts import converted
 from hios_tvm.frontends.onnx.operators.precision import is_float, is_signed, single, widened
-from hios_tvm.frontends.tensors import (
-    ARGUMENT_RANGES,
-    array_of,
-    constant,
-    constant_of,
-    dtype_of,
-    shape_of,
-)
+from hios_tvm.frontends.tensors import array_of, constant, constant_of, dtype_of, shape_of
 
 Function = Callable[..., relax.Expr]
 
@@ -59,79 +53,18 @@ def divide(call: OperatorCall) -> Value:
     left, right = operands(call)
     if is_float(dtype_of(left)):
         return relax.op.divide(left, right)
-    return _divided(call, _truncated_quotient, left, right)
+    return divided(call, left, right, "quotient")
 
 
 def modulo(call: OperatorCall) -> Value:
     """The remainder has the divisor's sign, with ``fmod`` the dividend's."""
     is_truncated, dtype = call.attributes.flag("fmod"), dtype_of(call.tensor(0))
-    if is_float(dtype):
-        function = _float_remainder if is_truncated else _float_modulus
-    else:
-        function = _truncated_remainder if is_truncated else _modulus
+    if not is_float(dtype):
+        part: Part = "remainder" if is_truncated else "modulus"
+        return divided(call, call.tensor(0), call.tensor(1), part)
+    function = _float_remainder if is_truncated else _float_modulus
     left, right = (widened(call, call.tensor(i)) for i in range(2))
-    return call.cast(_divided(call, function, left, right), dtype)
-
-
-def _divided(
-    call: OperatorCall,
-    function: Callable[[tirx.Expr, tirx.Expr], tirx.Expr],
-    left: relax.Expr,
-    right: relax.Expr,
-) -> relax.Expr:
-    """A quotient or remainder; divisors of zero are not valid."""
-    limits = {ARGUMENT_RANGES: [[1, 1, -1]]}
-    return call.compute(partial(_elementwise, function), left, right, primfunc_attrs=limits)
-
-
-def _elementwise(
-    function: Callable[[tirx.Expr, tirx.Expr], tirx.Expr], left: te.Tensor, right: te.Tensor
-) -> te.Tensor:
-    """A function of the elements of two tensors that broadcast."""
-    left, right = _broadcast(left, right)
-    return te.compute(left.shape, lambda *at: function(left(*at), right(*at)), name="elementwise")
-
-
-def _broadcast(*tensors: te.Tensor) -> list[te.Tensor]:
-    shape = np.broadcast_shapes(*(tuple(int(n) for n in t.shape) for t in tensors))
-    return [topi.broadcast_to(tensor, shape) for tensor in tensors]
-
-
-def _is_trap(divisor: tirx.Expr) -> tirx.Expr:
-    """Whether processors may trap: division by zero, and of the least number by -1."""
-    is_zero = divisor == tirx.const(0, divisor.ty)
-    if not is_signed(str(divisor.ty.dtype)):
-        return is_zero
-    return tirx.any(is_zero, divisor == tirx.const(-1, divisor.ty))
-
-
-def _truncated_quotient(a: tirx.Expr, b: tirx.Expr) -> tirx.Expr:
-    """The quotient towards zero; that by zero is zero, as NumPy's."""
-    zero, one = tirx.const(0, a.ty), tirx.const(1, a.ty)
-    quotient = tirx.truncdiv(a, tirx.Select(_is_trap(b), one, b))
-    special = tirx.Select(b == zero, zero, zero - a)
-    return tirx.Select(_is_trap(b), special, quotient)
-
-
-def _modulus(a: tirx.Expr, b: tirx.Expr) -> tirx.Expr:
-    zero = tirx.const(0, a.ty)
-    remainder = _truncated_remainder(a, b)
-    if not is_signed(str(a.ty.dtype)):
-        return remainder
-    crosses = tirx.all(remainder != zero, _differ_in_sign(remainder, b))
-    return remainder + tirx.Select(crosses, b, zero)
-
-
-def _truncated_remainder(a: tirx.Expr, b: tirx.Expr) -> tirx.Expr:
-    zero, one = tirx.const(0, a.ty), tirx.const(1, a.ty)
-    remainder = tirx.truncmod(a, tirx.Select(_is_trap(b), one, b))
-    return tirx.Select(_is_trap(b), zero, remainder)
-
-
-def _differ_in_sign(a: tirx.Expr, b: tirx.Expr) -> tirx.Expr:
-    """Whether one of two numbers is negative; TVM cannot compare the two truth values."""
-    zero = tirx.const(0, a.ty)
-    return tirx.any(tirx.all(a < zero, b >= zero), tirx.all(a >= zero, b < zero))
+    return call.cast(call.compute(partial(elementwise, function), left, right), dtype)
 
 
 def _float_remainder(a: tirx.Expr, b: tirx.Expr) -> tirx.Expr:
@@ -143,7 +76,7 @@ def _float_modulus(a: tirx.Expr, b: tirx.Expr) -> tirx.Expr:
     """As NumPy's: a zero has the divisor's sign, too."""
     zero = tirx.const(0, a.ty)
     remainder = _float_remainder(a, b)
-    moved = tirx.Select(_differ_in_sign(remainder, b), remainder + b, remainder)
+    moved = tirx.Select(differ_in_sign(remainder, b), remainder + b, remainder)
     return tirx.Select(remainder == zero, tirx.copysign(zero, b), moved)
 
 
@@ -176,7 +109,7 @@ def _small_power(
 
 def _integer_power(base: te.Tensor, exponent: te.Tensor) -> te.Tensor:
     """Modulo the range; of negative exponents, the fraction is cut off."""
-    base, exponent = _broadcast(base, exponent)
+    base, exponent = broadcast(base, exponent)
     dtype = str(base.dtype)
     one, zero = tirx.const(1, dtype), tirx.const(0, dtype)
     k = te.reduce_axis((0, 64), "k")

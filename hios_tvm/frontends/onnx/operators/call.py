@@ -35,8 +35,8 @@ class OperatorCall(TensorBuilder):
         Outputs of the node, those without a name included.
     is_used : tuple of bool
         Which outputs have a name.
-    place : str
-        Model, operator and node, for messages.
+    model : str
+        Its name, for messages.
     import_graph : callable
         Converts a subgraph, given values for its inputs, and returns those of its outputs.
     """
@@ -45,8 +45,13 @@ class OperatorCall(TensorBuilder):
     arguments: tuple[Value, ...]
     attributes: Attributes
     is_used: tuple[bool, ...]
-    place: str
+    model: str
     import_graph: Callable[[GraphProto, Sequence[Value]], list[Value]]
+
+    @property
+    def place(self) -> str:
+        """Model, operator and node, for messages."""
+        return f"{self.model}: {self.operator}"
 
     @property
     def num_outputs(self) -> int:

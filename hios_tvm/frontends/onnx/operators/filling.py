@@ -10,7 +10,8 @@ from onnx import helper
 from tvm import relax, te, tirx
 
 from hios_tvm.frontends.onnx.operators.call import Converter, OperatorCall, Value
-from hios_tvm.frontends.tensors import ARGUMENT_RANGES, constant, constant_of, dtype_of, shape_of
+from hios_tvm.frontends.tensors import constant, constant_of, dtype_of, shape_of
+from hios_tvm.schema.value_checks import ValidValues
 
 MAX_CONSTANT_ELEMENTS = 1 << 24
 
@@ -83,7 +84,7 @@ def one_hot(call: OperatorCall) -> Value:
         return tirx.Select(is_hot, values(1), values(0))
 
     shape = [*sizes[:axis], depth, *sizes[axis:]]
-    limits = {ARGUMENT_RANGES: [[0, 0, depth - 1]]}
+    limits = call.valid_values(ValidValues(0, "class", depth, depth - 1))
     return call.elements(shape, element, indices, values, primfunc_attrs=limits)
 
 

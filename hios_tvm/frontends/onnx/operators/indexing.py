@@ -1,8 +1,4 @@
-"""Selecting elements by their indices.
-
-Negative indices count from the end. Others outside of a dimension are an error of the model, which
-nothing can report while it runs: they select the nearest element, so that no other memory is read.
-"""
+"""Selecting elements by their indices, and by lengths and places that inputs hold."""
 
 from __future__ import annotations
 
@@ -10,91 +6,27 @@ import math
 from collections.abc import Mapping
 
 import numpy as np
-from tvm import relax, te, tirx
+from tvm import te, tirx
 
+from hios_tvm.frontends import indexing
 from hios_tvm.frontends.onnx.operators.call import Converter, OperatorCall, Value
-from hios_tvm.frontends.tensors import ARGUMENT_RANGES, array_of, constant_of, shape_of
-
-
-def index_inside(index: tirx.Expr, extent: int) -> tirx.Expr:
-    """Count an index from the start, inside of a dimension of `extent`."""
-    index = index.astype("int64")
-    return tirx.max(tirx.min(tirx.Select(index < 0, index + extent, index), extent - 1), 0)
+from hios_tvm.frontends.tensors import array_of, constant_of, shape_of
+from hios_tvm.schema.value_checks import ValidValues
 
 
 def gather(call: OperatorCall) -> Value:
     data, indices = call.tensor(0), call.tensor(1)
-    axis = call.axis(len(shape_of(data)), default=0)
-    return _take(call, data, indices, axis)
-
-
-def _take(call: OperatorCall, data: relax.Expr, indices: relax.Expr, axis: int) -> relax.Expr:
-    sizes, count = shape_of(data), len(shape_of(indices))
-    extent = sizes[axis]
-    shape = (*sizes[:axis], *shape_of(indices), *sizes[axis + 1 :])
-    known = array_of(indices)
-    if known is not None and known.size and not -extent <= known.min() <= known.max() < extent:
-        raise ValueError(f"an index is outside of a dimension of {extent}")
-    if known is not None and known.size == 1:
-        index = int(known.reshape(-1)[0]) % extent
-        return call.reshape(call.slice(data, {axis: range(index, index + 1)}), shape)
-    if extent == 0 and 0 not in shape:
-        raise ValueError("nothing can be gathered from an empty dimension")
-
-    def compute(data: te.Tensor, indices: te.Tensor) -> te.Tensor:
-        def element(*position: tirx.Var) -> tirx.Expr:
-            index = index_inside(indices(*position[axis : axis + count]), extent)
-            return data(*position[:axis], index, *position[axis + count :])
-
-        return te.compute(shape, element, name="gather")
-
-    return call.compute(compute, data, indices, primfunc_attrs=_indices_below(extent))
+    return indexing.take(call, data, indices, call.axis(len(shape_of(data)), default=0))
 
 
 def gather_elements(call: OperatorCall) -> Value:
     data, indices = call.tensor(0), call.tensor(1)
-    sizes, shape = shape_of(data), shape_of(indices)
-    axis = call.axis(len(sizes), default=0)
-    fits = [shape[i] <= sizes[i] for i in range(min(len(sizes), len(shape))) if i != axis]
-    if len(sizes) != len(shape) or not all(fits):
-        raise ValueError(f"indices of shape {list(shape)} do not fit data of shape {list(sizes)}")
-
-    def compute(data: te.Tensor, indices: te.Tensor) -> te.Tensor:
-        def element(*position: tirx.Var) -> tirx.Expr:
-            index = index_inside(indices(*position), sizes[axis])
-            return data(*position[:axis], index, *position[axis + 1 :])
-
-        return te.compute(shape, element, name="gather_elements")
-
-    return call.compute(compute, data, indices, primfunc_attrs=_indices_below(sizes[axis]))
+    return indexing.gather_elements(call, data, indices, call.axis(len(shape_of(data)), default=0))
 
 
 def gather_nd(call: OperatorCall) -> Value:
-    """The last dimension of the indices names elements, or slices of all that is left."""
-    data, indices = call.tensor(0), call.tensor(1)
-    sizes, (*outer, length) = shape_of(data), shape_of(indices)
     batch = call.attributes.integer("batch_dims", 0)
-    if list(sizes[:batch]) != outer[:batch] or not 1 <= length <= len(sizes) - batch:
-        raise ValueError(f"indices of shape {[*outer, length]} do not fit {list(sizes)}")
-
-    def compute(data: te.Tensor, indices: te.Tensor) -> te.Tensor:
-        def element(*position: tirx.Var) -> tirx.Expr:
-            inner = position[len(outer) :]
-            named = [
-                index_inside(indices(*position[: len(outer)], i), sizes[batch + i])
-                for i in range(length)
-            ]
-            return data(*position[:batch], *named, *inner)
-
-        return te.compute([*outer, *sizes[batch + length :]], element, name="gather_nd")
-
-    limits = _indices_below(min(sizes[batch : batch + length]))
-    return call.compute(compute, data, indices, primfunc_attrs=limits)
-
-
-def _indices_below(extent: int) -> dict[str, list[list[int]]]:
-    """Attributes of a kernel whose second argument is indices of a dimension."""
-    return {ARGUMENT_RANGES: [[1, 0, extent - 1]]}
+    return indexing.gather_nd(call, call.tensor(0), call.tensor(1), batch)
 
 
 def compress(call: OperatorCall) -> Value:
@@ -112,7 +44,7 @@ def compress(call: OperatorCall) -> Value:
         raise ValueError(f"its condition is longer than a dimension of {shape_of(data)[axis]}")
     if not chosen.size:
         return call.slice(data, {axis: range(0)})
-    return _take(call, data, constant_of(chosen), axis)
+    return indexing.take(call, data, constant_of(chosen), axis)
 
 
 def data_dependent(call: OperatorCall) -> Value:
@@ -132,13 +64,14 @@ def reverse_sequence(call: OperatorCall) -> Value:
     def compute(data: te.Tensor, lengths: te.Tensor) -> te.Tensor:
         def element(*position: tirx.Var) -> tirx.Expr:
             index = position[time].astype("int64")
-            length = tirx.min(lengths(position[batch]), extent)
+            length = tirx.min(lengths(position[batch]).astype("int64"), extent)
             source = tirx.Select(index < length, length - 1 - index, index)
             return data(*position[:time], source, *position[time + 1 :])
 
         return te.compute(data.shape, element, name="reverse_sequence")
 
-    return call.compute(compute, data, lengths)
+    limits = call.valid_values(ValidValues(1, "length", 0, extent))
+    return call.compute(compute, data, lengths, primfunc_attrs=limits)
 
 
 def tensor_scatter(call: OperatorCall) -> Value:
@@ -164,7 +97,8 @@ def tensor_scatter(call: OperatorCall) -> Value:
 
         return te.compute(cache.shape, element, name="tensor_scatter")
 
-    return call.compute(compute, cache, update, starts)
+    limits = {} if is_circular else call.valid_values(ValidValues(2, "index", 0, extent - count))
+    return call.compute(compute, cache, update, starts, primfunc_attrs=limits)
 
 
 OPERATORS: Mapping[str, Converter] = {

@@ -11,6 +11,7 @@ from tvm import relax, te, tirx
 from hios_tvm.frontends.onnx.operators.call import Converter, OperatorCall, Value, normalized_axis
 from hios_tvm.frontends.onnx.operators.precision import is_float, least, widened
 from hios_tvm.frontends.tensors import constant_of, dtype_of, shape_of
+from hios_tvm.schema.value_checks import RESULT_RANGE
 
 Pair = tuple[tirx.Expr, tirx.Expr]
 
@@ -41,7 +42,8 @@ def _position(
         return constant_of(np.zeros((), np.int64))
     if shape_of(x)[axis] == 0:
         raise ValueError("there is no extreme of no elements")
-    return call.compute(lambda t: _te_position(t, axis, is_max, last), x)
+    positions = {RESULT_RANGE: [0, shape_of(x)[axis] - 1]}
+    return call.compute(lambda t: _te_position(t, axis, is_max, last), x, primfunc_attrs=positions)
 
 
 def _te_position(x: te.Tensor, axis: int, is_max: bool, last: bool) -> te.Tensor:

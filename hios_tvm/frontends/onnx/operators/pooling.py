@@ -10,6 +10,7 @@ from functools import partial
 import numpy as np
 from tvm import relax, te, tirx
 
+from hios_tvm.frontends.indexing import checked_indices
 from hios_tvm.frontends.onnx.operators.call import Converter, OperatorCall, Value
 from hios_tvm.frontends.onnx.operators.precision import least
 from hios_tvm.frontends.onnx.operators.windows import (
@@ -91,7 +92,8 @@ def max_unpool(call: OperatorCall) -> Value:
     ]
     zeros = constant_of(np.zeros(math.prod(implied), dtype_of(data)))
     flat_places, values = (call.reshape(x, [math.prod(shape_of(x))]) for x in (places, data))
-    scattered = call.emit(relax.op.scatter_elements(zeros, flat_places, values, axis=0))
+    places = checked_indices(call, flat_places, [math.prod(implied)], from_end=False)
+    scattered = call.emit(relax.op.scatter_elements(zeros, places, values, axis=0))
     # The places are those of the implied shape, whatever the output's
     result = call.reshape(scattered, implied)
     wanted = call.integers(2, "the extents of its output") or implied

@@ -9,6 +9,7 @@ from functools import partial
 
 from tvm import te, tirx, topi
 
+from hios_tvm.frontends.indexing import checked_indices
 from hios_tvm.frontends.onnx.operators.call import Converter, OperatorCall, Value
 from hios_tvm.frontends.tensors import dtype_of, shape_of
 
@@ -41,6 +42,7 @@ def roi_align(call: OperatorCall) -> Value:
     dtype = dtype_of(data)
     if dtype in ("float16", "bfloat16"):
         data, rois = call.cast(data, "float32"), call.cast(rois, "float32")
+    batches = checked_indices(call, batches, shape_of(data)[:1], from_end=False)
     return call.cast(call.compute(partial(_aligned, how=how), data, rois, batches), dtype)
 
 

@@ -16,6 +16,7 @@ from tvm import relax, te, tirx, topi
 from hios_tvm.frontends.onnx.operators.activations import Activation, activations
 from hios_tvm.frontends.onnx.operators.call import OperatorCall, Value
 from hios_tvm.frontends.tensors import array_of, constant_of, dtype_of, shape_of
+from hios_tvm.schema.value_checks import ValidValues
 
 MOST_JOINED = 16
 """Outputs of steps that one kernel copies side by side."""
@@ -144,6 +145,7 @@ def _masks(
             for mask in reached
         )
         return masks, None if (known > 0).all() else lengths
+    lengths = call.checked(lengths, ValidValues(0, "length", 0, steps))
     column = call.reshape(lengths, [batch, 1])
     numbers = [constant_of(np.full((1, 1), i, dtype_of(lengths))) for i in range(steps)]
     return tuple(call.emit(relax.op.less(number, column)) for number in numbers), lengths

@@ -9,6 +9,7 @@ from typing import Any
 from tvm import relax
 from tvm.ir import GenericConst
 
+from hios_tvm.frontends.division import Part, divided
 from hios_tvm.frontends.relay.operators.call import Converter, OperatorCall
 from hios_tvm.frontends.relay.values import Value
 from hios_tvm.frontends.tensors import constant, dtype_of, shape_of
@@ -85,9 +86,20 @@ def where(call: OperatorCall) -> Value:
     return relax.op.where(condition, call.tensor(1), call.tensor(2))
 
 
-def truncated_division(call: OperatorCall) -> Value:
-    quotient = call.emit(relax.op.divide(call.tensor(0), call.tensor(1)))
-    return quotient if "int" in dtype_of(quotient) else relax.op.trunc(quotient)
+def division(part: Part, of_floats: Operator) -> Converter:
+    """A quotient or remainder, whose integers are those that have one."""
+
+    def convert(call: OperatorCall) -> Value:
+        left, right = call.tensor(0), call.tensor(1)
+        if "int" in dtype_of(left):
+            return divided(call, left, right, part)
+        return of_floats(left, right)
+
+    return convert
+
+
+def truncated_quotient(left: relax.Expr, right: relax.Expr) -> relax.Expr:
+    return relax.op.trunc(relax.op.divide(left, right))
 
 
 # --- Reductions ---

@@ -6,6 +6,7 @@ from typing import Any
 
 from tvm import relax, topi
 
+from hios_tvm.frontends.indexing import checked_indices
 from hios_tvm.frontends.relay.operators.call import Converter, OperatorCall
 from hios_tvm.frontends.relay.operators.convolution import SPATIAL, sizes
 from hios_tvm.frontends.relay.values import Value
@@ -133,6 +134,7 @@ def affine_grid(call: OperatorCall) -> Value:
 def crop_and_resize(call: OperatorCall) -> Value:
     attributes = call.attributes
     data, boxes, indices = (call.tensor(i) for i in range(3))
+    indices = checked_indices(call, indices, shape_of(data)[:1], from_end=False)
     return call.compute(
         topi.image.crop_and_resize,
         data,

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from tvm import relax, tirx, topi
 
+from hios_tvm.frontends import indexing
+from hios_tvm.frontends.indexing import checked_indices
 from hios_tvm.frontends.relay.operators.call import Converter, OperatorCall
 from hios_tvm.frontends.relay.values import Value
 from hios_tvm.frontends.tensors import (
@@ -19,6 +21,7 @@ from hios_tvm.frontends.tensors import (
     dtype_of,
     shape_of,
 )
+from hios_tvm.schema.value_checks import ValidValues
 
 MAX_CONSTANT_ELEMENTS = 1 << 24
 
@@ -95,13 +98,16 @@ def fifo_buffer(call: OperatorCall) -> Value:
 
 
 def take(call: OperatorCall) -> Value:
+    """The modes say what indices outside of the data select; in ``fast`` there must be none."""
     data, indices, attributes = call.tensor(0), call.tensor(1), call.attributes
     mode = attributes.choice("mode", ("clip", "wrap", "fast"), "clip")
     batch_dims = attributes.integer("batch_dims", 0)
-    if "axis" not in attributes:
-        data = call.reshape(data, [math.prod(shape_of(data))])
-        return relax.op.take(data, indices, 0, mode)
-    axis = call.axis(len(shape_of(data)))
+    if "axis" in attributes:
+        axis = call.axis(len(shape_of(data)))
+    else:
+        data, axis, batch_dims = call.reshape(data, [math.prod(shape_of(data))]), 0, 0
+    if mode == "fast":
+        indices, mode = checked_indices(call, indices, [shape_of(data)[axis]]), "clip"
     if batch_dims:
         return call.compute(topi.take, data, indices, axis, batch_dims, mode)
     return relax.op.take(data, indices, axis, mode)
@@ -109,13 +115,13 @@ def take(call: OperatorCall) -> Value:
 
 def gather(call: OperatorCall) -> Value:
     data = call.tensor(0)
-    return relax.op.gather_elements(data, call.tensor(1), call.axis(len(shape_of(data))))
+    return indexing.gather_elements(call, data, call.tensor(1), call.axis(len(shape_of(data))))
 
 
 def gather_nd(call: OperatorCall) -> Value:
     batch_dims = call.attributes.integer("batch_dims", 0)
     call.attributes.optional_integer("index_rank")
-    return relax.op.gather_nd(call.tensor(0), _coordinates_last(call), batch_dims)
+    return indexing.gather_nd(call, call.tensor(0), _coordinates_last(call), batch_dims)
 
 
 def _coordinates_last(call: OperatorCall) -> relax.Expr:
@@ -132,25 +138,34 @@ def scatter(reduction: str | None) -> Converter:
         data, indices, updates = (call.tensor(i) for i in range(3))
         axis = call.axis(len(shape_of(data)), default=0)
         kind = reduction or call.attributes.choice("reduction", kinds, "update")
-        return relax.op.scatter_elements(data, indices, updates, axis, kind)
+        return indexing.scatter_elements(call, data, indices, updates, axis, kind)
 
     return convert
 
 
 def scatter_nd(call: OperatorCall) -> Value:
     mode = call.attributes.choice("mode", ("update", "add", "mul", "min", "max"), "update")
-    return relax.op.scatter_nd(call.tensor(0), _coordinates_last(call), call.tensor(2), mode)
+    data, updates = call.tensor(0), call.tensor(2)
+    return indexing.scatter_nd(call, data, _coordinates_last(call), updates, mode)
 
 
 def advanced_index(call: OperatorCall) -> Value:
     data, *indices = call.tensors(0)
-    return call.compute(topi.adv_index, data, indices)
+    if len(indices) > len(shape_of(data)):
+        raise call.error(f"{len(indices)} indices do not fit {len(shape_of(data))} dimensions")
+    inside = [
+        checked_indices(call, index, [size])
+        for index, size in zip(indices, shape_of(data), strict=False)
+    ]
+    return call.compute(topi.adv_index, data, inside)
 
 
 def unravel_index(call: OperatorCall) -> Value:
     indices, shape = call.tensor(0), call.tensor(1)
     if len(shape_of(shape)) != 1 or not 1 <= shape_of(shape)[0] <= MAX_DIMENSIONS:
         raise call.error(f"a tensor of {list(shape_of(shape))} elements is not a shape")
+    if call.constant(1).min() < 1:
+        raise call.error(f"{call.constant(1).tolist()} is no shape of a tensor with elements")
     return call.compute(topi.unravel_index, indices, shape)
 
 
@@ -165,7 +180,9 @@ def reverse_sequence(call: OperatorCall) -> Value:
     data = call.tensor(0)
     rank = len(shape_of(data))
     sequence, batch = call.axis(rank, "seq_axis", 1), call.axis(rank, "batch_axis", 0)
-    return relax.op.reverse_sequence(data, call.tensor(1), sequence, batch)
+    limits = ValidValues(0, "length", 0, shape_of(data)[sequence])
+    lengths = call.checked(call.tensor(1), limits)
+    return relax.op.reverse_sequence(data, lengths, sequence, batch)
 
 
 def one_hot(call: OperatorCall) -> Value:

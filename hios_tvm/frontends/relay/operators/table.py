@@ -29,9 +29,8 @@ _UNARY = """
     isnan log logical_not negative rsqrt sigmoid sign sin sinh sqrt tan tanh trunc
 """
 _BINARY = """
-    add bitwise_and bitwise_or bitwise_xor divide equal floor_divide floor_mod greater greater_equal
-    left_shift less less_equal logical_and logical_or logical_xor maximum minimum mod multiply
-    not_equal power right_shift subtract
+    add bitwise_and bitwise_or bitwise_xor equal greater greater_equal left_shift less less_equal
+    logical_and logical_or logical_xor maximum minimum multiply not_equal power right_shift subtract
 """
 _REDUCTIONS = "max mean min prod sum"
 _QUANTIZED_UNARY = "abs erf exp log rsqrt sigmoid sqrt tanh"
@@ -65,8 +64,12 @@ OPERATORS: Mapping[str, Converter] = {
     "clip": elementwise.clip,
     # --- Two tensors ---
     **{name: elementwise.binary(getattr(op, name)) for name in _BINARY.split()},
-    "trunc_divide": elementwise.truncated_division,
-    "trunc_mod": elementwise.binary(op.mod),
+    "divide": elementwise.division("quotient", op.divide),
+    "floor_divide": elementwise.division("floor", op.floor_divide),
+    "floor_mod": elementwise.division("modulus", op.floor_mod),
+    "mod": elementwise.division("remainder", op.mod),
+    "trunc_divide": elementwise.division("quotient", elementwise.truncated_quotient),
+    "trunc_mod": elementwise.division("remainder", op.mod),
     "where": elementwise.where,
     # --- Reductions ---
     **{name: elementwise.reduction(getattr(op, name)) for name in _REDUCTIONS.split()},
