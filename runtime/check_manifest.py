@@ -54,6 +54,7 @@ def check_manifest(
     _check_buffers(manifest, weights)
     _check_interface(manifest)
     _check_programs(manifest)
+    _check_operators(manifest)
     for device in manifest.devices:
         kind_of(device.name).check_code(device, manifest)
     order = HappensBefore(manifest.programs)
@@ -239,6 +240,29 @@ def _check_call(manifest: Manifest, program: Program, step: Call) -> None:
             manifest.buffer[name].device in own,
             f"a program of {program.device!r} uses buffer {name!r} of another device",
         )
+
+
+def _check_operators(manifest: Manifest) -> None:
+    """Calls write what the operator graph says: an output that no kernel writes stays as it was.
+
+    The first buffers that a call writes have the names of its operator's results; scratch memory,
+    where the device has memory of its own, is behind them.
+    """
+    if manifest.graph is None:
+        return
+    for program in manifest.programs:
+        may_have_scratch = kind_of(program.device).own_memory
+        for step in program.instructions:
+            if not isinstance(step, Call):
+                continue
+            operator = manifest.graph.operator.get(step.operator)
+            _, writes = reads_and_writes(step)
+            known = () if operator is None else operator.outputs
+            _require(
+                writes[: len(known)] == known and (may_have_scratch or len(writes) == len(known)),
+                f"operator {step.operator!r} writes {list(writes)}, the operator graph says "
+                f"{list(known)}",
+            )
 
 
 def _check_accesses(buffer: Buffer, order: HappensBefore) -> None:

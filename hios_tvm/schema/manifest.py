@@ -189,9 +189,9 @@ class Manifest:
     `checks` are made after each run. `gpu_kernels` says how the kernels of GPUs are launched.
     `entries` maps each other entry of the archive but its signature to its SHA-256 (hex).
 
-    The runtime does not use what follows; it is for people and for later commands. `graph` is the
-    operator graph that was scheduled, `recipe` how its kernels were made. `schedule` and
-    `compile_info` are plain JSON objects.
+    `graph` is the operator graph that was scheduled; the runtime compares what calls write with it.
+    It does not use what follows, which is for people and for later commands. `recipe` says how
+    kernels were made. `schedule` and `compile_info` are plain JSON objects.
     """
 
     format_version: int = FORMAT_VERSION

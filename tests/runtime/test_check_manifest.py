@@ -11,6 +11,7 @@ import pytest
 from hios_tvm.errors import ArtifactError
 from hios_tvm.runtime.check_manifest import check_manifest
 from hios_tvm.runtime.happens_before import HappensBefore
+from hios_tvm.schema.graph import Operator, OperatorGraph, Tensor
 from hios_tvm.schema.manifest import (
     Buffer,
     DeviceSpec,
@@ -21,6 +22,7 @@ from hios_tvm.schema.manifest import (
     TensorSpec,
 )
 from hios_tvm.schema.program import Call, Copy, Instruction, Program, Signal, Wait
+from hios_tvm.schema.value_checks import ValueCheck
 
 SHAPE = (16,)
 WEIGHTS = {"w": (SHAPE, "float32")}
@@ -202,6 +204,67 @@ DEFECTS: dict[str, tuple[Callable[[Manifest], Manifest], str]] = {
         "a prediction ends before it starts",
     ),
 }
+
+
+def graph() -> OperatorGraph:
+    """The operators of `manifest`."""
+    return OperatorGraph(
+        name="small",
+        operators=(
+            Operator("c", "k", ("x",), ("c",)),
+            Operator("a", "k", ("c", "w"), ("a",)),
+            Operator("b", "k", ("a",), ("b",)),
+            Operator("y", "k", ("a",), ("y",)),
+        ),
+        tensors=tuple(Tensor(name, SHAPE, "float32") for name in "xwcaby"),
+        inputs=("x",),
+        constants=("w",),
+        outputs=("y",),
+    )
+
+
+def test_a_call_writes_what_its_operator_computes() -> None:
+    """An output among the inputs of a kernel would be returned as it was: with other memory."""
+    sound = replace(manifest(), graph=graph())
+    check_manifest(sound, WEIGHTS)
+    second = TensorSpec("z", "z", SHAPE, "float32")
+    *others, last = sound.programs
+    last = replace(last, instructions=(Wait(7), Call("y", "k", ("z", "y"), outputs=2)))
+    overstated = replace(
+        sound,
+        outputs=(*sound.outputs, second),
+        buffers=(*sound.buffers, Buffer("z", None, "output", SHAPE, "float32")),
+        programs=(*others, last),
+    )
+    with pytest.raises(ArtifactError, match=r"'y' writes \['z', 'y'\], the operator graph says"):
+        check_manifest(overstated, WEIGHTS)
+    renamed = replace(last, instructions=(Wait(7), Call("q", "k", ("z", "y"), outputs=2)))
+    with pytest.raises(ArtifactError, match="the operator graph says"):
+        check_manifest(replace(overstated, programs=(*others, renamed)), WEIGHTS)
+
+
+def checked(**changes: Any) -> Manifest:
+    """`manifest` with a check, of a buffer that one more operator writes."""
+    base = manifest()
+    check = ValueCheck("extremes", 0, "Gather 'g'", "index", 4, 3)
+    buffer = Buffer("extremes", None, "output", (2, 1), "int64")
+    *others, last = base.programs
+    last = replace(last, instructions=(*last.instructions, Call("e", "k", ("x", "extremes"))))
+    return replace(
+        base,
+        checks=(replace(check, **changes),),
+        buffers=(*base.buffers, buffer),
+        programs=(*others, last),
+    )
+
+
+def test_checks_of_values_have_extremes_that_are_computed() -> None:
+    check_manifest(checked(), WEIGHTS)
+    for changes in ({"column": 1}, {"buffer": "y"}, {"buffer": "nothing"}):
+        with pytest.raises(ArtifactError, match="\"Gather 'g'\" has no extremes to compare"):
+            check_manifest(checked(**changes), WEIGHTS)
+    with pytest.raises(ArtifactError, match="\"Gather 'g'\" is never checked"):
+        check_manifest(replace(checked(), programs=manifest().programs), WEIGHTS)
 
 
 @pytest.mark.parametrize("name", DEFECTS)
