@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 from tvm import relax, te, tirx, topi
 
-from hios_tvm.frontends.tensors import TensorBuilder, array_of
+from hios_tvm.frontends.tensors import TensorBuilder, array_of, dtype_of
 from hios_tvm.schema.value_checks import INTEGER_DIVISION, OPERATOR
 
 Part = Literal["quotient", "floor", "remainder", "modulus"]
@@ -33,6 +33,20 @@ def divided(call: TensorBuilder, left: relax.Expr, right: relax.Expr, part: Part
         attributes = {INTEGER_DIVISION: part in ("quotient", "floor"), OPERATOR: call.operator}
     function = partial(elementwise, _PARTS[part])
     return call.compute(function, left, right, primfunc_attrs=attributes)
+
+
+def divisors(call: TensorBuilder, values: relax.Expr) -> relax.Expr:
+    """Return positive integers to divide by, for kernels that do it unchecked."""
+    known = array_of(values)
+    if known is not None and known.min(initial=1) < 1:
+        raise call.error(f"it divides integers by {known.min()}")
+    one = tirx.const(1, dtype_of(values))
+
+    def at_least_one(_dividends: te.Tensor, values: te.Tensor) -> te.Tensor:
+        return te.compute(values.shape, lambda *at: tirx.max(values(*at), one), name="divisors")
+
+    attributes = {INTEGER_DIVISION: False, OPERATOR: call.operator}
+    return call.compute(at_least_one, values, values, primfunc_attrs=attributes)
 
 
 def elementwise(

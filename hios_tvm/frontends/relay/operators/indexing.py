@@ -10,6 +10,7 @@ import numpy as np
 from tvm import relax, tirx, topi
 
 from hios_tvm.frontends import indexing
+from hios_tvm.frontends.division import divisors
 from hios_tvm.frontends.indexing import checked_indices
 from hios_tvm.frontends.relay.operators.call import Converter, OperatorCall
 from hios_tvm.frontends.relay.values import Value
@@ -164,9 +165,7 @@ def unravel_index(call: OperatorCall) -> Value:
     indices, shape = call.tensor(0), call.tensor(1)
     if len(shape_of(shape)) != 1 or not 1 <= shape_of(shape)[0] <= MAX_DIMENSIONS:
         raise call.error(f"a tensor of {list(shape_of(shape))} elements is not a shape")
-    if call.constant(1).min() < 1:
-        raise call.error(f"{call.constant(1).tolist()} is no shape of a tensor with elements")
-    return call.compute(topi.unravel_index, indices, shape)
+    return call.compute(topi.unravel_index, indices, divisors(call, shape))
 
 
 def sequence_mask(call: OperatorCall) -> Value:
