@@ -11,6 +11,7 @@ import pytest
 from fake_driver import FakeDriver
 from gpu_network import MODEL
 from lowered_models import random, run_onnx_runtime
+from onnx import TensorProto, helper, numpy_helper
 
 from hios_tvm import runtime
 from hios_tvm.compiler import CompileOptions, compile_model
@@ -18,6 +19,7 @@ from hios_tvm.errors import (
     ArtifactError,
     DeviceError,
     ExecutionError,
+    InputError,
     RunTimeoutError,
     SessionClosedError,
 )
@@ -281,3 +283,29 @@ def test_code_for_another_architecture_is_one_error(start: Start, tmp_path: Path
     path = compiled(tmp_path, ("cuda:0",))
     with pytest.raises(ArtifactError, match=r"does not run on cuda:0 \(sm_80\)"):
         runtime.load(path)
+
+
+@pytest.mark.parametrize("cuda_graph", [False, True])
+def test_an_index_outside_is_an_error_of_the_inputs(
+    tmp_path: Path, start: Start, cuda_graph: bool
+) -> None:
+    start()
+    table = random(7, 5)
+    nodes = [helper.make_node("Gather", ["table", "ids"], ["y"], name="embedding")]
+    graph = helper.make_graph(
+        nodes,
+        "embedding",
+        [helper.make_tensor_value_info("ids", TensorProto.INT64, (3,))],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, (3, 5))],
+        [numpy_helper.from_array(table, "table")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    path = tmp_path / "embedding.hios"
+    options = CompileOptions(devices=("cuda:0",), target="sm_80", scheduler="sequential")
+    compile_model(from_onnx(model), path, options)
+    with runtime.load(path, cuda_graph=cuda_graph) as session:
+        for wrong in (7, -8, 2**62):
+            with pytest.raises(InputError, match=f"Gather 'embedding' got the index {wrong};"):
+                session.run({"ids": np.array([0, wrong, 1])})
+            outputs = session.run({"ids": np.array([6, -7, 1])})
+            np.testing.assert_array_equal(outputs["y"], table[[6, 0, 1]])
