@@ -213,7 +213,7 @@ def invalid(case: Case) -> st.SearchStrategy[tuple[Array, int]]:
 
 
 CHECK = settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 
 
@@ -234,6 +234,22 @@ def test_invalid_values_are_named_and_the_next_run_is_right(
     with pytest.raises(InputError, match=rf"{pair.case.node.op_type} .* {wrong};"):
         pair.ours.run(pair.feeds(values))
     pair.assert_same(data.draw(valid(pair.case)))
+
+
+@pytest.mark.parametrize("wrong", [9.0, -1.0, 1e30, -np.inf])
+def test_regions_of_an_image_that_is_not_there(wrong: float, tmp_path: Path) -> None:
+    """The number of the image is a float, beside the corners of the region."""
+    made = node("MaxRoiPool", "x r", "y", pooled_shape=[2, 2])
+    model = make_model([made], {"x": [9, 1, 6, 6], "r": [2, 5]}, ["y"])
+    feeds = {"x": noise(9, 1, 6, 6), "r": np.array([[8, 0, 0, 4, 4], [0, 1, 1, 5, 5]], np.float32)}
+    spoiled = feeds["r"].copy()
+    spoiled[1, 0] = wrong
+    theirs = onnxruntime.InferenceSession(model.SerializeToString())
+    with compiled(from_onnx(model), tmp_path / "m.hios") as session:
+        with pytest.raises(InputError, match="MaxRoiPool 'y' got the index"):
+            session.run({**feeds, "r": spoiled})
+        (expected,) = theirs.run(["y"], feeds)
+        np.testing.assert_allclose(session.run(feeds)["y"], expected, rtol=1e-6)
 
 
 # --- Values that are proven to be valid

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 from tvm import relax, te, tirx
 
-from hios_tvm.frontends.tensors import TensorBuilder, array_of, constant_of, shape_of
+from hios_tvm.frontends.tensors import TensorBuilder, array_of, constant_of, dtype_of, shape_of
 from hios_tvm.schema.value_checks import RESULT_RANGE, indices_of
 
 MAX_KNOWN_TARGETS = 1 << 24
@@ -58,6 +58,15 @@ def checked_indices(
         indices,
         primfunc_attrs={**attributes, RESULT_RANGE: [0, max(extents) - 1]},
     )
+
+
+def checked_regions(call: TensorBuilder, regions: relax.Expr, images: int) -> relax.Expr:
+    """Return regions whose first column, the number of an image, is valid: ``(regions, 5)``."""
+    columns = shape_of(regions)[1]
+    numbers = call.cast(call.slice(regions, {1: range(1)}), "int64")
+    inside = checked_indices(call, numbers, [images], from_end=False)
+    corners = call.slice(regions, {1: range(1, columns)})
+    return call.concatenate([call.cast(inside, dtype_of(regions)), corners], 1)
 
 
 def take(call: TensorBuilder, data: relax.Expr, indices: relax.Expr, axis: int) -> relax.Expr:

@@ -9,7 +9,7 @@ from functools import partial
 
 from tvm import te, tirx, topi
 
-from hios_tvm.frontends.indexing import checked_indices
+from hios_tvm.frontends.indexing import checked_indices, checked_regions
 from hios_tvm.frontends.onnx.operators.call import Converter, OperatorCall, Value
 from hios_tvm.frontends.tensors import dtype_of, shape_of
 
@@ -120,8 +120,9 @@ def max_roi_pool(call: OperatorCall) -> Value:
     size = call.attributes.integers("pooled_shape")
     if len(size) != 2 or len(shape_of(call.tensor(0))) != 4:
         raise ValueError(f"pooled_shape {size} does not fit 2 spatial axes")
-    scale = call.attributes.number("spatial_scale", 1.0)
-    return call.compute(topi.vision.roi_pool, call.tensor(0), call.tensor(1), tuple(size), scale)
+    scale, data = call.attributes.number("spatial_scale", 1.0), call.tensor(0)
+    rois = checked_regions(call, call.tensor(1), shape_of(data)[0])
+    return call.compute(topi.vision.roi_pool, data, rois, tuple(size), scale)
 
 
 OPERATORS: Mapping[str, Converter] = {"MaxRoiPool": max_roi_pool, "RoiAlign": roi_align}

@@ -6,7 +6,7 @@ from typing import Any
 
 from tvm import relax, topi
 
-from hios_tvm.frontends.indexing import checked_indices
+from hios_tvm.frontends.indexing import checked_indices, checked_regions
 from hios_tvm.frontends.relay.operators.call import Converter, OperatorCall
 from hios_tvm.frontends.relay.operators.convolution import SPATIAL, sizes
 from hios_tvm.frontends.relay.values import Value
@@ -148,12 +148,17 @@ def crop_and_resize(call: OperatorCall) -> Value:
     )
 
 
+def _regions(call: OperatorCall) -> relax.Expr:
+    layout, shape = call.attributes.text("layout", "NCHW"), shape_of(call.tensor(0))
+    return checked_regions(call, call.tensor(1), shape[layout.index("N")])
+
+
 def roi_align(call: OperatorCall) -> Value:
     attributes = call.attributes
     return call.compute(
         topi.vision.roi_align,
         call.tensor(0),
-        call.tensor(1),
+        _regions(call),
         tuple(attributes.integers("pooled_size")),
         attributes.number("spatial_scale"),
         attributes.choice("mode", ("avg", "max"), "avg"),
@@ -167,7 +172,7 @@ def roi_pool(call: OperatorCall) -> Value:
     return call.compute(
         topi.vision.roi_pool,
         call.tensor(0),
-        call.tensor(1),
+        _regions(call),
         tuple(attributes.integers("pooled_size")),
         attributes.number("spatial_scale"),
         attributes.choice("layout", ("NCHW",), "NCHW"),
