@@ -112,7 +112,7 @@ def _without_conditions(func: tirx.PrimFunc) -> tirx.PrimFunc:
         block = sch.get(handle)
         written = [region.source for region in block.writes]
         is_result = any(buffer.same_as(param) for buffer in written for param in params)
-        is_condition = all(str(buffer.ty.dtype) == "bool" for buffer in written)
+        is_condition = written and all(str(buffer.ty.dtype) == "bool" for buffer in written)
         if is_condition and block.init is None and not is_result:
             sch.compute_inline(handle)
     return func.with_body(sch.mod["main"].body)
