@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 from tvm import relax, te, tirx, topi
 
-from hios_tvm.frontends.tensors import TensorBuilder, array_of, dtype_of
+from hios_tvm.frontends.tensors import TensorBuilder, array_of, dtype_of, shape_of
 from hios_tvm.schema.value_checks import INTEGER_DIVISION, OPERATOR
 
 Part = Literal["quotient", "floor", "remainder", "modulus"]
@@ -42,11 +42,13 @@ def divisors(call: TensorBuilder, values: relax.Expr) -> relax.Expr:
         raise call.error(f"it divides integers by {known.min()}")
     one = tirx.const(1, dtype_of(values))
 
-    def at_least_one(_dividends: te.Tensor, values: te.Tensor) -> te.Tensor:
-        return te.compute(values.shape, lambda *at: tirx.max(values(*at), one), name="divisors")
+    def at_least_one(
+        position: tuple[tirx.Var, ...], _dividends: te.Tensor, divisors: te.Tensor
+    ) -> tirx.Expr:
+        return tirx.max(divisors(*position), one)
 
     attributes = {INTEGER_DIVISION: False, OPERATOR: call.operator}
-    return call.compute(at_least_one, values, values, primfunc_attrs=attributes)
+    return call.elements(shape_of(values), at_least_one, values, values, primfunc_attrs=attributes)
 
 
 def elementwise(

@@ -18,6 +18,8 @@ from hios_tvm.schema.value_checks import RESULT_RANGE, indices_of
 
 MAX_KNOWN_TARGETS = 1 << 24
 
+Position = tuple[tirx.Var, ...]
+
 
 def index_inside(index: tirx.Expr, extent: int) -> tirx.Expr:
     """Count an index from the start, inside of a dimension of `extent`."""
@@ -43,21 +45,17 @@ def checked_indices(
     if known is not None:
         return constant_of(_from_start(call, known, extents, from_end=from_end))
 
-    def compute(indices: te.Tensor) -> te.Tensor:
-        def element(*position: tirx.Var) -> tirx.Expr:
-            extent = tirx.const(extents[-1], "int64")
-            for column, other in enumerate(extents[:-1]):
-                extent = tirx.Select(position[-1] == column, tirx.const(other, "int64"), extent)
-            return index_inside(indices(*position), extent)
+    def element(position: Position, indices: te.Tensor) -> tirx.Expr:
+        extent = tirx.const(extents[-1], "int64")
+        for column, other in enumerate(extents[:-1]):
+            extent = tirx.Select(position[-1] == column, tirx.const(other, "int64"), extent)
+        return index_inside(indices(*position), extent)
 
-        return te.compute(indices.shape, element, name="indices")
-
-    attributes = call.valid_values(*indices_of(0, extents, from_end=from_end))
-    return call.compute(
-        compute,
-        indices,
-        primfunc_attrs={**attributes, RESULT_RANGE: [0, max(extents) - 1]},
-    )
+    attributes = {
+        **call.valid_values(*indices_of(0, extents, from_end=from_end)),
+        RESULT_RANGE: [0, max(extents) - 1],
+    }
+    return call.elements(shape_of(indices), element, indices, primfunc_attrs=attributes)
 
 
 def checked_regions(call: TensorBuilder, regions: relax.Expr, images: int) -> relax.Expr:
@@ -84,15 +82,12 @@ def take(call: TensorBuilder, data: relax.Expr, indices: relax.Expr, axis: int) 
     if extent == 0 and 0 not in shape:
         raise call.error("nothing can be gathered from an empty dimension")
 
-    def compute(data: te.Tensor, indices: te.Tensor) -> te.Tensor:
-        def element(*position: tirx.Var) -> tirx.Expr:
-            index = index_inside(indices(*position[axis : axis + count]), extent)
-            return data(*position[:axis], index, *position[axis + count :])
-
-        return te.compute(shape, element, name="gather")
+    def element(position: Position, data: te.Tensor, indices: te.Tensor) -> tirx.Expr:
+        index = index_inside(indices(*position[axis : axis + count]), extent)
+        return data(*position[:axis], index, *position[axis + count :])
 
     attributes = _noted(call, indices, [extent])
-    return call.compute(compute, data, indices, primfunc_attrs=attributes)
+    return call.elements(shape, element, data, indices, primfunc_attrs=attributes)
 
 
 def gather_elements(
@@ -103,15 +98,12 @@ def gather_elements(
     _require_fit(call, sizes, shape, axis)
     indices = _known_from_start(call, indices, [sizes[axis]])
 
-    def compute(data: te.Tensor, indices: te.Tensor) -> te.Tensor:
-        def element(*position: tirx.Var) -> tirx.Expr:
-            index = index_inside(indices(*position), sizes[axis])
-            return data(*position[:axis], index, *position[axis + 1 :])
-
-        return te.compute(shape, element, name="gather_elements")
+    def element(position: Position, data: te.Tensor, indices: te.Tensor) -> tirx.Expr:
+        index = index_inside(indices(*position), sizes[axis])
+        return data(*position[:axis], index, *position[axis + 1 :])
 
     attributes = _noted(call, indices, [sizes[axis]])
-    return call.compute(compute, data, indices, primfunc_attrs=attributes)
+    return call.elements(shape, element, data, indices, primfunc_attrs=attributes)
 
 
 def gather_nd(call: TensorBuilder, data: relax.Expr, indices: relax.Expr, batch: int) -> relax.Expr:
@@ -122,18 +114,14 @@ def gather_nd(call: TensorBuilder, data: relax.Expr, indices: relax.Expr, batch:
     extents = sizes[batch : batch + length]
     indices = _known_from_start(call, indices, extents)
 
-    def compute(data: te.Tensor, indices: te.Tensor) -> te.Tensor:
-        def element(*position: tirx.Var) -> tirx.Expr:
-            inner = position[len(outer) :]
-            named = [
-                index_inside(indices(*position[: len(outer)], i), extents[i]) for i in range(length)
-            ]
-            return data(*position[:batch], *named, *inner)
+    def element(position: Position, data: te.Tensor, indices: te.Tensor) -> tirx.Expr:
+        outside = position[: len(outer)]
+        named = [index_inside(indices(*outside, i), extents[i]) for i in range(length)]
+        return data(*position[:batch], *named, *position[len(outer) :])
 
-        return te.compute([*outer, *sizes[batch + length :]], element, name="gather_nd")
-
+    shape = [*outer, *sizes[batch + length :]]
     attributes = _noted(call, indices, extents)
-    return call.compute(compute, data, indices, primfunc_attrs=attributes)
+    return call.elements(shape, element, data, indices, primfunc_attrs=attributes)
 
 
 def scatter_elements(
@@ -234,15 +222,16 @@ def _replace(
     sources = np.full(rows, -1, np.int32)
     sources[targets.ravel()] = np.arange(targets.size, dtype=np.int32)
 
-    def compute(data: te.Tensor, updates: te.Tensor, sources: te.Tensor) -> te.Tensor:
-        def element(row: tirx.Var, column: tirx.Var) -> tirx.Expr:
-            source = sources(row)
-            return tirx.if_then_else(source >= 0, updates(source, column), data(row, column))
+    def element(
+        position: Position, data: te.Tensor, updates: te.Tensor, sources: te.Tensor
+    ) -> tirx.Expr:
+        row, column = position
+        source = sources(row)
+        return tirx.if_then_else(source >= 0, updates(source, column), data(row, column))
 
-        return te.compute([rows, inner], element, name="scatter")
-
-    result = call.compute(
-        compute,
+    result = call.elements(
+        [rows, inner],
+        element,
         call.reshape(data, [rows, inner]),
         call.reshape(updates, [targets.size, inner]),
         constant_of(sources),

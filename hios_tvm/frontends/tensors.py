@@ -94,12 +94,11 @@ class TensorBuilder:
         """Return `tensor` with the nearest valid values; a run with others ends with an error."""
         low, high = (tirx.const(bound, dtype_of(tensor)) for bound in (-valid.below, valid.high))
 
-        def nearest(tensor: te.Tensor) -> te.Tensor:
-            return te.compute(
-                tensor.shape, lambda *at: tirx.max(tirx.min(tensor(*at), high), low), name="checked"
-            )
+        def nearest(position: tuple[tirx.Var, ...], tensor: te.Tensor) -> tirx.Expr:
+            return tirx.max(tirx.min(tensor(*position), high), low)
 
-        return self.compute(nearest, tensor, primfunc_attrs=self.valid_values(valid))
+        attributes = self.valid_values(valid)
+        return self.elements(shape_of(tensor), nearest, tensor, primfunc_attrs=attributes)
 
     def cast(self, tensor: relax.Expr, dtype: str) -> relax.Expr:
         """Convert elements; of a constant right away."""
