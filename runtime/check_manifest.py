@@ -258,8 +258,9 @@ def _check_operators(manifest: Manifest) -> None:
             operator = manifest.graph.operator.get(step.operator)
             _, writes = reads_and_writes(step)
             known = () if operator is None else operator.outputs
+            extra = writes[len(known) :]
             _require(
-                writes[: len(known)] == known and (may_have_scratch or len(writes) == len(known)),
+                bool(known) and writes == known + extra and (may_have_scratch or not extra),
                 f"operator {step.operator!r} writes {list(writes)}, the operator graph says "
                 f"{list(known)}",
             )
