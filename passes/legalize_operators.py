@@ -6,6 +6,7 @@ from tvm import relax
 from tvm.ir import Call
 
 from hios_tvm.passes.dataflow import operator_name
+from hios_tvm.passes.gelu import legalize_gelu
 from hios_tvm.passes.legalize_convolution import legalize_conv2d, legalize_matmul
 from hios_tvm.passes.legalize_elementwise import legalize_by_zero, legalize_cast
 from hios_tvm.passes.legalize_extremum import legalize_extremum
@@ -21,6 +22,7 @@ _LEGALIZERS: Mapping[str, tuple[Callable[[relax.BlockBuilder, Call], relax.Expr 
     "relax.multiply": (legalize_by_zero,),
     "relax.nn.avg_pool2d": (legalize_pool,),
     "relax.nn.conv2d": (legalize_depthwise, legalize_conv2d),
+    "relax.nn.gelu": (legalize_gelu,),
     "relax.nn.max_pool2d": (legalize_pool,),
 }
 

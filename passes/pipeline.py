@@ -26,6 +26,7 @@ from hios_tvm.passes.dump_ir import DumpIR
 from hios_tvm.passes.exact_floats import ExactComparisons, NanExtrema
 from hios_tvm.passes.fold_batch_norm import FoldBatchNorm
 from hios_tvm.passes.fold_constants import FoldConstants
+from hios_tvm.passes.gelu import RecognizeGelu
 from hios_tvm.passes.gpu_rules import gpu_rules
 from hios_tvm.passes.legalize_operators import LEGALIZATIONS
 from hios_tvm.passes.limit_fusion import LimitFusion
@@ -74,6 +75,7 @@ def lower_to_kernels(
         [
             # Phase 1. Operators only, and none that matter in training only
             CheckValues(),
+            RecognizeGelu(),
             RaisePads(),
             SimplifyInference(),
             FoldBatchNorm(),
