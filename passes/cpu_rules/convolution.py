@@ -17,6 +17,8 @@ whole reduction; one input element serves a vector of output channels:
                                           * weight[block, ky, kx, c, channels]
             output[y, pixels, channels] = epilogue(sums)
 
+Meanwhile the tiles bring the next block's weights into the cache (`weight_stream`).
+
 Padding costs nothing: kernel rows outside of the image are skipped, and the first and last tiles of
 a row, whose pixels are known, get their own code that skips the columns outside. Where a pixel
 reads only itself (kernel 1x1, matrix products), the whole image is one row.
@@ -52,7 +54,7 @@ from hios_tvm.passes.cpu_rules.weight_stream import WeightStream
 from hios_tvm.passes.schedule_kernels import Scheduled
 
 _CACHE_BYTES = 256 * 1024
-"""Input rows that are read again for the next block of channels should stay in half an L2 cache."""
+"""Input that is read again for the next block of channels should stay in half an L2 cache."""
 
 _UNROLLED_FMAS = 512
 """Where channels are unrolled, so are kernel columns, while a tile's code stays below this."""
