@@ -32,6 +32,7 @@ from hios_tvm.passes.cpu_rules.loop_nest import (
     allocate,
     as_index,
     broadcast,
+    prefetch,
     serial,
     vector_index,
 )
@@ -146,6 +147,4 @@ def _keep_in_memory(buffer: tirx.Var) -> None:
     It would do so for all of a loop over blocks, and move the accumulators to memory in its place.
     A prefetch may touch the buffer as far as LLVM knows; TVM 0.27 has no volatile buffers on CPUs.
     """
-    first = tirx.address_of(BufferLoad(buffer, [0]))
-    write, most_local, data = 1, 3, 1
-    T.evaluate(tirx.call_intrin("", "tirx.prefetch", first, write, most_local, data))
+    prefetch(buffer, [0], level=1, for_write=True)

@@ -159,11 +159,17 @@ def when(condition: tirx.Expr | bool) -> Iterator[None]:
             yield
 
 
-def prefetch(buffer: tirx.Var, indices: Sequence[Index]) -> None:
-    """Emit that the cache line of an element should be brought into the L2 cache."""
+def prefetch(
+    buffer: tirx.Var, indices: Sequence[Index], *, level: int = 2, for_write: bool = False
+) -> None:
+    """Emit that the cache line of an element should be brought into a level of the cache, 1 to 3.
+
+    This is LLVM's function, since TVM 0.27 cannot read its own (`T.prefetch`) from TVMScript.
+    """
     element = tirx.address_of(BufferLoad(buffer, [as_index(index) for index in indices]))
-    read, into_l2, data = 0, 2, 1
-    T.evaluate(tirx.call_intrin("", "tirx.prefetch", element, read, into_l2, data))
+    locality, is_data = 4 - level, 1
+    numbers = (tirx.const(number, "int32") for number in (int(for_write), locality, is_data))
+    T.evaluate(tirx.call_llvm_intrin("", "llvm.prefetch", element, *numbers))
 
 
 def vector_index(start: Index, lanes: int) -> Index:

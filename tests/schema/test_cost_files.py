@@ -9,6 +9,7 @@ import pytest
 
 from hios_tvm.errors import CostError
 from hios_tvm.schema.costs import CostTable, Measurement
+from hios_tvm.schema.platform import Device, Platform
 
 ONE = {"ms": 1.0, "spread_ms": 0.0, "samples": 1, "source": "measured"}
 
@@ -101,7 +102,8 @@ def test_json_that_means_two_things_is_refused(text: str) -> None:
 
 def test_costs_of_another_precision_are_refused() -> None:
     costs = CostTable({"cuda/sm_90": {}}, precision={"cuda/sm_90": "tf32"})
-    costs.check_precision("tf32")
-    CostTable({"cuda/sm_90": {}}).check_precision("fp16")  # nobody knows what was measured
+    platform = Platform((Device("cuda:0", model="cuda/sm_90"),))
+    costs.check_precision("tf32", platform)
+    CostTable({"cuda/sm_90": {}}).check_precision("fp16", platform)  # nobody knows the precision
     with pytest.raises(CostError, match=r"cuda/sm_90 .* with tf32 .* give --precision tf32"):
-        costs.check_precision("fp32")
+        costs.check_precision("fp32", platform)
