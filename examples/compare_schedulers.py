@@ -2,7 +2,7 @@
 
     python examples/compare_schedulers.py
 
-No network and no device is needed: costs of RandWire, measured on one core, come with the package.
+No network and no device is needed: costs of Inception-v3, measured on one core, come with the package.
 Two such cores are assumed here, connected by PCIe 4.
 """
 
@@ -17,7 +17,7 @@ from hios_tvm.zoo.costs import cost_file
 
 
 def main() -> None:
-    instance = read_instance(cost_file("randwire")).on(2, link=LINKS["pcie4"])
+    instance = read_instance(cost_file("inception_v3")).on(2, link=LINKS["pcie4"])
     problem = instance.graph, instance.costs, instance.platform
     bound_ms = lower_bound_ms(*problem)
     for name in SCHEDULERS:

@@ -37,7 +37,7 @@ def test_prepare_run_and_prepare_with_costs(
         monkeypatch.setattr(script, name, ("hios-lp",))
     monkeypatch.setattr(script, "_export_tvm_default", lambda mod, target, path: None)
     monkeypatch.setattr(script, "RIVALS", {})
-    options = ["--target", "sm_80", "--networks", "squeezenet1_1", "--sizes", "40"]
+    options = ["--target", "sm_80", "--networks", "squeezenet1_1", "--sizes", "36"]
     options += ["--parts", "2", "--precision", "tf32"]
 
     def call(*words: str) -> str:
@@ -49,13 +49,13 @@ def test_prepare_run_and_prepare_with_costs(
     result = tmp_path / "result.json"
     call("run", str(tmp_path), "--iterations", "1", "--warmup", "0", "--json", str(result))
     cases = json.loads(result.read_text())["cases"]
-    results = cases["squeezenet1_1-40-tf32"]
+    results = cases["squeezenet1_1-36-tf32"]
     assert set(results) == {"hios-lp-1", "hios-lp-2", "hios-lp-parts2"}
     for found in results.values():
         assert 1e-5 < found["streams"]["error"] == found["graph"]["error"] < 1e-2
         assert found["overlap"] > 0.999
     costs = tmp_path / "costs"
     for file, model in (("", "cuda/sm_80"), ("-parts2", "cuda/sm_80/2")):
-        data = json.loads((costs / f"squeezenet1_1-40-tf32{file}.json").read_text())
+        data = json.loads((costs / f"squeezenet1_1-36-tf32{file}.json").read_text())
         assert set(data["latency"]) == {model}
     call("prepare", str(tmp_path), *options, "--costs", str(costs))

@@ -62,7 +62,7 @@ def convolutions(draw: st.DrawFn) -> ModelProto:
     )
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=25, deadline=None, derandomize=True)
 @given(convolutions())
 def test_any_convolution(model: ModelProto) -> None:
     assert_lowers_right(model)

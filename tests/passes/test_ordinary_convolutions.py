@@ -55,7 +55,7 @@ def transposed(draw: st.DrawFn, rank: int) -> ModelProto:
     )
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=25, deadline=None, derandomize=True)
 @given(transposed(rank=2))
 def test_any_transposed_convolution(model: ModelProto) -> None:
     assert_lowers_right(model)

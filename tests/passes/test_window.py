@@ -58,7 +58,7 @@ def poolings(draw: st.DrawFn) -> ModelProto:
     return model_of([node], {"x": (draw(small), draw(channels), draw(size), draw(size))})
 
 
-@settings(max_examples=30, deadline=None, derandomize=True)
+@settings(max_examples=20, deadline=None, derandomize=True)
 @given(depthwise())
 def test_any_depthwise_convolution(model: ModelProto) -> None:
     assert_lowers_right(model)
@@ -70,7 +70,7 @@ def test_any_depthwise_convolution_without_avx512(model: ModelProto) -> None:
     assert_lowers_right(model, target=parse_target("portable"))
 
 
-@settings(max_examples=30, deadline=None, derandomize=True)
+@settings(max_examples=20, deadline=None, derandomize=True)
 @given(poolings())
 def test_any_pooling(model: ModelProto) -> None:
     assert_lowers_right(model)
