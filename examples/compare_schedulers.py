@@ -2,8 +2,8 @@
 
     python examples/compare_schedulers.py
 
-No network and no device is needed: costs of Inception-v3, measured on one core, come with the package.
-Two such cores are assumed here, connected by PCIe 4.
+No network and no device is needed: costs of Inception-v3, measured on one core, come with the
+package. Two such cores are assumed here, connected by PCIe 4.
 """
 
 from __future__ import annotations

@@ -61,7 +61,7 @@ class Library:
         if version != ABI_VERSION:
             raise ArtifactError(
                 f"a kernel library has executor version {version}, this runtime works with "
-                f"version {ABI_VERSION}"
+                f"version {ABI_VERSION}; make the artifact again with 'hios-tvm compile'"
             )
         for name, (result, arguments) in _FUNCTIONS.items():
             function = getattr(self.dll, name)
