@@ -82,7 +82,7 @@ def _check(network: Network, schedule: Schedule, memory: Mapping[str, int]) -> N
     devices = tuple(Device(name, streams=kind_of(name).streams(name)) for name in names)
     platform = Platform(devices).with_memory(memory)
     check_schedule(network.graph, platform, schedule)
-    check_order(network.graph, schedule)
+    check_order(network.graph, platform, schedule)
 
 
 def _check_memory(

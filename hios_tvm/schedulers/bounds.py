@@ -16,11 +16,11 @@ def lower_bound_ms(graph: OperatorGraph, costs: CostTable, platform: Platform) -
     The largest of three, each operator on its fastest device and every transfer left out:
 
     - the critical path;
-    - the work that all devices must share: in a stage an operator takes at least
-      ``a*w + (1-a)*w*u`` of its device's time (the analytic model). Measured joint times may be
-      shorter, and then count as they are;
+    - the work that all cores, or devices without cores, must share: in a stage an operator takes
+      at least ``a*w + (1-a)*w*u`` of its device's time (the analytic model), on as many cores as
+      the device has. Measured joint times may be shorter, and then count as they are;
     - for each pair (h, t), the work of the operators that cannot start before h and have at least
-      t behind them, shared by all devices, between h and t.
+      t behind them, shared by all cores, between h and t.
 
     Notes
     -----
@@ -36,22 +36,40 @@ def lower_bound_ms(graph: OperatorGraph, costs: CostTable, platform: Platform) -
     head, tail = _heads_and_tails(graph, fastest)
     path_ms = max(head[name] + fastest[name] + tail[name] for name in fastest)
 
-    shared = any(device.streams > 1 for device in platform.devices)
     names = list(fastest)
-    least = fastest
-    if shared:
-        least = {
-            name: min(costs.least_stage_ms(name, m) for m in models if costs.runs_on(name, m))
-            for name in names
-        }
-    work = np.array([least[name] for name in names])
-    # n devices that slow each other down do as much together as n / slowdown(n) alone.
-    speed = max(n / platform.slowdown(n) for n in range(1, len(platform.devices) + 1))
-    saved_ms, saved_on_path_ms = _saved_by_joint_stages(costs, fastest)
+    work_ms = {name: least_work_ms(costs, platform, name) for name in names}
+    saved_ms, saved_on_path_ms = _saved_by_joint_stages(costs, platform, fastest, work_ms)
+    speed = _most_work_at_once(platform)
     interval_ms = _interval_bound(
-        np.array([head[n] for n in names]), np.array([tail[n] for n in names]), work, speed
+        np.array([head[name] for name in names]),
+        np.array([tail[name] for name in names]),
+        np.array([work_ms[name] for name in names]),
+        speed,
     )
     return max(0.0, path_ms - saved_on_path_ms, interval_ms - saved_ms / speed)
+
+
+def least_work_ms(costs: CostTable, platform: Platform, operator: str) -> float:
+    """Return the least time that `operator` adds to a stage, times the cores that the stage takes.
+
+    The analytic model says the time; a measured joint time may be shorter.
+    """
+    able = [device for device in platform.devices if costs.runs_on(operator, device.model)]
+    if any(device.streams > 1 for device in platform.devices):
+        return min(d.width * costs.least_stage_ms(operator, d.model) for d in able)
+    return min(d.width * costs.latency_ms(operator, d.model) for d in able)
+
+
+def _most_work_at_once(platform: Platform) -> float:
+    """Return how much work all cores do in a millisecond at most.
+
+    Devices slow each other down, but not themselves: the most is done by the widest ones.
+    """
+    widest = max(device.width for device in platform.devices)
+    return max(
+        busy / platform.slowdown(busy - min(busy, widest))
+        for busy in range(1, platform.unit_count + 1)
+    )
 
 
 def _heads_and_tails(
@@ -87,12 +105,19 @@ def _interval_bound(head: np.ndarray, tail: np.ndarray, work: np.ndarray, speed:
     return best
 
 
-def _saved_by_joint_stages(costs: CostTable, fastest: dict[str, float]) -> tuple[float, float]:
-    """Return how much less time all measured stages take than their operators, and than a path."""
+def _saved_by_joint_stages(
+    costs: CostTable,
+    platform: Platform,
+    fastest: dict[str, float],
+    least_work_ms: dict[str, float],
+) -> tuple[float, float]:
+    """Return how much less work all measured stages are than their operators, and than a path."""
     saved_ms = saved_on_path_ms = 0.0
-    for joint in costs.joint.values():
-        for groups, measurement in joint.items():
-            alone_ms = [sum(fastest.get(name, 0.0) for name in group) for group in groups]
-            saved_ms += max(0.0, sum(alone_ms) - measurement.ms)
-            saved_on_path_ms += max(0.0, max(alone_ms) - measurement.ms)
+    for model, joint in costs.joint.items():
+        widths = [device.width for device in platform.devices if device.model == model]
+        for groups, measurement in joint.items() if widths else ():
+            work_ms = sum(least_work_ms.get(name, 0.0) for group in groups for name in group)
+            saved_ms += max(0.0, work_ms - min(widths) * measurement.ms)
+            alone_ms = max(sum(fastest.get(name, 0.0) for name in group) for group in groups)
+            saved_on_path_ms += max(0.0, alone_ms - measurement.ms)
     return saved_ms, saved_on_path_ms

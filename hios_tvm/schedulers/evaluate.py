@@ -1,21 +1,25 @@
 """The one evaluator: an operator graph, costs and a schedule to start and end times.
 
-A stage starts when its device has ended the stage before and all its inputs have arrived, and all
-its operators end together. A transfer starts when its producer ends, and overlaps with everything.
-Where devices are not independent (`Platform.independence`), a stage that runs while others run
-progresses more slowly, so that time is simulated event by event.
+A stage starts when the stage before on its device, and on each of its cores, has ended and all its
+inputs have arrived; all its operators end together. A transfer starts when its producer ends, and
+overlaps with everything. Where devices are not independent (`Platform.independence`), a stage that
+runs while others run progresses more slowly, so that time is simulated event by event.
 """
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
+from itertools import pairwise
 
 from hios_tvm.errors import ScheduleError
 from hios_tvm.schema.costs import CostTable
 from hios_tvm.schema.graph import Edge, OperatorGraph
 from hios_tvm.schema.platform import Platform
 from hios_tvm.schema.schedule import Schedule, Stage
+
+StageId = tuple[str, int]
+"""A device, and the place of a stage in its list."""
 
 
 @dataclass(frozen=True)
@@ -63,9 +67,10 @@ def check_schedule(graph: OperatorGraph, platform: Platform, schedule: Schedule)
     """Raise `ScheduleError` for the first rule that `schedule` breaks.
 
     Every operator is placed once, on a device of the platform; the stream groups of a stage are
-    independent, as many as the device has streams, and in topological order inside; weights and
-    activations fit on each device. Cycles through the devices' orders are found by `evaluate`, and
-    by `check_order` where there are no costs.
+    independent, as many as the device has streams, and in topological order inside; stages whose
+    devices share a core have different positions, which ascend along each device's list; weights
+    and activations fit on each device. Cycles through the orders of devices and cores are found by
+    `evaluate`, and by `check_order` where there are no costs.
     """
     streams = {device.name: device.streams for device in platform.devices}
     seen: set[str] = set()
@@ -90,10 +95,11 @@ def check_schedule(graph: OperatorGraph, platform: Platform, schedule: Schedule)
     missing = graph.operator.keys() - seen
     if missing:
         raise ScheduleError(f"{len(missing)} operators are not scheduled, such as {min(missing)!r}")
+    _check_cores(platform, schedule)
     _check_memory(graph, platform, schedule)
 
 
-def check_order(graph: OperatorGraph, schedule: Schedule) -> None:
+def check_order(graph: OperatorGraph, platform: Platform, schedule: Schedule) -> None:
     """Raise `ScheduleError` if stages wait for each other in a cycle.
 
     Parameters
@@ -101,30 +107,92 @@ def check_order(graph: OperatorGraph, schedule: Schedule) -> None:
     schedule : Schedule
         One that `check_schedule` has accepted.
     """
-    stage_of = {
-        operator: (device.device, i)
-        for device in schedule
-        for i, stage in enumerate(device.stages)
-        for operator in stage.operators
-    }
-    before: dict[tuple[str, int], set[tuple[str, int]]] = {
-        (name, i): {(name, i - 1)} if i else set() for name, i in stage_of.values()
-    }
+    stage_of = _stage_of(schedule)
+    before: dict[StageId, set[StageId]] = {stage: set() for stage in stage_of.values()}
+    for order in _unit_orders(platform, schedule):
+        for first, second in pairwise(order):
+            before[second].add(first)
     for edge in graph.edges:
         if stage_of[edge.src] != stage_of[edge.dst]:
             before[stage_of[edge.dst]].add(stage_of[edge.src])
     try:
         TopologicalSorter(before).prepare()
     except CycleError as error:
-        name, i = error.args[1][0]
-        operator = next(other for other, stage in stage_of.items() if stage == (name, i))
-        raise _cycle(operator, name) from None
+        found = error.args[1][0]
+        operator = next(other for other, stage in stage_of.items() if stage == found)
+        raise _cycle(operator, found[0]) from None
+
+
+def _stage_of(schedule: Schedule) -> dict[str, StageId]:
+    return {
+        operator: (device.device, i)
+        for device in schedule
+        for i, stage in enumerate(device.stages)
+        for operator in stage.operators
+    }
+
+
+def _unit_orders(platform: Platform, schedule: Schedule) -> list[list[StageId]]:
+    """Return the stages on each core, or device without cores, in the order in which they run."""
+    units = {d.name: own for d, own in zip(platform.devices, platform.units, strict=True)}
+    orders: list[list[StageId]] = [[] for _ in range(platform.unit_count)]
+    position: dict[StageId, int] = {}
+    for device in schedule:
+        for i, stage in enumerate(device.stages):
+            position[device.device, i] = stage.position or 0
+            for unit in units[device.device]:
+                orders[unit].append((device.device, i))
+    for order in orders:
+        if len({device for device, _ in order}) > 1:
+            order.sort(key=position.__getitem__)
+    return orders
 
 
 def _cycle(operator: str, device: str) -> ScheduleError:
     return ScheduleError(
         f"the stages wait for each other in a cycle, for example at operator {operator!r} on "
         f"{device!r}"
+    )
+
+
+def _check_cores(platform: Platform, schedule: Schedule) -> None:
+    """Look for stages on one core that have no order."""
+    cores = {device.name: device.cores for device in platform.devices}
+    on_core: dict[int, dict[str, tuple[Stage, ...]]] = {}
+    for device in schedule:
+        for core in cores[device.device] if device.stages else ():
+            on_core.setdefault(core, {})[device.device] = device.stages
+    for core, stages_of in on_core.items():
+        if len(stages_of) > 1:
+            _check_positions(core, stages_of)
+
+
+def _check_positions(core: int, stages_of: Mapping[str, tuple[Stage, ...]]) -> None:
+    """Raise `ScheduleError` where positions do not order the stages of several devices."""
+    at: dict[int, tuple[Stage, str]] = {}
+    for device, stages in stages_of.items():
+        for stage in stages:
+            if stage.position is None:
+                other = next(name for name in stages_of if name != device)
+                raise _overlap((stage, device), (stages_of[other][0], other), core, "no position")
+            if stage.position in at:
+                same = f"both position {stage.position}"
+                raise _overlap(at[stage.position], (stage, device), core, same)
+            at[stage.position] = stage, device
+        for first, second in pairwise(stages):
+            if first.position > second.position:  # type: ignore[operator]  # none is None
+                falling = f"positions {first.position} and {second.position}, which must ascend"
+                raise _overlap((first, device), (second, device), core, falling)
+
+
+def _overlap(
+    first: tuple[Stage, str], second: tuple[Stage, str], core: int, have: str
+) -> ScheduleError:
+    (one, device), (other, other_device) = first, second
+    return ScheduleError(
+        f"the stage of {one.operators[0]!r} on {device!r} and that of {other.operators[0]!r} on "
+        f"{other_device!r} both need core {core} and have {have}: on devices that share cores "
+        "every stage needs a position of its own, and runs in ascending order of positions"
     )
 
 
@@ -172,31 +240,32 @@ class _Simulation:
         self, graph: OperatorGraph, costs: CostTable, platform: Platform, schedule: Schedule
     ) -> None:
         self.platform = platform
+        self.width = {device.name: device.width for device in platform.devices}
         model = {device.name: device.model for device in platform.devices}
         self.queues = {device.device: device.stages for device in schedule}
         self.work_ms = {
             name: [costs.stage_ms(stage.groups, model[name]) for stage in stages]
             for name, stages in self.queues.items()
         }
-        stage_of = {
-            operator: (name, i)
-            for name, stages in self.queues.items()
-            for i, stage in enumerate(stages)
-            for operator in stage.operators
-        }
-        self.stage_of = stage_of
-        # What a stage still waits for, and when the last input that is known arrives.
-        self.inputs_missing = {key: 0 for key in stage_of.values()}
-        self.arrival_ms = dict.fromkeys(stage_of.values(), 0.0)
-        self.consumers: dict[tuple[str, int], list[tuple[Edge, float]]] = {
-            key: [] for key in stage_of.values()
-        }
+        self.stage_of = stage_of = _stage_of(schedule)
+        stages = dict.fromkeys(stage_of.values())
+        # How many inputs and stages before it a stage still waits for, and when the last of those
+        # that are known arrives.
+        self.waits_for = dict.fromkeys(stages, 0)
+        self.arrival_ms = dict.fromkeys(stages, 0.0)
+        self.consumers: dict[StageId, list[tuple[Edge, float]]] = {key: [] for key in stages}
+        self.followers: dict[StageId, dict[StageId, None]] = {key: {} for key in stages}
         for edge in graph.edges:
             src, dst = stage_of[edge.src], stage_of[edge.dst]
             if src != dst:
                 transfer_ms = costs.transfer_ms(edge, platform, src[0], dst[0])
                 self.consumers[src].append((edge, transfer_ms))
-                self.inputs_missing[dst] += 1
+                self.waits_for[dst] += 1
+        for order in _unit_orders(platform, schedule):
+            for first, second in pairwise(order):
+                if second not in self.followers[first]:
+                    self.followers[first][second] = None
+                    self.waits_for[second] += 1
         self.start_ms: dict[str, float] = {}
         self.end_ms: dict[str, float] = {}
         self.transfers: list[TransferSpan] = []
@@ -213,12 +282,14 @@ class _Simulation:
                     break
                 now = wake_ms
                 continue
-            slowdown = self.platform.slowdown(len(self.remaining_ms))
-            elapsed = min(min(self.remaining_ms.values()) * slowdown, wake_ms - now)
+            busy = sum(self.width[device] for device in self.remaining_ms)
+            pace = {d: self.platform.slowdown(busy - self.width[d]) for d in self.remaining_ms}
+            first_end_ms = min(ms * pace[device] for device, ms in self.remaining_ms.items())
+            elapsed = min(first_end_ms, wake_ms - now)
             now += elapsed
             for device in list(self.remaining_ms):
                 self.busy_ms[device] += elapsed
-                self.remaining_ms[device] -= elapsed / slowdown
+                self.remaining_ms[device] -= elapsed / pace[device]
                 if self.remaining_ms[device] <= 1e-9:
                     self._end_stage(device, now)
         stuck = [name for name, i in self.next_stage.items() if i < len(self.queues[name])]
@@ -235,7 +306,7 @@ class _Simulation:
         wake_ms = math.inf
         for device, stages in self.queues.items():
             key = (device, self.next_stage[device])
-            if device in self.remaining_ms or key[1] == len(stages) or self.inputs_missing[key]:
+            if device in self.remaining_ms or key[1] == len(stages) or self.waits_for[key]:
                 continue
             if self.arrival_ms[key] > now:
                 wake_ms = min(wake_ms, self.arrival_ms[key])
@@ -249,9 +320,11 @@ class _Simulation:
         del self.remaining_ms[device]
         self.next_stage[device] += 1
         self.end_ms.update(dict.fromkeys(self.queues[device][key[1]].operators, now))
+        for follower in self.followers[key]:
+            self.waits_for[follower] -= 1
         for edge, transfer_ms in self.consumers[key]:
             dst = self.stage_of[edge.dst]
-            self.inputs_missing[dst] -= 1
+            self.waits_for[dst] -= 1
             self.arrival_ms[dst] = max(self.arrival_ms[dst], now + transfer_ms)
             if dst[0] != device:
                 self.transfers.append(

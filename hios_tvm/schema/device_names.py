@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 
 from hios_tvm.errors import DeviceError, UsageError
 
@@ -71,6 +72,27 @@ def cpu_device_name(cores: Iterable[int]) -> str:
             groups.append([core])
     parts = [str(g[0]) if len(g) == 1 else f"{g[0]}-{g[-1]}" for g in groups]
     return "cpu@" + "+".join(parts)
+
+
+def cpu_divisions(name: str) -> tuple[str, ...]:
+    """Return the device called `name`, its halves, quarters, and so on to its single cores.
+
+    Parts are runs of the list of its cores, of sizes that differ by one at most.
+
+    >>> cpu_divisions("cpu@0-3")
+    ('cpu@0-3', 'cpu@0-1', 'cpu@2-3', 'cpu@0', 'cpu@1', 'cpu@2', 'cpu@3')
+    >>> cpu_divisions("cpu@0-2")
+    ('cpu@0-2', 'cpu@0', 'cpu@1-2', 'cpu@1', 'cpu@2')
+    """
+    cores = parse_cores(name)
+    names: list[str] = []
+    parts = 1
+    while True:
+        ends = [i * len(cores) // parts for i in range(parts + 1)]
+        names += [cpu_device_name(cores[i:j]) for i, j in pairwise(ends)]
+        if parts == len(cores):
+            return tuple(dict.fromkeys(names))
+        parts = min(2 * parts, len(cores))
 
 
 def gpu_place(name: str) -> GpuPlace:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from hios_tvm.errors import UsageError
@@ -23,12 +23,24 @@ class Device:
         How many stream groups a stage may have.
     memory_bytes : int or None
         What weights and buffers may take; None means no limit.
+    cores : tuple of int
+        What it occupies while it runs: two devices that share a core never run at the same time.
+        A device without cores (a GPU) shares nothing.
+    memory : str or None
+        Devices of one memory hand tensors over by reference; None means a memory of its own.
     """
 
     name: str
     model: str = "device"
     streams: int = 2
     memory_bytes: int | None = None
+    cores: tuple[int, ...] = field(default=(), metadata={"optional": True})
+    memory: str | None = field(default=None, metadata={"optional": True})
+
+    @property
+    def width(self) -> int:
+        """How many units it occupies: its cores, or itself where it has none."""
+        return len(self.cores) or 1
 
 
 @dataclass(frozen=True)
@@ -51,10 +63,10 @@ UNLIMITED = Link(latency_ms=0.0, bandwidth_gb_s=float("inf"))
 class Platform:
     """Devices in order, one link for each ordered pair, and how independent they are.
 
-    `independence` is the speed of each device while all run at once, relative to its speed
-    alone: 1.0 means that devices do not disturb each other, ``1 / len(devices)`` that together
-    they do no more than one. `links` maps ``(source, destination)`` names; a missing pair uses
-    `default_link`.
+    A *unit* is a core, or a device without cores. `independence` is the speed of a device of one
+    unit while all units are busy, relative to its speed alone: 1.0 means that devices do not
+    disturb each other, one over the number of units that together they do no more than one.
+    `links` maps ``(source, destination)`` names; a missing pair uses `default_link`.
     """
 
     devices: tuple[Device, ...]
@@ -68,6 +80,9 @@ class Platform:
             raise UsageError("a platform needs at least one device")
         if len(set(names)) != len(names):
             raise UsageError(f"devices are named twice in {', '.join(names)}")
+        for device in self.devices:
+            if len(set(device.cores)) != len(device.cores):
+                raise UsageError(f"device {device.name!r} has a core twice: {device.cores}")
         if not 0.0 < self.independence <= 1.0:
             raise UsageError(f"independence must be in (0, 1], got {self.independence}")
 
@@ -101,13 +116,31 @@ class Platform:
             ),
         )
 
-    def slowdown(self, busy: int) -> float:
-        """How much longer a kernel takes while `busy` devices run at once (1.0 for one).
+    @cached_property
+    def units(self) -> tuple[tuple[int, ...], ...]:
+        """Numbers from 0 of the units that each device occupies: its cores, or itself."""
+        number: dict[int | str, int] = {}
+        return tuple(
+            tuple(number.setdefault(unit, len(number)) for unit in device.cores or (device.name,))
+            for device in self.devices
+        )
 
-        The one measured number, `independence` with all n devices busy, fixes the model
-        ``1 + (busy - 1) * c``.
+    @cached_property
+    def unit_count(self) -> int:
+        """How many units there are: no more can be busy at once."""
+        return 1 + max(unit for units in self.units for unit in units)
+
+    @cached_property
+    def shares_cores(self) -> bool:
+        """Whether any core belongs to several devices, so that stages need positions."""
+        return sum(map(len, self.units)) > self.unit_count
+
+    def slowdown(self, others: int) -> float:
+        """How much longer a stage takes while `others` units of other devices are busy.
+
+        The one measured number, `independence` with all n units busy, fixes the model
+        ``1 + others * c``. A stage on all cores is never slowed down: its time was measured so.
         """
-        others = len(self.devices) - 1
-        if others == 0 or busy <= 1:
+        if others <= 0:
             return 1.0
-        return 1.0 + (busy - 1) * (1.0 / self.independence - 1.0) / others
+        return 1.0 + others * (1.0 / self.independence - 1.0) / (self.unit_count - 1)

@@ -17,10 +17,13 @@ StreamGroup = tuple[str, ...]
 class Stage:
     """Operators that one device runs at the same time.
 
-    Each stream group runs on a stream of its own, its operators one after another.
+    Each stream group runs on a stream of its own, its operators one after another. Where devices
+    share cores, `position` orders their stages: of two stages whose devices share a core, the one
+    with the smaller position runs first.
     """
 
     groups: tuple[StreamGroup, ...]
+    position: int | None = field(default=None, metadata={"optional": True})
 
     @cached_property
     def operators(self) -> tuple[str, ...]:

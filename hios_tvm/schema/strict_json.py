@@ -1,8 +1,9 @@
 """JSON into frozen dataclasses, refusing everything that the dataclass does not declare.
 
 Every file of this project is read here: manifests of artifacts, cost files, schedules. A dataclass
-is a JSON object of its fields, under the names that their metadata gives as ``json``, if it does;
-one that has a single field is that field alone.
+is a JSON object of its fields, under the names that their metadata gives as ``json``, if it does.
+Fields whose metadata says ``optional`` are left out where they have their default. What would be an
+object of a single field is that field alone.
 """
 
 import json
@@ -101,7 +102,9 @@ def encode(value: Any) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
         hints, members = _hints(type(value)), _members(type(value))
         data = {
-            key: _encode_as(hints[f.name], getattr(value, f.name)) for key, f in members.items()
+            key: _encode_as(hints[f.name], getattr(value, f.name))
+            for key, f in members.items()
+            if not (_is_optional(f) and getattr(value, f.name) == f.default)
         }
         return data if len(data) > 1 else next(iter(data.values()))
     if isinstance(value, tuple | list):
@@ -180,9 +183,9 @@ def _decode_union(kind: Any, data: Any, where: str) -> Any:
 
 def _decode_fields(kind: type, data: Any, where: str) -> Any:
     hints, members = _hints(kind), _members(kind)
-    if len(members) == 1:
-        (field,) = members.values()
-        return kind(decode(hints[field.name], data, where))
+    always = [field for field in members.values() if not _is_optional(field)]
+    if len(always) == 1 and (len(members) == 1 or not isinstance(data, dict)):
+        return kind(**{always[0].name: decode(hints[always[0].name], data, where)})
     _require(isinstance(data, dict), where, "an object", data)
     unknown = [key for key in data if key not in members]
     missing = [key for key, f in members.items() if key not in data and not _has_default(f)]
@@ -230,6 +233,10 @@ def _hints(kind: Any) -> dict[str, Any]:
 def _members(kind: Any) -> dict[str, Field[Any]]:
     """Return the fields of a dataclass by their names in JSON."""
     return {field.metadata.get("json", field.name): field for field in fields(kind)}
+
+
+def _is_optional(field: Field[Any]) -> bool:
+    return bool(field.metadata.get("optional"))
 
 
 def _has_default(field: Field[Any]) -> bool:
