@@ -6,7 +6,7 @@
 import ctypes
 from enum import IntEnum
 
-ABI_VERSION = 5
+ABI_VERSION = 6
 """Of everything here; a kernel library with another `kAbiVersion` is refused."""
 
 DLTENSOR_POINTER = 7
@@ -20,13 +20,15 @@ class Opcode(IntEnum):
     COPY = 1
     SIGNAL = 2
     WAIT = 3
-    LAUNCH = 4
-    ENQUEUE_COPY = 5
-    RECORD = 6
-    AWAIT_RECORDED = 7
-    SIGNAL_FROM_STREAM = 8
-    SYNCHRONIZE = 9
-    LAUNCH_GRAPH = 10
+    ASSIST = 4
+    DISMISS = 5
+    LAUNCH = 6
+    ENQUEUE_COPY = 7
+    RECORD = 8
+    AWAIT_RECORDED = 9
+    SIGNAL_FROM_STREAM = 10
+    SYNCHRONIZE = 11
+    LAUNCH_GRAPH = 12
 
 
 class DLTensor(ctypes.Structure):
@@ -65,6 +67,7 @@ class NativeInstruction(ctypes.Structure):
         ("target", ctypes.c_void_p),
         ("source", ctypes.c_void_p),
         ("bytes", ctypes.c_uint64),
+        ("team", ctypes.c_void_p),
     )
 
 
@@ -74,7 +77,6 @@ class NativeWorker(ctypes.Structure):
     _fields_ = (
         ("program", ctypes.c_void_p),
         ("times", ctypes.c_void_p),
-        ("team", ctypes.c_void_p),
         ("driver", ctypes.c_void_p),
         ("spin_ns", ctypes.c_int64),
         ("run", ctypes.c_uint64),

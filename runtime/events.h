@@ -106,15 +106,16 @@ inline bool Await(Event& event, uint64_t run, int64_t spin_ns, const Event* abor
   return reached;
 }
 
-// Waits until `event` is of another run than `seen`, and returns which.
+// Waits until `event` is of another run than `seen`, at most for one slice after polling; returns its
+// run.
 inline uint64_t AwaitChange(Event& event, uint64_t seen, int64_t spin_ns) {
   uint64_t run = seen;
   const auto changed = [&] { return (run = event.run.load(std::memory_order_seq_cst)) != seen; };
   if (Poll(changed, spin_ns)) return run;
   event.sleepers.fetch_add(1, std::memory_order_seq_cst);
-  while (!changed()) Sleep(event, seen, kForever);
+  if (!changed()) Sleep(event, seen, kSliceNs);
   event.sleepers.fetch_sub(1, std::memory_order_seq_cst);
-  return run;
+  return event.run.load(std::memory_order_seq_cst);
 }
 
 }  // namespace hios

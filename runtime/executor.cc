@@ -1,9 +1,9 @@
-// Executes the programs of an artifact: one worker thread per stream of a CPU, one per GPU.
+// Executes the programs of an artifact: one worker thread per core, one per GPU.
 //
 // This file is linked into the library of every device, next to its kernels. A GPU's worker runs no
 // kernel itself; it feeds the GPU's streams (cuda.h), in one order for all of them. Python fills the
 // plain structs of program.h once, when an artifact is loaded, and starts one thread in `hios_work`
-// for each program; a run then needs neither the interpreter nor its lock.
+// for each of them; a run then needs neither the interpreter nor its lock.
 //
 // Runs are numbered, and a run starts by raising the number in `Session::start`.
 
@@ -77,6 +77,7 @@ bool Execute(Session* session, Worker* worker) {
     const Instruction& step = worker->program[i];
     switch (step.opcode) {
       case Opcode::kCall: {
+        UseTeam(step.team);
         TVMFFIAny result{};
         const auto* args = static_cast<const TVMFFIAny*>(step.source);
         const auto kernel = reinterpret_cast<Kernel>(step.target);
@@ -98,6 +99,15 @@ bool Execute(Session* session, Worker* worker) {
         if (!Await(session->events[step.number], run, worker->spin_ns, &session->aborted)) {
           return true;
         }
+        break;
+      case Opcode::kAssist:
+        if (!Assist(step.team, session->events[step.number], run, worker->spin_ns,
+                    session->aborted)) {
+          return true;
+        }
+        break;
+      case Opcode::kDismiss:
+        Dismiss(step.team, session->events[step.number], run);
         break;
       default:
         worker->status = Enqueue(session, worker, step);
@@ -135,7 +145,6 @@ HIOS_EXPORT void hios_open(Session* session, uint32_t num_workers, uint32_t num_
 // Takes part in all runs: the body of a worker thread. Returns 1 when a kernel failed: the caller
 // fetches the error and calls again, and only then can the run end. Returns 0 after `hios_stop`.
 HIOS_EXPORT int32_t hios_work(Session* session, Worker* worker) {
-  JoinTeam(worker->team);
   if (worker->failed != 0) {
     worker->failed = 0;
     worker->status = 0;

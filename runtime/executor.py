@@ -5,9 +5,8 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from hios_tvm.runtime.abi import NativeWorker
 from hios_tvm.runtime.devices.cpu.cores import pin_thread
 from hios_tvm.runtime.memory import TensorTable, address_of
 from hios_tvm.runtime.native import Library
-from hios_tvm.runtime.tasks import Task
+from hios_tvm.runtime.tasks import Task, Team
 from hios_tvm.schema.manifest import ALIGNMENT
 
 DEFAULT_SPIN_US = 500.0
@@ -39,14 +38,13 @@ class _Shared:
     library: Library
     memory: list[Any]
     session: int
-    teams: list[tuple[Library, int]] = field(default_factory=list)
     failures: list[tuple[int, int, str]] = field(default_factory=list)
     errors: list[Exception] = field(default_factory=list)
     held: object = None
 
 
 class Executor:
-    """Worker threads, one for each core of each task; `run` executes all programs once.
+    """Worker threads, one for each task; `run` executes all of them once.
 
     Not thread-safe: its owner serialises runs.
 
@@ -84,10 +82,12 @@ class Executor:
         state, session = _aligned_zeros(library.dll.hios_session_bytes(len(events)))
         library.dll.hios_open(session, len(tasks), len(events))
         self.tasks = tuple(tasks)
-        lowered = [task.lower(tensors, events) for task in tasks]
+        spin_ns = int(1000 * spin_us)
+        self._shared = _Shared(library, [state, tensors, memory], session)
+        self._teams = self._open_teams(spin_ns)
+        lowered = [task.lower(tensors, events, self._teams) for task in tasks]
         self._operators = [program.operators for program in lowered]
         self._times = [np.zeros(len(operators) + 1, np.int64) for operators in self._operators]
-        self._shared = _Shared(library, [state, tensors, memory], session)
         self._closed = False
         self._stuck = False
         self._pid = os.getpid()
@@ -100,8 +100,7 @@ class Executor:
             worker.length = len(native.operators)
             worker.driver = native.driver
             worker.times = address_of(times)
-            worker.spin_ns = int(1000 * spin_us)
-            worker.team = self._open_team(task, worker.spin_ns)
+            worker.spin_ns = spin_ns
         self._threads: list[threading.Thread] = []
         self._shutdown = weakref.finalize(self, _shut_down, self._shared, self._threads)
         self._start_threads()
@@ -145,7 +144,8 @@ class Executor:
             operator = self._operators[number][index]
             what = "a copy or wait" if operator is None else f"operator {operator!r}"
             raise ExecutionError(
-                f"{what} failed on {self.tasks[number].label}: {message}", operator=operator
+                f"{what} failed on {self.tasks[number].device_of(index)}: {message}",
+                operator=operator,
             )
 
     def times(self, task: int) -> np.ndarray[Any, np.dtype[np.int64]]:
@@ -180,32 +180,29 @@ class Executor:
         self._closed = True
         self._shutdown()
 
-    def _open_team(self, task: Task, spin_ns: int) -> int | None:
-        """Make the team for the parallel loops of `task`; none is needed on one core."""
-        if len(task.cores) <= 1:
-            return None
-        memory, team = _aligned_zeros(task.library.dll.hios_team_bytes())
-        task.library.dll.hios_team_open(team, len(task.cores), spin_ns)
-        self._shared.memory.append(memory)
-        self._shared.teams.append((task.library, team))
-        return team
+    def _open_teams(self, spin_ns: int) -> dict[Team, int]:
+        """Return the address of each team that the tasks name."""
+        teams: dict[Team, int] = {}
+        for task in self.tasks:
+            for team in task.teams:
+                if team not in teams:
+                    memory, teams[team] = _aligned_zeros(task.library.dll.hios_team_bytes())
+                    task.library.dll.hios_team_open(teams[team], len(team), spin_ns)
+                    self._shared.memory.append(memory)
+        return teams
 
     def _start_threads(self) -> None:
-        cores: list[tuple[int | None, ...]] = [task.cores or (None,) for task in self.tasks]
-        shared, ready = self._shared, threading.Barrier(1 + sum(map(len, cores)))
+        shared, ready = self._shared, threading.Barrier(1 + len(self.tasks))
         for number, (task, worker) in enumerate(zip(self.tasks, self._workers, strict=True)):
-            for member, core in enumerate(cores[number]):
-                body: Callable[[], None] = partial(_help, task.library, worker.team)
-                if member == 0:
-                    body = partial(_work, shared, task, number, ctypes.addressof(worker))
-                self._threads.append(
-                    threading.Thread(
-                        target=_on_core,
-                        args=(core, task.enter, shared, ready, body),
-                        name=f"hios {task.label}" + ("" if core is None else f" core {core}"),
-                        daemon=True,  # a forgotten session must not keep the process alive
-                    )
+            where = f"core {task.core}" if task.core is not None else f"task {number}"
+            self._threads.append(
+                threading.Thread(
+                    target=_work,
+                    args=(shared, task, number, ctypes.addressof(worker), ready),
+                    name=f"hios {where}",
+                    daemon=True,  # a forgotten session must not keep the process alive
                 )
+            )
         try:
             for thread in self._threads:
                 thread.start()
@@ -243,35 +240,21 @@ class Executor:
                 return
 
 
-def _on_core(
-    core: int | None,
-    enter: Callable[[], None],
-    shared: _Shared,
-    ready: threading.Barrier,
-    body: Callable[[], None],
-) -> None:
-    """Run `body` on `core`, when all threads are ready."""
+def _work(shared: _Shared, task: Task, number: int, worker: int, ready: threading.Barrier) -> None:
+    """Execute `task` in every run, on its core, when all threads are ready."""
     try:
-        if core is not None:
-            pin_thread(core)
-        enter()
+        if task.core is not None:
+            pin_thread(task.core)
+        task.enter()
     except (DeviceError, OSError) as error:
         shared.errors.append(error)
     try:
         ready.wait()
     except threading.BrokenBarrierError:
         return  # another thread could not be started
-    body()
-
-
-def _work(shared: _Shared, task: Task, number: int, worker: int) -> None:
     native = NativeWorker.from_address(worker)
     while task.library.dll.hios_work(shared.session, worker):
         shared.failures.append((number, native.failed - 1, task.failure(native.status)))
-
-
-def _help(library: Library, team: int) -> None:
-    library.dll.hios_help(team)
 
 
 def _shut_down(shared: _Shared, threads: list[threading.Thread]) -> None:
@@ -280,8 +263,6 @@ def _shut_down(shared: _Shared, threads: list[threading.Thread]) -> None:
     if not alive:
         return
     shared.library.dll.hios_stop(shared.session)
-    for library, team in shared.teams:
-        library.dll.hios_team_stop(team)
     for thread in alive:
         if thread is not threading.current_thread():
             thread.join(_GRACE_S)

@@ -6,10 +6,20 @@ have no such order: they would hang.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Protocol
 
 from hios_tvm.errors import ArtifactError
-from hios_tvm.schema.program import Program, Signal, Wait, reads_and_writes
+from hios_tvm.schema.program import Instruction, Program, Signal, Wait, reads_and_writes
+
+
+class Stream(Protocol):
+    """Instructions that are executed one after another."""
+
+    @property
+    def device(self) -> str: ...
+    @property
+    def instructions(self) -> Sequence[Instruction]: ...
 
 
 class HappensBefore:
@@ -36,27 +46,14 @@ class HappensBefore:
         signals = _signals(programs)
         before: dict[tuple[int, int], int] = {}
         self._bit: dict[tuple[int, int], int] = {}
-        position = [0] * len(programs)
-        remaining = sum(len(program.instructions) for program in programs)
-        while remaining:
-            ended = len(before)
-            for p, program in enumerate(programs):
-                last = (p, position[p] - 1)
-                for i in range(position[p], len(program.instructions)):
-                    step = program.instructions[i]
-                    known = before[last] | self._bit[last] if i else 0
-                    if isinstance(step, Wait):
-                        signal = signals[step.event]
-                        if signal not in before:
-                            break
-                        known |= before[signal] | self._bit[signal]
-                    last = (p, i)
-                    before[last] = known
-                    self._bit[last] = 1 << len(self._bit)
-                    position[p] = i + 1
-            remaining -= len(before) - ended
-            if len(before) == ended:
-                raise ArtifactError(_hang(programs, position))
+        for p, i in execution_order(programs):
+            step = programs[p].instructions[i]
+            known = before[p, i - 1] | self._bit[p, i - 1] if i else 0
+            if isinstance(step, Wait):
+                signal = signals[step.event]
+                known |= before[signal] | self._bit[signal]
+            before[p, i] = known
+            self._bit[p, i] = 1 << len(self._bit)
         self._before = before
         self._collect_accesses()
 
@@ -97,7 +94,35 @@ class HappensBefore:
                     self._writer[name] = bit
 
 
-def _signals(programs: Sequence[Program]) -> dict[int, tuple[int, int]]:
+def execution_order(programs: Sequence[Stream]) -> Iterator[tuple[int, int]]:
+    """Yield program and place of each instruction, each after all that it waits for.
+
+    Raises
+    ------
+    ArtifactError
+        If an event is signalled twice, or awaited and never signalled, or if programs wait for
+        each other in a cycle.
+    """
+    signals = _signals(programs)
+    position = [0] * len(programs)
+    remaining = sum(len(program.instructions) for program in programs)
+    while remaining:
+        before = remaining
+        for p, program in enumerate(programs):
+            for i in range(position[p], len(program.instructions)):
+                step = program.instructions[i]
+                if isinstance(step, Wait):
+                    other, index = signals[step.event]
+                    if position[other] <= index:
+                        break
+                yield p, i
+                position[p] = i + 1
+                remaining -= 1
+        if remaining == before:
+            raise ArtifactError(_hang(programs, position))
+
+
+def _signals(programs: Sequence[Stream]) -> dict[int, tuple[int, int]]:
     signals: dict[int, tuple[int, int]] = {}
     for p, program in enumerate(programs):
         for i, step in enumerate(program.instructions):
@@ -114,7 +139,7 @@ def _signals(programs: Sequence[Program]) -> dict[int, tuple[int, int]]:
     return signals
 
 
-def _hang(programs: Sequence[Program], position: Sequence[int]) -> str:
+def _hang(programs: Sequence[Stream], position: Sequence[int]) -> str:
     p = next(p for p, program in enumerate(programs) if position[p] < len(program.instructions))
     step = programs[p].instructions[position[p]]
     return f"the programs wait for each other in a cycle, at {step} of {programs[p].device}"

@@ -28,8 +28,6 @@ _FUNCTIONS = {
     "hios_stop": (None, (ctypes.c_void_p,)),
     "hios_team_bytes": (ctypes.c_uint64, ()),
     "hios_team_open": (None, (ctypes.c_void_p, ctypes.c_uint32, ctypes.c_int64)),
-    "hios_help": (None, (ctypes.c_void_p,)),
-    "hios_team_stop": (None, (ctypes.c_void_p,)),
 }
 
 

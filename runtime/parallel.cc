@@ -1,12 +1,12 @@
-// Stands in for TVM's thread pool: that one polls for long when it is idle, and its threads
-// outlive the worker that they belong to.
+// Stands in for TVM's thread pool: that one polls for long when it is idle, its threads outlive the
+// session that they belong to, and a kernel's share of the cores cannot be chosen.
 
 #include "parallel.h"
 
 namespace hios {
 namespace {
 
-thread_local Team* current_team = nullptr;  // of the worker that runs on this thread
+thread_local Team* current_team = nullptr;  // of the kernel that runs on this thread
 
 // More tasks than members: one that the system delays, or whose tasks are longer, does fewer.
 constexpr int32_t kTasksPerMember = 4;
@@ -49,29 +49,29 @@ int RunInline(ParallelBody body, void* closure) {
 
 }  // namespace
 
-void JoinTeam(Team* team) { current_team = team; }
+void UseTeam(Team* team) { current_team = team; }
+
+bool Assist(Team* team, const Event& end, uint64_t run, int64_t spin_ns, const Event& aborted) {
+  current_team = nullptr;  // loops inside of the team's run inline
+  uint64_t launch = team->launch.run.load(std::memory_order_seq_cst);
+  while (!Reached(end, run)) {
+    if (Reached(aborted, run)) return false;
+    RunTasks(team, launch);
+    launch = AwaitChange(team->launch, launch, spin_ns);
+  }
+  return true;
+}
+
+void Dismiss(Team* team, Event& end, uint64_t run) {
+  Signal(end, run);
+  Signal(team->launch, team->launch.run.load(std::memory_order_relaxed) + 1);  // of no loop
+}
 
 HIOS_EXPORT uint64_t hios_team_bytes() { return sizeof(Team); }
 
 HIOS_EXPORT void hios_team_open(Team* team, uint32_t size, int64_t spin_ns) {
   team->size = size;
   team->spin_ns = spin_ns;
-}
-
-// Takes part in the loops of a team: the body of a helper thread. It misses those that end before
-// it looks.
-HIOS_EXPORT void hios_help(Team* team) {
-  for (uint64_t launch = 0;;) {
-    launch = AwaitChange(team->launch, launch, team->spin_ns);
-    if (team->stop.load(std::memory_order_seq_cst) != 0) return;
-    RunTasks(team, launch);
-  }
-}
-
-// Ends the helper threads of a team; no loop may be going on.
-HIOS_EXPORT void hios_team_stop(Team* team) {
-  team->stop.store(1, std::memory_order_seq_cst);
-  Signal(team->launch, team->launch.run.load(std::memory_order_relaxed) + 1);
 }
 
 // Executes a parallel loop; kernels call it in place of TVMBackendParallelLaunch.

@@ -16,7 +16,8 @@ struct ParallelEnv {
 };
 using ParallelBody = int (*)(int task, ParallelEnv* env, void* closure);
 
-// The threads that share the parallel loops of one worker. Launches are numbered as runs are.
+// Workers that share the parallel loops of kernels. One of them calls the kernels and launches their
+// loops, the others assist while they have nothing else to do. Launches are numbered as runs are.
 struct Team {
   Event launch;           // the loop to execute
   Event finished;         // the last loop whose tasks are all done
@@ -28,13 +29,19 @@ struct Team {
   void* closure;
   ParallelEnv env;
   int64_t spin_ns;
-  uint32_t size;          // the worker included
-  Word stop;
+  uint32_t size;
   alignas(64) std::atomic<int32_t> barrier[kMaxTeam * 16];  // one per cache line, as TVM has it
 };
 
-// Lets parallel loops on the calling thread use `team`; without one they run inline.
-void JoinTeam(Team* team);
+// Lets parallel loops of the calling thread use `team`; without one they run inline.
+void UseTeam(Team* team);
+
+// Takes part in the loops of `team` until the one who launches them signals `end` of run `run`; false
+// when that run was given up. It misses the loops that end before it looks.
+bool Assist(Team* team, const Event& end, uint64_t run, int64_t spin_ns, const Event& aborted);
+
+// Signals `end` to those who assist.
+void Dismiss(Team* team, Event& end, uint64_t run);
 
 }  // namespace hios
 

@@ -9,35 +9,37 @@
 
 namespace hios {
 
-constexpr int32_t kAbiVersion = 5;  // to be raised with every change of these structs
+constexpr int32_t kAbiVersion = 6;  // to be raised with every change of these structs
 
 enum class Opcode : uint32_t {
   kCall = 0,
   kCopy = 1,
   kSignal = 2,
   kWait = 3,
+  kAssist = 4,            // in the loops of kernels that another worker calls, until an event
+  kDismiss = 5,           // signal that event
   // The following are enqueued on a CUDA stream, which is the target
-  kLaunch = 4,            // source: GpuLaunch
-  kEnqueueCopy = 5,       // source: GpuCopy
-  kRecord = 6,            // source: a CUevent
-  kAwaitRecorded = 7,     // source: a CUevent
-  kSignalFromStream = 8,  // source: HostSignal; number: which event
-  kSynchronize = 9,       // block the worker until the stream is empty
-  kLaunchGraph = 10,      // source: a CUgraphExec
+  kLaunch = 6,            // source: GpuLaunch
+  kEnqueueCopy = 7,       // source: GpuCopy
+  kRecord = 8,            // source: a CUevent
+  kAwaitRecorded = 9,     // source: a CUevent
+  kSignalFromStream = 10, // source: HostSignal; number: which event
+  kSynchronize = 11,      // block the worker until the stream is empty
+  kLaunchGraph = 12,      // source: a CUgraphExec
 };
 
 struct Instruction {
   Opcode opcode;
-  uint32_t number;        // call: how many arguments; signal and wait: which event
+  uint32_t number;        // call: how many arguments; others: which event
   void* target;           // call: the kernel; copy: the destination, a DLTensor
   void* source;           // call: the arguments, TVMFFIAny; copy: the source, a DLTensor
   uint64_t bytes;         // copy
+  Team* team;             // call: null on one core; assist and dismiss
 };
 
 struct Worker {
   const Instruction* program;
   int64_t* times;         // start of each instruction, then the end of the last; nanoseconds
-  Team* team;             // null on one core
   const CudaDriver* driver;  // of a GPU's worker
   int64_t spin_ns;        // how long to poll before sleeping
   uint64_t run;           // the last run that this worker took part in

@@ -3,12 +3,18 @@
 import ctypes
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 from hios_tvm.runtime.abi import DLTENSOR_POINTER, FFIAny, NativeInstruction, Opcode
 from hios_tvm.runtime.memory import TensorTable
 from hios_tvm.runtime.native import Library, raised_message
 from hios_tvm.schema.program import Call, Copy, Instruction, Signal, Wait
+
+Worker: TypeAlias = tuple[int, int]
+"""A core, and a number where one core has several workers."""
+
+Team: TypeAlias = tuple[Worker, ...]
+"""Workers that share the parallel loops of kernels; the first one calls the kernels."""
 
 
 @dataclass(frozen=True)
@@ -36,21 +42,30 @@ class NativeProgram:
 class Task(Protocol):
     """What one worker thread executes.
 
-    `cores` are those that its threads are pinned to, the first one the worker's; empty: not pinned.
-    `host_events` names the events that it signals or awaits, `label` is for messages.
+    `core` is the one that its thread is pinned to, if any. `host_events` names the events that it
+    signals or awaits, `teams` those whose kernels it calls or assists.
     """
 
     @property
-    def label(self) -> str: ...
-    @property
-    def cores(self) -> tuple[int, ...]: ...
+    def core(self) -> int | None: ...
     @property
     def library(self) -> Library: ...
     @property
     def host_events(self) -> Iterable[Hashable]: ...
+    @property
+    def teams(self) -> Iterable[Team]: ...
 
-    def lower(self, tensors: TensorTable, events: Mapping[Hashable, int]) -> NativeProgram:
-        """Return the instructions for executor.cc; `events` numbers those of all tasks."""
+    def lower(
+        self, tensors: TensorTable, events: Mapping[Hashable, int], teams: Mapping[Team, int]
+    ) -> NativeProgram:
+        """Return the instructions for executor.cc.
+
+        `events` numbers the events of all tasks, `teams` has the address of each team.
+        """
+        ...
+
+    def device_of(self, index: int) -> str:
+        """Return the device of an instruction, for messages."""
         ...
 
     def enter(self) -> None:
@@ -63,45 +78,102 @@ class Task(Protocol):
 
 
 @dataclass(frozen=True)
-class CpuTask:
-    """Instructions of one stream of a CPU device, its cores, and the library of its kernels."""
+class Assist:
+    """Take part in the parallel loops of a team's kernels, until `event`."""
 
-    label: str
-    cores: tuple[int, ...]
-    instructions: Sequence[Instruction]
+    event: Hashable
+
+
+@dataclass(frozen=True)
+class Dismiss:
+    """Signal `event` to those who assist."""
+
+    event: Hashable
+
+
+@dataclass(frozen=True)
+class Step:
+    """An instruction of one worker.
+
+    Attributes
+    ----------
+    instruction
+        What is to be done.
+    device : str
+        For messages.
+    team : Team
+        Whose kernel is called, assisted or ended; of one worker where its loops are its own.
+    origin : tuple of int, optional
+        The program that the instruction is from, and its place there.
+    """
+
+    instruction: Instruction | Assist | Dismiss
+    device: str
+    team: Team = ()
+    origin: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
+class CpuTask:
+    """The steps of a worker on a CPU, its core, and the library of the kernels that it calls."""
+
+    core: int | None
+    steps: Sequence[Step]
     library: Library
 
     @property
     def host_events(self) -> Iterable[Hashable]:
         """Events that the instructions signal or await."""
-        return (step.event for step in self.instructions if isinstance(step, Signal | Wait))
+        others = (step.instruction for step in self.steps)
+        return (other.event for other in others if not isinstance(other, Call | Copy))
+
+    @property
+    def teams(self) -> Iterable[Team]:
+        """Teams of more than one worker."""
+        return (step.team for step in self.steps if len(step.team) > 1)
 
     def enter(self) -> None:
         """Prepare the worker's thread: nothing to do on a CPU."""
+
+    def device_of(self, index: int) -> str:
+        """Return the device of an instruction, for messages."""
+        return self.steps[index].device
 
     def failure(self, status: int) -> str:
         """Return the error that a kernel has just raised in this thread."""
         return raised_message()
 
-    def lower(self, tensors: TensorTable, events: Mapping[Hashable, int]) -> NativeProgram:
+    def lower(
+        self, tensors: TensorTable, events: Mapping[Hashable, int], teams: Mapping[Team, int]
+    ) -> NativeProgram:
         """Return the instructions as executor.cc reads them, and their arguments."""
-        program = (NativeInstruction * max(1, len(self.instructions)))()
-        calls = [step for step in self.instructions if isinstance(step, Call)]
+        program = (NativeInstruction * max(1, len(self.steps)))()
+        calls = [s.instruction for s in self.steps if isinstance(s.instruction, Call)]
         arguments = (FFIAny * max(1, sum(len(call.args) for call in calls)))()
+        operators: list[str | None] = [None] * len(self.steps)
         used = 0
-        for step, native in zip(self.instructions, program, strict=False):
-            if isinstance(step, Call):
-                native.opcode, native.number = Opcode.CALL, len(step.args)
-                native.target = self.library.kernel(step.kernel)
+        for i, (step, native) in enumerate(zip(self.steps, program, strict=False)):
+            what = step.instruction
+            native.team = teams.get(step.team)
+            if isinstance(what, Call):
+                native.opcode, native.number = Opcode.CALL, len(what.args)
+                native.target = self.library.kernel(what.kernel)
                 native.source = ctypes.addressof(arguments) + used * ctypes.sizeof(FFIAny)
-                for name in step.args:
+                for name in what.args:
                     arguments[used] = FFIAny(DLTENSOR_POINTER, 0, tensors.pointer(name))
                     used += 1
-            elif isinstance(step, Copy):
-                native.opcode, native.bytes = Opcode.COPY, tensors.nbytes(step.dst)
-                native.target, native.source = tensors.pointer(step.dst), tensors.pointer(step.src)
+                operators[i] = what.operator
+            elif isinstance(what, Copy):
+                native.opcode, native.bytes = Opcode.COPY, tensors.nbytes(what.dst)
+                native.target, native.source = tensors.pointer(what.dst), tensors.pointer(what.src)
             else:
-                native.opcode = Opcode.SIGNAL if isinstance(step, Signal) else Opcode.WAIT
-                native.number = events[step.event]
-        operators = [s.operator if isinstance(s, Call) else None for s in self.instructions]
+                native.opcode, native.number = _OPCODES[type(what)], events[what.event]
         return NativeProgram(program, operators, [arguments])
+
+
+_OPCODES = {
+    Signal: Opcode.SIGNAL,
+    Wait: Opcode.WAIT,
+    Assist: Opcode.ASSIST,
+    Dismiss: Opcode.DISMISS,
+}

@@ -21,11 +21,10 @@ from hios_tvm.backends.cpu.library import build_emulation_library
 from hios_tvm.backends.cpu.targets import host_target
 from hios_tvm.errors import UsageError
 from hios_tvm.measuring.latency import LatencySummary
-from hios_tvm.runtime.devices.cpu.cores import allowed_cores
+from hios_tvm.runtime.devices.cpu.core_tasks import CpuProgram, core_tasks
 from hios_tvm.runtime.executor import Executor
 from hios_tvm.runtime.memory import Arena, TensorTable
 from hios_tvm.runtime.native import load_library
-from hios_tvm.runtime.tasks import CpuTask
 from hios_tvm.schedulers.evaluate import evaluate
 from hios_tvm.schema.costs import CostTable, Measurement
 from hios_tvm.schema.instance import Instance
@@ -237,15 +236,14 @@ class _Emulated:
     def executor(self, programs: Sequence[Program]) -> Executor:
         """Return the executor of `programs`, one thread each on the cores that there are."""
         library = load_library(build_emulation_library(host_target()))
-        cores = sorted(allowed_cores())
-        tasks = [
-            CpuTask(
+        emulated = [
+            CpuProgram(
                 f"{program.device} stream {program.stream}",
-                (cores[i % len(cores)],),
+                (),
                 list(self._sleeping(program)),
                 library,
             )
-            for i, program in enumerate(programs)
+            for program in programs
         ]
         self._names = list(dict.fromkeys(self._names))
         arena = Arena(ALIGNMENT * len(self._names))
@@ -254,7 +252,7 @@ class _Emulated:
         for i, name in enumerate(self._names):
             tensors.place(name, arena.address + ALIGNMENT * i)
             numbers[ALIGNMENT // 8 * i] = self._costs.get(name, 0)
-        return Executor(tasks, tensors, memory=arena)
+        return Executor(core_tasks(emulated), tensors, memory=arena)
 
     def _sleeping(self, program: Program) -> Iterator[Instruction]:
         for i, step in enumerate(program.instructions):

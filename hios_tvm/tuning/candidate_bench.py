@@ -24,11 +24,11 @@ from hios_tvm.measuring.latency import measure_in_turn
 from hios_tvm.passes.apply_traces import apply_trace
 from hios_tvm.passes.schedule_kernels import Packing
 from hios_tvm.runtime.devices.cpu.bench import KernelCall
+from hios_tvm.runtime.devices.cpu.core_tasks import CpuProgram, core_tasks
 from hios_tvm.runtime.devices.cpu.kernels import measure_kernels
 from hios_tvm.runtime.executor import Executor
 from hios_tvm.runtime.memory import TensorTable, address_of, aligned_empty
 from hios_tvm.runtime.native import load_library
-from hios_tvm.runtime.tasks import CpuTask
 from hios_tvm.schema.graph import Tensor
 from hios_tvm.schema.program import Call
 from hios_tvm.verification.deviation import SINGLE, deviations
@@ -245,7 +245,7 @@ def _outputs(
     for name, array in arrays.items():
         tensors.place(name, address_of(array))
     steps = [Call(call.kernel, call.kernel, tuple(arrays), len(arrays) - len(inputs))]
-    task = CpuTask(call.kernel, cores, steps, loaded)
-    with closing(Executor([task], tensors, memory=arrays)) as executor:
+    tasks = core_tasks([CpuProgram(call.kernel, cores, steps, loaded)])
+    with closing(Executor(tasks, tensors, memory=arrays)) as executor:
         executor.run()
     return {name: array for name, array in arrays.items() if name not in inputs}

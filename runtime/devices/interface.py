@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
 from hios_tvm.errors import ArtifactError
+from hios_tvm.runtime.happens_before import execution_order
 from hios_tvm.runtime.memory import Arena, TensorTable
 from hios_tvm.runtime.native import Library, load_library
 from hios_tvm.runtime.tasks import Task
 from hios_tvm.runtime.trace import Span
 from hios_tvm.schema.costs import CostTable
 from hios_tvm.schema.manifest import DeviceSpec, Manifest
+from hios_tvm.schema.program import Program
 
 if TYPE_CHECKING:
     from hios_tvm.runtime.read_artifact import Artifact
@@ -50,6 +52,23 @@ class LoadRequest:
     gpu_trace: bool
     cuda_graph: bool
 
+    def programs(self, kind: str) -> tuple[list[Program], list[tuple[int, int]]]:
+        """Return the programs of devices of `kind`, and an order in which they can be executed.
+
+        The order has each instruction by its program's number and its place there.
+        """
+        manifest = self.artifact.manifest
+        own = {
+            p: number
+            for number, p in enumerate(
+                p
+                for p, program in enumerate(manifest.programs)
+                if manifest.device[program.device].kind == kind
+            )
+        }
+        order = [(own[p], i) for p, i in execution_order(manifest.programs) if p in own]
+        return [manifest.programs[p] for p in own], order
+
     def library(self, device: str) -> Library:
         """Return the library of one of the artifact's devices."""
         entry = self.artifact.manifest.device[device].library
@@ -77,7 +96,7 @@ class LoadedDevices:
     """
 
     tasks: Sequence[Task]
-    spans: Callable[[Sequence[Times], int], list[Span]]
+    spans: Callable[[Sequence[Times], int], Iterable[Span]]
     close: Callable[[bool], None]
     traced: Sequence[str]
     staging: Mapping[str, np.ndarray[Any, Any]] = field(default_factory=dict)

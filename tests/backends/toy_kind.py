@@ -22,12 +22,12 @@ from hios_tvm.backends.interface import CostRequest, DeviceCode
 from hios_tvm.backends.network import Network
 from hios_tvm.errors import ArtifactError, DeviceError
 from hios_tvm.runtime.devices.cpu.bench import Bench, KernelArg, KernelCall
+from hios_tvm.runtime.devices.cpu.core_tasks import CpuProgram, core_tasks
 from hios_tvm.runtime.devices.interface import DeviceKind, LoadedDevices, LoadRequest, Times
 from hios_tvm.runtime.devices.samples import measurement_of
 from hios_tvm.runtime.memory import Arena
 from hios_tvm.runtime.native import Library, load_library
 from hios_tvm.runtime.read_artifact import Artifact
-from hios_tvm.runtime.tasks import CpuTask
 from hios_tvm.runtime.trace import Span, make_spans
 from hios_tvm.schema.costs import CostTable, Measurement
 from hios_tvm.schema.manifest import DeviceSpec, Manifest
@@ -85,8 +85,8 @@ def _measured(
     times: dict[str, Measurement] = {}
     for operator, call in calls.items():
         bench = Bench()
-        task = CpuTask("toy", (), bench.calls(call, 3), library)
-        samples = [np.median(np.diff(one)) for (one,) in bench.run([task], rounds=3)]
+        program = CpuProgram("toy", (), bench.calls(call, 3), library)
+        samples = [np.median(np.diff(one)) for (one,) in bench.run([program], rounds=3)]
         times[operator] = measurement_of(samples, "measured on a toy")
     platform = Platform(tuple(Device(name, "toy", 1) for name in devices), default_link=LINK)
     return CostTable({"toy": times}, platform=platform)
@@ -124,11 +124,12 @@ def _load(request: LoadRequest) -> LoadedDevices:
             array = weights.array(buffer.weight)
             copy.bytes[: buffer.nbytes] = np.ascontiguousarray(array).view(np.uint8).reshape(-1)
             request.tensors.place(buffer.name, copy.address)
-    programs = [program for program in manifest.programs if program.device in memory]
-    tasks = [
-        CpuTask(request.names[p.device], (), p.instructions, request.library(p.device))
+    programs, order = request.programs("toy")
+    streams = [
+        CpuProgram(request.names[p.device], (), p.instructions, request.library(p.device))
         for p in programs
     ]
+    tasks = core_tasks(streams, order)
 
     def spans(times: Sequence[Times], end_ns: int) -> list[Span]:
         pairs = zip(programs, times, strict=True)

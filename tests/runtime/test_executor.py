@@ -15,10 +15,10 @@ from hand_made import LENGTH, TARGET, HandMade
 from tvm import te
 
 from hios_tvm.backends.cpu.library import build_library
+from hios_tvm.runtime.devices.cpu.core_tasks import CpuProgram, core_tasks
 from hios_tvm.runtime.executor import Executor
 from hios_tvm.runtime.memory import TensorTable, address_of, aligned_empty
 from hios_tvm.runtime.native import Library, load_library
-from hios_tvm.runtime.tasks import CpuTask
 from hios_tvm.schema.program import Call, Instruction, Signal, Wait
 
 ROWS = 37
@@ -57,9 +57,8 @@ def test_parallel_loops_use_the_team_of_their_worker(
     core = min(os.sched_getaffinity(0))
     tensors, arrays = make_tensors(21)
     before = threading.active_count()
-    executor = Executor(
-        [CpuTask("t", (core,) * members, increments(0, 20), parallel_library)], tensors, spin_us=0
-    )
+    program = CpuProgram("t", (core,) * members, increments(0, 20), parallel_library)
+    executor = Executor(core_tasks([program]), tensors, spin_us=0)
     try:
         assert threading.active_count() == before + members
         for _ in range(5):
@@ -76,11 +75,11 @@ def test_two_teams_run_side_by_side(parallel_library: Library) -> None:
     tensors, arrays = make_tensors(41)
     first = [*increments(0, 20), Signal(0)]
     second = [Wait(0), *increments(20, 40)]
-    tasks = [
-        CpuTask(label, (cores[0], cores[-1]), steps, parallel_library)
+    programs = [
+        CpuProgram(label, (cores[0], cores[-1]), steps, parallel_library)
         for label, steps in (("first", first), ("second", second))
     ]
-    executor = Executor(tasks, tensors)
+    executor = Executor(core_tasks(programs), tensors)
     try:
         for _ in range(20):
             executor.run()
@@ -189,15 +188,17 @@ def test_run_numbers_do_not_wrap_at_32_bits(
 def test_loops_of_a_team_are_numbered_beyond_32_bits(parallel_library: Library) -> None:
     core = min(os.sched_getaffinity(0))
     tensors, arrays = make_tensors(21)
-    task = CpuTask("t", (core,) * 3, increments(0, 20), parallel_library)
-    executor = Executor([task], tensors, spin_us=0)
+    program = CpuProgram("t", (core,) * 3, increments(0, 20), parallel_library)
+    executor = Executor(core_tasks([program]), tensors, spin_us=0)
     try:
-        ((_, team),) = executor._shared.teams
+        (team,) = executor._teams.values()
         ctypes.c_uint64.from_address(team).value = 2**32 - 30
         for _ in range(4):
             arrays[-1][:] = 0.0
             executor.run()
             np.testing.assert_array_equal(arrays[-1], 20.0)
-        assert ctypes.c_uint64.from_address(team).value == 2**32 + 50
+        assert (
+            ctypes.c_uint64.from_address(team).value == 2**32 - 30 + 4 * 21
+        )  # 20 loops and the end of each run
     finally:
         executor.close()

@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 import numpy as np
 
+from hios_tvm.runtime.devices.cpu.core_tasks import CpuProgram, core_tasks, program_times
 from hios_tvm.runtime.executor import Executor
 from hios_tvm.runtime.memory import Arena, TensorTable, align_up
-from hios_tvm.runtime.tasks import CpuTask
 from hios_tvm.schema.dtypes import element_type
 from hios_tvm.schema.program import Call, Instruction, Signal, Wait
 
@@ -111,17 +111,18 @@ class Bench:
             self._addresses[name] = self._numbers.new(arg.dtype, arg.nbytes)
         return name
 
-    def run(self, tasks: Sequence[CpuTask], rounds: int, *, warmup: int = 1) -> list[Times]:
-        """Run `tasks` and return, for each round and task, when each instruction began."""
+    def run(self, programs: Sequence[CpuProgram], rounds: int, *, warmup: int = 1) -> list[Times]:
+        """Run `programs`; return, for each round and program, when each instruction began."""
         tensors = TensorTable(self._specs)
         for name, address in self._addresses.items():
             tensors.place(name, address)
         samples = []
+        tasks = core_tasks(programs)
         with closing(Executor(tasks, tensors, memory=(self._numbers, self._cold))) as executor:
             for i in range(warmup + rounds):
                 executor.run()
                 if i >= warmup:
-                    samples.append([executor.times(t) for t in range(len(tasks))])
+                    samples.append(program_times(tasks, programs, executor))
         return samples
 
 

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from hios_tvm.runtime.devices.cpu.bench import Bench, Cores, KernelArg
+from hios_tvm.runtime.devices.cpu.core_tasks import CpuProgram
 from hios_tvm.runtime.devices.samples import measurement_of
 from hios_tvm.runtime.native import load_library
-from hios_tvm.runtime.tasks import CpuTask
 from hios_tvm.schema.costs import Measurement
 from hios_tvm.schema.program import Copy, Instruction, Signal, Wait
 
@@ -37,11 +37,11 @@ def measure_transfers(
         names = [bench.tensor(KernelArg((size,), "uint8")) for _ in range(3)]
         produce: list[Instruction] = [Copy(names[0], names[1]), Signal(0)]
         consume: list[Instruction] = [Wait(0), Copy(names[1], names[2])]
-        tasks = [
-            CpuTask("source", source, produce, loaded),
-            CpuTask("destination", destination, consume, loaded),
+        programs = [
+            CpuProgram("source", source, produce, loaded),
+            CpuProgram("destination", destination, consume, loaded),
         ]
-        samples = bench.run(tasks, rounds)
+        samples = bench.run(programs, rounds)
         result[size] = measurement_of(consumed[2] - consumed[1] for _, consumed in samples)
     return result
 
@@ -56,9 +56,12 @@ def measure_handover(
     for i in range(_ROUND_TRIPS):
         ping += [Signal(2 * i), Wait(2 * i + 1)]
         pong += [Wait(2 * i), Signal(2 * i + 1)]
-    tasks = [CpuTask("first", first, ping, loaded), CpuTask("second", second, pong, loaded)]
+    programs = [
+        CpuProgram("first", first, ping, loaded),
+        CpuProgram("second", second, pong, loaded),
+    ]
     samples: list[float] = []
-    for times, _ in Bench().run(tasks, rounds):
+    for times, _ in Bench().run(programs, rounds):
         trips = np.diff(times[::2])[1:]  # the first one waits for the other worker's start
         samples.extend(trips / 2)
     return measurement_of(samples)

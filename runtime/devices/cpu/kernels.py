@@ -16,10 +16,10 @@ from hios_tvm.runtime.devices.cpu.bench import (
     KernelCall,
     barrier,
 )
+from hios_tvm.runtime.devices.cpu.core_tasks import CpuProgram
 from hios_tvm.runtime.devices.cpu.cores import share_cores
 from hios_tvm.runtime.devices.samples import measurement_of
 from hios_tvm.runtime.native import Library, load_library
-from hios_tvm.runtime.tasks import CpuTask
 from hios_tvm.schema.costs import Measurement
 from hios_tvm.schema.program import Instruction, Signal, Wait
 
@@ -111,12 +111,12 @@ def measure_joint(
             steps = [step for call in group for step in bench.calls(call)]
             stream += [Wait(start), *steps, Signal(end)]
     shares = share_cores(cores, len(groups))
-    tasks = [CpuTask("stream 0", cores, main, loaded)]
-    tasks += [
-        CpuTask(f"stream {i}", share, steps, loaded)
+    programs = [CpuProgram("stream 0", cores, main, loaded)]
+    programs += [
+        CpuProgram(f"stream {i}", share, steps, loaded)
         for i, (share, steps) in enumerate(zip(shares, streams, strict=True), start=1)
     ]
-    (times,) = bench.run(tasks, rounds=1, warmup=0)
+    (times,) = bench.run(programs, rounds=1, warmup=0)
     return measurement_of(times[0][end] - times[0][first] for first, end in spans[1:])
 
 
@@ -147,12 +147,12 @@ def measure_independence(
         """Return the time from the first start to the last end: a thread may start late."""
         bench = Bench()
         starts = barrier(len(together))
-        tasks = [
-            CpuTask(f"device {i}", cores, [*starts[i], *bench.calls(call, count)], loaded)
+        programs = [
+            CpuProgram(f"device {i}", cores, [*starts[i], *bench.calls(call, count)], loaded)
             for i, cores in enumerate(together)
         ]
         first = len(starts[0])
-        (times,) = bench.run(tasks, rounds=1)
+        (times,) = bench.run(programs, rounds=1)
         return float(max(t[-1] for t in times) - min(t[first] for t in times))
 
     # In turn, and the fastest of each: other processes can only make a round longer.
@@ -166,10 +166,10 @@ def _measure_kernel(
     library: Library, call: KernelCall, cores: Cores, cold: ColdMemory | None, budget_ms: float
 ) -> Measurement:
     bench = Bench(cold)
-    task = CpuTask(call.kernel, cores, bench.calls(call, 3), library)
-    ((times,),) = bench.run([task], rounds=1, warmup=0)
+    program = CpuProgram(call.kernel, cores, bench.calls(call, 3), library)
+    ((times,),) = bench.run([program], rounds=1, warmup=0)
     once_ms = max(1e-4, float(np.diff(times)[1:].min()) / 1e6)
     count = max(_MIN_CALLS, min(_MAX_CALLS, int(budget_ms / once_ms)))
-    task = CpuTask(call.kernel, cores, bench.calls(call, count + 1), library)
-    ((times,),) = bench.run([task], rounds=1, warmup=0)
+    program = CpuProgram(call.kernel, cores, bench.calls(call, count + 1), library)
+    ((times,),) = bench.run([program], rounds=1, warmup=0)
     return measurement_of(np.diff(times)[1:])  # the first call may find cold activations

@@ -5,11 +5,11 @@ from collections.abc import Iterator, Sequence
 
 from hios_tvm.errors import ArtifactError, DeviceError
 from hios_tvm.runtime.devices.cpu.claims import claim_cores
+from hios_tvm.runtime.devices.cpu.core_tasks import CpuProgram, core_tasks
 from hios_tvm.runtime.devices.cpu.cores import require_cores, share_cores
 from hios_tvm.runtime.devices.cpu.measure import measure_on_cpus
 from hios_tvm.runtime.devices.interface import DeviceKind, LoadedDevices, LoadRequest, Times
-from hios_tvm.runtime.tasks import CpuTask
-from hios_tvm.runtime.trace import Span, make_spans
+from hios_tvm.runtime.trace import Span, span_of
 from hios_tvm.schema.device_names import disjoint_cores, parse_cores
 from hios_tvm.schema.manifest import DeviceSpec, Manifest
 from hios_tvm.schema.program import Program
@@ -21,20 +21,24 @@ def _check_code(device: DeviceSpec, manifest: Manifest) -> None:
 
 
 def _load(request: LoadRequest) -> LoadedDevices:
-    """Claim cores until the devices are closed, and make one task for each stream."""
+    """Claim cores until the devices are closed, and make one task for each core."""
     manifest = request.artifact.manifest
-    names = [device.name for device in manifest.devices if device.kind == CPU.kind]
-    programs = [program for program in manifest.programs if program.device in names]
+    programs, order = request.programs(CPU.kind)
     if request.cuda_graph and programs:
         raise DeviceError("a CUDA graph needs all operators on GPUs: leave cuda_graph out")
-    tasks = tuple(_tasks(request, programs))
-    cores = (core for task in tasks for core in task.cores)
+    tasks = core_tasks(list(_on_cores(request, programs)), order)
+    cores = {task.core for task in tasks if task.core is not None}
     claim = claim_cores(cores, exclusive=request.exclusive)
 
-    def spans(times: Sequence[Times], end_ns: int) -> list[Span]:
-        pairs = zip(programs, times, strict=True)
-        return [span for program, own in pairs for span in make_spans(program, own)]
+    def spans(times: Sequence[Times], end_ns: int) -> Iterator[Span]:
+        for task, own in zip(tasks, times, strict=True):
+            for step, start_ns, end_ns in zip(task.steps, own[:-1], own[1:], strict=True):
+                if step.origin is not None:
+                    program = programs[step.origin[0]]
+                    instruction = program.instructions[step.origin[1]]
+                    yield span_of(program, instruction, int(start_ns), int(end_ns))
 
+    names = [device.name for device in manifest.devices if device.kind == CPU.kind]
     loaded = LoadedDevices(
         tasks=tasks, spans=spans, close=lambda stuck: claim.release(), traced=names
     )
@@ -42,8 +46,8 @@ def _load(request: LoadRequest) -> LoadedDevices:
     return loaded
 
 
-def _tasks(request: LoadRequest, programs: Sequence[Program]) -> Iterator[CpuTask]:
-    """Yield a task for each program, on its device's cores or an equal share for each stream."""
+def _on_cores(request: LoadRequest, programs: Sequence[Program]) -> Iterator[CpuProgram]:
+    """Yield each program on its device's cores, or on an equal share for each stream."""
     streams: dict[str, int] = {}
     for program in programs:
         streams[program.device] = max(streams.get(program.device, 0), program.stream)
@@ -53,7 +57,7 @@ def _tasks(request: LoadRequest, programs: Sequence[Program]) -> Iterator[CpuTas
         if program.stream > 0:
             cores = share_cores(cores, streams[program.device])[program.stream - 1]
             label = f"{label} stream {program.stream}"
-        yield CpuTask(label, cores, program.instructions, request.library(program.device))
+        yield CpuProgram(label, cores, program.instructions, request.library(program.device))
 
 
 CPU = DeviceKind(

@@ -12,7 +12,7 @@ from hios_tvm.runtime.devices.cuda.feed_streams import GpuTask
 from hios_tvm.runtime.devices.cuda.instruction_writer import InstructionWriter
 from hios_tvm.runtime.memory import TensorTable
 from hios_tvm.runtime.native import Library
-from hios_tvm.runtime.tasks import NativeProgram
+from hios_tvm.runtime.tasks import NativeProgram, Team
 
 
 @dataclass(frozen=True)
@@ -23,11 +23,11 @@ class GraphTask:
     """
 
     tasks: Sequence[GpuTask]
-    cores: tuple[int, ...] = ()
+    core: int | None = None
+    teams: tuple[Team, ...] = ()
 
-    @property
-    def label(self) -> str:
-        """The GPUs, for messages."""
+    def device_of(self, index: int) -> str:
+        """Return the GPUs, for messages."""
         return ", ".join(task.label for task in self.tasks)
 
     @property
@@ -48,7 +48,9 @@ class GraphTask:
         """Return what is wrong where the driver returned `status`."""
         return self.tasks[0].failure(status)
 
-    def lower(self, tensors: TensorTable, events: Mapping[Hashable, int]) -> NativeProgram:
+    def lower(
+        self, tensors: TensorTable, events: Mapping[Hashable, int], teams: Mapping[Team, int]
+    ) -> NativeProgram:
         """Capture the graph; the instructions launch it and wait for its end."""
         gpu = self.tasks[0].gpu
         stream = gpu.stream()

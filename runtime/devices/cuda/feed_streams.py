@@ -20,7 +20,7 @@ from hios_tvm.runtime.devices.cuda.instruction_writer import (
 from hios_tvm.runtime.devices.cuda.issue_order import EventDevices, event_devices
 from hios_tvm.runtime.memory import TensorTable
 from hios_tvm.runtime.native import Library
-from hios_tvm.runtime.tasks import NativeProgram
+from hios_tvm.runtime.tasks import NativeProgram, Team
 from hios_tvm.schema.launches import GpuKernel
 from hios_tvm.schema.program import Instruction, Program, Signal, Wait
 
@@ -66,7 +66,8 @@ class GpuTask:
     library: Library
     marks: Mapping[int, int] = field(default_factory=dict)
     clock: int | None = None
-    cores: tuple[int, ...] = ()
+    core: int | None = None
+    teams: tuple[Team, ...] = ()
     event_devices: Mapping[int, EventDevices] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -89,11 +90,17 @@ class GpuTask:
         """Prepare the worker's thread."""
         self.gpu.make_current()
 
+    def device_of(self, index: int) -> str:
+        """Return the GPU, for messages."""
+        return self.label
+
     def failure(self, status: int) -> str:
         """Return the driver's description of a result code."""
         return self.gpu.driver.error_text(status)
 
-    def lower(self, tensors: TensorTable, events: Mapping[Hashable, int]) -> NativeProgram:
+    def lower(
+        self, tensors: TensorTable, events: Mapping[Hashable, int], teams: Mapping[Team, int]
+    ) -> NativeProgram:
         """Return the instructions as executor.cc reads them."""
         writer = InstructionWriter(self, tensors, events)
         if self.clock is not None:
