@@ -206,7 +206,7 @@ def _check_programs(manifest: Manifest) -> None:
 
 
 def _check_copy(manifest: Manifest, program: Program, step: Copy) -> None:
-    """A copy has equal ends; devices without memory of their own copy from the host's to theirs.
+    """A copy has equal ends; devices without memory of their own copy within the host's.
 
     Devices with memory of their own copy from it or to it, and reach their kind's and the host's.
     """
@@ -219,7 +219,7 @@ def _check_copy(manifest: Manifest, program: Program, step: Copy) -> None:
     if kind.own_memory:
         reaches = program.device in ends and all(_reaches(kind, end) for end in ends)
     else:
-        reaches = dst.device in (None, program.device) and not _has_own_memory(src.device)
+        reaches = not any(map(_has_own_memory, ends))
     where = f"a program of {program.device!r}"
     _require(reaches, f"{where} uses buffer {dst.name!r} of another device")
 
@@ -233,11 +233,12 @@ def _has_own_memory(device: str | None) -> bool:
 
 
 def _check_call(manifest: Manifest, program: Program, step: Call) -> None:
-    """A kernel finds its arguments in its device's memory."""
-    own = (program.device,) if kind_of(program.device).own_memory else (None, program.device)
+    """A kernel finds its arguments in its device's memory: CPUs reach all of the host's."""
+    own_memory = kind_of(program.device).own_memory
     for name in step.args:
+        device = manifest.buffer[name].device
         _require(
-            manifest.buffer[name].device in own,
+            device == program.device if own_memory else not _has_own_memory(device),
             f"a program of {program.device!r} uses buffer {name!r} of another device",
         )
 

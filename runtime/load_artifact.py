@@ -13,6 +13,7 @@ from hios_tvm.runtime.memory import Arena, TensorTable
 from hios_tvm.runtime.read_artifact import Artifact
 from hios_tvm.runtime.tasks import Task
 from hios_tvm.runtime.trace import Span
+from hios_tvm.schema.device_names import cores_of, cpu_device_name, outermost
 from hios_tvm.schema.manifest import DeviceSpec, Manifest
 
 
@@ -101,26 +102,42 @@ def load_onto_devices(
 def _map_devices(
     manifest: Manifest, devices: Mapping[str, str] | Sequence[str] | None
 ) -> dict[str, str]:
-    """Return the device to use for each of the artifact's."""
+    """Return the device to use for each of the artifact's; parts of devices go with these."""
     names = [device.name for device in manifest.devices]
-    known = ", ".join(names)
+    inner = set(filter(cores_of, names)).difference(outermost(filter(cores_of, names)))
+    whole = [name for name in names if name not in inner]
+    known = ", ".join(whole)
     if devices is None:
-        mapping = {name: name for name in names}
-    elif isinstance(devices, Mapping):
-        unknown = [name for name in devices if name not in names]
+        return {name: name for name in names}
+    if isinstance(devices, Mapping):
+        unknown = [name for name in devices if name not in whole]
         if unknown:
             raise DeviceError(f"the artifact has no device {unknown[0]!r}: it has {known}")
-        mapping = {name: devices.get(name, name) for name in names}
+        mapping = {name: devices.get(name, name) for name in whole}
     else:
-        if len(devices) != len(names):
+        if len(devices) != len(whole):
             raise DeviceError(f"the artifact has the devices {known}; {len(devices)} were named")
-        mapping = dict(zip(names, devices, strict=True))
+        mapping = dict(zip(whole, devices, strict=True))
+    _check_same_kinds(mapping)
+    return {name: mapping[name] if name in mapping else _part(name, mapping) for name in names}
+
+
+def _part(name: str, mapping: Mapping[str, str]) -> str:
+    """Return the part of a mapped device that corresponds to `name`, part of the artifact's."""
+    own = cores_of(name)
+    whole, other = next((a, b) for a, b in mapping.items() if {*own} <= {*cores_of(a)})
+    before, after = cores_of(whole), cores_of(other)
+    if len(before) != len(after):
+        raise DeviceError(f"{whole} is divided: it can only be mapped to {len(before)} cores")
+    return cpu_device_name(after[before.index(core)] for core in own)
+
+
+def _check_same_kinds(mapping: Mapping[str, str]) -> None:
     for name, other in mapping.items():
         if kind_of(name) is not kind_of(other):
             raise DeviceError(
                 f"{name} cannot be mapped to {other}, which is another kind of device"
             )
-    return mapping
 
 
 def _make_arena(device: DeviceSpec) -> Arena:

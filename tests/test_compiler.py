@@ -258,7 +258,7 @@ def test_build_refuses_what_cannot_run(network: Network) -> None:
         build(network, one_after_another(names[1:], "cpu@0"))
     with pytest.raises(DeviceError, match="'core 0' is unknown"):
         build(network, one_after_another(names, "core 0"))
-    with pytest.raises(UsageError, match="core 0 belongs to"):
+    with pytest.raises(ScheduleError, match="both need core 0 and have no position"):
         build(network, alternating(network, ("cpu@0", "cpu@0-1")))
     with pytest.raises(ScheduleError, match="bytes of memory"):
         build(network, one_after_another(names, "cpu@0"), memory={"cpu@0": 10})

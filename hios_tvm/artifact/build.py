@@ -24,6 +24,7 @@ from hios_tvm.passes.canonicalize_operators import NUM_INPUT
 from hios_tvm.runtime.devices import check_devices, kind_of
 from hios_tvm.runtime.machine import describe_machine
 from hios_tvm.schedulers.evaluate import check_order, check_schedule
+from hios_tvm.schema.device_names import cores_of
 from hios_tvm.schema.launches import GpuKernel
 from hios_tvm.schema.manifest import DeviceSpec, Manifest, TensorSpec
 from hios_tvm.schema.platform import Device, Platform
@@ -79,7 +80,9 @@ def build(
 def _check(network: Network, schedule: Schedule, memory: Mapping[str, int]) -> None:
     names = [device.device for device in schedule]
     check_devices(names)
-    devices = tuple(Device(name, streams=kind_of(name).streams(name)) for name in names)
+    devices = tuple(
+        Device(name, streams=kind_of(name).streams(name), cores=cores_of(name)) for name in names
+    )
     platform = Platform(devices).with_memory(memory)
     check_schedule(network.graph, platform, schedule)
     check_order(network.graph, platform, schedule)
@@ -89,10 +92,14 @@ def _check_memory(
     network: Network, schedule: Schedule, manifest: Manifest, memory: Mapping[str, int]
 ) -> None:
     """Compare what is planned with each limit; before, activations could only be estimated."""
+    memories = schedule.memories([d.device for d in schedule if kind_of(d.device).own_memory])
+    arena_bytes = dict.fromkeys(memories.values(), 0)
+    for spec in manifest.devices:
+        arena_bytes[memories[spec.name]] += spec.arena_bytes
     for device in schedule:
         most = memory.get(device.device)
         weights = network.on(device.device).graph.weight_bytes(device.operators)
-        activations = manifest.device[device.device].arena_bytes
+        activations = arena_bytes[memories[device.device]]
         if most is not None and weights + activations > most:
             raise ScheduleError(
                 f"device {device.device!r} has {most} bytes of memory, its operators need "

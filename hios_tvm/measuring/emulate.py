@@ -27,6 +27,7 @@ from hios_tvm.runtime.memory import Arena, TensorTable
 from hios_tvm.runtime.native import load_library
 from hios_tvm.schedulers.evaluate import evaluate
 from hios_tvm.schema.costs import CostTable, Measurement
+from hios_tvm.schema.device_names import cores_of
 from hios_tvm.schema.instance import Instance
 from hios_tvm.schema.manifest import ALIGNMENT, Manifest
 from hios_tvm.schema.platform import Device, Platform
@@ -70,20 +71,22 @@ class Emulation:
 def emulate(
     instance: Instance,
     schedule: Schedule,
-    programs: Sequence[Program],
     *,
     scale: float | None = None,
     iterations: int = 5,
     warmup: int = 1,
 ) -> Emulation:
-    """Run `programs` on emulated devices, and compare with the evaluator's makespan.
+    """Run a schedule on emulated devices, and compare with the evaluator's makespan.
+
+    Every device reads what others wrote by a copy of its own, which takes as long as the transfer:
+    what a device's own stream of copies hides is not part of the evaluator's model.
 
     Parameters
     ----------
     instance : Instance
         What each operator and transfer costs. Its platform is taken as independent.
-    schedule, programs
-        The schedule, and the programs made of it (`programs_of`, or an artifact's).
+    schedule : Schedule
+        Of the instance's graph.
     scale : float, optional
         Factor on all times; by default so that a kernel takes 8 ms on average.
     iterations, warmup : int
@@ -107,6 +110,8 @@ def emulate(
         raise UsageError("there is nothing to emulate: no operator costs anything")
     scale = scale or max(1.0, MEAN_KERNEL_MS * len(kernel_ms) / total_ms)
     emulated = _Emulated(instance, schedule, kernel_ms, scale)
+    apart = tuple(replace(device, memory=device.device) for device in schedule)
+    programs = programs_of(graph, replace(schedule, devices=apart))
     with closing(emulated.executor(_in_step(schedule, programs))) as executor:
         for _ in range(warmup):
             executor.run()
@@ -115,11 +120,8 @@ def emulate(
     return Emulation(summary, predicted_ms, scale, len({p.device for p in programs}))
 
 
-def emulation_of(manifest: Manifest) -> tuple[Instance, Schedule, tuple[Program, ...]]:
-    """Return the graph of an artifact with its costs, its schedule, and its programs.
-
-    The programs are made anew, for devices that all copy as CPUs do: what a device's own stream of
-    copies hides is not part of the evaluator's model.
+def emulation_of(manifest: Manifest) -> tuple[Instance, Schedule]:
+    """Return the graph of an artifact with its costs, and its schedule.
 
     Raises
     ------
@@ -140,8 +142,11 @@ def emulation_of(manifest: Manifest) -> tuple[Instance, Schedule, tuple[Program,
         transfer={edge: Measurement(ms) for edge, ms in spans.items()},
     )
     streams = max((len(stage.groups) for device in schedule for stage in device.stages), default=1)
-    platform = Platform(tuple(Device(d.name, "emulated", streams) for d in manifest.devices))
-    return Instance(graph, costs, platform), schedule, programs_of(graph, schedule)
+    devices = [
+        Device(device.name, "emulated", streams, cores=cores_of(device.name))
+        for device in manifest.devices
+    ]
+    return Instance(graph, costs, Platform(tuple(devices))), schedule
 
 
 def _kernel_ms(instance: Instance, schedule: Schedule) -> dict[str, float]:

@@ -167,7 +167,7 @@ class Problem:
         return Schedule(
             scheduler,
             tuple(
-                DeviceSchedule(device.name, tuple(stages[d]))
+                DeviceSchedule(device.name, tuple(stages[d]), device.memory)
                 for d, device in enumerate(self.platform.devices)
             ),
         )

@@ -49,6 +49,15 @@ def parse_cores(name: str) -> tuple[int, ...]:
     return tuple(sorted(cores))
 
 
+def cores_of(device: str) -> tuple[int, ...]:
+    """Return the cores of any device: those of a CPU device, none of others.
+
+    >>> cores_of("cpu@0-1"), cores_of("cuda:0")
+    ((0, 1), ())
+    """
+    return parse_cores(device) if _CPU.fullmatch(device) else ()
+
+
 def cpu_model_name(name: str) -> str:
     """Return what devices that run a kernel equally fast have in common.
 
@@ -152,20 +161,13 @@ def parse_device_list(text: str) -> tuple[str, ...]:
     return names
 
 
-def disjoint_cores(names: Iterable[str]) -> dict[str, tuple[int, ...]]:
-    """Return the cores of CPU devices, of which none may have a core of another.
+def outermost(names: Iterable[str]) -> tuple[str, ...]:
+    """Return the CPU devices that are not part of another one.
 
-    Raises
-    ------
-    DeviceError, UsageError
-        If a name is no CPU device, or a core belongs to two of them.
+    >>> outermost(["cpu@0-1", "cpu@0", "cpu@1", "cpu@2"])
+    ('cpu@0-1', 'cpu@2')
     """
-    owner: dict[int, str] = {}
-    cores: dict[str, tuple[int, ...]] = {}
-    for name in names:
-        cores[name] = parse_cores(name)
-        for core in cores[name]:
-            if core in owner:
-                raise UsageError(f"core {core} belongs to {owner[core]} and to {name}")
-            owner[core] = name
-    return cores
+    cores = {name: set(parse_cores(name)) for name in names}
+    return tuple(
+        name for name, own in cores.items() if not any(own < other for other in cores.values())
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -11,6 +11,9 @@ from hios_tvm.errors import ScheduleError
 from hios_tvm.schema.strict_json import Document
 
 StreamGroup = tuple[str, ...]
+
+HOST_MEMORY = "host"
+"""The memory of CPUs that nothing else is said about."""
 
 
 @dataclass(frozen=True)
@@ -33,10 +36,15 @@ class Stage:
 
 @dataclass(frozen=True)
 class DeviceSchedule:
-    """The stages that the device called `device` runs, in order."""
+    """The stages that the device called `device` runs, in order.
+
+    Devices of one `memory` hand tensors over by reference. None is the memory of the host for
+    CPUs, and a GPU's own.
+    """
 
     device: str = field(metadata={"json": "name"})
     stages: tuple[Stage, ...]
+    memory: str | None = field(default=None, metadata={"optional": True})
 
     @cached_property
     def operators(self) -> tuple[str, ...]:
@@ -62,6 +70,15 @@ class Schedule:
     def placement(self) -> Mapping[str, str]:
         """Device of each operator."""
         return {name: device.device for device in self.devices for name in device.operators}
+
+    def memories(self, own_memory: Collection[str] = ()) -> dict[str, str]:
+        """Return the memory of each device; those in `own_memory` have one of their own."""
+        return {
+            device.device: device.device
+            if device.device in own_memory
+            else device.memory or HOST_MEMORY
+            for device in self.devices
+        }
 
     def __iter__(self) -> Iterator[DeviceSchedule]:
         return iter(self.devices)

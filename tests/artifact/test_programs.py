@@ -81,6 +81,52 @@ def test_programs_wait_for_remote_data_only() -> None:
     assert kernels == {"cpu@0": {"negate", "add"}, "cpu@1": {"negate"}}
 
 
+def test_devices_of_one_memory_hand_over_by_reference() -> None:
+    shared = schedule([[["a"]], [["b"]], [["d"]]], [[["c"]]], shared=True)
+    annotated = annotate(Diamond, shared)
+    assert "to_vdevice" not in annotated.script()
+    partition = partition_by_device(annotated)
+    first, second = partition.programs
+    assert first.instructions == (
+        Call("a", "negate", ("x", "a")),
+        Signal(0),
+        Call("b", "add", ("a", "weight_0", "b")),
+        Wait(1),
+        Call("d", "add", ("b", "c", "d")),
+    )
+    assert second.instructions == (Wait(0), Call("c", "negate", ("a", "c")), Signal(1))
+    assert {b.name: b.device for b in partition.buffers if b.space == "arena"} == {
+        "a": "cpu@0",
+        "b": "cpu@0",
+        "c": "cpu@0",  # one arena for the memory
+    }
+
+
+def test_stages_that_share_cores_wait_for_each_other() -> None:
+    """On both cores, then on one each, then on both; `b` and `c` wait for data alone."""
+    stages = {"cpu@0-1": [("a", 0), ("d", 3)], "cpu@0": [("b", 1)], "cpu@1": [("c", 2)]}
+    made = Schedule(
+        "by hand",
+        tuple(
+            DeviceSchedule(device, tuple(Stage(((name,),), at) for name, at in own))
+            for device, own in stages.items()
+        ),
+    )
+    partition = partition_by_device(annotate(Diamond, made))
+    programs = {program.device: program.instructions for program in partition.programs}
+    assert programs == {
+        "cpu@0-1": (
+            Call("a", "negate", ("x", "a")),
+            Signal(0),
+            Wait(2),
+            Wait(1),
+            Call("d", "add", ("b", "c", "d")),
+        ),
+        "cpu@0": (Wait(0), Call("b", "add", ("a", "weight_0", "b")), Signal(1)),
+        "cpu@1": (Wait(0), Call("c", "negate", ("a", "c")), Signal(2)),
+    }
+
+
 def test_stream_groups_run_on_streams_that_share_the_device() -> None:
     partition = partition_by_device(annotate(Diamond, schedule([[["a"]], [["b"], ["c"]], [["d"]]])))
     programs = {program.stream: program.instructions for program in partition.programs}

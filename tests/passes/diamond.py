@@ -55,12 +55,19 @@ class Diamond:
         return output
 
 
-def schedule(*devices: list[list[list[str]]]) -> Schedule:
-    """One list of stages a device; a stage is a list of stream groups."""
+def schedule(*devices: list[list[list[str]]], shared: bool = False) -> Schedule:
+    """One list of stages a device; a stage is a list of stream groups.
+
+    Each device has a memory of its own, as if on a NUMA node, unless all are `shared`.
+    """
     return Schedule(
         "by hand",
         tuple(
-            DeviceSchedule(f"cpu@{i}", tuple(Stage(tuple(map(tuple, s))) for s in stages))
+            DeviceSchedule(
+                f"cpu@{i}",
+                tuple(Stage(tuple(map(tuple, s))) for s in stages),
+                None if shared else f"node{i}",
+            )
             for i, stages in enumerate(devices)
         ),
     )

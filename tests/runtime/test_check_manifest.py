@@ -158,8 +158,6 @@ DEFECTS: dict[str, tuple[Callable[[Manifest], Manifest], str]] = {
     "unknown buffer": (append(0, Call("d", "k", ("a", "nothing"))), "unknown buffer 'nothing'"),
     "writes a weight": (append(0, Call("d", "k", ("a", "w"))), "writes buffer 'w'"),
     "writes an input": (append(1, Copy("a'", "x")), "writes buffer 'x'"),
-    "reads another device's arena": (append(1, Call("d", "k", ("b", "y"))), "of another device"),
-    "writes another device's arena": (append(1, Copy("x", "b")), "of another device"),
     "copy to another shape": (buffer("a'", shape=(15,)), "another shape or dtype"),
     "output never computed": (
         program(1, Wait(7), Copy("a", "a'")),

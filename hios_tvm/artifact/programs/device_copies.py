@@ -1,11 +1,11 @@
 """Copies between devices: in whose memory a tensor is, who needs a copy, and who makes it.
 
-An operator reads its inputs in the memory of its own device. Devices without memory of their own
-(CPUs) read the model's inputs and weights where they are, in the host's memory; every other tensor
-of another device is copied once for all its readers on a device. The copy of ``tensor`` for
-``cuda:0`` is a buffer of its own, ``tensor@cuda:0``. An output of the model that is computed in a
-device's own memory is copied to ``tensor@output``, which the caller gets. Weights are copied to
-devices when an artifact is loaded, everything else in each run.
+An operator reads its inputs in the memory of its own device. CPUs share the memory of the host, or
+that of a NUMA node, and hand tensors over by reference; they read the model's inputs and weights
+where they are. A tensor in another memory is copied once for all its readers on a device. The copy
+of ``tensor`` for ``cuda:0`` is a buffer of its own, ``tensor@cuda:0``. An output of the model that
+is computed in a device's own memory is copied to ``tensor@output``, which the caller gets. Weights
+are copied to devices when an artifact is loaded, everything else in each run.
 """
 
 from collections.abc import Mapping
@@ -15,18 +15,24 @@ from functools import cached_property
 from hios_tvm.errors import ScheduleError
 from hios_tvm.schema.graph import OperatorGraph
 from hios_tvm.schema.program import COPY_STREAM
+from hios_tvm.schema.schedule import Schedule
 
 
 @dataclass(frozen=True)
 class DeviceCopies:
-    """The copies that `graph` needs when its operators run on the devices of `placement`.
+    """The copies that `graph` needs when its operators run as `schedule` says.
 
     `own_memory` has the devices with memory of their own, and the kind of each.
     """
 
     graph: OperatorGraph
-    placement: Mapping[str, str]
+    schedule: Schedule
     own_memory: Mapping[str, str]
+
+    @cached_property
+    def memory(self) -> Mapping[str, str]:
+        """The memory of each device."""
+        return self.schedule.memories(self.own_memory)
 
     @cached_property
     def weights(self) -> frozenset[str]:
@@ -36,8 +42,15 @@ class DeviceCopies:
     def buffer(self, tensor: str, device: str) -> str:
         """Return the buffer in which operators of `device` read `tensor`: itself, or a copy."""
         owner = self._owner(tensor)
-        in_reach = owner == device or (owner is None and device not in self.own_memory)
+        if owner is None:
+            in_reach = device not in self.own_memory
+        else:
+            in_reach = self.memory[owner] == self.memory[device]
         return tensor if in_reach else f"{tensor}@{device}"
+
+    def arena(self, device: str) -> str:
+        """Return the device in whose arena `device` has its buffers: the first of its memory."""
+        return next(name for name in self.memory if self.memory[name] == self.memory[device])
 
     def output_buffer(self, tensor: str) -> str:
         """Return the buffer of an output of the model: in the host's memory."""
@@ -76,4 +89,4 @@ class DeviceCopies:
     def _owner(self, tensor: str) -> str | None:
         """Return the device that computes `tensor`; None for inputs and weights."""
         producer = self.graph.producer.get(tensor)
-        return None if producer is None else self.placement[producer]
+        return None if producer is None else self.schedule.placement[producer]

@@ -1,17 +1,20 @@
 """Calls and copies of all devices in one order, which every stream keeps.
 
 A stage of one stream group runs on stream 0, which has the whole device; the groups of a wider
-stage run on streams 1, 2, ... that share it. Where a device changes from one to the other, the new
-stage waits for the old one. Everything else waits for data only.
+stage run on streams 1, 2, ... that share it. Where a device changes from one to the other, or a
+core from one device to another, the new stage waits for the old one. Everything else waits for data
+only.
 """
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import NamedTuple
 
 import networkx as nx
 
 from hios_tvm.artifact.programs.device_copies import DeviceCopies
+from hios_tvm.schema.device_names import cores_of
 from hios_tvm.schema.program import COPY_STREAM, Call, Copy
 from hios_tvm.schema.schedule import Schedule, Stage
 
@@ -48,20 +51,36 @@ def ordered_steps(copies: DeviceCopies, schedule: Schedule, scratch: Scratch) ->
         Scratch memory of kernels: further arguments after their outputs.
     """
     steps: list[Step] = []
-    for device in schedule:
-        copied: set[str] = set()
-        last: dict[int, str] = {}  # the last step of each stream of the previous stage
-        for stage in device.stages:
-            streams = _streams(stage)
-            barrier = tuple(last.values()) if set(streams) != last.keys() else ()
-            last = {}
-            for stream, group in zip(streams, stage.groups, strict=True):
-                writer = _GroupSteps(copies, scratch, device.device, stream, copied)
-                for step in writer.steps(group, barrier):
-                    steps.append(step)
-                    if step.stream == stream:
-                        last[stream] = step.name
+    copied: dict[str, set[str]] = {device.device: set() for device in schedule}
+    latest: dict[int | str, _Turn] = {}  # of each core, or of a device without cores
+    for device, stage in _in_order(schedule):
+        units = cores_of(device) or (device,)
+        before = [latest[unit] for unit in units if unit in latest]
+        turn = _Turn(device, _streams(stage), {})
+        others = (other for other in before if (other.device, other.streams) != turn[:2])
+        barrier = tuple(dict.fromkeys(name for other in others for name in other.last.values()))
+        for stream, group in zip(turn.streams, stage.groups, strict=True):
+            writer = _GroupSteps(copies, scratch, device, stream, copied[device])
+            for step in writer.steps(group, barrier):
+                steps.append(step)
+                if step.stream == stream:
+                    turn.last[stream] = step.name
+        latest |= dict.fromkeys(units, turn)
     return _in_order_of_use(steps)
+
+
+def _in_order(schedule: Schedule) -> list[tuple[str, Stage]]:
+    """Return all stages with their devices: those of one core in the order of their positions."""
+    stages = [(device.device, stage) for device in schedule for stage in device.stages]
+    return sorted(stages, key=lambda entry: -1 if (at := entry[1].position) is None else at)
+
+
+class _Turn(NamedTuple):
+    """A stage, and the last step on each of its streams."""
+
+    device: str
+    streams: range
+    last: dict[int, str]
 
 
 @dataclass(frozen=True)

@@ -60,7 +60,7 @@ def partition_by_device(
     graph = extract_operator_graph(mod)
     kinds = {device.device: kind_of(device.device) for device in schedule}
     own_memory = {name: kind.kind for name, kind in kinds.items() if kind.own_memory}
-    copies = DeviceCopies(graph, schedule.placement, own_memory)
+    copies = DeviceCopies(graph, schedule, own_memory)
     scratch = _scratch(graph, schedule, launches)
     names = {operator: tuple(b.name for b in buffers) for operator, buffers in scratch.items()}
     return Partition(
@@ -106,16 +106,17 @@ def _buffers(copies: DeviceCopies, scratch: Mapping[str, tuple[Buffer, ...]]) ->
     for tensor in graph.constants:
         add(tensor, tensor, None, "param")
     for operator in graph.operators:
-        device = copies.placement[operator.name]
+        device = copies.schedule.placement[operator.name]
+        arena = copies.arena(device)
         for tensor in operator.inputs:
             name = copies.buffer(tensor, device)
             if name != tensor:
-                add(name, tensor, device, "param" if tensor in copies.weights else "arena")
+                add(name, tensor, arena, "param" if tensor in copies.weights else "arena")
         for tensor in operator.outputs:
             if tensor in outputs:  # the kernel writes it where the caller gets it
                 add(tensor, tensor, None, "output")
             else:
-                add(tensor, tensor, device, "arena")
+                add(tensor, tensor, arena, "arena")
         buffers |= {buffer.name: buffer for buffer in scratch.get(operator.name, ())}
     for tensor in graph.outputs:
         add(copies.output_buffer(tensor), tensor, None, "output")

@@ -30,7 +30,7 @@ def programs_of(
     own_memory : device -> kind
         Devices with memory of their own.
     """
-    copies = DeviceCopies(graph, schedule.placement, own_memory)
+    copies = DeviceCopies(graph, schedule, own_memory)
     programs = _synchronized(ordered_steps(copies, schedule, scratch))
     return programs or (Program(schedule.devices[0].device, 0, ()),)
 

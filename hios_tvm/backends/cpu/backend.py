@@ -64,12 +64,14 @@ class CpuBackend:
         cache_dir: Path | None = None,
         progress: Progress = lambda done, total: None,
     ) -> dict[str, DeviceCode]:
-        """Compile the kernels of each device and link them with the executor."""
-        code = {}
-        for device, module in kernels.items():
-            objects = compile_kernels(module, target, cache_dir=cache_dir, progress=progress)
-            code[device] = DeviceCode(link_library(objects.values(), target))
-        return code
+        """Compile the kernels of all devices and link them with the executor into one library.
+
+        A core may call kernels of several devices, and finds them all in the library of one.
+        """
+        functions = {g.name_hint: f for own in kernels.values() for g, f in own.functions.items()}
+        module = IRModule(functions)
+        objects = compile_kernels(module, target, cache_dir=cache_dir, progress=progress)
+        return dict.fromkeys(kernels, DeviceCode(link_library(objects.values(), target)))
 
     def features(self, target: Target) -> tuple[str, ...]:
         """Return the features of `target` in the words of /proc/cpuinfo."""

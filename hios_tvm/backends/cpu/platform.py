@@ -1,5 +1,6 @@
 """The CPU devices of this machine as a platform: links and independence, measured once."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
@@ -17,11 +18,10 @@ from hios_tvm.passes.canonicalize_operators import CanonicalizeOperators
 from hios_tvm.passes.extract_operator_graph import extract_operator_graph
 from hios_tvm.runtime.devices.cpu.bench import KernelArg, KernelCall
 from hios_tvm.runtime.devices.cpu.cores import require_cores
-from hios_tvm.runtime.devices.cpu.measure import measure_together
+from hios_tvm.runtime.devices.cpu.measure import Together, cpu_platform_of, measure_together
 from hios_tvm.runtime.machine import device_fingerprint
 from hios_tvm.schema.costs import Measurement
-from hios_tvm.schema.device_names import cpu_model_name, disjoint_cores
-from hios_tvm.schema.platform import Device, Link, Platform
+from hios_tvm.schema.platform import Link, Platform
 
 
 def cpu_platform(
@@ -46,43 +46,56 @@ def cpu_platform(
 
     Raises
     ------
-    UsageError
-        If a core belongs to two devices.
     DeviceError
         If a name is no CPU device, or names a core that this process may not use.
     """
-    platform = Platform(
-        tuple(
-            Device(name, model=cpu_model_name(name), streams=len(cores))
-            for name, cores in disjoint_cores(names).items()
-        )
-    )
+    platform = cpu_platform_of(names)
     if measured is not None:
         return replace(
-            platform, default_link=measured.default_link, independence=measured.independence
+            platform,
+            links=measured.links,
+            default_link=measured.default_link,
+            independence=measured.independence,
         )
-    cores = [require_cores(name) for name in names]
+    for name in names:
+        require_cores(name)
     if len(names) == 1:
         return platform
     where = f"{device_fingerprint()} {','.join(names)}"
-    keys = [f"{what} {where}" for what in ("link latency", "link ms/GB", "independence")]
+    keys = [f"{what} {where}" for what in _MEASURED]
     known = {} if cache is None else cache.get(keys)
     if len(known) < len(keys):
         progress("measure devices", 0, 2)
         probe = _probe(target)
         progress("measure devices", 1, 2)
-        measured_link, independence = measure_together(*probe, cores)
-        values = (measured_link.latency_ms, 1000.0 / measured_link.bandwidth_gb_s, independence)
+        numbers = _numbers(measure_together(*probe, platform.devices))
         known = {
             key: Measurement(value, source="measured")
-            for key, value in zip(keys, values, strict=True)
+            for key, value in zip(keys, numbers, strict=True)
         }
         if cache is not None:
             cache.put(known)
         progress("measure devices", 2, 2)
-    latency_ms, ms_per_gb, independence = (known[key].ms for key in keys)
-    link = Link(latency_ms=latency_ms, bandwidth_gb_s=1000.0 / ms_per_gb)
-    return replace(platform, default_link=link, independence=independence)
+    return _from_numbers([known[key].ms for key in keys]).on(platform)
+
+
+_MEASURED = ("reference ms", "reference ms/GB", "copy ms", "copy ms/GB", "independence")
+
+
+def _numbers(together: Together) -> list[float]:
+    """Return what is kept of `together`, in the order of `_MEASURED`."""
+    links = (together.reference, together.copy)
+    numbers = [n for link in links for n in (link.latency_ms, 1000.0 / link.bandwidth_gb_s)]
+    return [*numbers, together.independence]
+
+
+def _from_numbers(numbers: Sequence[float]) -> Together:
+    *links, independence = numbers
+    reference, copy = (
+        Link(latency_ms, 1000.0 / ms_per_gb if ms_per_gb else math.inf)
+        for latency_ms, ms_per_gb in (links[:2], links[2:])
+    )
+    return Together(reference, copy, independence)
 
 
 @cache

@@ -1,4 +1,4 @@
-"""Times of copies and hand-overs between CPU devices."""
+"""Times of hand-overs and copies between CPU devices."""
 
 from collections.abc import Sequence
 
@@ -9,10 +9,12 @@ from hios_tvm.runtime.devices.cpu.core_tasks import CpuProgram
 from hios_tvm.runtime.devices.samples import measurement_of
 from hios_tvm.runtime.native import load_library
 from hios_tvm.schema.costs import Measurement
+from hios_tvm.schema.platform import Link
 from hios_tvm.schema.program import Copy, Instruction, Signal, Wait
 
 _ROUND_TRIPS = 200
 _TRANSFER_BYTES = tuple(1 << k for k in range(10, 25, 2))
+_CACHED_BYTES = tuple(1 << k for k in range(14, 20))  # which the caches of a core can hold
 
 
 def measure_transfers(
@@ -44,6 +46,20 @@ def measure_transfers(
         samples = bench.run(programs, rounds)
         result[size] = measurement_of(consumed[2] - consumed[1] for _, consumed in samples)
     return result
+
+
+def measure_references(library: bytes, source: Cores, destination: Cores) -> Link:
+    """Return what it costs that `destination` reads in place what `source` has just written.
+
+    The latency is that of the hand-over. The bandwidth is of what reading takes longer than it does
+    where `destination` has written the data itself: they come from the caches of other cores.
+    """
+    remote = measure_transfers(library, source, destination, _CACHED_BYTES)
+    local = measure_transfers(library, destination, destination, _CACHED_BYTES)
+    slower = [(remote[size].ms - local[size].ms) / size for size in _CACHED_BYTES]
+    ms_per_byte = max(float(np.median(slower)), 1e-12)
+    latency_ms = measure_handover(library, source, destination).ms
+    return Link(latency_ms, 1.0 / (1e6 * ms_per_byte))
 
 
 def measure_handover(

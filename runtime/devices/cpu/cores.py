@@ -2,6 +2,7 @@
 
 import os
 import platform
+from contextlib import suppress
 from pathlib import Path
 
 from hios_tvm.errors import DeviceError
@@ -28,6 +29,18 @@ def require_cores(name: str) -> tuple[int, ...]:
             f"{cpu_device_name(allowed)}; map the artifact's devices to others with devices="
         )
     return cores
+
+
+def numa_nodes() -> dict[int, frozenset[int]]:
+    """Return the cores of each NUMA node of this machine; nothing where the system does not say."""
+    nodes = {}
+    for path in Path("/sys/devices/system/node").glob("node[0-9]*/cpulist"):
+        with suppress(OSError, DeviceError):
+            cores = path.read_text(encoding="ascii").strip().replace(",", "+")
+            nodes[int(path.parent.name.removeprefix("node"))] = frozenset(
+                parse_cores(f"cpu@{cores}")
+            )
+    return nodes
 
 
 def share_cores(cores: tuple[int, ...], streams: int) -> tuple[tuple[int, ...], ...]:

@@ -10,7 +10,7 @@ from hios_tvm.runtime.devices.cpu.cores import require_cores, share_cores
 from hios_tvm.runtime.devices.cpu.measure import measure_on_cpus
 from hios_tvm.runtime.devices.interface import DeviceKind, LoadedDevices, LoadRequest, Times
 from hios_tvm.runtime.trace import Span, span_of
-from hios_tvm.schema.device_names import disjoint_cores, parse_cores
+from hios_tvm.schema.device_names import parse_cores
 from hios_tvm.schema.manifest import DeviceSpec, Manifest
 from hios_tvm.schema.program import Program
 
@@ -64,7 +64,7 @@ CPU = DeviceKind(
     kind="cpu",
     first="cpu@0",
     own_memory=False,
-    check_names=disjoint_cores,
+    check_names=lambda names: [parse_cores(name) for name in names],
     streams=lambda name: len(parse_cores(name)),
     check_code=_check_code,
     require=lambda device: require_cores(device.name),
