@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -62,6 +62,24 @@ class Schedule:
     def placement(self) -> Mapping[str, str]:
         """Device of each operator."""
         return {name: device.device for device in self.devices for name in device.operators}
+
+    def over(self, devices: Sequence[str]) -> Schedule:
+        """Return it for all of `devices`, in their order, and without a prediction.
+
+        Raises
+        ------
+        ScheduleError
+            If it uses another device.
+        """
+        stages = {device.device: device.stages for device in self}
+        unknown = sorted(stages.keys() - set(devices))
+        if unknown:
+            raise ScheduleError(
+                f"the schedule uses {unknown[0]!r}, and the devices are {', '.join(devices)}: name "
+                "all of its devices"
+            )
+        complete = tuple(DeviceSchedule(name, stages.get(name, ())) for name in devices)
+        return replace(self, devices=complete, makespan_ms=None, lower_bound_ms=None)
 
     def __iter__(self) -> Iterator[DeviceSchedule]:
         return iter(self.devices)
