@@ -19,6 +19,7 @@ __all__ = [
     "Device",
     "DeviceSchedule",
     "HiosError",
+    "InferenceSession",
     "Link",
     "Manifest",
     "Measurement",
@@ -26,16 +27,19 @@ __all__ = [
     "OnnxReference",
     "Operator",
     "OperatorGraph",
+    "OrtValue",
     "Platform",
     "Prediction",
     "RelaxReference",
     "Schedule",
     "Session",
+    "SessionOptions",
     "Stage",
     "Tensor",
     "Timeline",
     "__version__",
     "build",
+    "compile",
     "compile_model",
     "evaluate",
     "load",
@@ -53,10 +57,11 @@ if TYPE_CHECKING:
     from hios_tvm.artifact.predict import predict
     from hios_tvm.artifact.write import Build, write
     from hios_tvm.backends.network import Network, lower_network
-    from hios_tvm.compiler import Compilation, CompileOptions, compile_model, plan
+    from hios_tvm.compiler import Compilation, CompileOptions, compile, compile_model, plan
     from hios_tvm.errors import HiosError
     from hios_tvm.frontends import load_model
     from hios_tvm.measuring.network_costs import network_costs
+    from hios_tvm.onnxruntime import InferenceSession, OrtValue, SessionOptions
     from hios_tvm.runtime import Session, load
     from hios_tvm.schedulers import make_schedule
     from hios_tvm.schedulers.evaluate import Timeline, evaluate
@@ -76,6 +81,7 @@ else:
         "Device": "hios_tvm.schema.platform",
         "DeviceSchedule": "hios_tvm.schema.schedule",
         "HiosError": "hios_tvm.errors",
+        "InferenceSession": "hios_tvm.onnxruntime",
         "Link": "hios_tvm.schema.platform",
         "Manifest": "hios_tvm.schema.manifest",
         "Measurement": "hios_tvm.schema.costs",
@@ -83,15 +89,18 @@ else:
         "OnnxReference": "hios_tvm.verification.onnx_reference",
         "Operator": "hios_tvm.schema.graph",
         "OperatorGraph": "hios_tvm.schema.graph",
+        "OrtValue": "hios_tvm.onnxruntime",
         "Platform": "hios_tvm.schema.platform",
         "Prediction": "hios_tvm.schema.manifest",
         "RelaxReference": "hios_tvm.verification.relax_reference",
         "Schedule": "hios_tvm.schema.schedule",
         "Session": "hios_tvm.runtime",
+        "SessionOptions": "hios_tvm.onnxruntime",
         "Stage": "hios_tvm.schema.schedule",
         "Tensor": "hios_tvm.schema.graph",
         "Timeline": "hios_tvm.schedulers.evaluate",
         "build": "hios_tvm.artifact.build",
+        "compile": "hios_tvm.compiler",
         "compile_model": "hios_tvm.compiler",
         "evaluate": "hios_tvm.schedulers.evaluate",
         "load": "hios_tvm.runtime",

@@ -17,6 +17,7 @@ from hios_tvm.passes.channels_last import ChannelsLast
 from hios_tvm.passes.check_values import CheckValues
 from hios_tvm.passes.cpu_rules.convolution import Convolution
 from hios_tvm.passes.cpu_rules.fallback import Fallback
+from hios_tvm.passes.cpu_rules.grouped_convolution import GroupedConvolution
 from hios_tvm.passes.cpu_rules.injective import Injective
 from hios_tvm.passes.cpu_rules.product import Product
 from hios_tvm.passes.cpu_rules.rows import Rows
@@ -109,6 +110,7 @@ def cpu_rules(lanes: int, registers: int) -> list[ScheduleRule]:
     """Return the rules for CPUs with `registers` vector registers of `lanes` floats."""
     return [
         Winograd(lanes, registers),
+        GroupedConvolution(lanes, registers),
         Convolution(lanes, registers),
         Product(lanes, registers),
         SlidingWindow(lanes, registers),

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
 from hios_tvm.errors import InputError
+from hios_tvm.runtime.arguments import Tensors, accept
 from hios_tvm.runtime.memory import TensorTable, address_of, aligned_empty
 from hios_tvm.runtime.weights import Weights
 from hios_tvm.schema.dtypes import numpy_dtype
@@ -87,6 +89,9 @@ class Interface:
             _Input(spec, numpy_dtype(spec.dtype), pinned.get(spec.buffer))
             for spec in manifest.inputs
         )
+        self._expected = tuple(
+            (item.spec.name, item.spec.shape, item.dtype) for item in self._inputs
+        )
         self._aligned: dict[str, Array] = {}  # copies of inputs that are not, by name
         self._outputs = tuple(_routes(manifest, weights, pinned))
         self._written = tuple(route for route in self._outputs if isinstance(route, _Written))
@@ -99,34 +104,59 @@ class Interface:
                 tensors.place(buffer, address_of(array))
             self._extremes[buffer] = array
 
-    def check(self, inputs: Mapping[str, Array]) -> None:
-        """Raise an `InputError` that lists all inputs that are missing, unknown or wrong."""
-        problems = []
-        for item in self._inputs:
-            spec, array = item.spec, inputs.get(item.spec.name)
-            if array is None:
-                problems.append(f"{spec.name!r} is missing: {spec.dtype} {list(spec.shape)}")
-            elif not isinstance(array, np.ndarray):
-                problems.append(f"{spec.name!r} is no NumPy array but {type(array).__name__}")
-            elif array.shape != spec.shape or array.dtype != item.dtype:
-                problems.append(
-                    f"{spec.name!r} is {array.dtype} {list(array.shape)}, "
-                    f"not {spec.dtype} {list(spec.shape)}"
+    def accept_inputs(self, inputs: Tensors) -> Mapping[str, Array]:
+        """Return an array for each input, as `run` takes them.
+
+        Raises
+        ------
+        InputError
+            If inputs are missing, unknown or wrong; it lists all of them.
+        """
+        if type(inputs) is dict and len(inputs) == len(self._expected):  # the usual case, quickly
+            for name, shape, dtype in self._expected:
+                array = inputs.get(name)
+                if type(array) is not np.ndarray or array.shape != shape or array.dtype != dtype:
+                    break
+            else:
+                return inputs
+        return accept(inputs, [item.spec for item in self._inputs], "input")
+
+    def accept_outputs(self, out: Tensors) -> dict[str, Array]:
+        """Return the given arrays by name; they may be for some of the outputs only.
+
+        Raises
+        ------
+        InputError
+            If one is unknown, wrong, or cannot be written.
+        """
+        arrays = accept(out, [route.spec for route in self._outputs], "output", partly=True)
+        for name, array in arrays.items():
+            if not array.flags.writeable:
+                raise InputError(
+                    f"output {name!r} cannot be written into a read-only array; of a PyTorch "
+                    "tensor, give tensor.numpy(), which shares its memory"
                 )
-        known = {item.spec.name for item in self._inputs}
-        problems += [f"{name!r} is unknown" for name in inputs if name not in known]
-        if problems:
-            raise InputError(f"inputs: {'; '.join(problems)}")
+        return arrays
 
     def place_inputs(self, inputs: Mapping[str, Array]) -> list[Array]:
         """Let kernels read `inputs`, in place where they are aligned; return what must be kept."""
         return [self._place_input(item, inputs[item.spec.name]) for item in self._inputs]
 
-    def new_outputs(self) -> dict[str, Array]:
-        """Return a new array for each output that programs write, and let them write there."""
+    def new_outputs(
+        self, out: Mapping[str, Array] = MappingProxyType({}), inputs: Iterable[Array] = ()
+    ) -> dict[str, Array]:
+        """Return an array for each output that programs write, and let them write there.
+
+        It is the one of `out` where kernels can write there while they read `inputs`, or else new.
+        """
+        taken = list(inputs)
         arrays = {}
         for item in self._written:
-            arrays[item.spec.name] = aligned_empty(item.spec.shape, item.spec.dtype)
+            given = out.get(item.spec.name)
+            if given is None or not _is_usable(given) or _overlaps(given, taken):
+                given = aligned_empty(item.spec.shape, item.spec.dtype)
+            taken.append(given)
+            arrays[item.spec.name] = given
             if item.pinned is None:
                 self._tensors.place(item.spec.buffer, address_of(arrays[item.spec.name]))
         return arrays
@@ -166,18 +196,34 @@ class Interface:
                     results[spec.name] = array.copy()
         return results
 
+    def write_into(self, out: Mapping[str, Array], results: dict[str, Array]) -> None:
+        """Replace results by the arrays of `out`, which get their values."""
+        for name, array in out.items():
+            if results[name] is not array:
+                array[...] = results[name]
+                results[name] = array
+
     def _place_input(self, item: _Input, array: Array) -> Array:
         spec = item.spec
         if item.pinned is not None:
             item.pinned[...] = array
             return item.pinned
-        if not array.flags.c_contiguous or address_of(array) % ALIGNMENT:
+        if not _is_usable(array):
             if spec.name not in self._aligned:
                 self._aligned[spec.name] = aligned_empty(spec.shape, spec.dtype)
             self._aligned[spec.name][...] = array
             array = self._aligned[spec.name]
         self._tensors.place(spec.buffer, address_of(array))
         return array
+
+
+def _is_usable(array: Array) -> bool:
+    """Whether kernels can use the memory of `array` as it is."""
+    return array.flags.c_contiguous and address_of(array) % ALIGNMENT == 0
+
+
+def _overlaps(array: Array, others: Iterable[Array]) -> bool:
+    return any(np.may_share_memory(array, other) for other in others)
 
 
 def _routes(

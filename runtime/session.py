@@ -6,25 +6,22 @@ import os
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
-
-import numpy as np
 
 from hios_tvm.errors import ArtifactError
+from hios_tvm.runtime.arguments import Array, Tensors
 from hios_tvm.runtime.executor import DEFAULT_SPIN_US, Executor
 from hios_tvm.runtime.interface import Interface
 from hios_tvm.runtime.load_artifact import load_onto_devices
 from hios_tvm.runtime.read_artifact import Artifact, open_artifact
 from hios_tvm.runtime.trace import RunTrace
+from hios_tvm.schema.device_names import split_devices
 from hios_tvm.schema.manifest import TensorSpec
-
-Array = np.ndarray[Any, Any]
 
 
 def load(
     path: str | os.PathLike[str],
     *,
-    devices: Mapping[str, str] | Sequence[str] | None = None,
+    devices: Mapping[str, str] | Sequence[str] | str | None = None,
     verify_key: str | os.PathLike[str] | None = None,
     exclusive: bool = False,
     spin_us: float = DEFAULT_SPIN_US,
@@ -40,7 +37,8 @@ def load(
         mapped. Replacing it, as ``hios-tvm compile`` does, is fine.
     devices
         Other devices than those that the artifact was compiled for, of the same kinds and with
-        as many cores: a mapping from the artifact's names, or all of them in its order.
+        as many cores: a mapping from the artifact's names, or all of them in its order, also as
+        one string with commas.
     verify_key : path, optional
         File of an Ed25519 public key (PEM): an artifact that its owner did not sign
         (``hios-tvm sign``) is refused before anything else of the file is used.
@@ -65,6 +63,8 @@ def load(
     DeviceError
         If this process may not use a device, or another process uses its cores exclusively.
     """
+    if isinstance(devices, str):
+        devices = split_devices(devices)
     artifact = open_artifact(path, verify_key=verify_key)
     try:
         return Session(
@@ -132,27 +132,35 @@ class Session:
         """The artifact's devices whose work traces show: GPUs only where `gpu_trace` was given."""
         return self._loaded.traced
 
-    def run(self, inputs: Mapping[str, Array], *, timeout: float | None = None) -> dict[str, Array]:
+    def run(
+        self, inputs: Tensors, *, out: Tensors | None = None, timeout: float | None = None
+    ) -> dict[str, Array]:
         """Run the model once.
 
         Parameters
         ----------
         inputs
-            An array for each input, of exactly its shape and dtype. Arrays that are contiguous
-            and aligned to 64 bytes (`aligned_empty`) are used in place: do not change them
-            before the run has ended.
+            A tensor for each input, of exactly its shape and dtype: a mapping by name, a list or
+            tuple in the order of `inputs`, or the only one. A tensor is a NumPy array, or one
+            of another library that shares its memory by DLPack, such as PyTorch's. Those that are
+            contiguous and aligned to 64 bytes (`aligned_empty`) are used in place: do not change
+            them before the run has ended.
+        out : optional
+            Arrays that get the outputs: by name (others are new then), a list or tuple of all, or
+            the only one. Kernels write directly into those that are contiguous, aligned to 64
+            bytes and apart from all inputs and other outputs.
         timeout : float, optional
             Seconds after which the run is given up.
 
         Returns
         -------
         dict
-            A new array for each output, which belongs to the caller.
+            The arrays of `out`, and a new one for each other output, which belongs to the caller.
 
         Raises
         ------
         InputError
-            If inputs are missing, unknown, or of a wrong shape or dtype; it lists all of them. Or
+            If tensors are missing, unknown, or of a wrong shape or dtype; it lists all of them. Or
             if they lead to an index outside of its dimension, a length beyond it, or a division of
             integers without a result; it names the operators. The session works again afterwards.
         ExecutionError
@@ -163,18 +171,24 @@ class Session:
             If the session is closed, or belongs to the parent of this process.
         """
         self._executor.require_open()  # before the lock, which a fork may have copied locked
-        self._interface.check(inputs)
+        arrays = self._interface.accept_inputs(inputs)
+        if out is None:
+            with self._lock:
+                return self._run(arrays, timeout)
+        given = self._interface.accept_outputs(out)
         with self._lock:
-            return self._run(inputs, timeout)
+            results = self._run(arrays, timeout, given)
+            self._interface.write_into(given, results)
+        return results
 
     def run_traced(
-        self, inputs: Mapping[str, Array], *, timeout: float | None = None
+        self, inputs: Tensors, *, timeout: float | None = None
     ) -> tuple[dict[str, Array], RunTrace]:
         """Run the model once, and return the outputs and what happened when."""
         self._executor.require_open()
-        self._interface.check(inputs)
+        arrays = self._interface.accept_inputs(inputs)
         with self._lock:
-            outputs = self._run(inputs, timeout)
+            outputs = self._run(arrays, timeout)
             return outputs, self._last_trace()
 
     def last_trace(self) -> RunTrace:
@@ -198,15 +212,26 @@ class Session:
             self._executor.close()
             self._loaded.close(stuck=self._executor.is_stuck)
 
+    def __repr__(self) -> str:
+        return f"<Session of {self.manifest.summary} on {', '.join(self.devices)}>"
+
     def __enter__(self) -> Session:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _run(self, inputs: Mapping[str, Array], timeout: float | None) -> dict[str, Array]:
+    def _run(
+        self,
+        inputs: Mapping[str, Array],
+        timeout: float | None,
+        out: Mapping[str, Array] | None = None,
+    ) -> dict[str, Array]:
         held = self._interface.place_inputs(inputs)
-        outputs = self._interface.new_outputs()
+        if out is None:
+            outputs = self._interface.new_outputs()
+        else:
+            outputs = self._interface.new_outputs(out, inputs.values())
         start = time.monotonic_ns()
         self._executor.run(timeout, held=(held, outputs))
         self._interface.check_values()

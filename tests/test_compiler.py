@@ -15,11 +15,11 @@ import tvm_ffi
 from click.testing import CliRunner, Result
 from onnx import TensorProto, helper, numpy_helper
 
-from hios_tvm import compiler, runtime
+from hios_tvm import build, predict, runtime, write
 from hios_tvm.backends import virtual_machine
 from hios_tvm.backends.network import Network, lower_by_recipe, lower_network
 from hios_tvm.cli import main
-from hios_tvm.compiler import CompileOptions, build, compile_model, plan, predict, write
+from hios_tvm.compiler import CompileOptions, compile_model, pipeline, plan
 from hios_tvm.errors import ArtifactError, DeviceError, ScheduleError, UsageError
 from hios_tvm.frontends.onnx import from_onnx
 from hios_tvm.measuring import compare
@@ -193,7 +193,7 @@ def nothing_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("something was measured")
 
-    monkeypatch.setattr(compiler, "network_costs", refuse)
+    monkeypatch.setattr(pipeline, "network_costs", refuse)
 
 
 @pytest.mark.usefixtures("nothing_is_measured")
@@ -282,7 +282,7 @@ def test_each_candidate_is_built_once_and_the_winner_is_written(
         builds.append(build(*arguments, **options))
         return builds[-1]
 
-    monkeypatch.setattr(compiler, "build", build_and_keep)
+    monkeypatch.setattr(pipeline, "build", build_and_keep)
     options = CompileOptions(
         devices=tuple(f"cpu@{core}" for core in CORES[:2]), scheduler="auto", cache_dir=cache
     )

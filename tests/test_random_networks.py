@@ -17,9 +17,9 @@ from random_networks.network import Array
 from random_networks.shrink import shrink
 from random_networks.worker import Judge
 
+from hios_tvm import build, plan, write
 from hios_tvm.backends.cpu.platform import cpu_platform
 from hios_tvm.backends.network import lower_network
-from hios_tvm.compiler import build, plan, write
 from hios_tvm.frontends.onnx import from_onnx
 from hios_tvm.runtime.devices.cpu.cores import allowed_cores
 from hios_tvm.runtime.session import load

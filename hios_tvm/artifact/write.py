@@ -42,7 +42,7 @@ class Content:
     crc: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Build:
     """An artifact that is not in a file yet: its manifest, and its other entries by name.
 
@@ -51,6 +51,9 @@ class Build:
 
     manifest: Manifest
     contents: Mapping[str, Content]
+
+    def __repr__(self) -> str:
+        return f"<Build of {self.manifest.summary}: {', '.join(self.contents)}>"
 
 
 def write(

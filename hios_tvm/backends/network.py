@@ -50,7 +50,7 @@ class Lowered:
     graph: OperatorGraph
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Network:
     """A lowered model.
 
@@ -84,6 +84,13 @@ class Network:
         """The target of the CPU that runs the program."""
         first = next(iter(self.lowered.values())).target
         return self.lowered[HOST].target if HOST in self.lowered else first.host
+
+    def __repr__(self) -> str:
+        mib = sum(array.nbytes for array in self.weights.values()) / 2**20
+        return (
+            f"<Network {self.graph.name}: {len(self.graph.operators)} operators, {mib:.1f} MiB of "
+            f"weights for {', '.join(self.lowered)}>"
+        )
 
     def on(self, device: str) -> Lowered:
         """Return the form for the device called `device`.

@@ -5,8 +5,8 @@ import sys
 
 import click
 
-from hios_tvm import __version__
 from hios_tvm.errors import HiosError, UsageError
+from hios_tvm.version import __version__
 
 __all__ = ["main"]
 

@@ -33,12 +33,9 @@ from hios_tvm.schema.gpu_models import Precision
 from hios_tvm.schema.links import LINKS
 
 if TYPE_CHECKING:
-    from tvm.ir import IRModule
-
     from hios_tvm.compiler import Compilation, CompileOptions
     from hios_tvm.report.explain import DeviceReport
     from hios_tvm.schema.schedule import Schedule
-    from hios_tvm.verification.reference import Reference
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,18 +94,6 @@ class Check:
     def __post_init__(self) -> None:
         if self.dump_reproducer is not None and not self.verify:
             raise UsageError("--dump-reproducer needs the comparison that --no-verify leaves out")
-
-    def reference(self, model: ModelFile, module: IRModule) -> Reference | None:
-        """Return what the artifact is compared with."""
-        if not self.verify:
-            return None
-        if model.model.suffix == ".onnx":
-            from hios_tvm.verification.onnx_reference import OnnxReference
-
-            return OnnxReference(model.model, model.shapes)
-        from hios_tvm.verification.relax_reference import RelaxReference
-
-        return RelaxReference(module)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -254,6 +239,7 @@ def command(
     it is compared with a reference; inspect shows the result, which is kept in the artifact.
     """
     from hios_tvm.compiler import compile_model
+    from hios_tvm.compiler.source import ModelSource
 
     chosen = _compile_options(settings, options, cost_source, results)
     if results.save_costs is not None and chosen.schedule is not None and chosen.costs is None:
@@ -262,16 +248,17 @@ def command(
             "too, or leave one of them out"
         )
     path = output or model_file.model.with_suffix(".hios")
+    source = ModelSource(model_file.model, model_file.shapes, model_file.params)
     with progress_bar(enabled=not no_progress) as progress:
         progress("import", 0, 1)
-        module = model_file.load()
+        module = source.module()
         progress("import", 1, 1)
         result = compile_model(
             module,
             path,
             chosen,
             name=model_file.model.stem,
-            reference=check.reference(model_file, module),
+            reference=source.reference(module) if check.verify else None,
             reproducer=check.dump_reproducer,
             progress=progress,
         )

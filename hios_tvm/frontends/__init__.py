@@ -7,7 +7,8 @@ inputs, its weights are constants, all shapes are static, and the attributes ``i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,10 +23,10 @@ _RELAY_SUFFIXES = (".relay", ".json", ".txt")
 
 
 def load_model(
-    path: Path,
+    path: str | os.PathLike[str],
     *,
-    shapes: Mapping[str, tuple[int, ...]] | None = None,
-    params: Path | None = None,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    params: str | os.PathLike[str] | None = None,
 ) -> IRModule:
     """Import a model by its file's suffix: ``.onnx``, or a Relay program with its parameters.
 
@@ -41,18 +42,19 @@ def load_model(
     ModelError, UsageError
         If the file cannot be read, is not valid, or the options do not fit it.
     """
+    path = Path(path)
     if path.suffix == ".onnx":
         if params is not None:
             raise UsageError(f"--params is for Relay programs; {path} holds its own weights")
         from hios_tvm.frontends.onnx import load_onnx
 
-        return load_onnx(path, shapes=shapes)
+        return load_onnx(path, shapes={name: tuple(dims) for name, dims in (shapes or {}).items()})
     if path.suffix in _RELAY_SUFFIXES:
         if shapes:
             raise UsageError(f"--shape is for ONNX models; the types in {path} hold its shapes")
         from hios_tvm.frontends.relay import load_relay
 
-        return load_relay(path, params)
+        return load_relay(path, params if params is None else Path(params))
     raise UsageError(
         f"{path}: unknown kind of model; known are .onnx and {', '.join(_RELAY_SUFFIXES)} (Relay)"
     )

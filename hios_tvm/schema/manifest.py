@@ -37,6 +37,10 @@ class TensorSpec:
     def nbytes(self) -> int:
         return math.prod(self.shape) * element_type(self.dtype).nbytes
 
+    def __str__(self) -> str:
+        shape = "x".join(map(str, self.shape)) or "scalar"
+        return f"{self.name} {self.dtype} {shape}"
+
 
 @dataclass(frozen=True)
 class Buffer:
@@ -182,7 +186,7 @@ class Verification:
         )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Manifest:
     """What ``manifest.json`` holds.
 
@@ -221,6 +225,15 @@ class Manifest:
     def device(self) -> Mapping[str, DeviceSpec]:
         """Devices by name."""
         return {device.name: device for device in self.devices}
+
+    @property
+    def summary(self) -> str:
+        """The model with its inputs and outputs, in a few words."""
+        inputs, outputs = (", ".join(map(str, specs)) for specs in (self.inputs, self.outputs))
+        return f"{self.model} ({inputs}) -> {outputs}"
+
+    def __repr__(self) -> str:
+        return f"<Manifest of {self.summary} on {', '.join(d.name for d in self.devices)}>"
 
     def calls(self) -> Iterator[tuple[str, Call]]:
         """Yield the calls of all programs, with their devices."""

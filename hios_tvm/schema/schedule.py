@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -79,6 +79,24 @@ class Schedule:
             else device.memory or HOST_MEMORY
             for device in self.devices
         }
+
+    def over(self, devices: Sequence[str]) -> Schedule:
+        """Return it for all of `devices`, in their order, and without a prediction.
+
+        Raises
+        ------
+        ScheduleError
+            If it uses another device.
+        """
+        own = {device.device: device for device in self}
+        unknown = sorted(own.keys() - set(devices))
+        if unknown:
+            raise ScheduleError(
+                f"the schedule uses {unknown[0]!r}, and the devices are {', '.join(devices)}: name "
+                "all of its devices"
+            )
+        complete = tuple(own.get(name, DeviceSchedule(name, ())) for name in devices)
+        return replace(self, devices=complete, makespan_ms=None, lower_bound_ms=None)
 
     def __iter__(self) -> Iterator[DeviceSchedule]:
         return iter(self.devices)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -25,7 +26,7 @@ class OnnxReference(Reference):
 
     Parameters
     ----------
-    model : Path or onnx.ModelProto
+    model : path or onnx.ModelProto
         The file, with its external data beside it, or the model itself.
     shapes : mapping of input name to shape, optional
         As the frontend takes them.
@@ -33,10 +34,10 @@ class OnnxReference(Reference):
 
     def __init__(
         self,
-        model: Path | onnx.ModelProto,
+        model: str | os.PathLike[str] | onnx.ModelProto,
         shapes: Mapping[str, tuple[int, ...]] | None = None,
     ) -> None:
-        self._source = model
+        self._source = Path(model) if isinstance(model, str | os.PathLike) else model
         self._shapes = dict(shapes or {})
         self._sessions: dict[bool, Any] = {}
 

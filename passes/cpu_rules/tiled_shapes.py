@@ -52,6 +52,28 @@ class TiledConvolution(ConvolutionShape, RegisterTile):
 
 
 @dataclass(frozen=True, kw_only=True)
+class TiledGroups(ConvolutionShape, RegisterTile):
+    """A grouped convolution in tiles of some pixels of a row times a vector of whole groups.
+
+    Its weights are packed to ``(vectors, kernel height, kernel width, turns, lanes)``, with as many
+    turns as a group has channels; the last vector is padded with zeros.
+    """
+
+    @staticmethod
+    def of(shape: ConvolutionShape, lanes: int, registers: int) -> TiledGroups:
+        """Choose the tile for vectors of `lanes` floats and so many vector registers."""
+        width = shape.out_size[1]
+        tile = RegisterTile(_even_pixels(width, registers), 1, lanes)
+        return TiledGroups(**vars(shape), **vars(tile))
+
+    @property
+    def packed_shape(self) -> tuple[int, int, int, int, int]:
+        """Shape of the packed weights."""
+        vectors = -(-self.out_channels // self.lanes)
+        return (vectors, *self.kernel, self.group_inputs, self.lanes)
+
+
+@dataclass(frozen=True, kw_only=True)
 class TiledWindow(WindowShape, RegisterTile):
     """A pooling or depthwise convolution in tiles of some pixels of a row times a few vectors.
 
@@ -66,8 +88,7 @@ class TiledWindow(WindowShape, RegisterTile):
         width = shape.out_size[1]
         # More than these sums, and the inputs that neighbours share no longer fit into registers
         vectors = 1 if width > 1 else min(-(-shape.channels // lanes), registers // 4)
-        tiles = -(-width // (registers * 7 // 16))
-        pixels = -(-width // tiles)
+        pixels = _even_pixels(width, registers)
         span = 1 + (shape.kernel[1] - 1) * shape.dilation[1]  # of a window, in a row
         sharing = 1 + max(0, (registers - 1 - pixels - span) // shape.strides[1])
         tile = RegisterTile(pixels, vectors, lanes)
@@ -84,3 +105,9 @@ class TiledProduct(ProductShape, RegisterTile):
         sizes = (shape.rows, shape.columns, shape.inner)
         tile = choose_tile(*sizes, lanes=lanes, registers=registers)
         return TiledProduct(**vars(shape), **vars(tile))
+
+
+def _even_pixels(width: int, registers: int) -> int:
+    """Return the pixels of about equal tiles of a row whose sums take up to 7 of 16 registers."""
+    tiles = -(-width // (registers * 7 // 16))
+    return -(-width // tiles)

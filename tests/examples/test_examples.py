@@ -14,6 +14,7 @@ SAYS = {
     "compare_schedulers": "above the lower bound",
     "compile_and_run": "largest difference from ONNX Runtime",
     "deploy": "compiler imported: False",
+    "from_onnxruntime": "the same through io_binding: True",
     "own_scheduler": "round-robin: ",
     "relay_program": "rows add up to",
 }

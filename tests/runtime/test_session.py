@@ -7,15 +7,19 @@ import threading
 import weakref
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import pytest
+import tvm
 from hand_made import LENGTH, HandMade
 
 from hios_tvm import runtime
 from hios_tvm.errors import DeviceError, InputError, SessionClosedError
 from hios_tvm.runtime import Session, aligned_empty
+from hios_tvm.runtime.arguments import accept
 from hios_tvm.runtime.devices.cpu import claims
+from hios_tvm.runtime.memory import address_of
 from hios_tvm.runtime.read_artifact import open_artifact
 
 Array = np.ndarray
@@ -76,7 +80,7 @@ def test_results_belong_to_the_caller(hand_made: HandMade, session: Session, x: 
             {"the input": np.zeros((LENGTH, 1), np.float32), "b": 1},
             ["'the input' is float32 [1000, 1], not float32 [1000]", "'b' is unknown"],
         ),
-        ({"the input": [0.0] * LENGTH}, ["'the input' is no NumPy array but list"]),
+        ({"the input": [0.0] * LENGTH}, ["'the input' is a list, not a NumPy array or a tensor"]),
     ],
 )
 def test_all_wrong_inputs_are_listed(
@@ -86,6 +90,92 @@ def test_all_wrong_inputs_are_listed(
         session.run(inputs)
     for message in messages:
         assert message in str(caught.value)
+
+
+def test_inputs_are_given_by_name_in_order_or_alone(
+    hand_made: HandMade, session: Session, x: Array
+) -> None:
+    for inputs in (x, [x], (x,), inputs_of(x), MappingProxyType(inputs_of(x))):
+        check(hand_made, session.run(inputs), x)
+    with pytest.raises(InputError, match="2 inputs given, but the model has 1: 'the input'"):
+        session.run([x, x])
+
+
+class Foreign:
+    """A tensor of a library that NumPy does not know."""
+
+    def __init__(self, array: Array, refusal: str = "") -> None:
+        self._array, self._refusal = array, refusal
+
+    def __dlpack__(self, **options: object) -> object:
+        if self._refusal:
+            raise BufferError(self._refusal)
+        return self._array.__dlpack__(**options)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return self._array.__dlpack_device__()
+
+
+@pytest.mark.parametrize("kind", ["any", "tvm", "torch"])
+def test_tensors_of_other_libraries_are_read_in_place(
+    hand_made: HandMade, session: Session, x: Array, kind: str
+) -> None:
+    if kind == "torch":
+        tensor = pytest.importorskip("torch").from_numpy(x)
+    else:
+        tensor = tvm.runtime.tensor(x) if kind == "tvm" else Foreign(x)
+    check(hand_made, session.run(tensor), x)
+    check(hand_made, session.run(inputs_of(tensor)), x)
+    held = accept(tensor, session.inputs, "input")["the input"]
+    assert kind == "tvm" or address_of(held) == address_of(x)
+
+
+def test_tensors_that_numpy_cannot_use_are_refused(session: Session, x: Array) -> None:
+    with pytest.raises(
+        InputError, match="'the input' is a Foreign whose memory NumPy cannot use: a gradient"
+    ):
+        session.run(Foreign(x, "a gradient"))
+
+
+def test_outputs_are_written_into_given_arrays(
+    hand_made: HandMade, session: Session, x: Array
+) -> None:
+    aligned = aligned_empty(x.shape, "float32")
+    unaligned = np.empty(LENGTH + 1, np.float32)[1:]
+    strided = np.empty(2 * LENGTH, np.float32)[::2]
+    for arrays in ([aligned, unaligned, strided], [strided, aligned, unaligned]):
+        outputs = session.run(x, out=arrays)
+        check(hand_made, outputs, x)
+        assert all(output is array for output, array in zip(outputs.values(), arrays, strict=True))
+    outputs = session.run(x, out={"z": aligned})
+    check(hand_made, outputs, x)
+    assert outputs["z"] is aligned
+
+
+def test_outputs_may_replace_inputs(hand_made: HandMade, session: Session, x: Array) -> None:
+    for name in ("y", "z", "x again"):
+        both = aligned_empty(x.shape, "float32")
+        both[:] = x
+        outputs = session.run(both, out={name: both})
+        check(hand_made, outputs, x)
+        assert outputs[name] is both
+
+
+def test_arrays_that_cannot_take_outputs_are_refused(session: Session, x: Array) -> None:
+    with pytest.raises(InputError, match="'z' is float64"):
+        session.run(x, out={"z": np.zeros(LENGTH)})
+    with pytest.raises(InputError, match="outputs: 'a' is unknown"):
+        session.run(x, out={"a": np.zeros(LENGTH, np.float32)})
+    read_only = np.zeros(LENGTH, np.float32)
+    read_only.flags.writeable = False
+    with pytest.raises(InputError, match="'z' cannot be written into a read-only array"):
+        session.run(x, out={"z": read_only})
+
+
+def test_a_session_says_what_it_is(session: Session, hand_made: HandMade) -> None:
+    words = "(the input float32 1000) -> y float32 1000, z float32 1000, x again float32 1000 on "
+    assert words + ", ".join(hand_made.devices) in repr(session)
+    assert "the input float32 1000" in repr(session.manifest)
 
 
 def test_big_endian_inputs_are_refused(session: Session, x: Array) -> None:
@@ -237,7 +327,9 @@ def test_cores_are_claimed_until_the_session_is_closed(
     code = """
 import sys
 from hios_tvm.errors import DeviceError
+from hios_tvm.runtime.arguments import accept
 from hios_tvm.runtime.devices.cpu import claims
+from hios_tvm.runtime.memory import address_of
 from hios_tvm.schema.device_names import parse_cores
 claims._PATH = sys.argv[1]
 try:

@@ -1,11 +1,11 @@
-"""The whole way of a model: lower it, plan a schedule, build the artifact, verify and write it."""
+"""The phases of a compile: lower, measure, plan a schedule, build, verify and write."""
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -16,27 +16,25 @@ from hios_tvm.artifact.build import build
 from hios_tvm.artifact.predict import predict
 from hios_tvm.artifact.write import Build, write
 from hios_tvm.backends import parse_targets
-from hios_tvm.backends.cache import default_cache_dir, kernel_dir
+from hios_tvm.backends.cache import kernel_dir
 from hios_tvm.backends.cpu.tuned_kernels import TunedChoice, choose_tuned
 from hios_tvm.backends.interface import PhaseProgress
 from hios_tvm.backends.network import Network, lower_network
-from hios_tvm.errors import ScheduleError, UsageError
+from hios_tvm.compiler.compilation import Compilation
+from hios_tvm.compiler.options import CompileOptions
 from hios_tvm.files import check_writable
 from hios_tvm.measuring.contest import MeasuredSchedule, choose_entrants, run_contest
 from hios_tvm.measuring.cost_notes import cost_notes
 from hios_tvm.measuring.network_costs import network_costs
-from hios_tvm.measuring.rpc_costs import RpcAddress
 from hios_tvm.runtime.devices import HOST, kind_of, of_kind
 from hios_tvm.schedulers import evaluated, make_schedule, options_of
 from hios_tvm.schedulers.auto import candidates
 from hios_tvm.schedulers.evaluate import evaluate
 from hios_tvm.schema.costs import CostTable
 from hios_tvm.schema.device_names import parse_cores
-from hios_tvm.schema.gpu_models import Precision
-from hios_tvm.schema.graph import OperatorGraph
 from hios_tvm.schema.manifest import Manifest, Prediction
 from hios_tvm.schema.platform import Platform
-from hios_tvm.schema.schedule import DeviceSchedule, Schedule
+from hios_tvm.schema.schedule import Schedule
 from hios_tvm.verification.reproducer import CompileWords
 from hios_tvm.verification.verifier import NOT_ASKED_FOR, Search, verify
 
@@ -44,90 +42,8 @@ if TYPE_CHECKING:
     from hios_tvm.verification.reference import Reference
 
 
-@dataclass(frozen=True, kw_only=True)
-class CompileOptions:
-    """What `compile_model` does.
-
-    Attributes
-    ----------
-    devices : tuple of str
-        Devices to compile for, such as ``("cpu@0", "cpu@1")``.
-    target : str
-        What to generate code for: ``host``, ``portable`` or the name of a CPU, ``sm_90`` or another
-        architecture of GPUs, or both with a comma between them (`parse_targets`).
-    precision : str
-        How GPUs multiply in convolutions and products: ``fp32``, or rounded to ``tf32`` or
-        ``fp16`` on tensor cores, with sums in single precision.
-    scheduler, scheduler_options
-        Name in `hios_tvm.schedulers.SCHEDULERS`, and the options of that scheduler.
-    memory : mapping of str to int
-        Bytes that weights and activations may take, by device; no limit where absent.
-    schedule : Schedule, optional
-        A schedule made elsewhere, used instead of a scheduler. Nothing is measured then, and the
-        artifact holds a prediction only where `costs` are given too.
-    costs : CostTable, optional
-        Times to schedule with; without it they are measured on this machine, and estimated for
-        GPUs.
-    link : str
-        What connects GPUs where `costs` do not say: a name in `LINKS`.
-    rpc : RpcAddress, optional
-        Where to measure instead: a TVM RPC server or tracker.
-    cache_dir : Path, optional
-        Folder of measured costs and compiled kernels; None keeps nothing.
-    merge_convolutions : bool
-        Also try the network with one convolution in place of several with one input, and keep
-        what is faster by prediction. It takes measured costs of both.
-    dump_dir : Path, optional
-        Where to write the module after each phase, as TVMScript.
-    database : Path, optional
-        Folder of a tuning database: kernels in it that beat the default ones are used.
-    """
-
-    devices: tuple[str, ...]
-    target: str = "host"
-    precision: Precision = "fp32"
-    scheduler: str = "hios-lp"
-    scheduler_options: Mapping[str, Any] = field(default_factory=dict)
-    memory: Mapping[str, int] = field(default_factory=dict)
-    schedule: Schedule | None = None
-    costs: CostTable | None = None
-    link: str = "pcie4"
-    rpc: RpcAddress | None = None
-    cache_dir: Path | None = field(default_factory=default_cache_dir)
-    merge_convolutions: bool = False
-    dump_dir: Path | None = None
-    database: Path | None = None
-
-    def __post_init__(self) -> None:
-        options_of(self.scheduler, **self.scheduler_options)
-        if self.merge_convolutions and (self.costs is not None or self.schedule is not None):
-            raise UsageError(
-                "merging convolutions takes costs of both networks, measured now: give neither "
-                "costs nor a schedule"
-            )
-
-
 Measured: TypeAlias = tuple[CostTable, Platform]
 """The costs of a network's operators, and the platform that they are of."""
-
-
-@dataclass(frozen=True)
-class Compilation:
-    """What `compile_model` decided and made.
-
-    `costs` and `platform` are None where a schedule was given without costs. `seconds` are by
-    phase, `trials` are the schedules that were tried out, and `notes` say in sentences what an
-    option brought.
-    """
-
-    graph: OperatorGraph
-    schedule: Schedule
-    manifest: Manifest
-    seconds: Mapping[str, float]
-    costs: CostTable | None = None
-    platform: Platform | None = None
-    trials: tuple[MeasuredSchedule, ...] = ()
-    notes: tuple[str, ...] = ()
 
 
 def plan(
@@ -164,7 +80,7 @@ def plan(
 
 def compile_model(
     mod: IRModule,
-    output: Path,
+    output: str | os.PathLike[str],
     options: CompileOptions,
     *,
     name: str = "model",
@@ -197,6 +113,7 @@ def compile_model(
     VerificationError
         If outputs differ from the reference's: nothing is written then.
     """
+    output = Path(output)
     check_writable(output)  # before work is spent
     phases = _Phases(progress)
     with phases("lower"):
@@ -230,6 +147,7 @@ def compile_model(
         manifest = write(built, output, prediction, verification=verification, info=info)
     costs, platform = measured or (None, None)
     return Compilation(
+        path=output,
         graph=network.graph,
         schedule=schedule,
         manifest=manifest,
@@ -315,28 +233,15 @@ def _schedules(
     """Return the schedule, or the best few where `auto` shall try them out on this machine."""
     if measured is None:
         assert options.schedule is not None
-        return [_for_devices(options.schedule, options.devices)]
+        return [options.schedule.over(options.devices)]
     arguments = (network.graph, *measured)
     if options.schedule is not None:
-        return [evaluated(_for_devices(options.schedule, options.devices), *arguments)]
+        return [evaluated(options.schedule.over(options.devices), *arguments)]
     is_here = options.costs is None and options.rpc is None and network.lowered.keys() == {HOST}
     if options.scheduler != "auto" or not is_here:
         return [plan(network, *measured, options.scheduler, **options.scheduler_options)]
     found = candidates(*arguments, options_of("auto", **options.scheduler_options))
     return [evaluated(schedule, *arguments) for schedule in choose_entrants(found)]
-
-
-def _for_devices(schedule: Schedule, devices: Sequence[str]) -> Schedule:
-    """Return a given schedule for all `devices`, in their order, and without a prediction."""
-    stages = {device.device: device.stages for device in schedule}
-    unknown = sorted(stages.keys() - set(devices))
-    if unknown:
-        raise ScheduleError(
-            f"the schedule uses {unknown[0]!r}, and the devices are {', '.join(devices)}: name all "
-            "of its devices"
-        )
-    complete = tuple(DeviceSchedule(name, stages.get(name, ())) for name in devices)
-    return replace(schedule, devices=complete, makespan_ms=None, lower_bound_ms=None)
 
 
 def _build(

@@ -1,0 +1,80 @@
+"""From a model to an artifact in one call."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from hios_tvm.backends.interface import PhaseProgress
+from hios_tvm.compiler.compilation import Compilation
+from hios_tvm.compiler.options import CompileOptions
+from hios_tvm.compiler.pipeline import compile_model
+from hios_tvm.compiler.source import ModelSource
+from hios_tvm.errors import UsageError
+from hios_tvm.files import check_writable
+from hios_tvm.runtime.devices.cpu.cores import default_devices
+from hios_tvm.schema.device_names import parse_device_list
+
+if TYPE_CHECKING:
+    import onnx
+    from tvm.ir import IRModule
+
+
+def compile(
+    model: str | os.PathLike[str] | onnx.ModelProto | IRModule,
+    output: str | os.PathLike[str] | None = None,
+    *,
+    devices: str | Sequence[str] | None = None,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    params: str | os.PathLike[str] | None = None,
+    verify: bool = True,
+    progress: PhaseProgress = lambda phase, done, total: None,
+    **options: Any,
+) -> Compilation:
+    """Compile a model file with defaults for everything else.
+
+    Parameters
+    ----------
+    model
+        An ONNX file or a Relay program; or a model in memory, which takes `output`.
+    output : optional
+        The artifact to write; by default it is the model's file with the suffix ``.hios``.
+    devices : optional
+        Such as ``"cpu@0,cpu@1"`` or ``["cpu@0", "cpu@1"]``; by default all cores as one device.
+    shapes : mapping of input name to shape, optional
+        Where dimensions of ONNX inputs are symbolic.
+    params : optional
+        Parameters of a Relay program.
+    verify : bool
+        Compare the artifact with a reference before it is written.
+    options
+        More fields of `CompileOptions`, such as ``scheduler="auto"``.
+
+    Raises
+    ------
+    HiosError
+        As `load_model` and `compile_model` do.
+
+    Examples
+    --------
+    >>> compiled = hios_tvm.compile("model.onnx")  # doctest: +SKIP
+    >>> outputs = compiled.load().run(images)  # doctest: +SKIP
+    """
+    source = ModelSource(model, shapes or {}, params)
+    if output is None and source.file is None:
+        raise UsageError("a model in memory has no file to write beside: give output too")
+    path = Path(output) if output is not None else cast(Path, source.file).with_suffix(".hios")
+    names = parse_device_list(devices) if isinstance(devices, str) else devices
+    chosen = CompileOptions(devices=tuple(names or default_devices()), **options)
+    check_writable(path)
+    module = source.module()
+    return compile_model(
+        module,
+        path,
+        chosen,
+        name=(source.file or path).stem,
+        reference=source.reference(module) if verify else None,
+        progress=progress,
+    )

@@ -1,0 +1,81 @@
+"""What a user may choose for a compile."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hios_tvm.backends.cache import default_cache_dir
+from hios_tvm.errors import UsageError
+from hios_tvm.measuring.rpc_costs import RpcAddress
+from hios_tvm.schedulers import options_of
+from hios_tvm.schema.costs import CostTable
+from hios_tvm.schema.gpu_models import Precision
+from hios_tvm.schema.schedule import Schedule
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompileOptions:
+    """What `compile_model` does.
+
+    Attributes
+    ----------
+    devices : tuple of str
+        Devices to compile for, such as ``("cpu@0", "cpu@1")``.
+    target : str
+        What to generate code for: ``host``, ``portable`` or the name of a CPU, ``sm_90`` or another
+        architecture of GPUs, or both with a comma between them (`parse_targets`).
+    precision : str
+        How GPUs multiply in convolutions and products: ``fp32``, or rounded to ``tf32`` or
+        ``fp16`` on tensor cores, with sums in single precision.
+    scheduler, scheduler_options
+        Name in `hios_tvm.schedulers.SCHEDULERS`, and the options of that scheduler.
+    memory : mapping of str to int
+        Bytes that weights and activations may take, by device; no limit where absent.
+    schedule : Schedule, optional
+        A schedule made elsewhere, used instead of a scheduler. Nothing is measured then, and the
+        artifact holds a prediction only where `costs` are given too.
+    costs : CostTable, optional
+        Times to schedule with; without it they are measured on this machine, and estimated for
+        GPUs.
+    link : str
+        What connects GPUs where `costs` do not say: a name in `LINKS`.
+    rpc : RpcAddress, optional
+        Where to measure instead: a TVM RPC server or tracker.
+    cache_dir : Path, optional
+        Folder of measured costs and compiled kernels; None keeps nothing.
+    merge_convolutions : bool
+        Also try the network with one convolution in place of several with one input, and keep
+        what is faster by prediction. It takes measured costs of both.
+    dump_dir : Path, optional
+        Where to write the module after each phase, as TVMScript.
+    database : Path, optional
+        Folder of a tuning database: kernels in it that beat the default ones are used.
+    """
+
+    devices: tuple[str, ...]
+    target: str = "host"
+    precision: Precision = "fp32"
+    scheduler: str = "hios-lp"
+    scheduler_options: Mapping[str, Any] = field(default_factory=dict)
+    memory: Mapping[str, int] = field(default_factory=dict)
+    schedule: Schedule | None = None
+    costs: CostTable | None = None
+    link: str = "pcie4"
+    rpc: RpcAddress | None = None
+    cache_dir: Path | None = field(default_factory=default_cache_dir)
+    merge_convolutions: bool = False
+    dump_dir: Path | None = None
+    database: Path | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.devices, str):
+            raise UsageError(f"devices are a tuple of names, such as {(self.devices,)}")
+        options_of(self.scheduler, **self.scheduler_options)
+        if self.merge_convolutions and (self.costs is not None or self.schedule is not None):
+            raise UsageError(
+                "merging convolutions takes costs of both networks, measured now: give neither "
+                "costs nor a schedule"
+            )
