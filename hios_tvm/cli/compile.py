@@ -43,6 +43,7 @@ class Settings:
     """What decides the code and the schedule, as words of the command line."""
 
     devices: str | None
+    divide: bool
     target: str
     precision: Precision
     merge_convolutions: bool
@@ -124,6 +125,12 @@ setting_options = option_group(
         "(GPUs).  [default: those of --placement, or all cores as one device]",
     ),
     click.option(
+        "--divide/--no-divide",
+        default=True,
+        help="Let operators run on parts of a CPU device too: cpu@0-3 also as cpu@0-1, cpu@2-3, "
+        "and single cores.",
+    ),
+    click.option(
         "--target",
         default="host",
         help="What to generate code for. A CPU: host, portable (any x86-64-v3), or a name such as "
@@ -143,7 +150,7 @@ setting_options = option_group(
     ),
     click.option(
         "--scheduler",
-        default="hios-lp",
+        default="auto",
         help="One that hios-tvm schedule --list names; auto tries the best few out.",
     ),
     click.option(
@@ -278,6 +285,7 @@ def _compile_options(
     schedule = settings.schedule()
     return CompileOptions(
         devices=settings.device_names(schedule),
+        divide=settings.divide,
         target=settings.target,
         precision=settings.precision,
         scheduler=settings.scheduler,

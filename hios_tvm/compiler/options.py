@@ -12,6 +12,7 @@ from hios_tvm.errors import UsageError
 from hios_tvm.measuring.rpc_costs import RpcAddress
 from hios_tvm.schedulers import options_of
 from hios_tvm.schema.costs import CostTable
+from hios_tvm.schema.device_names import cores_of, cpu_divisions, cpu_model_name
 from hios_tvm.schema.gpu_models import Precision
 from hios_tvm.schema.schedule import Schedule
 
@@ -24,6 +25,9 @@ class CompileOptions:
     ----------
     devices : tuple of str
         Devices to compile for, such as ``("cpu@0", "cpu@1")``.
+    divide : bool
+        Whether operators may run on parts of a CPU device: halves, quarters, and so on to single
+        cores. A device with a limit of memory is never divided.
     target : str
         What to generate code for: ``host``, ``portable`` or the name of a CPU, ``sm_90`` or another
         architecture of GPUs, or both with a comma between them (`parse_targets`).
@@ -56,9 +60,10 @@ class CompileOptions:
     """
 
     devices: tuple[str, ...]
+    divide: bool = True
     target: str = "host"
     precision: Precision = "fp32"
-    scheduler: str = "hios-lp"
+    scheduler: str = "auto"
     scheduler_options: Mapping[str, Any] = field(default_factory=dict)
     memory: Mapping[str, int] = field(default_factory=dict)
     schedule: Schedule | None = None
@@ -69,6 +74,18 @@ class CompileOptions:
     merge_convolutions: bool = False
     dump_dir: Path | None = None
     database: Path | None = None
+
+    @property
+    def schedulable(self) -> tuple[str, ...]:
+        """The devices, and their parts: all that a schedule may use."""
+        names: list[str] = []
+        for name in self.devices:
+            is_divided = self.divide and cores_of(name) and name not in self.memory
+            names += cpu_divisions(name) if is_divided else [name]
+        if self.costs is not None:  # perhaps of another machine, and of fewer sizes
+            models = self.costs.latency.keys()
+            names = [n for n in names if n in self.devices or cpu_model_name(n) in models]
+        return tuple(dict.fromkeys(names))
 
     def __post_init__(self) -> None:
         if isinstance(self.devices, str):

@@ -217,7 +217,7 @@ def _measure(network: Network, options: CompileOptions, progress: PhaseProgress)
     """Return the given costs, or measure them, and the platform that they belong to."""
     costs, platform = network_costs(
         network,
-        options.devices,
+        options.schedulable,
         given=options.costs,
         link=options.link,
         rpc=options.rpc,
@@ -233,10 +233,18 @@ def _schedules(
     """Return the schedule, or the best few where `auto` shall try them out on this machine."""
     if measured is None:
         assert options.schedule is not None
-        return [options.schedule.over(options.devices)]
+        schedules = [options.schedule.over(options.schedulable)]
+    else:
+        schedules = _evaluated_schedules(network, measured, options)
+    return [schedule.without_idle_parts(options.devices) for schedule in schedules]
+
+
+def _evaluated_schedules(
+    network: Network, measured: Measured, options: CompileOptions
+) -> list[Schedule]:
     arguments = (network.graph, *measured)
     if options.schedule is not None:
-        return [evaluated(options.schedule.over(options.devices), *arguments)]
+        return [evaluated(options.schedule.over(options.schedulable), *arguments)]
     is_here = options.costs is None and options.rpc is None and network.lowered.keys() == {HOST}
     if options.scheduler != "auto" or not is_here:
         return [plan(network, *measured, options.scheduler, **options.scheduler_options)]

@@ -98,6 +98,11 @@ class Schedule:
         complete = tuple(own.get(name, DeviceSchedule(name, ())) for name in devices)
         return replace(self, devices=complete, makespan_ms=None, lower_bound_ms=None)
 
+    def without_idle_parts(self, devices: Collection[str]) -> Schedule:
+        """Return it without the devices that have no stages and are not among `devices`."""
+        kept = tuple(own for own in self.devices if own.stages or own.device in devices)
+        return replace(self, devices=kept)
+
     def __iter__(self) -> Iterator[DeviceSchedule]:
         return iter(self.devices)
 
