@@ -13,6 +13,13 @@ DLTENSOR_POINTER = 7
 """Type index of an `FFIAny` that points to a `DLTensor` (kTVMFFIDLTensorPtr)."""
 
 
+LEFT = 0xFFFFFFFF
+"""`Worker.next` outside of runs."""
+
+NO_CORE = -1
+"""`Worker.core` of workers that only their own threads execute."""
+
+
 class Opcode(IntEnum):
     """`Opcode` of program.h; those from LAUNCH on are for a CUDA stream."""
 
@@ -80,9 +87,12 @@ class NativeWorker(ctypes.Structure):
         ("driver", ctypes.c_void_p),
         ("spin_ns", ctypes.c_int64),
         ("run", ctypes.c_uint64),
+        ("seen", ctypes.c_uint64),
         ("length", ctypes.c_uint32),
+        ("next", ctypes.c_uint32),
         ("failed", ctypes.c_uint32),
         ("status", ctypes.c_int32),
+        ("core", ctypes.c_int32),
     )
 
 

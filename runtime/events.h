@@ -26,7 +26,7 @@ static_assert(sizeof(RunNumber) == 8 && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN_
 constexpr int kChecksPerClockRead = 16;
 constexpr int64_t kYieldAfterNs = 20'000;
 constexpr int64_t kSliceNs = 20'000'000;  // how soon a sleeper sees that its run was given up
-constexpr int64_t kForever = -1;
+constexpr int64_t kForever = INT64_MAX;
 
 // Holds the number of the last run that signalled it. It has a cache line of its own, so that a
 // thread that polls one event does not slow down another.
@@ -92,30 +92,36 @@ bool Poll(Condition done, int64_t spin_ns) {
   return false;
 }
 
-// Waits for `event` of run `run`; false when that run was given up instead.
-inline bool Await(Event& event, uint64_t run, int64_t spin_ns, const Event* aborted = nullptr) {
+// Waits for `event` of run `run`; false when that run was given up, or at `until`.
+inline bool Await(Event& event, uint64_t run, int64_t spin_ns, const Event* aborted = nullptr,
+                  int64_t until = kForever) {
   if (Poll([&] { return Reached(event, run); }, spin_ns)) return true;
   event.sleepers.fetch_add(1, std::memory_order_seq_cst);
   bool reached;
   uint64_t seen;
   while (!(reached = (seen = event.run.load(std::memory_order_seq_cst)) == run) &&
-         !(aborted != nullptr && Reached(*aborted, run))) {
-    Sleep(event, seen, aborted != nullptr ? kSliceNs : kForever);
+         (aborted == nullptr || (!Reached(*aborted, run) && Now() < until))) {
+    Sleep(event, seen, aborted == nullptr ? kForever : kSliceNs);
   }
   event.sleepers.fetch_sub(1, std::memory_order_seq_cst);
   return reached;
 }
 
-// Waits until `event` is of another run than `seen`, at most for one slice after polling; returns its
+// Waits until `event` is of another run than `seen`, at most for `limit_ns` after polling; returns its
 // run.
-inline uint64_t AwaitChange(Event& event, uint64_t seen, int64_t spin_ns) {
+inline uint64_t AwaitChange(Event& event, uint64_t seen, int64_t spin_ns, int64_t limit_ns) {
   uint64_t run = seen;
   const auto changed = [&] { return (run = event.run.load(std::memory_order_seq_cst)) != seen; };
   if (Poll(changed, spin_ns)) return run;
   event.sleepers.fetch_add(1, std::memory_order_seq_cst);
-  if (!changed()) Sleep(event, seen, kSliceNs);
+  const int64_t end = limit_ns == kForever ? kForever : Now() + limit_ns;
+  int64_t left = limit_ns;
+  while (!changed() && left > 0) {
+    Sleep(event, seen, left);
+    if (limit_ns != kForever) left = end - Now();
+  }
   event.sleepers.fetch_sub(1, std::memory_order_seq_cst);
-  return event.run.load(std::memory_order_seq_cst);
+  return run;
 }
 
 }  // namespace hios

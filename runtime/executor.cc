@@ -5,7 +5,9 @@
 // plain structs of program.h once, when an artifact is loaded, and starts one thread in `hios_work`
 // for each of them; a run then needs neither the interpreter nor its lock.
 //
-// Runs are numbered, and a run starts by raising the number in `Session::start`.
+// Runs are numbered, and a run starts by raising the number in `Session::start`. The thread that
+// starts a run may take the place of one worker, the leader (`hios_lead`): what it wakes and waits for
+// then is only the others.
 
 #include <tvm/ffi/c_api.h>
 
@@ -20,6 +22,7 @@ using Kernel = int (*)(void* self, const TVMFFIAny* args, int32_t num_args, TVMF
 
 struct Session {
   Event start;            // the run to execute
+  Event start_leader;     // the run that the leading worker executes itself, not the caller
   Event done;             // the last run that all workers have left
   Event aborted;          // the last run that was given up
   Event running;          // `run` counts the workers that are still in the run
@@ -67,13 +70,21 @@ void Drain(Session* session, Worker* worker) {
   }
 }
 
-// Executes the program; false when an instruction of this worker failed.
-bool Execute(Session* session, Worker* worker) {
+enum class Outcome { kDone, kFailed, kPaused };
+
+Outcome Paused(const Session* session, uint64_t run) {
+  return Reached(session->aborted, run) ? Outcome::kDone : Outcome::kPaused;
+}
+
+// Executes the program, from where it was paused; a program is paused where it waits or ends a kernel
+// after `until`.
+Outcome Execute(Session* session, Worker* worker, int64_t until = kForever) {
   const uint64_t run = worker->run;
-  int64_t* time = worker->times;
-  *time = Now();
-  for (uint32_t i = 0; i < worker->length; ++i) {
-    if (Reached(session->aborted, run)) return true;
+  int64_t* time = worker->times + worker->next;
+  if (worker->next == 0) *time = Now();
+  for (uint32_t& i = worker->next; i < worker->length; ++i) {
+    if (Reached(session->aborted, run)) break;
+    if (*time >= until) return Outcome::kPaused;
     const Instruction& step = worker->program[i];
     switch (step.opcode) {
       case Opcode::kCall: {
@@ -84,7 +95,7 @@ bool Execute(Session* session, Worker* worker) {
         if (kernel(nullptr, args, static_cast<int32_t>(step.number), &result) != 0) {
           worker->failed = i + 1;
           Abort(session, run);
-          return false;
+          return Outcome::kFailed;
         }
         break;
       }
@@ -96,14 +107,14 @@ bool Execute(Session* session, Worker* worker) {
         Signal(session->events[step.number], run);
         break;
       case Opcode::kWait:
-        if (!Await(session->events[step.number], run, worker->spin_ns, &session->aborted)) {
-          return true;
+        if (!Await(session->events[step.number], run, worker->spin_ns, &session->aborted, until)) {
+          return Paused(session, run);
         }
         break;
       case Opcode::kAssist:
         if (!Assist(step.team, session->events[step.number], run, worker->spin_ns,
-                    session->aborted)) {
-          return true;
+                    session->aborted, until)) {
+          return Paused(session, run);
         }
         break;
       case Opcode::kDismiss:
@@ -114,19 +125,55 @@ bool Execute(Session* session, Worker* worker) {
         if (worker->status != 0) {
           worker->failed = i + 1;
           Abort(session, run);
-          return false;
+          return Outcome::kFailed;
         }
     }
     *++time = Now();
   }
-  return true;
+  return Outcome::kDone;
 }
 
-void Leave(Session* session, uint64_t run) {
+void Enter(Worker* worker, uint64_t run) {
+  worker->run = run;
+  worker->next = 0;
+}
+
+void Leave(Session* session, Worker* worker) {
+  worker->next = kLeft;
   if (session->running.run.fetch_sub(1, std::memory_order_seq_cst) == 1) {
-    Signal(session->done, run);
+    Signal(session->done, worker->run);
   }
 }
+
+void LeaveAfterFailure(Session* session, Worker* worker) {
+  worker->failed = 0;
+  worker->status = 0;
+  Leave(session, worker);
+}
+
+// The thread of a caller that leads, on the leader's core meanwhile: the other workers are pinned to
+// theirs, and cannot make room for it.
+class BorrowedThread {
+ public:
+  void MoveTo(int core) {
+    if (sched_getcpu() == core || sched_getaffinity(0, sizeof(before_), &before_) != 0) return;
+    cpu_set_t only;
+    CPU_ZERO(&only);
+    CPU_SET(core, &only);
+    moved_ = sched_setaffinity(0, sizeof(only), &only) == 0;
+  }
+
+  void MoveBack() {
+    if (moved_) sched_setaffinity(0, sizeof(before_), &before_);
+    moved_ = false;
+  }
+
+ private:
+  bool moved_ = false;
+  cpu_set_t before_;
+};
+
+thread_local BorrowedThread borrowed_thread;
 
 }  // namespace
 
@@ -142,33 +189,58 @@ HIOS_EXPORT void hios_open(Session* session, uint32_t num_workers, uint32_t num_
   session->num_events = num_events;
 }
 
-// Takes part in all runs: the body of a worker thread. Returns 1 when a kernel failed: the caller
+// Takes part in runs: the body of a worker thread. Returns 1 when a kernel failed: the caller
 // fetches the error and calls again, and only then can the run end. Returns 0 after `hios_stop`.
 HIOS_EXPORT int32_t hios_work(Session* session, Worker* worker) {
-  if (worker->failed != 0) {
-    worker->failed = 0;
-    worker->status = 0;
-    Leave(session, worker->run);
-  }
+  if (worker->failed != 0) LeaveAfterFailure(session, worker);
+  Event& start = worker->core == kNoCore ? session->start : session->start_leader;
   while (true) {
-    Await(session->start, worker->run + 1, worker->spin_ns);
+    const uint64_t run = AwaitChange(start, worker->seen, worker->spin_ns, kForever);
     if (session->stop.load(std::memory_order_seq_cst) != 0) return 0;
-    ++worker->run;
-    const bool succeeded = Execute(session, worker);
-    if (Reached(session->aborted, worker->run)) Drain(session, worker);
-    if (!succeeded) return 1;
-    Leave(session, worker->run);
+    worker->seen = run;
+    Enter(worker, run);
+    const Outcome outcome = Execute(session, worker);
+    if (Reached(session->aborted, run)) Drain(session, worker);
+    if (outcome == Outcome::kFailed) return 1;
+    Leave(session, worker);
   }
 }
 
-HIOS_EXPORT void hios_start(Session* session) {
-  session->running.run.store(session->num_workers, std::memory_order_seq_cst);
-  Signal(session->start, session->start.run.load(std::memory_order_relaxed) + 1);
+// Takes the leading worker's part in the latest run. Returns 0 when the program has ended; 1 when a
+// kernel failed, and 2 after about `slice_ns`, whereupon the caller calls again.
+HIOS_EXPORT int32_t hios_lead(Session* session, Worker* worker, int64_t slice_ns) {
+  const uint64_t run = session->start.run.load(std::memory_order_relaxed);
+  if (worker->run != run) {
+    Enter(worker, run);
+    borrowed_thread.MoveTo(worker->core);
+  }
+  if (worker->next == kLeft) return 0;  // an interrupted caller has lost count
+  if (worker->failed != 0) {
+    LeaveAfterFailure(session, worker);
+  } else {
+    const Outcome outcome = Execute(session, worker, Now() + slice_ns);
+    if (outcome == Outcome::kFailed) return 1;
+    if (outcome == Outcome::kPaused) return 2;
+    Leave(session, worker);
+  }
+  UseTeam(nullptr);
+  borrowed_thread.MoveBack();
+  return 0;
 }
 
-// Returns 1 when all workers have left the latest run, 0 when the time is over before.
-HIOS_EXPORT int32_t hios_join(Session* session, int64_t limit_ns) {
+// Starts a run; `leads` says whether the caller will take the leading worker's part.
+HIOS_EXPORT void hios_start(Session* session, int32_t leads) {
+  const uint64_t run = session->start.run.load(std::memory_order_relaxed) + 1;
+  session->running.run.store(session->num_workers, std::memory_order_seq_cst);
+  Signal(session->start, run);
+  if (leads == 0) Signal(session->start_leader, run);
+}
+
+// Returns 1 when all workers have left the latest run, 0 when the time is over before. A caller that
+// led has a core to itself, and polls first for `spin_ns`.
+HIOS_EXPORT int32_t hios_join(Session* session, int64_t limit_ns, int64_t spin_ns) {
   const uint64_t run = session->start.run.load(std::memory_order_seq_cst);
+  if (Poll([&] { return Reached(session->done, run); }, spin_ns)) return 1;
   const int64_t end = Now() + limit_ns;
   session->done.sleepers.fetch_add(1, std::memory_order_seq_cst);
   uint64_t seen;
@@ -189,7 +261,9 @@ HIOS_EXPORT void hios_abort(Session* session) {
 // Ends all worker threads; no run may be going on.
 HIOS_EXPORT void hios_stop(Session* session) {
   session->stop.store(1, std::memory_order_seq_cst);
-  Signal(session->start, session->start.run.load(std::memory_order_relaxed) + 1);
+  const uint64_t run = session->start.run.load(std::memory_order_relaxed) + 1;
+  Signal(session->start, run);
+  Signal(session->start_leader, run);
 }
 
 }  // namespace hios

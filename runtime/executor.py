@@ -5,14 +5,15 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from hios_tvm.errors import DeviceError, ExecutionError, RunTimeoutError, SessionClosedError
-from hios_tvm.runtime.abi import NativeWorker
+from hios_tvm.runtime.abi import LEFT, NO_CORE, NativeWorker
 from hios_tvm.runtime.devices.cpu.cores import pin_thread
 from hios_tvm.runtime.memory import TensorTable, address_of
 from hios_tvm.runtime.native import Library
@@ -28,6 +29,7 @@ cores slow each other down.
 """
 
 _SLICE_NS = 50_000_000  # how often a caller checks for interrupts and dead workers
+_JOIN_SPIN_NS = 50_000  # other workers end about when a caller that led has ended
 _GRACE_S = 5.0  # for the kernels that run when a run is given up
 
 
@@ -101,6 +103,14 @@ class Executor:
             worker.driver = native.driver
             worker.times = address_of(times)
             worker.spin_ns = spin_ns
+            worker.next, worker.core = LEFT, NO_CORE
+        self._lead: Callable[[], int] | None = None
+        leader = next((i for i, task in enumerate(tasks) if task.core is not None), None)
+        if leader is not None:
+            self._workers[leader].core = tasks[leader].core
+            worker = ctypes.c_void_p(ctypes.addressof(self._workers[leader]))
+            self._lead = partial(tasks[leader].library.dll.hios_lead, session, worker, _SLICE_NS)
+        self._leader = leader
         self._threads: list[threading.Thread] = []
         self._shutdown = weakref.finalize(self, _shut_down, self._shared, self._threads)
         self._start_threads()
@@ -127,15 +137,18 @@ class Executor:
             raise SessionClosedError(
                 "a kernel of an earlier run has not returned: load the artifact again"
             )
+        leads = timeout is None and self._lead is not None
         deadline = None if timeout is None else time.monotonic() + timeout
         try:
             self._stuck = True  # until all workers have left
             self._shared.held = held
-            self._shared.library.dll.hios_start(self._shared.session)
-            self._join(deadline)
+            self._shared.library.dll.hios_start(self._shared.session, leads)
+            if leads:
+                self._take_the_lead()
+            self._join(deadline, spin_ns=_JOIN_SPIN_NS if leads else 0)
             self._stuck = False
         except BaseException:
-            self._give_up()
+            self._give_up(leads)
             raise
         self._shared.held = None
         if self._shared.failures:
@@ -147,6 +160,18 @@ class Executor:
                 f"{what} failed on {self.tasks[number].device_of(index)}: {message}",
                 operator=operator,
             )
+
+    def _take_the_lead(self) -> None:
+        """Execute the first task of a core in this thread: nobody needs to be woken for it.
+
+        The inner loop returns now and then, so that Python can handle interrupts.
+        """
+        assert self._lead is not None and self._leader is not None
+        while code := self._lead():
+            if code == 1:
+                native = self._workers[self._leader]
+                message = self.tasks[self._leader].failure(native.status)
+                self._shared.failures.append((self._leader, native.failed - 1, message))
 
     def times(self, task: int) -> np.ndarray[Any, np.dtype[np.int64]]:
         """Return when each instruction of `task` began in the last run, then when the last ended.
@@ -215,25 +240,27 @@ class Executor:
             error = shared.errors[0]
             raise DeviceError(f"a worker cannot be put on its device: {error}") from error
 
-    def _join(self, deadline: float | None) -> None:
+    def _join(self, deadline: float | None, spin_ns: int) -> None:
         dll, session = self._shared.library.dll, self._shared.session
         while True:
             limit = _SLICE_NS
             if deadline is not None:
                 limit = max(0, min(limit, int(1e9 * (deadline - time.monotonic()))))
-            if dll.hios_join(session, limit):
+            if dll.hios_join(session, limit, spin_ns):
                 return
             if deadline is not None and time.monotonic() >= deadline:
                 raise RunTimeoutError("the run took longer than its timeout and was given up")
             if not all(thread.is_alive() for thread in self._threads):
                 raise ExecutionError("a worker thread has died: load the artifact again")
 
-    def _give_up(self) -> None:
+    def _give_up(self, leads: bool) -> None:
         dll, session = self._shared.library.dll, self._shared.session
         dll.hios_abort(session)
+        while leads and self._lead is not None and self._lead():
+            pass
         end = time.monotonic() + _GRACE_S
         while time.monotonic() < end and all(thread.is_alive() for thread in self._threads):
-            if dll.hios_join(session, _SLICE_NS):
+            if dll.hios_join(session, _SLICE_NS, 0):
                 self._stuck = False
                 self._shared.held = None
                 self._shared.failures.clear()

@@ -51,13 +51,14 @@ int RunInline(ParallelBody body, void* closure) {
 
 void UseTeam(Team* team) { current_team = team; }
 
-bool Assist(Team* team, const Event& end, uint64_t run, int64_t spin_ns, const Event& aborted) {
+bool Assist(Team* team, const Event& end, uint64_t run, int64_t spin_ns, const Event& aborted,
+            int64_t until) {
   current_team = nullptr;  // loops inside of the team's run inline
   uint64_t launch = team->launch.run.load(std::memory_order_seq_cst);
   while (!Reached(end, run)) {
-    if (Reached(aborted, run)) return false;
+    if (Reached(aborted, run) || Now() >= until) return false;
     RunTasks(team, launch);
-    launch = AwaitChange(team->launch, launch, spin_ns);
+    launch = AwaitChange(team->launch, launch, spin_ns, kSliceNs);
   }
   return true;
 }

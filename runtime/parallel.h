@@ -37,8 +37,9 @@ struct Team {
 void UseTeam(Team* team);
 
 // Takes part in the loops of `team` until the one who launches them signals `end` of run `run`; false
-// when that run was given up. It misses the loops that end before it looks.
-bool Assist(Team* team, const Event& end, uint64_t run, int64_t spin_ns, const Event& aborted);
+// when that run was given up, or at `until`. It misses the loops that end before it looks.
+bool Assist(Team* team, const Event& end, uint64_t run, int64_t spin_ns, const Event& aborted,
+            int64_t until);
 
 // Signals `end` to those who assist.
 void Dismiss(Team* team, Event& end, uint64_t run);

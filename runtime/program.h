@@ -37,15 +37,21 @@ struct Instruction {
   Team* team;             // call: null on one core; assist and dismiss
 };
 
+constexpr uint32_t kLeft = UINT32_MAX;
+constexpr int32_t kNoCore = -1;
+
 struct Worker {
   const Instruction* program;
   int64_t* times;         // start of each instruction, then the end of the last; nanoseconds
   const CudaDriver* driver;  // of a GPU's worker
   int64_t spin_ns;        // how long to poll before sleeping
   uint64_t run;           // the last run that this worker took part in
+  uint64_t seen;          // the last run that its own thread was started for
   uint32_t length;        // instructions in the program
+  uint32_t next;          // the instruction to go on with; kLeft when the run has been left
   uint32_t failed;        // 1 + the instruction that failed; 0: none did
   int32_t status;         // the driver's result code then; 0: a kernel of a CPU failed
+  int32_t core;           // the leader's: the thread that starts a run may execute its program there
 };
 
 }  // namespace hios

@@ -21,7 +21,8 @@ extern "C" int __tvm_ffi_sleep(void*, const TVMFFIAny* args, int32_t, TVMFFIAny*
   const double seconds = Input(args)[0];
   timespec time{static_cast<time_t>(seconds), 0};
   time.tv_nsec = static_cast<long>((seconds - static_cast<double>(time.tv_sec)) * 1e9);
-  nanosleep(&time, nullptr);
+  while (nanosleep(&time, &time) != 0) {  // a signal came
+  }
   CopyInput(args);
   return 0;
 }

@@ -32,6 +32,8 @@ NESTED = {  # fields that Python has flat and DLPack in structs of their own
 CONSTANTS = {
     "hios::kAbiVersion": abi.ABI_VERSION,
     "hios::kMaxTeam": MAX_CORES,
+    "hios::kLeft": abi.LEFT,
+    "hios::kNoCore": abi.NO_CORE,
     "kTVMFFIDLTensorPtr": abi.DLTENSOR_POINTER,
     "kDLCPU": memory._CPU,
 }

@@ -170,16 +170,16 @@ def test_run_numbers_do_not_wrap_at_32_bits(
     before = 2**32 - 3
 
     def start_late(executor: Executor) -> None:
-        start, done = (ctypes.c_uint64.from_address(executor._shared.session + i) for i in (0, 64))
-        start.value = done.value = before
+        for offset in (0, 64, 128):  # of start, start_leader and done
+            ctypes.c_uint64.from_address(executor._shared.session + offset).value = before
         for worker in executor._workers:
-            worker.run = before
+            worker.run = worker.seen = before
         start_threads(executor)
 
     monkeypatch.setattr(Executor, "_start_threads", start_late)
     with hand_made.load() as session:
-        for i in range(1, 7):
-            outputs = session.run({"the input": x * i})
+        for i in range(1, 7):  # with a time limit a thread of the session leads, else the caller
+            outputs = session.run({"the input": x * i}, timeout=60.0 if i % 2 else None)
             for name, expected in hand_made.expected(x * i).items():
                 np.testing.assert_array_equal(outputs[name], expected)
         assert [worker.run for worker in session._executor._workers] == [before + 6] * 2
