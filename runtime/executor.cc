@@ -236,11 +236,19 @@ HIOS_EXPORT void hios_start(Session* session, int32_t leads) {
   if (leads == 0) Signal(session->start_leader, run);
 }
 
-// Returns 1 when all workers have left the latest run, 0 when the time is over before. A caller that
-// led has a core to itself, and polls first for `spin_ns`.
-HIOS_EXPORT int32_t hios_join(Session* session, int64_t limit_ns, int64_t spin_ns) {
+// Starts a run and takes the leading worker's part. Returns 0 when the whole run has ended, else what
+// `hios_lead` did, or 3 where the other workers have not ended within `spin_ns`.
+HIOS_EXPORT int32_t hios_run(Session* session, Worker* worker, int64_t slice_ns, int64_t spin_ns) {
+  hios_start(session, 1);
+  const int32_t code = hios_lead(session, worker, slice_ns);
+  if (code != 0) return code;
+  const uint64_t run = worker->run;
+  return Poll([&] { return Reached(session->done, run); }, spin_ns) ? 0 : 3;
+}
+
+// Returns 1 when all workers have left the latest run, 0 when the time is over before.
+HIOS_EXPORT int32_t hios_join(Session* session, int64_t limit_ns) {
   const uint64_t run = session->start.run.load(std::memory_order_seq_cst);
-  if (Poll([&] { return Reached(session->done, run); }, spin_ns)) return 1;
   const int64_t end = Now() + limit_ns;
   session->done.sleepers.fetch_add(1, std::memory_order_seq_cst);
   uint64_t seen;

@@ -29,6 +29,7 @@ cores slow each other down.
 """
 
 _SLICE_NS = 50_000_000  # how often a caller checks for interrupts and dead workers
+_FAILED, _PAUSED = 1, 2  # what hios_run and hios_lead return
 _JOIN_SPIN_NS = 50_000  # other workers end about when a caller that led has ended
 _GRACE_S = 5.0  # for the kernels that run when a run is given up
 
@@ -43,6 +44,18 @@ class _Shared:
     failures: list[tuple[int, int, str]] = field(default_factory=list)
     errors: list[Exception] = field(default_factory=list)
     held: object = None
+
+
+@dataclass(frozen=True)
+class _Leader:
+    """A worker whose place the caller of a run takes: nobody needs to be woken for it.
+
+    `run` starts a run and returns 0 where it has ended, else why not; `go_on` continues it.
+    """
+
+    number: int
+    run: Callable[[], int]
+    go_on: Callable[[], int]
 
 
 class Executor:
@@ -104,13 +117,7 @@ class Executor:
             worker.times = address_of(times)
             worker.spin_ns = spin_ns
             worker.next, worker.core = LEFT, NO_CORE
-        self._lead: Callable[[], int] | None = None
-        leader = next((i for i, task in enumerate(tasks) if task.core is not None), None)
-        if leader is not None:
-            self._workers[leader].core = tasks[leader].core
-            worker = ctypes.c_void_p(ctypes.addressof(self._workers[leader]))
-            self._lead = partial(tasks[leader].library.dll.hios_lead, session, worker, _SLICE_NS)
-        self._leader = leader
+        self._leader = self._find_leader()
         self._threads: list[threading.Thread] = []
         self._shutdown = weakref.finalize(self, _shut_down, self._shared, self._threads)
         self._start_threads()
@@ -137,18 +144,19 @@ class Executor:
             raise SessionClosedError(
                 "a kernel of an earlier run has not returned: load the artifact again"
             )
-        leads = timeout is None and self._lead is not None
-        deadline = None if timeout is None else time.monotonic() + timeout
+        leader = self._leader if timeout is None else None
         try:
             self._stuck = True  # until all workers have left
             self._shared.held = held
-            self._shared.library.dll.hios_start(self._shared.session, leads)
-            if leads:
-                self._take_the_lead()
-            self._join(deadline, spin_ns=_JOIN_SPIN_NS if leads else 0)
+            if leader is not None:
+                if code := leader.run():
+                    self._lead_on(leader, code)
+            else:
+                self._shared.library.dll.hios_start(self._shared.session, False)
+                self._join(None if timeout is None else time.monotonic() + timeout)
             self._stuck = False
         except BaseException:
-            self._give_up(leads)
+            self._give_up(leader)
             raise
         self._shared.held = None
         if self._shared.failures:
@@ -161,17 +169,31 @@ class Executor:
                 operator=operator,
             )
 
-    def _take_the_lead(self) -> None:
-        """Execute the first task of a core in this thread: nobody needs to be woken for it.
+    def _find_leader(self) -> _Leader | None:
+        """Return the first worker that has a core."""
+        for number, (task, worker) in enumerate(zip(self.tasks, self._workers, strict=True)):
+            if task.core is not None:
+                worker.core = task.core
+                dll = task.library.dll
+                own = ctypes.c_void_p(self._shared.session), ctypes.byref(worker)
+                return _Leader(
+                    number,
+                    partial(dll.hios_run, *own, _SLICE_NS, _JOIN_SPIN_NS),
+                    partial(dll.hios_lead, *own, _SLICE_NS),
+                )
+        return None
 
-        The inner loop returns now and then, so that Python can handle interrupts.
-        """
-        assert self._lead is not None and self._leader is not None
-        while code := self._lead():
-            if code == 1:
-                native = self._workers[self._leader]
-                message = self.tasks[self._leader].failure(native.status)
-                self._shared.failures.append((self._leader, native.failed - 1, message))
+    def _lead_on(self, leader: _Leader, code: int) -> None:
+        """End a run that could not be ended at once, for the reason `code`."""
+        while code in (_FAILED, _PAUSED):  # paused now and then, so that Python handles interrupts
+            if code == _FAILED:
+                status, failed = (
+                    getattr(self._workers[leader.number], n) for n in ("status", "failed")
+                )
+                message = self.tasks[leader.number].failure(status)
+                self._shared.failures.append((leader.number, failed - 1, message))
+            code = leader.go_on()
+        self._join(None)
 
     def times(self, task: int) -> np.ndarray[Any, np.dtype[np.int64]]:
         """Return when each instruction of `task` began in the last run, then when the last ended.
@@ -240,27 +262,27 @@ class Executor:
             error = shared.errors[0]
             raise DeviceError(f"a worker cannot be put on its device: {error}") from error
 
-    def _join(self, deadline: float | None, spin_ns: int) -> None:
+    def _join(self, deadline: float | None) -> None:
         dll, session = self._shared.library.dll, self._shared.session
         while True:
             limit = _SLICE_NS
             if deadline is not None:
                 limit = max(0, min(limit, int(1e9 * (deadline - time.monotonic()))))
-            if dll.hios_join(session, limit, spin_ns):
+            if dll.hios_join(session, limit):
                 return
             if deadline is not None and time.monotonic() >= deadline:
                 raise RunTimeoutError("the run took longer than its timeout and was given up")
             if not all(thread.is_alive() for thread in self._threads):
                 raise ExecutionError("a worker thread has died: load the artifact again")
 
-    def _give_up(self, leads: bool) -> None:
+    def _give_up(self, leader: _Leader | None) -> None:
         dll, session = self._shared.library.dll, self._shared.session
         dll.hios_abort(session)
-        while leads and self._lead is not None and self._lead():
+        while leader is not None and leader.go_on():
             pass
         end = time.monotonic() + _GRACE_S
         while time.monotonic() < end and all(thread.is_alive() for thread in self._threads):
-            if dll.hios_join(session, _SLICE_NS, 0):
+            if dll.hios_join(session, _SLICE_NS):
                 self._stuck = False
                 self._shared.held = None
                 self._shared.failures.clear()

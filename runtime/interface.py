@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -11,7 +12,7 @@ import numpy as np
 
 from hios_tvm.errors import InputError
 from hios_tvm.runtime.arguments import Tensors, accept
-from hios_tvm.runtime.memory import TensorTable, address_of, aligned_empty
+from hios_tvm.runtime.memory import AlignedEmpty, TensorTable, address_of, aligned_empty
 from hios_tvm.runtime.weights import Weights
 from hios_tvm.schema.dtypes import numpy_dtype
 from hios_tvm.schema.manifest import ALIGNMENT, Manifest, TensorSpec
@@ -21,19 +22,28 @@ Array = np.ndarray[Any, Any]
 
 @dataclass(frozen=True)
 class _Input:
-    """An input; `pinned` is the memory that GPUs copy it from, if they do."""
+    """An input; `pinned` is the memory that GPUs copy it from, if they do.
+
+    `address` is where kernels find it.
+    """
 
     spec: TensorSpec
     dtype: np.dtype[Any]
     pinned: Array | None
+    address: ctypes.c_uint64
 
 
 @dataclass(frozen=True)
 class _Written:
-    """An output that programs write; `pinned` is the memory that a GPU copies it to, if any."""
+    """An output that programs write; `pinned` is the memory that a GPU copies it to, if any.
+
+    `new` makes an array for it, `address` is where kernels write it.
+    """
 
     spec: TensorSpec
     pinned: Array | None
+    new: AlignedEmpty
+    address: ctypes.c_uint64
 
 
 @dataclass(frozen=True)
@@ -84,16 +94,20 @@ class Interface:
         weights: Weights | None,
         pinned: Mapping[str, Array],
     ) -> None:
-        self._tensors = tensors
         self._inputs = tuple(
-            _Input(spec, numpy_dtype(spec.dtype), pinned.get(spec.buffer))
+            _Input(
+                spec,
+                numpy_dtype(spec.dtype),
+                pinned.get(spec.buffer),
+                tensors.address(spec.buffer),
+            )
             for spec in manifest.inputs
         )
         self._expected = tuple(
             (item.spec.name, item.spec.shape, item.dtype) for item in self._inputs
         )
         self._aligned: dict[str, Array] = {}  # copies of inputs that are not, by name
-        self._outputs = tuple(_routes(manifest, weights, pinned))
+        self._outputs = tuple(_routes(manifest, weights, pinned, tensors))
         self._written = tuple(route for route in self._outputs if isinstance(route, _Written))
         self._checks = manifest.checks
         self._extremes: dict[str, Array] = {}
@@ -152,13 +166,14 @@ class Interface:
         taken = list(inputs)
         arrays = {}
         for item in self._written:
-            given = out.get(item.spec.name)
-            if given is None or not _is_usable(given) or _overlaps(given, taken):
-                given = aligned_empty(item.spec.shape, item.spec.dtype)
-            taken.append(given)
-            arrays[item.spec.name] = given
+            array = out.get(item.spec.name)
+            if array is None or not _is_usable(array) or _overlaps(array, taken):
+                array = item.new()
+            if out:
+                taken.append(array)
+            arrays[item.spec.name] = array
             if item.pinned is None:
-                self._tensors.place(item.spec.buffer, address_of(arrays[item.spec.name]))
+                item.address.value = address_of(array)
         return arrays
 
     def fetch(self, outputs: Mapping[str, Array]) -> None:
@@ -186,8 +201,8 @@ class Interface:
         results: dict[str, Array] = {}
         for route in self._outputs:
             match route:
-                case _Written(spec):
-                    results[spec.name] = outputs[spec.name]
+                case _Written():
+                    results[route.spec.name] = outputs[route.spec.name]
                 case _SameAsOutput(spec, other):
                     results[spec.name] = results[other].copy()
                 case _SameAsInput(spec, other):
@@ -208,12 +223,14 @@ class Interface:
         if item.pinned is not None:
             item.pinned[...] = array
             return item.pinned
-        if not _is_usable(array):
+        address = address_of(array)
+        if address % ALIGNMENT or not array.flags.c_contiguous:
             if spec.name not in self._aligned:
                 self._aligned[spec.name] = aligned_empty(spec.shape, spec.dtype)
             self._aligned[spec.name][...] = array
             array = self._aligned[spec.name]
-        self._tensors.place(spec.buffer, address_of(array))
+            address = address_of(array)
+        item.address.value = address
         return array
 
 
@@ -227,7 +244,10 @@ def _overlaps(array: Array, others: Iterable[Array]) -> bool:
 
 
 def _routes(
-    manifest: Manifest, weights: Weights | None, pinned: Mapping[str, Array]
+    manifest: Manifest,
+    weights: Weights | None,
+    pinned: Mapping[str, Array],
+    tensors: TensorTable,
 ) -> Iterator[_Route]:
     """Yield where each output comes from."""
     input_of = {spec.buffer: spec.name for spec in manifest.inputs}
@@ -237,7 +257,8 @@ def _routes(
         if first.setdefault(buffer.name, spec.name) != spec.name:
             yield _SameAsOutput(spec, first[buffer.name])
         elif buffer.space == "output":
-            yield _Written(spec, pinned.get(buffer.name))
+            new, address = AlignedEmpty(spec.shape, spec.dtype), tensors.address(buffer.name)
+            yield _Written(spec, pinned.get(buffer.name), new, address)
         elif buffer.space == "input":
             yield _SameAsInput(spec, input_of[buffer.name])
         else:

@@ -30,16 +30,32 @@ def aligned_empty(shape: Sequence[int], dtype: str) -> np.ndarray[Any, Any]:
     >>> aligned_empty((2, 3), "float32").ctypes.data % 64
     0
     """
-    nbytes = math.prod(shape) * element_type(dtype).nbytes
-    memory = np.empty(nbytes + ALIGNMENT, np.uint8)
-    start = -address_of(memory) % ALIGNMENT
-    return memory[start : start + nbytes].view(numpy_dtype(dtype)).reshape(tuple(shape))
+    return AlignedEmpty(shape, dtype)()
+
+
+class AlignedEmpty:
+    """Makes arrays as `aligned_empty` does, many of one shape and type."""
+
+    def __init__(self, shape: Sequence[int], dtype: str) -> None:
+        self._shape = tuple(shape)
+        self._dtype = numpy_dtype(dtype)
+        self._nbytes = math.prod(shape) * element_type(dtype).nbytes + ALIGNMENT
+
+    def __call__(self) -> np.ndarray[Any, Any]:
+        memory = np.empty(self._nbytes, _BYTES)
+        return np.ndarray(self._shape, self._dtype, memory, -address_of(memory) % ALIGNMENT)
 
 
 def address_of(array: np.ndarray[Any, Any]) -> int:
     """Return the address of the first element."""
+    if array.flags.c_contiguous and array.flags.writeable:  # three times as fast as the other way
+        return ctypes.addressof(_NOTHING.from_buffer(array))
     address: int = array.__array_interface__["data"][0]
     return address
+
+
+_BYTES = np.dtype(np.uint8)
+_NOTHING = ctypes.c_char * 0
 
 
 class Arena:
@@ -83,6 +99,10 @@ class TensorTable:
     def data_pointer(self, name: str) -> int:
         """Return the address of the `data` field of tensor `name`."""
         return self.pointer(name) + DLTensor.data.offset
+
+    def address(self, name: str) -> ctypes.c_uint64:
+        """Return the address of tensor `name`, as a number that may be changed."""
+        return ctypes.c_uint64.from_address(self.data_pointer(name))
 
     def nbytes(self, name: str) -> int:
         """Return the bytes of tensor `name`."""
