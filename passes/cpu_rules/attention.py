@@ -33,7 +33,7 @@ import tvm_ffi
 from tvm import tirx
 from tvm.ir import TensorLoad
 from tvm.script import tirx as T
-from tvm.tirx import BufferLoad
+from tvm.tirx import BufferLoad, Ramp
 
 from hios_tvm.passes.cpu_rules.attention_blocks import AttentionParts, Formula, attention_parts
 from hios_tvm.passes.cpu_rules.blocked_sums import MOST_TERMS, BlockedSums
@@ -54,7 +54,9 @@ from hios_tvm.passes.cpu_rules.loop_nest import (
     when,
 )
 from hios_tvm.passes.cpu_rules.register_tile import RegisterTile, choose_tile
+from hios_tvm.passes.cpu_rules.transposed_tile import transposed
 from hios_tvm.passes.tir_trees import nodes_of
+from hios_tvm.passes.vector_math import power_of_softmax
 
 _BLOCK_BYTES = 128 * 1024
 """Of the scores of a block of rows, which stay in the second-level cache."""
@@ -156,26 +158,58 @@ class _Nest:
         keys = allocate("keys", parts.inner * self.stride)
         values = allocate("values", parts.keys * parts.columns)
         for first, count, width in self.panels():
-            start = first * parts.inner
-            if _is_contiguous(parts.key, -1):
-                for k in serial("k", parts.inner):
-                    for i in vectors("v", 0, count, lanes):
-                        key = parts.key.at(matrix, k, first + i)[0]
-                        T.buffer_store(keys, key, [start + k * width + i])
-            else:
-                for i in serial("i", count):
-                    for k in serial("k", parts.inner):
-                        key = parts.key.at(matrix, k, first + i)[0]
-                        T.buffer_store(keys, key, [start + k * width + i])
-            for k in serial("k", parts.inner) if count < width else ():
-                for i in vectors("v", count, width - count, lanes):
-                    zero = tirx.const(0.0, "float32")
-                    T.buffer_store(keys, zero, [start + k * width + i])
+            self._pack_panel(keys, matrix, first, count, width)
         for n in serial("n", parts.keys):
             for i in vectors("v", 0, parts.columns, lanes):
                 value = parts.value.at(matrix, n, i)[0]
                 T.buffer_store(values, value, [n * parts.columns + i])
         return keys, values
+
+    def _pack_panel(
+        self, keys: tirx.Var, matrix: Index, first: Index, count: int, width: int
+    ) -> None:
+        """Emit the copy of `count` keys from `first`, and zeros up to the panel's `width`."""
+        parts, lanes = self.parts, self.tile.lanes
+        start = first * parts.inner
+
+        def copy(k: Index, i: Index) -> None:
+            (key,) = parts.key.at(matrix, k, first + i)
+            T.buffer_store(keys, key, [as_index(start + k * width + i)])
+
+        squares = 0
+        if _is_contiguous(parts.key, -1):
+            for k in serial("k", parts.inner):
+                for i in vectors("v", 0, count, lanes):
+                    copy(k, i)
+        else:
+            squares, rest = divmod(parts.inner, lanes)
+            for i in serial("i", count // lanes) if count >= lanes else ():
+                for k in serial("k", squares) if squares else ():
+                    self._pack_square(keys, matrix, k * lanes, first, i * lanes, width)
+                for k in serial("k", rest, start=squares * lanes) if rest else ():
+                    for j in range(lanes):
+                        copy(k, i * lanes + j)
+            for i in range(count // lanes * lanes, count):
+                for k in serial("k", parts.inner):
+                    copy(k, i)
+        for k in serial("k", parts.inner) if count < width else ():
+            for i in vectors("v", count, width - count, lanes):
+                T.buffer_store(keys, tirx.const(0.0, "float32"), [as_index(start + k * width + i)])
+
+    def _pack_square(
+        self, keys: tirx.Var, matrix: Index, k: Index, first: Index, i: Index, width: int
+    ) -> None:
+        """Emit the copy of a square of elements of keys, which lie side by side for each key."""
+        lanes = self.tile.lanes
+        rows = [allocate(f"key{j}", lanes) for j in range(lanes)]
+        for j, row in enumerate(rows):
+            for lane in vectors("v", 0, lanes, lanes):
+                (key,) = self.parts.key.at(matrix, k + lane, first + i + j)
+                T.buffer_store(row, key, [lane])
+        for j, row in enumerate(transposed(rows)):
+            place = first * self.parts.inner + (k + j) * width + i
+            vector = BufferLoad(row, [Ramp(0, 1, lanes)])
+            T.buffer_store(keys, vector, [vector_index(place, lanes)])
 
 
 @dataclass(frozen=True)
@@ -255,10 +289,10 @@ class _Block:
             return BufferLoad(scores, [as_index(start + i)])
 
         def power(i: Index) -> tirx.Expr:
-            T.buffer_store(scores, tirx.exp(load(i) - highest[as_index(0)]), [start + i])
+            T.buffer_store(scores, power_of_softmax(load(i) - highest[as_index(0)]), [start + i])
             return load(i)
 
-        highest = self._reduced("highest", load, tirx.Max, parts.lowest)
+        highest = self._reduced("highest", load, _larger, parts.lowest)
         total = self._reduced("total", power, tirx.Add, tirx.const(0.0, "float32"))
         one = tirx.const(1.0, "float32")
         if parts.has_plain_weights:
@@ -314,6 +348,11 @@ class _Block:
             for lane in vectors("v", 0, length, length):
                 at = parts.place.at(self.matrix, first + row + r, column + start + lane)
                 T.buffer_store(parts.output, sums.element(i, lane) * factor, at)
+
+
+def _larger(a: tirx.Expr, b: tirx.Expr) -> tirx.Expr:
+    """Return the maximum, or `a` if `b` is NaN, whose power makes the row's total NaN."""
+    return tirx.Select(a < b, b, a)
 
 
 def _with_element(value: tirx.Expr, source: tirx.Var, element: tirx.Expr) -> tirx.Expr:
