@@ -53,7 +53,7 @@ from hios_tvm.passes.cpu_rules.loop_nest import (
     vectors,
     when,
 )
-from hios_tvm.passes.cpu_rules.register_tile import RegisterTile, choose_tile
+from hios_tvm.passes.cpu_rules.register_tile import RegisterTile, choose_tiles
 from hios_tvm.passes.cpu_rules.transposed_tile import transposed
 from hios_tvm.passes.tir_trees import nodes_of
 from hios_tvm.passes.vector_math import power_of_softmax
@@ -82,11 +82,9 @@ class Attention:
         parts = attention_parts(func)
         if parts is None:
             return None
-        sizes = (parts.rows, parts.keys, parts.inner)
-        tile = choose_tile(*sizes, lanes=self.lanes, registers=self.registers)
-        most = max(1, (self.registers - 2) // (tile.pixels + 1))
-        columns = min(most, -(-parts.columns // self.lanes)) * self.lanes
-        return rebuilt(func, emitted(_Nest(parts, tile, columns).write))
+        products = [(parts.keys, parts.inner), (parts.columns, parts.keys)]
+        tiles = choose_tiles(parts.rows, products, lanes=self.lanes, registers=self.registers)
+        return rebuilt(func, emitted(_Nest(parts, *tiles).write))
 
 
 @dataclass(frozen=True)
@@ -99,13 +97,13 @@ class _Nest:
         What it computes.
     tile : RegisterTile
         That of the first product: rows (`pixels`) times a panel of keys (`block`).
-    columns : int
-        Columns of the register tiles of the second product, which have as many rows.
+    value_tile : RegisterTile
+        That of the second product: as many rows times some columns.
     """
 
     parts: AttentionParts
     tile: RegisterTile
-    columns: int
+    value_tile: RegisterTile
 
     @property
     def stride(self) -> int:
@@ -116,13 +114,13 @@ class _Nest:
         """Emit the whole kernel."""
         parts, rows = self.parts, self.tile.pixels
         tiles, rest = divmod(parts.rows, rows)
-        per_chunk = -(-tiles // max(1, parts.rows // _CHUNK_ROWS)) or 1
-        chunks = -(-tiles // per_chunk) or 1
+        per_chunk = -(-tiles // max(1, parts.rows // _CHUNK_ROWS))
+        chunks = -(-tiles // per_chunk)
         per_block = max(1, min(per_chunk, _BLOCK_BYTES // (4 * rows * self.stride)))
         for task in parallel("task", parts.matrices * chunks, work=parts.work):
             matrix, chunk = task // chunks, task % chunks
             block = _Block(self, matrix, *self._packed(matrix), *self._row_buffers(per_block))
-            for i in serial("block", -(-per_chunk // per_block)) if tiles else ():
+            for i in serial("block", -(-per_chunk // per_block)):
                 first = chunk * per_chunk + i * per_block
                 count: Index = per_block
                 if tiles % per_chunk or per_chunk % per_block:
@@ -161,7 +159,7 @@ class _Nest:
             self._pack_panel(keys, matrix, first, count, width)
         for n in serial("n", parts.keys):
             for i in vectors("v", 0, parts.columns, lanes):
-                value = parts.value.at(matrix, n, i)[0]
+                value = parts.value.element(matrix, n, i)
                 T.buffer_store(values, value, [n * parts.columns + i])
         return keys, values
 
@@ -173,24 +171,23 @@ class _Nest:
         start = first * parts.inner
 
         def copy(k: Index, i: Index) -> None:
-            (key,) = parts.key.at(matrix, k, first + i)
+            key = parts.key.element(matrix, k, first + i)
             T.buffer_store(keys, key, [as_index(start + k * width + i)])
 
-        squares = 0
         if _is_contiguous(parts.key, -1):
             for k in serial("k", parts.inner):
                 for i in vectors("v", 0, count, lanes):
                     copy(k, i)
         else:
-            squares, rest = divmod(parts.inner, lanes)
+            squares = parts.inner // lanes
             for i in serial("i", count // lanes) if count >= lanes else ():
                 for k in serial("k", squares) if squares else ():
                     self._pack_square(keys, matrix, k * lanes, first, i * lanes, width)
-                for k in serial("k", rest, start=squares * lanes) if rest else ():
-                    for j in range(lanes):
-                        copy(k, i * lanes + j)
-            for i in range(count // lanes * lanes, count):
-                for k in serial("k", parts.inner):
+                for k in range(squares * lanes, parts.inner):
+                    for j in serial("j", lanes, start=i * lanes):
+                        copy(k, j)
+            for k in serial("k", parts.inner):
+                for i in range(count // lanes * lanes, count):
                     copy(k, i)
         for k in serial("k", parts.inner) if count < width else ():
             for i in vectors("v", count, width - count, lanes):
@@ -204,7 +201,7 @@ class _Nest:
         rows = [allocate(f"key{j}", lanes) for j in range(lanes)]
         for j, row in enumerate(rows):
             for lane in vectors("v", 0, lanes, lanes):
-                (key,) = self.parts.key.at(matrix, k + lane, first + i + j)
+                key = self.parts.key.element(matrix, k + lane, first + i + j)
                 T.buffer_store(row, key, [lane])
         for j, row in enumerate(transposed(rows)):
             place = first * self.parts.inner + (k + j) * width + i
@@ -242,20 +239,20 @@ class _Block:
         parts, lanes = self.nest.parts, self.nest.tile.lanes
         for row in serial("row", tiles * rows):
             for k in vectors("v", 0, parts.inner, lanes):
-                query = parts.query.at(self.matrix, first + row, k)[0]
+                query = parts.query.element(self.matrix, first + row, k)
                 T.buffer_store(self.queries, query, [as_index(row * parts.inner + k)])
         for key, count, width in self.nest.panels():
             for tile in serial("tile", tiles):
                 self._write_scores(first, tile * rows, rows, key, count, width)
         for row in serial("row", tiles * rows):
             self._write_weights(first, row)
-        full, rest = divmod(parts.columns, self.nest.columns)
+        block = self.nest.value_tile.block
+        full, rest = divmod(parts.columns, block)
         for i in serial("column", full) if full else ():
             for tile in serial("tile", tiles):
-                column = i * self.nest.columns
-                self._write_output(first, tile * rows, rows, column, self.nest.columns)
+                self._write_output(first, tile * rows, rows, i * block, block)
         for tile in serial("tile", tiles) if rest else ():
-            self._write_output(first, tile * rows, rows, full * self.nest.columns, rest)
+            self._write_output(first, tile * rows, rows, full * block, rest)
 
     def _write_scores(
         self, first: Index, row: Index, rows: int, key: Index, count: int, width: int
@@ -274,7 +271,7 @@ class _Block:
             place = (row + r) * stride + key + start
             valid = min(lanes, count - start)
             for lane in vectors("v", 0, valid, lanes):
-                (score,) = parts.score.at(self.matrix, first + row + r, key + start + lane)
+                score = parts.score.element(self.matrix, first + row + r, key + start + lane)
                 score = _with_element(score, parts.product, sums.element(i, lane))
                 T.buffer_store(self.scores, score, [place + lane])
             for lane in vectors("v", valid, lanes - valid, lanes):
@@ -300,7 +297,7 @@ class _Block:
             return
         T.buffer_store(self.factors, one, [as_index(row)])
         for i in vectors("v", 0, parts.keys, lanes):
-            (weight,) = parts.weight.at(self.matrix, first + row, i)
+            weight = parts.weight.element(self.matrix, first + row, i)
             weight = _with_element(weight, parts.softmax, load(i) / total[as_index(0)])
             T.buffer_store(scores, weight, [start + i])
 

@@ -71,6 +71,11 @@ class Formula:
         at = dict(zip(self.axes, map(as_index, reversed(indices)), strict=True))
         return [with_values(value, at) for value in self.values]
 
+    def element(self, matrix: Index, row: Index, column: Index) -> tirx.Expr:
+        """Return the only value for the matrix of this number."""
+        (value,) = self.at(matrix, row, column)
+        return value
+
 
 @dataclass(frozen=True)
 class AttentionParts:
@@ -208,7 +213,9 @@ def _reads_in_place(formula: Formula, source: tirx.Var) -> bool:
     for axis, extent in zip(formula.axes, formula.extents, strict=True):
         analyzer.bind(axis, Range(as_index(0), as_index(extent)))
     place = _offset(formula.extents, formula.axes)
-    places = [_offset(load.source.shape, load.indices) for load in loads if load.source.same_as(source)]
+    places = [
+        _offset(load.source.shape, load.indices) for load in loads if load.source.same_as(source)
+    ]
     return bool(places) and all(analyzer.can_prove_equal(place, other) for other in places)
 
 

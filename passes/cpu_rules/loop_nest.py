@@ -143,7 +143,7 @@ def vectors(name: str, start: Index, extent: int, lanes: int) -> Iterator[Index]
 
 
 def fold(partial: tirx.Var, width: int, combine: Combiner) -> None:
-    """Emit what combines the `width` elements of a buffer into its first, the upper half onto the lower."""
+    """Emit what combines `width` elements into the first, the upper half onto the lower."""
     while width > 1:
         half = (width + 1) // 2
         for i in vectors("v", 0, width - half, width - half):

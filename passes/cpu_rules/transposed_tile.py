@@ -38,15 +38,14 @@ def transposed(rows: Sequence[tirx.Var]) -> list[tirx.Var]:
     distance = lanes // 2
     while distance:
         exchanged = [allocate(f"exchanged{i}", lanes) for i in range(lanes)]
-        for i in range(lanes):
-            upper = bool(i & distance)
+        for i, buffer in enumerate(exchanged):
             pair = [_vector(result[i & ~distance]), _vector(result[i | distance])]
-            # lanes of the lower vector have numbers below `lanes`
+            # Lane n of the second vector has the number n + lanes
             places = [
-                lane + distance * upper if not lane & distance else lane + lanes - distance * (not upper)
+                (lane & ~distance) + (i & distance) + (lanes if lane & distance else 0)
                 for lane in range(lanes)
             ]
-            T.buffer_store(exchanged[i], Shuffle(pair, places), [Ramp(0, 1, lanes)])
+            T.buffer_store(buffer, Shuffle(pair, places), [Ramp(0, 1, lanes)])
         result = exchanged
         distance //= 2
     return result
