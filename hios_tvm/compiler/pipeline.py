@@ -33,6 +33,7 @@ from hios_tvm.schedulers.auto import candidates
 from hios_tvm.schedulers.evaluate import evaluate
 from hios_tvm.schema.costs import CostTable
 from hios_tvm.schema.device_names import parse_cores
+from hios_tvm.schema.graph import OperatorGraph
 from hios_tvm.schema.manifest import Manifest, Prediction
 from hios_tvm.schema.platform import Platform
 from hios_tvm.schema.schedule import Schedule
