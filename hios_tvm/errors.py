@@ -13,6 +13,7 @@ HiosError
  |-- CompileError                   code generation or linking failed
  |-- ArtifactError                  an artifact that is damaged or does not fit this machine
  |-- InputError                     wrong names, shapes, dtypes or values given to a session
+ |-- MemoryLimitError               more memory asked for than is free, or than was allowed
  |-- DeviceError                    a device that this machine does not have
  |-- ExecutionError                 a run that failed
  |    `-- RunTimeoutError           a run that took longer than its `timeout`
@@ -89,6 +90,10 @@ class ArtifactError(HiosError, ValueError):
 
 class InputError(HiosError, ValueError):
     """An input has an unknown name, a wrong shape or dtype, or values that are not valid."""
+
+
+class MemoryLimitError(HiosError, MemoryError):
+    """A model or an artifact needs more memory than is free, or than it may take."""
 
 
 class DeviceError(HiosError, RuntimeError):

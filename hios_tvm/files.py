@@ -1,6 +1,7 @@
 """Files that are whole or not there."""
 
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -44,6 +45,30 @@ def check_writable(path: Path) -> None:
         raise UsageError(f"cannot write {path}: the folder {path.parent} does not exist")
     if not os.access(path.parent, os.W_OK):
         raise UsageError(f"cannot write {path}: no permission in {path.parent}")
+
+
+def private_folder(path: Path) -> Path:
+    """Make a folder that only this user may use, or check that `path` is one, and return it.
+
+    For files whose content is executed: who may write there runs code as this user.
+
+    Raises
+    ------
+    OSError
+        If it cannot be made, or another user may write there, with the reason as its text.
+    """
+    path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    path = path.resolve()
+    status = path.stat()
+    if status.st_uid != os.geteuid():
+        raise PermissionError(f"the folder {path} belongs to another user")
+    if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise PermissionError(f"other users may write in {path}: run chmod 700 {path}")
+    for parent in path.parents:
+        mode = parent.stat().st_mode
+        if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+            raise PermissionError(f"other users may replace {path}: anyone may write in {parent}")
+    return path
 
 
 def _umask() -> int:

@@ -5,6 +5,7 @@ minute on a network with large weights; NumPy needs no compilation. Operators th
 table stay in the program and run as kernels.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,8 @@ from tvm import relax
 from tvm.ir import Call, IRModule
 
 from hios_tvm.passes.dataflow import Rewriter, constant_value, operator_name, rewrite_main
+from hios_tvm.runtime.memory_limit import check_memory
+from hios_tvm.schema.dtypes import element_type
 
 
 def _shape(value: relax.Expr) -> list[int]:
@@ -74,6 +77,13 @@ def evaluate(value: relax.Expr) -> np.ndarray | None:
     return np.asarray(_EVALUATORS[name](value, *operands))
 
 
+def _nbytes(ty: tvm.ir.Type) -> int:
+    """Bytes of a tensor; operators with several results are not evaluated."""
+    if not isinstance(ty, relax.TensorType):
+        return 0
+    return math.prod(map(int, ty.shape)) * element_type(str(ty.dtype)).nbytes
+
+
 @tvm.transform.module_pass(opt_level=0, name="FoldConstants")
 class FoldConstants:
     """Replace operators on constants by their values."""
@@ -84,5 +94,7 @@ class FoldConstants:
 
 def fold(_rewriter: Rewriter, value: relax.Expr) -> relax.Expr:
     """Return the constant that `value` is, or `value` itself."""
+    if operator_name(value):
+        check_memory(_nbytes(value.ty), f"a result of {operator_name(value)}")
     result = evaluate(value)
     return value if result is None else relax.const(np.ascontiguousarray(result), result.dtype.name)

@@ -8,7 +8,7 @@ from hios_tvm.schema.kernel_shapes import OUT_ELEMENTWISE_FUSABLE, PRODUCT, Prod
 
 def legalize_product(builder: relax.BlockBuilder, call: Call) -> relax.Expr | None:
     """Return a product for the rules of products, or None for types and shapes that they lack."""
-    shape = _product_shape(call)
+    shape = product_shape(call)
     if shape is None:
         return None
     return builder.call_te(
@@ -19,7 +19,7 @@ def legalize_product(builder: relax.BlockBuilder, call: Call) -> relax.Expr | No
     )
 
 
-def _product_shape(call: Call) -> ProductShape | None:
+def product_shape(call: Call) -> ProductShape | None:
     types = [str(value.ty.dtype.dtype) for value in (*call.args, call)]
     left, right = ([int(extent) for extent in arg.ty.shape] for arg in call.args)
     if types != ["float32"] * 3 or len(left) < 2 or len(right) != len(left):

@@ -15,6 +15,7 @@ from hios_tvm.errors import CompileError, HiosError
 from hios_tvm.passes.bound_indices import BoundIndices
 from hios_tvm.passes.channels_last import ChannelsLast
 from hios_tvm.passes.check_values import CheckValues
+from hios_tvm.passes.cpu_rules.attention import Attention
 from hios_tvm.passes.cpu_rules.convolution import Convolution
 from hios_tvm.passes.cpu_rules.fallback import Fallback
 from hios_tvm.passes.cpu_rules.grouped_convolution import GroupedConvolution
@@ -27,6 +28,7 @@ from hios_tvm.passes.dump_ir import DumpIR
 from hios_tvm.passes.exact_floats import ExactComparisons, NanExtrema
 from hios_tvm.passes.fold_batch_norm import FoldBatchNorm
 from hios_tvm.passes.fold_constants import FoldConstants
+from hios_tvm.passes.fuse_attention import FuseAttention
 from hios_tvm.passes.gelu import RecognizeGelu
 from hios_tvm.passes.gpu_rules import gpu_rules
 from hios_tvm.passes.legalize_operators import LEGALIZATIONS
@@ -46,7 +48,11 @@ _ANY_CPU = Target("llvm")  # which sorts and scans are written for; others bring
 
 
 def lower_to_kernels(
-    mod: IRModule, *, merge_convolutions: bool = False, dump_dir: Path | None = None
+    mod: IRModule,
+    *,
+    merge_convolutions: bool = False,
+    fuse_attention: bool = False,
+    dump_dir: Path | None = None,
 ) -> IRModule:
     """Return the network as a dataflow block of calls of kernels for no device yet.
 
@@ -57,6 +63,8 @@ def lower_to_kernels(
         model's inputs and whose weights are constants.
     merge_convolutions : bool
         Make one of several convolutions with one input.
+    fuse_attention : bool
+        Make one kernel of each attention, for which only CPUs have a rule.
     dump_dir : Path, optional
         Where to write the module after each phase, as TVMScript.
 
@@ -90,6 +98,7 @@ def lower_to_kernels(
             relax.transform.EliminateCommonSubexpr(),
             DumpIR("phase2-layout", dump_dir),
             # Phase 3. From operators to kernels
+            *([FuseAttention()] if fuse_attention else []),
             relax.backend.DispatchSortScan(),
             relax.transform.LegalizeOps(LEGALIZATIONS),
             BoundIndices(),
@@ -109,6 +118,7 @@ def lower_to_kernels(
 def cpu_rules(lanes: int, registers: int) -> list[ScheduleRule]:
     """Return the rules for CPUs with `registers` vector registers of `lanes` floats."""
     return [
+        Attention(lanes, registers),
         Winograd(lanes, registers),
         GroupedConvolution(lanes, registers),
         Convolution(lanes, registers),

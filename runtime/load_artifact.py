@@ -10,6 +10,7 @@ from hios_tvm.errors import DeviceError
 from hios_tvm.runtime.devices import KINDS, kind_of
 from hios_tvm.runtime.devices.interface import LoadedDevices, LoadRequest, Times
 from hios_tvm.runtime.memory import Arena, TensorTable
+from hios_tvm.runtime.memory_limit import check_memory
 from hios_tvm.runtime.read_artifact import Artifact
 from hios_tvm.runtime.tasks import Task
 from hios_tvm.runtime.trace import Span
@@ -74,6 +75,8 @@ def load_onto_devices(
     ------
     ArtifactError
         If a library or the code of a device does not fit this runtime.
+    MemoryLimitError
+        If this process may not take the memory that a run needs.
     DeviceError
         If a device is missing, used by another process for itself, or lacks memory.
     """
@@ -82,6 +85,7 @@ def load_onto_devices(
     tensors = TensorTable(
         {buffer.name: (buffer.shape, buffer.dtype) for buffer in manifest.buffers}
     )
+    _check_memory(manifest)
     arenas = {d.name: _make_arena(d) for d in manifest.devices if not kind_of(d.name).own_memory}
     _place_host_buffers(artifact, tensors, arenas)
     request = LoadRequest(artifact, names, tensors, arenas, exclusive, gpu_trace, cuda_graph)
@@ -138,6 +142,14 @@ def _check_same_kinds(mapping: Mapping[str, str]) -> None:
             raise DeviceError(
                 f"{name} cannot be mapped to {other}, which is another kind of device"
             )
+
+
+def _check_memory(manifest: Manifest) -> None:
+    """Compare the host's share of a run's memory with what is free, before any is taken."""
+    on_host = [d for d in manifest.devices if not kind_of(d.name).own_memory]
+    tensors = (*manifest.inputs, *manifest.outputs)
+    nbytes = sum(d.arena_bytes for d in on_host) + sum(spec.nbytes for spec in tensors)
+    check_memory(nbytes, f"a run of {manifest.model!r}")
 
 
 def _make_arena(device: DeviceSpec) -> Arena:

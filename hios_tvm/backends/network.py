@@ -1,7 +1,7 @@
 """A lowered model: one operator graph, and kernels with loops for each kind of device."""
 
 import json
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -136,7 +136,7 @@ def lower(
 
     Parameters and errors are those of `lower_to_kernels`.
     """
-    kernels = lower_to_kernels(mod, merge_convolutions=merge_convolutions, dump_dir=dump_dir)
+    kernels = _kernels(mod, [target], merge_convolutions, dump_dir)
     return _with_loops(kernels, target, dump_dir=dump_dir)
 
 
@@ -153,12 +153,12 @@ def lower_network(
     `choose` says which kernels of CPUs get the loops of a trace instead of those of the rules
     (`choose_tuned`). `merge_convolutions` makes one of several convolutions with one input.
     """
-    kernels = lower_to_kernels(mod, merge_convolutions=merge_convolutions, dump_dir=dump_dir)
+    parsed = [parse_target(given) if isinstance(given, str) else given for given in targets]
+    kernels = _kernels(mod, parsed, merge_convolutions, dump_dir)
     tuned = TunedChoice()
     lowered: dict[str, Lowered] = {}
     constants: dict[GenericConst, str] = {}
-    for given in targets:
-        target = parse_target(given) if isinstance(given, str) else given
+    for target in parsed:
         kind = kind_of_target(target)
         form = _with_loops(kernels, target, dump_dir=dump_dir)
         if choose is not None and kind == HOST:
@@ -192,6 +192,18 @@ def lower_by_recipe(mod: IRModule, recipe: Recipe, *, name: str = "model") -> Ne
         name=name,
         merge_convolutions=recipe.merge_convolutions,
         choose=partial(choose_again, traces=recipe.traces) if recipe.traces else None,
+    )
+
+
+def _kernels(
+    mod: IRModule, targets: Sequence[Target], merge_convolutions: bool, dump_dir: Path | None
+) -> IRModule:
+    """Lower to kernels that all `targets` have rules for."""
+    return lower_to_kernels(
+        mod,
+        merge_convolutions=merge_convolutions,
+        fuse_attention={kind_of_target(target) for target in targets} == {HOST},
+        dump_dir=dump_dir,
     )
 
 

@@ -16,6 +16,7 @@ from hios_tvm.cli.options import (
     ModelFile,
     cost_cache_option,
     json_option,
+    max_memory_option,
     milliseconds,
     model_options,
     no_progress_option,
@@ -225,6 +226,7 @@ result_options = option_group(
 @cost_options
 @check_options
 @result_options
+@max_memory_option
 @no_progress_option
 @json_option
 def command(
@@ -235,6 +237,7 @@ def command(
     cost_source: CostSource,
     check: Check,
     results: Results,
+    max_memory: int | None,
     no_progress: bool,
     json_file: str | None,
 ) -> None:
@@ -247,6 +250,7 @@ def command(
     """
     from hios_tvm.compiler import compile_model
     from hios_tvm.compiler.source import ModelSource
+    from hios_tvm.runtime.memory_limit import memory_limit
 
     chosen = _compile_options(settings, options, cost_source, results)
     if results.save_costs is not None and chosen.schedule is not None and chosen.costs is None:
@@ -256,7 +260,7 @@ def command(
         )
     path = output or model_file.model.with_suffix(".hios")
     source = ModelSource(model_file.model, model_file.shapes, model_file.params)
-    with progress_bar(enabled=not no_progress) as progress:
+    with memory_limit(max_memory), progress_bar(enabled=not no_progress) as progress:
         progress("import", 0, 1)
         module = source.module()
         progress("import", 1, 1)

@@ -19,6 +19,7 @@ from rich.table import Table
 from hios_tvm.errors import UsageError
 from hios_tvm.schema.device_names import split_devices
 from hios_tvm.schema.gpu_models import PRECISIONS
+from hios_tvm.schema.memory_limits import parse_bytes
 
 if TYPE_CHECKING:
     from tvm.ir import IRModule
@@ -192,6 +193,14 @@ artifact_options = option_group(
     click.argument("artifact", type=EXISTING_FILE),
     click.option("--devices", help="Run on these devices instead of those of the compile."),
     verify_key_option,
+)
+
+max_memory_option = click.option(
+    "--max-memory",
+    metavar="SIZE",
+    callback=lambda _context, _option, text: None if text is None else parse_bytes(text),
+    help="What this process may take, for example 8GiB: a model that needs more is refused.  "
+    "[default: what is free]",
 )
 
 json_option = click.option(

@@ -27,11 +27,13 @@ from hios_tvm.measuring.contest import MeasuredSchedule, choose_entrants, run_co
 from hios_tvm.measuring.cost_notes import cost_notes
 from hios_tvm.measuring.network_costs import network_costs
 from hios_tvm.runtime.devices import HOST, kind_of, of_kind
+from hios_tvm.runtime.memory_limit import check_memory
 from hios_tvm.schedulers import evaluated, make_schedule, options_of
 from hios_tvm.schedulers.auto import candidates
 from hios_tvm.schedulers.evaluate import evaluate
 from hios_tvm.schema.costs import CostTable
 from hios_tvm.schema.device_names import parse_cores
+from hios_tvm.schema.graph import OperatorGraph
 from hios_tvm.schema.manifest import Manifest, Prediction
 from hios_tvm.schema.platform import Platform
 from hios_tvm.schema.schedule import Schedule
@@ -40,6 +42,10 @@ from hios_tvm.verification.verifier import NOT_ASKED_FOR, Search, verify
 
 if TYPE_CHECKING:
     from hios_tvm.verification.reference import Reference
+
+
+_COPIES_TO_COMPARE = 14
+"""Of inputs and outputs in memory at once: measured with 400 MB of each, and two draws."""
 
 
 Measured: TypeAlias = tuple[CostTable, Platform]
@@ -110,6 +116,8 @@ def compile_model(
     ------
     UsageError, CostError, ScheduleError, CompileError
         Where an option, the costs, the schedule or code generation is at fault.
+    MemoryLimitError
+        If the model is larger than the memory that this process may take (`memory_limit`).
     VerificationError
         If outputs differ from the reference's: nothing is written then.
     """
@@ -118,6 +126,7 @@ def compile_model(
     phases = _Phases(progress)
     with phases("lower"):
         network = _lower(mod, name, options)
+    _check_size(network.graph, verified=reference is not None)
     notes: list[str] = []
     if options.merge_convolutions:
         with phases("merge convolutions"):
@@ -157,6 +166,17 @@ def compile_model(
         trials=tuple(trials),
         notes=(*notes, *network.tuned.notes, *(cost_notes(network, costs) if costs else ())),
     )
+
+
+def _check_size(graph: OperatorGraph, *, verified: bool) -> None:
+    """Compare what measuring, running and comparing will take with the memory that is free."""
+    operators = (operator.name for operator in graph.operators)
+    nbytes = graph.weight_bytes(operators) + graph.activation_bytes
+    check_memory(nbytes, f"{graph.name}, with its weights and activations,")
+    if verified:
+        tensors = (graph.tensor[name] for name in (*graph.inputs, *graph.outputs))
+        nbytes += _COPIES_TO_COMPARE * sum(tensor.nbytes for tensor in tensors)
+        check_memory(nbytes, f"{graph.name}, compared with a reference on random inputs,")
 
 
 def _lower(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,8 @@ import tvm
 from tvm import relax, te, tirx
 from tvm.ir import GenericConst
 
-from hios_tvm.schema.dtypes import numpy_dtype
+from hios_tvm.runtime.memory_limit import check_memory
+from hios_tvm.schema.dtypes import element_type, numpy_dtype
 from hios_tvm.schema.value_checks import OPERATOR, VALID_VALUES, ValidValues
 
 MAX_DIMENSIONS = 32
@@ -20,6 +22,7 @@ MAX_DIMENSIONS = 32
 
 def constant_of(array: np.ndarray) -> GenericConst:
     """A constant tensor; unlike `relax.const`, of the array's own element type."""
+    check_memory(array.nbytes, "a constant")
     return relax.const(tvm.runtime.tensor(np.asarray(array, order="C")))
 
 
@@ -37,6 +40,11 @@ def shape_of(tensor: relax.Expr) -> tuple[int, ...]:
 def dtype_of(tensor: relax.Expr) -> str:
     """The element type's name."""
     return str(tensor.ty.dtype)
+
+
+def check_size(shape: Sequence[int], dtype: str, what: str) -> None:
+    """Raise `MemoryLimitError` if a tensor does not fit into the memory that is free."""
+    check_memory(math.prod(shape) * element_type(dtype).nbytes, what)
 
 
 def array_of(value: object) -> np.ndarray | None:
@@ -62,14 +70,24 @@ class TensorBuilder:
         """Bind an expression, so that its shape is known."""
         if isinstance(expression, (relax.Var, GenericConst)):
             return expression
-        return self.builder.emit(expression)
+        return self._checked_size(self.builder.emit(expression))
 
     def compute(self, function: Callable[..., Any], *arguments: Any, **options: Any) -> relax.Expr:
         """Bind a tensor expression, for what Relax has no operator of its own for."""
         hint = self.name.replace(".", "_")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # TVM warns of tags left over when it raises an error
-            return self.builder.emit_te(function, *arguments, primfunc_name_hint=hint, **options)
+            result = self.builder.emit_te(function, *arguments, primfunc_name_hint=hint, **options)
+        return self._checked_size(result)
+
+    def _checked_size(self, tensor: relax.Var) -> relax.Var:
+        """Return a tensor, or a tuple of them, whose shape is known and whose elements are not."""
+        for ty in tensor.ty.fields if isinstance(tensor.ty, tvm.ir.TupleType) else [tensor.ty]:
+            if isinstance(getattr(ty, "shape", None), relax.ShapeExpr) and all(
+                isinstance(size, tirx.IntImm) for size in ty.shape
+            ):
+                check_size([int(size) for size in ty.shape], str(ty.dtype), self.operator)
+        return tensor
 
     def elements(
         self,

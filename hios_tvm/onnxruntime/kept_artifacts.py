@@ -13,6 +13,7 @@ from onnx import ModelProto
 
 from hios_tvm.compiler import compile
 from hios_tvm.errors import ArtifactError, HiosError
+from hios_tvm.files import private_folder
 from hios_tvm.frontends.onnx.files import external_tensors
 from hios_tvm.runtime import Session, load
 from hios_tvm.runtime.machine import device_fingerprint
@@ -45,16 +46,15 @@ def load_or_compile(
         Folder of artifacts, costs and kernels.
     """
     key = _key(model, path, [sorted(shapes.items()), devices, sorted(options.items())])
-    artifact = cache_dir / _FOLDER / f"{key}.hios"
+    try:
+        artifact = private_folder(cache_dir / _FOLDER) / f"{key}.hios"
+    except OSError as error:
+        raise HiosError(f"cannot keep artifacts in {cache_dir}: {error}") from error
     if artifact.exists():
         try:
             return load(artifact)
         except ArtifactError:  # of another executor, or damaged
             pass
-    try:
-        artifact.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise HiosError(f"cannot make the folder {artifact.parent}: {error}") from error
     source = path or model
     words = {"shapes": shapes, "devices": devices, "cache_dir": cache_dir, **options}
     return compile(source, artifact, **words).load()

@@ -132,12 +132,13 @@ class OperatorGraph:
         """The most bytes that are alive at once while operators run in order, weights left out."""
         last_use = {tensor: i for i, op in enumerate(self.operators) for tensor in op.inputs}
         last_use.update(dict.fromkeys(self.outputs, len(self.operators)))
-        alive = set(self.inputs)
-        most = 0
+        alive = most = sum(self.tensor[tensor].nbytes for tensor in self.inputs)
+        constants = set(self.constants)
         for i, operator in enumerate(self.operators):
-            alive.update(operator.outputs)
-            most = max(most, sum(self.tensor[tensor].nbytes for tensor in alive))
-            alive = {tensor for tensor in alive if last_use.get(tensor, i) > i}
+            alive += sum(self.tensor[tensor].nbytes for tensor in operator.outputs)
+            most = max(most, alive)
+            ended = {t for t in (*operator.inputs, *operator.outputs) if last_use.get(t, i) == i}
+            alive -= sum(self.tensor[tensor].nbytes for tensor in ended - constants)
         return most
 
 

@@ -1,4 +1,4 @@
-"""Limits of memory as users write them: ``cpu@0=512MiB``."""
+"""Sizes and limits of memory as users write them: ``512MiB``, ``cpu@0=512MiB``."""
 
 import re
 
@@ -11,14 +11,25 @@ def parse_memory(text: str) -> tuple[str, int]:
     >>> parse_memory("cpu@0=512MiB")
     ('cpu@0', 536870912)
     """
-    match = re.fullmatch(r"\s*(.+?)\s*=\s*([0-9.]+)\s*([KMGT]i?B|B)?\s*", text)
+    device, _, size = text.rpartition("=")
     try:
-        if match is None:
-            raise ValueError
-        unit = match[3] or "B"
-        power = "BKMGT".index(unit[0])
-        return match[1], int(float(match[2]) * (1024 if "i" in unit else 1000) ** power)
-    except ValueError:
+        if not device.strip():
+            raise UsageError(f"{text!r} names no device")
+        return device.strip(), parse_bytes(size)
+    except UsageError:
         raise UsageError(
             f"{text!r} is no memory limit; write for example cpu@0=512MiB or cpu@0=2GB"
         ) from None
+
+
+def parse_bytes(text: str) -> int:
+    """Read a number of bytes, with or without a unit.
+
+    >>> parse_bytes("512MiB"), parse_bytes("2GB"), parse_bytes("64")
+    (536870912, 2000000000, 64)
+    """
+    match = re.fullmatch(r"\s*([0-9]{1,20}|[0-9]{0,20}\.[0-9]{1,20})\s*([KMGT]i?B|B)?\s*", text)
+    if match is None:
+        raise UsageError(f"{text!r} is no size of memory; write for example 512MiB or 2GB")
+    unit = match[2] or "B"
+    return int(float(match[1]) * (1024 if "i" in unit else 1000) ** "BKMGT".index(unit[0]))

@@ -34,6 +34,9 @@ from tvm.tirx import AllocBuffer, Broadcast, BufferLoad, Ramp, Stmt
 
 Index: TypeAlias = int | tirx.Expr
 
+Combiner: TypeAlias = Callable[[tirx.Expr, tirx.Expr], tirx.Expr]
+"""Makes one value of two, such as their sum or maximum."""
+
 INDEX_DTYPE = "int64"
 """The type of Relax shapes, and so of the indices in kernels; TVM narrows it where it can."""
 
@@ -137,6 +140,16 @@ def vectors(name: str, start: Index, extent: int, lanes: int) -> Iterator[Index]
     elif remainder:
         for lane in _in_frame("lane", T.vectorized(as_index(0), as_index(remainder))):
             yield first + lane
+
+
+def fold(partial: tirx.Var, width: int, combine: Combiner) -> None:
+    """Emit what combines `width` elements into the first, the upper half onto the lower."""
+    while width > 1:
+        half = (width + 1) // 2
+        for i in vectors("v", 0, width - half, width - half):
+            both = combine(partial[as_index(i)], partial[as_index(i + half)])
+            T.buffer_store(partial, both, [as_index(i)])
+        width = half
 
 
 def grid(extents: Sequence[int]) -> Iterator[list[Index]]:

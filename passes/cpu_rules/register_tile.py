@@ -8,6 +8,7 @@ the channels with little waste; a count of cycles over a whole row weighs these 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -68,13 +69,53 @@ def choose_tile(
         if unrolled:
             most = max(1, registers // 2 // vectors)
         for tile_pixels in range(1, min(pixels, most) + 1):
-            full, rest = divmod(pixels, tile_pixels)
-            cycles = full * _tile_cycles(tile_pixels, vectors, lanes, reduction)
-            cycles += _tile_cycles(rest, vectors, lanes, reduction) if rest else 0
-            cost = cycles * -(-needed // vectors)
+            tile = RegisterTile(tile_pixels, vectors, lanes)
+            cost = _cycles(tile, pixels, channels, reduction)
             if cost < best[0]:
-                best = (cost, RegisterTile(tile_pixels, vectors, lanes))
+                best = (cost, tile)
     return best[1]
+
+
+def choose_tiles(
+    rows: int, products: Sequence[tuple[int, int]], *, lanes: int, registers: int
+) -> list[RegisterTile]:
+    """Return a tile for each of some products of which one reads the rows of the other.
+
+    Their tiles have equally many rows, such that all together take the fewest estimated cycles.
+
+    Parameters
+    ----------
+    rows : int
+        Rows of each product.
+    products : sequence of (int, int)
+        Columns of each, and multiply-adds for each of its elements.
+    lanes, registers : int
+        Elements per vector register, and vector registers of the target.
+    """
+
+    def best(tile_rows: int, columns: int, reduction: int) -> tuple[float, RegisterTile]:
+        most = (registers - _SPARE_REGISTERS) // (tile_rows + 1)
+        tiles = [
+            RegisterTile(tile_rows, vectors, lanes)
+            for vectors in range(1, min(most, -(-columns // lanes)) + 1)
+        ]
+        return min(((_cycles(tile, rows, columns, reduction), tile) for tile in tiles), key=_cost)
+
+    most_rows = min(rows, registers - _SPARE_REGISTERS - 1)
+    choices = [[best(i, *product) for product in products] for i in range(1, most_rows + 1)]
+    return [tile for _, tile in min(choices, key=lambda tiles: sum(map(_cost, tiles)))]
+
+
+def _cost(choice: tuple[float, RegisterTile]) -> float:
+    return choice[0]
+
+
+def _cycles(tile: RegisterTile, pixels: int, channels: int, reduction: int) -> float:
+    """Return the estimated cycles of all pixels and channels."""
+    full, rest = divmod(pixels, tile.pixels)
+    cycles = full * _tile_cycles(tile.pixels, tile.vectors, tile.lanes, reduction)
+    cycles += _tile_cycles(rest, tile.vectors, tile.lanes, reduction) if rest else 0
+    return cycles * -(-channels // tile.block)
 
 
 def _tile_cycles(pixels: int, vectors: int, lanes: int, reduction: int) -> float:

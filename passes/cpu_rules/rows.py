@@ -26,7 +26,7 @@ intermediate tensors have a single row:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import tvm_ffi
@@ -36,11 +36,13 @@ from tvm.script import tirx as T
 from tvm.tirx import BufferLoad, BufferStore
 
 from hios_tvm.passes.cpu_rules.loop_nest import (
+    Combiner,
     Index,
     allocate,
     as_index,
     coefficients_of,
     emitted,
+    fold,
     grid,
     parallel,
     rebuilt,
@@ -59,8 +61,6 @@ _LARGEST_ROW = 1 << 16
 """Elements of a row whose intermediate values are kept."""
 
 _COMBINERS = (tirx.Add, tirx.Mul, tirx.Max, tirx.Min)
-
-Combiner = Callable[[tirx.Expr, tirx.Expr], tirx.Expr]
 
 
 class Rows:
@@ -287,7 +287,7 @@ class _Nest:
                         add(lane + offset, [*outer, step * width + offset + lane])
             for i in vectors("v", 0, remainder, lanes):
                 add(i % lanes, [*outer, steps * width + i])
-        _fold(partial, width, combine)
+        fold(partial, width, combine)
         row.store(block, [*kept, *([0] * len(block.inner))], partial[as_index(0)])
 
 
@@ -332,16 +332,6 @@ class _Row:
         for extent, index in list(zip(extents, indices, strict=True))[len(self.indices) :]:
             place = place * extent + index
         return as_index(place)
-
-
-def _fold(partial: tirx.Var, width: int, combine: Combiner) -> None:
-    """Combine the `width` elements of a buffer into its first, the upper half onto the lower."""
-    while width > 1:
-        half = (width + 1) // 2
-        for i in vectors("v", 0, width - half, width - half):
-            both = combine(partial[as_index(i)], partial[as_index(i + half)])
-            T.buffer_store(partial, both, [as_index(i)])
-        width = half
 
 
 def _loads(block: _Block) -> list[tuple[tirx.Var, tuple[tirx.Expr, ...]]]:

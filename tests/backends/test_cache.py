@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import resource
+import stat
 import threading
 from pathlib import Path
 
 import pytest
 
-from hios_tvm.backends.cache import CostCache
+from hios_tvm.backends.cache import CostCache, _is_usable, kept_code
 from hios_tvm.errors import CostError
 from hios_tvm.schema.costs import Measurement
 
@@ -46,7 +48,66 @@ def test_a_damaged_database_names_the_file_and_the_way_out(tmp_path: Path) -> No
         CostCache(tmp_path)
 
 
-def test_a_folder_that_cannot_be_made_is_one_clear_error(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_made_or_written_is_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(CostError, match="--cost-cache"):
-        CostCache(tmp_path / "file" / "folder")
+    cache = CostCache(tmp_path / "file" / "folder")
+    cache.put({"a": Measurement(1.0)})
+    assert cache.get(["a"]) == {}
+    assert kept_code(tmp_path / "file" / "folder", "k.o", lambda: b"code") == b"code"
+    assert "costs are not kept" in caplog.text
+    assert "compiled kernels are neither read nor kept" in caplog.text
+    assert "--cost-cache" in caplog.text
+
+
+def kept(folder: Path, made: list[str], name: str = "k.o") -> bytes:
+    def make() -> bytes:
+        made.append(name)
+        return f"code of {name}".encode()
+
+    return kept_code(folder, name, make)
+
+
+def test_code_is_made_once_and_again_where_its_file_is_damaged(tmp_path: Path) -> None:
+    made: list[str] = []
+    folder = tmp_path / "kernels"
+    assert kept(folder, made) == kept(folder, made) == b"code of k.o"
+    assert made == ["k.o"]
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    whole = (folder / "k.o").read_bytes()
+    other = kept(folder, made, "other.o")
+    for damaged in (b"", whole[:-1], whole[:20], other, (folder / "other.o").read_bytes()):
+        made.clear()
+        (folder / "k.o").write_bytes(damaged)
+        assert kept(folder, made) == b"code of k.o"
+        assert made == ["k.o"]
+
+
+@pytest.mark.parametrize("mode", [0o720, 0o702])
+def test_code_that_others_may_have_written_is_not_used(
+    mode: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    made: list[str] = []
+    folder = tmp_path / f"kernels{mode}"
+    kept(folder, made)
+    folder.chmod(mode)
+    _is_usable.cache_clear()
+    assert kept(folder, made) == b"code of k.o"
+    assert made == ["k.o", "k.o"]
+    assert "other users may write in" in caplog.text
+
+
+def test_a_file_that_cannot_be_written_whole_is_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As on a full disk; here the system allows no file of more than 20 bytes."""
+    made: list[str] = []
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20, hard))
+    try:
+        assert kept(tmp_path / "kernels", made) == b"code of k.o"
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "compiled kernels are not kept: " in caplog.text
+    assert list((tmp_path / "kernels").iterdir()) == []

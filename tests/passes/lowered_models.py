@@ -66,7 +66,14 @@ def run_lowered(
     model: onnx.ModelProto, feeds: Mapping[str, Array], target: tvm.target.Target | None = None
 ) -> list[Array]:
     target = target or host_target()
-    machine = relax.VirtualMachine(tvm.compile(lowered(model, target), target), tvm.cpu())
+    return run_module(lowered(model, target), feeds, target)
+
+
+def run_module(
+    mod: tvm.IRModule, feeds: Mapping[str, Array], target: tvm.target.Target
+) -> list[Array]:
+    """Run a lowered module."""
+    machine = relax.VirtualMachine(tvm.compile(mod, target), tvm.cpu())
     result = machine["main"](*(tvm.runtime.tensor(array) for array in feeds.values()))
     results = [result] if isinstance(result, tvm.runtime.Tensor) else result
     return [tensor.numpy() for tensor in results]

@@ -175,3 +175,16 @@ def test_the_pattern_of_what_enlarges_changes() -> None:
         return Module
 
     tvm.ir.assert_structural_equal(LimitFusion()(module(BROADCAST)), module(INJECTIVE))
+
+
+@pytest.mark.parametrize("operator", ["Add", "Mul of Sigmoid"])
+def test_results_that_are_read_twice_again_and_again_compile_in_linear_time(operator: str) -> None:
+    """Inlined, the last of 30 operators would read the first one 2^30 times."""
+    nodes = []
+    for i in range(30):
+        other = f"t{i}"
+        if operator != "Add":
+            nodes.append(helper.make_node("Sigmoid", [f"t{i}"], [other := f"s{i}"]))
+        nodes.append(helper.make_node(operator.split()[0], [f"t{i}", other], [f"t{i + 1}"]))
+    model = model_of(nodes, {"t0": (1, 20)}, {}, outputs=["t30"])
+    assert_right(model)

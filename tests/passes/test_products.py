@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import tvm
 from hypothesis import given, settings
@@ -50,21 +49,6 @@ def test_operands_that_are_broadcast(left: tuple[int, ...], right: tuple[int, ..
 
 def test_large_matrices_are_shared_in_chunks() -> None:
     assert_lowers_right(product((301, 700), (700, 130)))
-
-
-def test_attention() -> None:
-    nodes = [
-        helper.make_node("Transpose", ["k"], ["t"], perm=[0, 1, 3, 2]),
-        helper.make_node("MatMul", ["x", "t"], ["q"]),
-        helper.make_node("Mul", ["q", "scale"], ["s"]),
-        helper.make_node("Softmax", ["s"], ["p"], axis=-1),
-        helper.make_node("MatMul", ["p", "v"], ["y"]),
-    ]
-    shape = (2, 3, 37, 16)
-    scale = np.array(0.25, np.float32)
-    model = model_of(nodes, {"x": shape, "k": shape, "v": shape}, {"scale": scale})
-    assert_lowers_right(model, tolerance=2e-5)
-    assert len([name for name in kernels(lowered(model)) if "matmul" in name]) == 2
 
 
 def test_sums_stay_in_registers() -> None:

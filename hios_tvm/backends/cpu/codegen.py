@@ -13,8 +13,8 @@ import tvm_ffi
 from tvm.ir import IRModule
 from tvm.target import Target
 
+from hios_tvm.backends.cache import kept_code
 from hios_tvm.errors import CompileError
-from hios_tvm.files import atomic_write
 
 Progress = Callable[[int, int], None]
 
@@ -84,18 +84,8 @@ def _object_file(
     name: str, kernel: tvm.tirx.PrimFunc, target: Target, cache_dir: Path | None
 ) -> bytes:
     target = code_target(kernel, target)
-    if cache_dir is None:
-        return _compile(name, kernel, target)
-    path = cache_dir / f"{kernel_key(kernel, target)}-{_file_name(name)}.o"
-    try:
-        return path.read_bytes()
-    except OSError:
-        pass
-    code = _compile(name, kernel, target)
-    cache_dir.mkdir(parents=True, exist_ok=True)
-    with atomic_write(path) as file:
-        file.write(code)
-    return code
+    file = f"{kernel_key(kernel, target)}-{_file_name(name)}.o"
+    return kept_code(cache_dir, file, lambda: _compile(name, kernel, target))
 
 
 def code_target(kernel: tvm.tirx.PrimFunc, target: Target) -> Target:

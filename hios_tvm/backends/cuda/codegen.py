@@ -18,9 +18,9 @@ from tvm.ir import IRModule
 from tvm.target import Target
 from tvm.tirx.build import split_host_device_mods
 
+from hios_tvm.backends.cache import kept_code
 from hios_tvm.backends.cuda.targets import arch_of, precision_of
 from hios_tvm.errors import CompileError
-from hios_tvm.files import atomic_write
 from hios_tvm.passes.exact_floats import NanExtrema
 from hios_tvm.passes.gpu_rules.fragments import ROUND_TF32
 from hios_tvm.schema.dtypes import element_type
@@ -96,15 +96,7 @@ def build_device_code(source: str, target: Target, *, cache_dir: Path | None = N
     """
     arch = arch_of(target)
     key = hashlib.sha256(f"{arch} {source}".encode()).hexdigest()[:32]
-    path = None if cache_dir is None else cache_dir / f"{key}.cubin"
-    if path is not None and path.exists():
-        return path.read_bytes()
-    code = _nvcc(source, arch)
-    if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(path) as file:
-            file.write(code)
-    return code
+    return kept_code(cache_dir, f"{key}.cubin", lambda: _nvcc(source, arch))
 
 
 def _nvcc(source: str, arch: str) -> bytes:

@@ -1,13 +1,19 @@
 """Which operators of ONNX can be imported, and rewriting those that others can express."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import onnx
-from onnx import GraphProto, ModelProto, NodeProto, helper, inliner
+from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, helper, inliner
 
 from hios_tvm.errors import ModelError
 from hios_tvm.frontends.onnx.inputs import without_weights
 from hios_tvm.frontends.onnx.operators.table import CONVERTERS
+from hios_tvm.runtime.memory_limit import check_memory
+
+MAX_NODES = 100_000
+"""Operators of a model, with its loops unrolled and its functions expanded."""
+
+MAX_CALLS_INSIDE_EACH_OTHER = 100
 
 ONNX_DOMAINS = ("", "ai.onnx")
 
@@ -33,6 +39,7 @@ def expand_functions(model: ModelProto, opset: int, label: str) -> ModelProto:
     """
     if not model.functions and not any(_defined_by_others(model.graph, opset)):
         return model
+    _check_calls(model, label)
     light = ModelProto()
     light.opset_import.extend(model.opset_import)
     light.functions.extend(model.functions)
@@ -44,6 +51,42 @@ def expand_functions(model: ModelProto, opset: int, label: str) -> ModelProto:
         except (RuntimeError, ValueError) as error:
             raise ModelError(f"{label}: cannot expand the model's functions: {error}") from error
     return _with_weights_of(model, _expand_standard(light, opset))
+
+
+def _check_calls(model: ModelProto, label: str) -> None:
+    """Refuse functions that call themselves, and those that expand to too much.
+
+    A function that calls another one twice, and so on, is small in the file only.
+    """
+    bodies = {(f.domain, f.name): list(_nodes(f)) for f in model.functions}
+    sizes: dict[tuple[str, str], tuple[int, int]] = {}  # operators and bytes
+
+    def size_of(
+        nodes: Iterable[NodeProto], callers: tuple[tuple[str, str], ...]
+    ) -> tuple[int, int]:
+        count = nbytes = 0
+        for node in nodes:
+            called = (node.domain, node.op_type)
+            if called not in bodies:
+                size = 1, node.ByteSize()
+            elif called in callers or len(callers) == MAX_CALLS_INSIDE_EACH_OTHER:
+                raise ModelError(
+                    f"{label}: the function {node.op_type!r} calls itself, or functions call each "
+                    f"other more than {MAX_CALLS_INSIDE_EACH_OTHER} deep"
+                )
+            else:
+                if called not in sizes:
+                    sizes[called] = size_of(bodies[called], (*callers, called))
+                size = sizes[called]
+            count, nbytes = count + size[0], nbytes + size[1]
+        return count, nbytes
+
+    count, nbytes = size_of(_nodes(model.graph), ())
+    if count > MAX_NODES:
+        raise ModelError(
+            f"{label}: its functions expand to {count:.3g} operators, more than {MAX_NODES}"
+        )
+    check_memory(nbytes, f"{label} with its functions expanded")
 
 
 def _expand_standard(model: ModelProto, opset: int) -> ModelProto:
@@ -116,7 +159,7 @@ def _defined_by_others(graph: GraphProto, opset: int) -> Iterator[tuple[str, str
             yield domain, node.op_type
 
 
-def _nodes(graph: GraphProto) -> Iterator[NodeProto]:
+def _nodes(graph: GraphProto | FunctionProto) -> Iterator[NodeProto]:
     for node in graph.node:
         yield node
         for subgraph in subgraphs(node):

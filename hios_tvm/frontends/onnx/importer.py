@@ -20,12 +20,13 @@ from tvm import relax
 from hios_tvm.errors import DynamicShapeError, HiosError, ModelError
 from hios_tvm.frontends.onnx.attributes import Attributes
 from hios_tvm.frontends.onnx.folding import fold
-from hios_tvm.frontends.onnx.functions import ONNX_DOMAINS
+from hios_tvm.frontends.onnx.functions import MAX_NODES, ONNX_DOMAINS
 from hios_tvm.frontends.onnx.inference import TensorTypeFact, declared_types, inferred_types
 from hios_tvm.frontends.onnx.inputs import ELEMENT_TYPES, model_inputs
 from hios_tvm.frontends.onnx.operators.call import OperatorCall, Value
 from hios_tvm.frontends.onnx.operators.table import CONVERTERS
 from hios_tvm.frontends.tensors import constant_of, dtype_of, shape_of
+from hios_tvm.runtime.memory_limit import check_memory
 from hios_tvm.schema.dtypes import numpy_dtype
 
 
@@ -44,7 +45,7 @@ class OnnxImporter:
         self._builder = relax.BlockBuilder()
         self._values: MutableMapping[str, Value] = ChainMap()  # results by tensor name
         self._weights: dict[int, tuple[GraphProto, dict[str, Value]]] = {}
-        self._inferred: Mapping[str, TensorTypeFact] = {}
+        self._converted = 0
         self._opset = opset
         self._label = label
 
@@ -66,7 +67,6 @@ class OnnxImporter:
         """
         self._values.update(self._weights_of(graph))
         inputs = self._declare_inputs(graph, shapes)
-        self._inferred = inferred_types(graph, self._opset, shapes)
         builder = self._builder
         with builder.function("main", params=inputs):
             try:
@@ -78,7 +78,7 @@ class OnnxImporter:
                     for name, value in results:
                         with self._context(f"output {name!r}"):
                             outputs.append(builder.emit_output(value))
-            except ModelError:
+            except HiosError:
                 builder._end_block()  # a builder with an open block complains when it is deleted
                 raise
             builder.emit_func_output(outputs[0] if len(outputs) == 1 else relax.Tuple(outputs))
@@ -121,10 +121,27 @@ class OnnxImporter:
 
     def _convert_nodes(self, nodes: Sequence[NodeProto]) -> None:
         for node in nodes:
+            self._count_node()
             with self._context(_describe(node), node):
-                if not (self._is_empty(node) or self._fold(node)):
+                inputs = {name: self._values[name] for name in node.input if name}
+                types = inferred_types(node, inputs, self._opset)
+                self._check_sizes(node, types)
+                if not (self._is_empty(node, types) or self._fold(node, inputs, types)):
                     self._convert(node)
-                self._check_types(node)
+                self._check_types(node, types)
+
+    def _count_node(self) -> None:
+        """Bound what loops inside of each other, or functions, make of a small file."""
+        self._converted += 1
+        if self._converted > MAX_NODES:
+            raise ModelError(
+                f"{self._label}: its loops and functions expand to more than {MAX_NODES} operators"
+            )
+
+    def _check_sizes(self, node: NodeProto, types: Mapping[str, TensorTypeFact]) -> None:
+        """Compare what a node will compute with the memory that is free."""
+        place = f"{self._label}: the result of {_describe(node)}"
+        check_memory(sum(fact.nbytes for fact in types.values()), place)
 
     def _convert(self, node: NodeProto) -> None:
         """Bind what a node computes."""
@@ -163,10 +180,10 @@ class OnnxImporter:
             return constant_of(np.zeros(shape_of(variable), numpy_dtype(dtype_of(variable))))
         return variable
 
-    def _is_empty(self, node: NodeProto) -> bool:
+    def _is_empty(self, node: NodeProto, types: Mapping[str, TensorTypeFact]) -> bool:
         """Bind outputs without elements, for which there is nothing to compute."""
-        types = [self._inferred.get(name) for name in node.output if name]
-        arrays = [None if fact is None else fact.empty() for fact in types]
+        facts = [types.get(name) for name in node.output if name]
+        arrays = [None if fact is None else fact.empty() for fact in facts]
         empty = [array for array in arrays if array is not None]
         if len(empty) < len(arrays):
             return False
@@ -177,23 +194,24 @@ class OnnxImporter:
         """Convert the body of control flow in a scope of its own; return its outputs."""
         if len(arguments) != len(graph.input):
             raise ValueError(f"its body has {len(graph.input)} inputs, {len(arguments)} are given")
-        outer, inferred = self._values, self._inferred
+        outer = self._values
         names = (value.name for value in graph.input)
         self._values = ChainMap(dict(zip(names, arguments, strict=True)), outer)
-        self._inferred = {}  # in a loop, shapes of a name may differ from pass to pass
         try:
             self._values.update(self._weights_of(graph))
             self._convert_nodes(graph.node)
             return [self._values[value.name] for value in graph.output]
         finally:
-            self._values, self._inferred = outer, inferred
+            self._values = outer
 
-    def _fold(self, node: NodeProto) -> bool:
+    def _fold(
+        self, node: NodeProto, inputs: Mapping[str, Value], types: Mapping[str, TensorTypeFact]
+    ) -> bool:
         """Bind the results of a node on constants, if they can be computed now."""
         if node.domain not in ONNX_DOMAINS:
             return False
-        values = {name: self._values[name] for name in node.input if name}
-        results = fold(node, values, self._opset)
+        elements = sum(fact.elements or 0 for fact in types.values())
+        results = fold(node, inputs, self._opset, elements)
         if results is None:
             return False
         self._bind(node, results)
@@ -203,7 +221,7 @@ class OnnxImporter:
         names = (name for name in node.output if name)
         self._values.update(zip(names, map(_constant, arrays), strict=True))
 
-    def _check_types(self, node: NodeProto) -> None:
+    def _check_types(self, node: NodeProto, types: Mapping[str, TensorTypeFact]) -> None:
         """Compare a node's results with what ONNX infers.
 
         Raises
@@ -223,7 +241,7 @@ class OnnxImporter:
                     "depends on data; only models with static shapes can be compiled",
                     dimensions=(f"{_describe(node)}: {name}",),
                 )
-            fact = self._inferred.get(name)
+            fact = types.get(name)
             if fact is not None and fact.contradicts(dtype_of(value), shape_of(value)):
                 raise ValueError(
                     f"{name!r} is imported as {_type_text(value)}, ONNX infers {fact}; "

@@ -1,0 +1,76 @@
+"""How much memory this process may take, compared before anything large is allocated.
+
+Models and artifacts say in a few bytes how large their tensors are. A system that runs out of
+memory ends processes, this one or others, so that sizes are compared with what is free before they
+are believed.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+
+import psutil
+
+from hios_tvm.errors import MemoryLimitError
+
+_SMALL = 1 << 16  # bytes for which nobody looks at the memory that is free
+
+_limit: ContextVar[int | None] = ContextVar("memory_limit", default=None)
+
+
+@contextmanager
+def memory_limit(nbytes: int | None) -> Iterator[None]:
+    """Let this process take up to `nbytes` inside of the block; with None, all that is free."""
+    token = _limit.set(nbytes)
+    try:
+        yield
+    finally:
+        _limit.reset(token)
+
+
+def check_memory(nbytes: int, what: str) -> None:
+    """Compare the bytes of `what` with the memory that this process may still take.
+
+    Raises
+    ------
+    MemoryLimitError
+        If they are too many.
+    """
+    if nbytes < _SMALL:
+        return
+    limit = _limit.get()
+    if limit is not None:
+        free, reason = limit - psutil.Process().memory_info().rss, f"of the limit of {_gib(limit)}"
+    else:
+        free, reason = free_memory(), "free on this machine"
+    if nbytes > free:
+        raise MemoryLimitError(
+            f"{what} needs {_gib(nbytes)} of memory, and {_gib(max(0, free))} are {reason}"
+        )
+
+
+def free_memory() -> int:
+    """Return the bytes that this process can take now: of the machine, or of its container."""
+    free = int(psutil.virtual_memory().available)
+    in_container = _free_in_container(Path("/sys/fs/cgroup"))
+    return free if in_container is None else min(free, in_container)
+
+
+def _free_in_container(folder: Path) -> int | None:
+    """Read the limit of a control group of version 2; None where there is none.
+
+    Pages of files that are kept from earlier reads are given back when memory is needed.
+    """
+    try:
+        limit = int((folder / "memory.max").read_text())
+        used = int((folder / "memory.current").read_text())
+        lines = (folder / "memory.stat").read_text().splitlines()
+        statistics = dict(line.split() for line in lines)
+        return limit - used + int(statistics["inactive_file"])
+    except (OSError, ValueError, KeyError):  # a ValueError for "max", no limit
+        return None
+
+
+def _gib(nbytes: int) -> str:
+    return f"{nbytes / 2**30:.1f} GiB" if nbytes < 2**60 else "more than 2^60 bytes"
