@@ -4,7 +4,7 @@ import ctypes
 import math
 import mmap
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -49,7 +49,7 @@ class AlignedEmpty:
 def address_of(array: np.ndarray[Any, Any]) -> int:
     """Return the address of the first element."""
     if array.flags.c_contiguous and array.flags.writeable:  # three times as fast as the other way
-        return ctypes.addressof(_NOTHING.from_buffer(array))
+        return ctypes.addressof(_NOTHING.from_buffer(cast(Any, array)))
     address: int = array.__array_interface__["data"][0]
     return address
 

@@ -71,7 +71,7 @@ def core_tasks(
         used = {programs[origin[0]].library for origin, leads in entries if leads}
         if len(used) > 1:
             raise ArtifactError(f"core {worker[0]} has kernels of {len(used)} libraries")
-        library = used.pop() if used else programs[entries[0][0][0]].library
+        library = used.pop() if used else programs[entries[0][0][0] if entries else 0].library
         tasks.append(CpuTask(None if worker[0] < 0 else worker[0], steps, library))
     return tuple(tasks)
 
@@ -118,7 +118,8 @@ def _sequences(
                 if entries and not entries[-1][1] and teams[entries[-1][0][0]] == teams[origin[0]]:
                     entries.pop()
                 entries.append((origin, False))
-    return {worker: entries for worker, entries in sequences.items() if entries}
+    busy = {worker: entries for worker, entries in sequences.items() if entries}
+    return busy or {team[0]: [] for team in teams[:1]}  # a session needs a worker
 
 
 def _steps(

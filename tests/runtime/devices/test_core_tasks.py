@@ -58,6 +58,10 @@ def test_a_core_that_is_named_twice_has_two_workers() -> None:
     assert [task.core for task in core_tasks([program])] == [4, 4]
 
 
+def test_one_worker_is_there_when_there_is_nothing_to_do() -> None:
+    assert what(core_tasks([CpuProgram("cpu@0-1", (0, 1), [], LIBRARY)])) == {0: []}
+
+
 def test_programs_of_one_core_need_one_library() -> None:
     programs = [CpuProgram("cpu@0", (0,), [call(n)], f"library of {n}") for n in "ab"]  # type: ignore[arg-type]
     with pytest.raises(ArtifactError, match="core 0 has kernels of 2 libraries"):
