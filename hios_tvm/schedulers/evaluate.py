@@ -109,7 +109,7 @@ def check_order(graph: OperatorGraph, platform: Platform, schedule: Schedule) ->
     """
     stage_of = _stage_of(schedule)
     before: dict[StageId, set[StageId]] = {stage: set() for stage in stage_of.values()}
-    for order in _unit_orders(platform, schedule):
+    for order in unit_orders(platform, schedule):
         for first, second in pairwise(order):
             before[second].add(first)
     for edge in graph.edges:
@@ -132,7 +132,7 @@ def _stage_of(schedule: Schedule) -> dict[str, StageId]:
     }
 
 
-def _unit_orders(platform: Platform, schedule: Schedule) -> list[list[StageId]]:
+def unit_orders(platform: Platform, schedule: Schedule) -> list[list[StageId]]:
     """Return the stages on each core, or device without cores, in the order in which they run."""
     units = {d.name: own for d, own in zip(platform.devices, platform.units, strict=True)}
     orders: list[list[StageId]] = [[] for _ in range(platform.unit_count)]
@@ -261,7 +261,7 @@ class _Simulation:
                 transfer_ms = costs.transfer_ms(edge, platform, src[0], dst[0])
                 self.consumers[src].append((edge, transfer_ms))
                 self.waits_for[dst] += 1
-        for order in _unit_orders(platform, schedule):
+        for order in unit_orders(platform, schedule):
             for first, second in pairwise(order):
                 if second not in self.followers[first]:
                     self.followers[first][second] = None

@@ -1,13 +1,16 @@
 """HIOS-LP: operators are mapped to devices along longest paths, then grouped by a window."""
 
+import math
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from hios_tvm.errors import UsageError
+from hios_tvm.schedulers.gaps import in_gaps
 from hios_tvm.schedulers.list_schedule import Clock, Outcome, Timed, advance
 from hios_tvm.schedulers.memory import Memory
 from hios_tvm.schedulers.problem import PlacedStage, Problem
+from hios_tvm.schedulers.sequential import or_sequential
 from hios_tvm.schedulers.window import WindowOptions, group_in_window
 from hios_tvm.schema.costs import CostTable
 from hios_tvm.schema.graph import OperatorGraph
@@ -51,6 +54,10 @@ def hios_lp(
     it where the mapped part of the graph ends first. A path stays on one device, so that only its
     two ends pay transfers.
 
+    Where devices share cores, paths are mapped to devices of one size, each operator may then take
+    more or fewer cores, and the best of all sizes is kept. The largest size is often one device
+    with all cores, so that two kinds of parallelism are compared.
+
     Raises
     ------
     CostError
@@ -72,18 +79,65 @@ def hios_lp(
     order: list[PlacedStage] = []
     for first in range(0, len(problem.operators), options.block):
         block = problem.priority[first : first + options.block]
-        stages = _map_paths(problem, clock, memory, block, options.passes)
+        stages = _map_block(problem, clock, memory, block, options.passes)
         memory = memory.after(stages)
         stages = group_in_window(problem, clock, stages, options)
         advance(clock, stages)
         order += stages
-    return problem.schedule("hios-lp", order)
+    schedule = problem.schedule("hios-lp", order)
+    if not platform.shares_cores:
+        return schedule
+    return or_sequential(graph, costs, platform, schedule)
+
+
+def _map_block(
+    problem: Problem, start: Clock, memory: Memory, block: Sequence[int], passes: int
+) -> list[PlacedStage]:
+    """Return the operators of `block` on their devices, in a topological order."""
+    if not problem.platform.shares_cores or memory.limited:
+        return _map_paths(problem, start, memory, block, problem.devices, passes).stages
+    width = [device.width for device in problem.platform.devices]
+    shared = [d for d in problem.devices if problem.overlapping[d]]
+    mapped = []
+    for size in sorted({width[d] for d in shared}):
+        devices = [d for d in problem.devices if d not in shared or width[d] == size]
+        timed = _map_paths(problem, start, memory, block, devices, passes)
+        for _ in range(passes):
+            before = timed.outcome
+            timed = Timed(start, in_gaps(problem, start, timed.stages))
+            _resize(problem, timed)
+            if timed.outcome >= before:
+                break
+        mapped.append(timed)
+    best = min(mapped, key=lambda timed: timed.outcome)
+    return in_gaps(problem, start, best.stages)
+
+
+def _resize(problem: Problem, timed: Timed) -> None:
+    """Give each operator the next larger or smaller device with its cores, where that pays."""
+    for i, stage in enumerate(timed.stages):
+        (v,) = stage.operators
+        best, tail = timed.outcome, None
+        for device in problem.next_sizes[stage.device]:
+            if problem.latency_ms[v][device] == math.inf:
+                continue
+            candidate = [problem.single(v, device), *timed.stages[i + 1 :]]
+            outcome = timed.try_tail(i, candidate)
+            if outcome < best:
+                best, tail = outcome, candidate
+        if tail is not None:
+            timed.replace(i, tail)
 
 
 def _map_paths(
-    problem: Problem, start: Clock, memory: Memory, block: Sequence[int], passes: int
-) -> list[PlacedStage]:
-    """Return the operators of `block` on their devices, in the same order."""
+    problem: Problem,
+    start: Clock,
+    memory: Memory,
+    block: Sequence[int],
+    devices: Sequence[int],
+    passes: int,
+) -> Timed:
+    """Map the operators of `block` to those of `devices` that can run them, in the same order."""
     position = {v: i for i, v in enumerate(block)}
     timed = Timed(start)
     mapped: list[int] = []  # positions of the stages in `timed`
@@ -94,7 +148,8 @@ def _map_paths(
         left = memory.after(timed.stages)
         first = bisect_left(mapped, position[path[0]])
         following = sorted([*mapped[first:], *(position[v] for v in path)])
-        if _map_path(problem, timed, left, first, [block[i] for i in following], path):
+        operators = [block[i] for i in following]
+        if _map_path(problem, timed, left, first, operators, path, devices):
             mapped[first:] = following
             paths.append(path)
         elif len(path) == 1:
@@ -107,10 +162,10 @@ def _map_paths(
             first = position[path[0]]
             left = memory.after(timed.stages)
             left.release(timed.stages[first].device, path)
-            _map_path(problem, timed, left, first, block[first:], path)
+            _map_path(problem, timed, left, first, block[first:], path, devices)
         if timed.outcome >= before:
             break
-    return timed.stages
+    return timed
 
 
 def _map_path(
@@ -120,6 +175,7 @@ def _map_path(
     first: int,
     operators: Sequence[int],
     path: Sequence[int],
+    devices: Sequence[int],
 ) -> bool:
     """Put `path` where all that is mapped ends first; return whether any device has room for it.
 
@@ -129,7 +185,8 @@ def _map_path(
     """
     old = {stage.operators[0]: stage for stage in timed.stages[first:]}
     best: tuple[Outcome, list[PlacedStage]] | None = None
-    for device in problem.runs_on(path[0]):
+    able = problem.runs_on(path[0])
+    for device in [d for d in able if d in devices] or able:
         if not memory.fits(device, path):
             continue
         new = {v: problem.single(v, device) for v in path}

@@ -1,5 +1,6 @@
 """HIOS-MR: operators are mapped one by one, with one recorded mapping for each device."""
 
+from hios_tvm.schedulers.gaps import in_gaps
 from hios_tvm.schedulers.list_schedule import Clock, advance
 from hios_tvm.schedulers.memory import Memory
 from hios_tvm.schedulers.problem import Problem
@@ -48,6 +49,7 @@ def hios_mr(
     best, _ = min(records, key=lambda record: (max(record[0].free_ms), record[0].sum_ms))
     stages = [problem.single(v, best.device[v]) for v in problem.priority]
     start = Clock.at_start(problem)
+    stages = in_gaps(problem, start, stages)
     return problem.schedule("hios-mr", group_in_window(problem, start, stages, options))
 
 

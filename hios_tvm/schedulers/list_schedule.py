@@ -1,9 +1,10 @@
 """Stages in a topological order, and when they end: what list schedulers and searches share.
 
 A schedule is a list of placed stages in which every stage comes after the stages that it reads
-from. The order of a device is that of its stages in the list, so no such list can deadlock, and
-one pass over it gives all times. Devices count as independent here; the evaluator
-(`hios_tvm.schedulers.evaluate`) models how they slow each other down, and its times are reported.
+from. Devices, and devices that share cores, run their stages in the order of the list, so no such
+list can deadlock, and one pass over it gives all times. Devices without common cores count as
+independent here; the evaluator (`hios_tvm.schedulers.evaluate`) models how they slow each other
+down, and its times are reported.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from hios_tvm.schedulers.evaluate import unit_orders
 from hios_tvm.schedulers.problem import Groups, PlacedStage, Problem
 from hios_tvm.schema.schedule import Schedule
 
@@ -24,7 +26,10 @@ Outcome = tuple[float, float]
 
 @dataclass
 class Clock:
-    """The state of a run: when each device is free, when and where each operator ended."""
+    """The state of a run: when each device is free, when and where each operator ended.
+
+    A device is free when all its cores are.
+    """
 
     free_ms: list[float]
     end_ms: list[float]
@@ -46,7 +51,7 @@ def advance(clock: Clock, stages: Sequence[PlacedStage]) -> None:
     """Run `stages` in this order: each starts when its device is free and its inputs are there."""
     free_ms, end_ms, place = clock.free_ms, clock.end_ms, clock.device
     sum_ms = clock.sum_ms
-    for device, ms, operators, inputs, _ in stages:
+    for device, ms, operators, inputs, _, overlapping in stages:
         now = free_ms[device]
         for u, transfer_ms in inputs:
             arrival_ms = end_ms[u] + transfer_ms[place[u]]
@@ -54,6 +59,10 @@ def advance(clock: Clock, stages: Sequence[PlacedStage]) -> None:
                 now = arrival_ms
         now += ms
         free_ms[device] = now
+        if overlapping:
+            for other in overlapping:
+                if free_ms[other] < now:
+                    free_ms[other] = now
         for v in operators:
             end_ms[v] = now
             place[v] = device
@@ -99,7 +108,7 @@ class Timed:
         free_ms, end_ms, place = clock.free_ms, clock.end_ms, clock.device
         if max(free_ms) > limit_ms:
             return False
-        for device, ms, operators, inputs, _ in tail:  # as in `advance`
+        for device, ms, operators, inputs, _, overlapping in tail:  # as in `advance`
             now = free_ms[device]
             for u, transfer_ms in inputs:
                 arrival_ms = end_ms[u] + transfer_ms[place[u]]
@@ -107,6 +116,10 @@ class Timed:
                     now = arrival_ms
             now += ms
             free_ms[device] = now
+            if overlapping:
+                for other in overlapping:
+                    if free_ms[other] < now:
+                        free_ms[other] = now
             for v in operators:
                 if now + remaining_ms[v] > limit_ms:
                     return False
@@ -144,7 +157,7 @@ def merged(
     -------
     list of PlacedStage or None
         None where one member waits for another, be it through data or through the orders of other
-        devices: their stage would wait for itself.
+        devices and of cores: their stage would wait for itself.
     """
     positions = set(members)
     before: list[PlacedStage] = []
@@ -162,7 +175,7 @@ def merged(
             late.update(stage.operators)
         elif waits or stage.device in late_devices:
             late.update(stage.operators)
-            late_devices.add(stage.device)
+            late_devices.update((stage.device, *stage.overlapping))
             after.append(stage)
         else:
             before.append(stage)
@@ -174,13 +187,17 @@ def order_of(problem: Problem, schedule: Schedule) -> list[PlacedStage]:
     """Return the stages of a valid schedule in a topological order."""
     index = {op.name: v for v, op in enumerate(problem.graph.operators)}
     device_index = {device.name: d for d, device in enumerate(problem.platform.devices)}
+    turns = [deque(stages) for stages in unit_orders(problem.platform, schedule)]
     queues = [
         deque(
-            problem.stage(
-                tuple(tuple(index[name] for name in group) for group in stage.groups),
-                device_index[device.device],
+            (
+                (device.device, i),
+                problem.stage(
+                    tuple(tuple(index[name] for name in group) for group in stage.groups),
+                    device_index[device.device],
+                ),
             )
-            for stage in device.stages
+            for i, stage in enumerate(device.stages)
         )
         for device in schedule
     ]
@@ -190,8 +207,16 @@ def order_of(problem: Problem, schedule: Schedule) -> list[PlacedStage]:
     while progress:
         progress = False
         for queue in queues:
-            while queue and all(u in done for u, _ in queue[0].inputs):
-                stage = queue.popleft()
+            while queue:
+                name, stage = queue[0]
+                own_turns = [turns[unit] for unit in problem.platform.units[stage.device]]
+                if any(turn[0] != name for turn in own_turns):
+                    break
+                if any(u not in done for u, _ in stage.inputs):
+                    break
+                queue.popleft()
+                for turn in own_turns:
+                    turn.popleft()
                 done.update(stage.operators)
                 order.append(stage)
                 progress = True

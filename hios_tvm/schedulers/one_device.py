@@ -1,6 +1,6 @@
 """What schedulers for one device share: trying one device of each model."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from hios_tvm.errors import InfeasibleError
@@ -14,9 +14,11 @@ class NoOptions:
 
 
 def best_device(
-    problem: Problem, stages_on: Callable[[Problem, int], list[PlacedStage]]
+    problem: Problem,
+    stages_on: Callable[[Problem, int], list[PlacedStage]],
+    devices: Iterable[int] | None = None,
 ) -> list[PlacedStage]:
-    """Return the stages that take the least time, on the first device of each model.
+    """Return the stages that take the least time, on the first of `devices` of each model.
 
     Raises
     ------
@@ -25,7 +27,8 @@ def best_device(
     """
     kinds: dict[tuple[str, int], int] = {}
     memory = Memory(problem)
-    for d, device in enumerate(problem.platform.devices):
+    for d in problem.devices if devices is None else devices:
+        device = problem.platform.devices[d]
         if not memory.fits(d, problem.operators):
             continue
         if all(d in problem.runs_on(v) for v in problem.operators):

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from hios_tvm.errors import InfeasibleError, UsageError
+from hios_tvm.schedulers.bounds import least_work_ms
 from hios_tvm.schedulers.list_schedule import Clock, advance, order_of
 from hios_tvm.schedulers.memory import Memory
 from hios_tvm.schedulers.portfolio import portfolio
@@ -46,8 +47,8 @@ def optimal(
 ) -> Schedule:
     """Return a schedule with the least makespan over all placements, orders, stages and groups.
 
-    Stages without a measurement take the time of the analytic model. Devices count as
-    independent; where they are not, the schedule is the best one of independent devices.
+    Stages without a measurement take the time of the analytic model. Devices without common cores
+    count as independent; where they are not, the schedule is the best one of independent devices.
 
     Raises
     ------
@@ -93,7 +94,13 @@ class _Search:
         self.all = (1 << len(problem.operators)) - 1
         self.before = [sum(1 << u for u, _ in inputs) for inputs in problem.predecessors]
         self.least_ms, self.work_ms = _least_and_work_ms(problem)
-        self.interchangeable = _interchangeable(problem)
+        self.exchanges = _exchanges(problem.platform)
+        self.devices_to_try: dict[frozenset[int], list[int]] = {}
+        units = problem.platform.units
+        self.devices_of = [
+            [d for d in problem.devices if unit in units[d]]
+            for unit in range(problem.platform.unit_count)
+        ]
         self.memory = Memory(problem)
         self.seen: set[tuple[object, ...]] = set()
 
@@ -181,17 +188,20 @@ class _Search:
         return [tuple(sorted(part)) for part in parts]
 
     def _devices(self, clock: Clock, done: int) -> list[int]:
-        """Return the devices to try: of equal ones without an operator, the first."""
-        used = {clock.device[v] for v in self.problem.operators if done >> v & 1}
-        devices: list[int] = []
-        kinds: set[object] = set()
-        for d, kind in enumerate(self.interchangeable):
-            if d in used:
-                devices.append(d)
-            elif kind not in kinds:
-                kinds.add(kind)
-                devices.append(d)
-        return devices
+        """Return the devices to try: of those that can still be exchanged, the first.
+
+        An exchange that leaves devices with an operator where they are changes nothing so far.
+        """
+        used = frozenset(clock.device[v] for v in self.problem.operators if done >> v & 1)
+        if used not in self.devices_to_try:
+            first = list(self.problem.devices)
+            for exchange in self.exchanges:
+                if all(exchange[d] == d for d in used):
+                    for d, other in enumerate(exchange):
+                        low, high = sorted((first[d], first[other]))
+                        first = [low if each == high else each for each in first]
+            self.devices_to_try[used] = sorted(set(first))
+        return self.devices_to_try[used]
 
     def _bound_ms(self, clock: Clock, done: int, now_ms: float) -> float:
         """Return a lower bound of every continuation, whose stages start at `now_ms` or later."""
@@ -213,8 +223,9 @@ class _Search:
             end_ms[v] = earliest + self.least_ms[v]
             longest = max(longest, end_ms[v])
             work += self.work_ms[v]
-        begun = sum(max(free_ms, now_ms) for free_ms in clock.free_ms)
-        return max(longest, (begun + work) / len(problem.devices))
+        free_ms = clock.free_ms
+        begun = sum(max(now_ms, min(free_ms[d] for d in able)) for able in self.devices_of)
+        return max(longest, (begun + work) / len(self.devices_of))
 
     def _is_new(self, clock: Clock, done: int, now_ms: float) -> bool:
         ends = tuple(
@@ -242,15 +253,10 @@ def _partitions(parts: list[tuple[int, ...]]) -> Iterator[Groups]:
 
 
 def _least_and_work_ms(problem: Problem) -> tuple[list[float], list[float]]:
-    """Return the least time from start to end of each operator, and of its device's time."""
-    shared = any(device.streams > 1 for device in problem.platform.devices)
+    """Return the least time from start to end of each operator, and of the time of all cores."""
+    operators = problem.graph.operators
     least = [min(times) for times in problem.latency_ms]
-    work = list(least)
-    if shared:
-        costs, models = problem.costs, {device.model for device in problem.platform.devices}
-        for v, op in enumerate(problem.graph.operators):
-            able = [model for model in models if costs.runs_on(op.name, model)]
-            work[v] = min(costs.least_stage_ms(op.name, model) for model in able)
+    work = [least_work_ms(problem.costs, problem.platform, op.name) for op in operators]
     index = {op.name: v for v, op in enumerate(problem.graph.operators)}
     for stages in problem.costs.joint.values():  # measured, so the model bounds nothing
         for groups, measurement in stages.items():
@@ -261,9 +267,24 @@ def _least_and_work_ms(problem: Problem) -> tuple[list[float], list[float]]:
     return least, work
 
 
-def _interchangeable(problem: Problem) -> list[object]:
-    """Return a key for each device; devices of one key may change places in any schedule."""
-    platform = problem.platform
+def _exchanges(platform: Platform) -> list[list[int]]:
+    """Return permutations of the devices that map every schedule to one that is equally good.
+
+    Each exchanges the cores of two devices that have none in common, where that makes every device
+    another one of the same kind.
+    """
     if platform.links:
-        return list(problem.devices)
-    return [(d.model, d.streams, d.memory_bytes) for d in platform.devices]
+        return []
+    kinds = [(d.model, d.streams, d.memory_bytes) for d in platform.devices]
+    device_of = {frozenset(own): d for d, own in enumerate(platform.units)}
+    exchanges = []
+    for one, other in itertools.combinations(platform.units, 2):
+        if len(one) != len(other) or set(one) & set(other):
+            continue
+        swap = dict(zip((*one, *other), (*other, *one), strict=True))
+        images = [device_of.get(frozenset(swap.get(u, u) for u in own)) for own in platform.units]
+        exchange = [d for d in images if d is not None]
+        is_permutation = sorted(exchange) == list(range(len(kinds)))
+        if is_permutation and [kinds[d] for d in exchange] == kinds:
+            exchanges.append(exchange)
+    return exchanges

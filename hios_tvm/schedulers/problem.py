@@ -21,7 +21,8 @@ class PlacedStage(NamedTuple):
     """A stage on a device.
 
     `inputs` holds a pair for each tensor from outside the stage: the operator that writes it, and
-    the time of its copy to `device` from each device.
+    the time of its copy to `device` from each device. `overlapping` are the other devices that
+    share a core with `device`, which stand still meanwhile.
     """
 
     device: int
@@ -29,6 +30,7 @@ class PlacedStage(NamedTuple):
     operators: tuple[int, ...]
     inputs: tuple[tuple[int, Sequence[float]], ...]
     groups: Groups
+    overlapping: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,26 @@ class Problem:
     def devices(self) -> range:
         """All devices."""
         return range(len(self.platform.devices))
+
+    @cached_property
+    def overlapping(self) -> list[tuple[int, ...]]:
+        """For each device the others that share a core with it."""
+        units = [set(own) for own in self.platform.units]
+        return [
+            tuple(d for d, other in enumerate(units) if other is not own and other & own)
+            for own in units
+        ]
+
+    @cached_property
+    def next_sizes(self) -> list[tuple[int, ...]]:
+        """For each device those of `overlapping` with the next larger and next smaller width."""
+        width = [device.width for device in self.platform.devices]
+        sizes = []
+        for own, others in zip(width, self.overlapping, strict=True):
+            larger = min((width[d] for d in others if width[d] > own), default=own)
+            smaller = max((width[d] for d in others if width[d] < own), default=own)
+            sizes.append(tuple(d for d in others if width[d] in (larger, smaller)))
+        return sizes
 
     def runs_on(self, v: int) -> list[int]:
         """Devices that can run operator `v`."""
@@ -134,7 +156,8 @@ class Problem:
         stage = self._single.get((v, device))
         if stage is None:
             inputs = tuple((u, self.arrival_ms[e][device]) for u, e in self.predecessors[v])
-            stage = PlacedStage(device, self.latency_ms[v][device], (v,), inputs, ((v,),))
+            ms, overlapping = self.latency_ms[v][device], self.overlapping[device]
+            stage = PlacedStage(device, ms, (v,), inputs, ((v,),), overlapping)
             self._single[v, device] = stage
         return stage
 
@@ -155,15 +178,18 @@ class Problem:
         else:
             names = [[self.graph.operators[v].name for v in group] for group in groups]
             ms = self.costs.stage_ms(names, self.platform.devices[device].model)
-        return PlacedStage(device, ms, operators, inputs, groups)
+        return PlacedStage(device, ms, operators, inputs, groups, self.overlapping[device])
 
     def schedule(self, scheduler: str, order: Sequence[PlacedStage]) -> Schedule:
-        """Return stages in a topological order as the schedule of each device."""
+        """Return stages in a topological order as the schedule of each device.
+
+        Those of devices that share cores get their positions in `order`.
+        """
         names = [op.name for op in self.graph.operators]
         stages: list[list[Stage]] = [[] for _ in self.devices]
-        for stage in order:
+        for i, stage in enumerate(order):
             groups = tuple(tuple(names[v] for v in group) for group in stage.groups)
-            stages[stage.device].append(Stage(groups))
+            stages[stage.device].append(Stage(groups, i if stage.overlapping else None))
         return Schedule(
             scheduler,
             tuple(

@@ -1,4 +1,4 @@
-"""Local search: moves stream groups between stages, positions and devices."""
+"""Local search: moves stream groups between stages, positions, devices and numbers of cores."""
 
 import math
 import random
@@ -25,8 +25,10 @@ NEIGHBOUR_SHARE = 0.3
 """Share of moves that go to the device of a producer or consumer."""
 JOIN_SHARE = 0.6
 """Share of moves that join a stage, where it has room, rather than go before or after it."""
+SIZE_SHARE = 0.3
+"""Share of moves, where devices share cores, that only give a stage more cores, or fewer."""
 REACH = 10
-"""A move goes at most this many stages away, times the devices."""
+"""A move goes at most this many stages away, times the stages that run at once at most."""
 MOVES_PER_OPERATOR = 250
 FIRST_TEMPERATURE, LAST_TEMPERATURE = 2e-3, 3e-4
 """Mean growth that is accepted, as a share of the makespan, at the start and at the end."""
@@ -99,6 +101,7 @@ class _Search:
 
     A move takes one stream group out of its stage, and puts it before, after or into another stage
     that its producers and consumers leave within reach, so every list stays in a topological order.
+    Where devices share cores, a stage may also go to one that shares some with its own.
     """
 
     def __init__(
@@ -145,9 +148,11 @@ class _Search:
         """Return a random change: the first position that it touches, and all from there on."""
         i = self._source()
         source = self.stages[i]
+        if source.overlapping and self.random.random() < SIZE_SHARE:
+            return self._resized(i, source)
         group = self.random.choice(source.groups)
         low, high = self._room(group)
-        reach = REACH * len(self.problem.devices)
+        reach = REACH * self.problem.platform.unit_count
         low, high = max(low, i - reach), min(high, i + reach + 1)
         if low >= high:
             return None
@@ -167,6 +172,18 @@ class _Search:
         if j < i:
             return j, [*placed, *self.stages[j + 1 : i], *left, *self.stages[i + 1 :]]
         return i, [*left, *self.stages[i + 1 : j], *placed, *self.stages[j + 1 :]]
+
+    def _resized(self, i: int, source: PlacedStage) -> tuple[int, list[PlacedStage]] | None:
+        """Return the list with the stage at position `i` on more or fewer of its cores."""
+        sizes = self.problem.next_sizes[source.device]
+        if not sizes:
+            return None
+        device = self.random.choice(sizes)
+        streams = max(1, self.problem.platform.devices[device].streams)
+        if len(source.groups) > streams or not self.left.fits(device, source.operators):
+            return None
+        stage = self.problem.stage(source.groups, device)
+        return None if stage.ms == math.inf else (i, [stage, *self.stages[i + 1 :]])
 
     def _placed(self, group: tuple[int, ...], target: PlacedStage) -> list[PlacedStage]:
         """Return `group` in, before or after the stage `target`."""
@@ -230,11 +247,13 @@ class _Search:
     def _critical_path(self) -> list[int]:
         """Return positions of stages, last first, that each wait for the next one in the list."""
         end_ms = [self.timed.end_ms[stage.operators[0]] for stage in self.stages]
-        previous: list[int] = []  # stage before on the same device
-        last: dict[int, int] = {}
+        previous: list[int] = []  # the stage that ended last on any core of the same device
+        last = [-1] * len(self.problem.devices)
         for i, stage in enumerate(self.stages):
-            previous.append(last.get(stage.device, -1))
-            last[stage.device] = i
+            previous.append(last[stage.device])
+            for device in (stage.device, *stage.overlapping):
+                if last[device] < 0 or end_ms[last[device]] <= end_ms[i]:
+                    last[device] = i
         path: list[int] = []
         i = max(range(len(self.stages)), key=end_ms.__getitem__)
         while i >= 0:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hypothesis import strategies as st
 
 from hios_tvm.schema.costs import CostTable, Measurement
+from hios_tvm.schema.device_names import cpu_divisions, cpu_model_name, parse_cores
 from hios_tvm.schema.graph import Operator, OperatorGraph, Tensor
 from hios_tvm.schema.platform import Device, Link, Platform
 
@@ -51,6 +52,21 @@ def make_case(
 
 
 @st.composite
+def devices(draw: st.DrawFn, max_devices: int = 4) -> tuple[Device, ...]:
+    """Devices without cores, or with any cores: disjoint, nested, equal, or some in common."""
+    count = draw(st.integers(1, max_devices))
+    streams = [draw(st.integers(1, 3)) for _ in range(count)]
+    cores: list[tuple[int, ...]] = [()] * count
+    if draw(st.booleans()):
+        some = st.lists(st.integers(0, 3), unique=True, max_size=4).map(tuple)
+        cores = [draw(some) for _ in range(count)]
+    return tuple(
+        Device(f"device{d}", "device" if len(own) < 2 else f"device/{len(own)}", each, cores=own)
+        for d, (each, own) in enumerate(zip(streams, cores, strict=True))
+    )
+
+
+@st.composite
 def cases(draw: st.DrawFn, max_operators: int = 12, max_devices: int = 4) -> Case:
     """Any DAG: chains, several sources, operators without edges, equal and zero times."""
     count = draw(st.integers(1, max_operators))
@@ -61,17 +77,43 @@ def cases(draw: st.DrawFn, max_operators: int = 12, max_devices: int = 4) -> Cas
     edges = draw(st.lists(st.sampled_from(pairs), unique=True, max_size=2 * count)) if pairs else []
     times = st.one_of(st.just(0.0), st.just(1.0), st.floats(0.01, 4.0))
     platform = Platform(
-        tuple(
-            Device(f"device{d}", streams=draw(st.integers(1, 3)))
-            for d in range(draw(st.integers(1, max_devices)))
-        ),
+        draw(devices(max_devices)),
         default_link=Link(0.0, 1.0),
         independence=draw(st.sampled_from([1.0, 0.8, 0.5])),
     )
-    return make_case(
+    case = make_case(
         {name: draw(times) for name in names},
         edges,
         transfer_ms={edge: draw(times) for edge in edges},
         platform=platform,
         utilization={name: draw(st.floats(0.3, 1.0)) for name in names},
     )
+    gain = draw(st.floats(-0.1, 1.0))  # of each further core
+    width = {device.model: device.width for device in platform.devices}
+    latency = {
+        model: {
+            name: Measurement(time.ms / (1.0 + gain * (width[model] - 1)))
+            for name, time in times.items()
+        }
+        for model, times in case.costs.latency.items()
+    }
+    return replace(case, costs=replace(case.costs, latency=latency))
+
+
+def divided(name: str, *, independence: float = 1.0) -> Platform:
+    return Platform(
+        tuple(
+            Device(part, cpu_model_name(part), streams=1, cores=parse_cores(part), memory="ram")
+            for part in cpu_divisions(name)
+        ),
+        independence=independence,
+    )
+
+
+def moldable(case: Case, platform: Platform, ms_by_model: dict[str, dict[str, float]]) -> Case:
+    """Return the case on `platform`, with the times of each device model."""
+    latency = {
+        model: {name: Measurement(ms) for name, ms in times.items()}
+        for model, times in ms_by_model.items()
+    }
+    return Case(case.graph, replace(case.costs, latency=latency, utilization={}), platform)

@@ -122,18 +122,29 @@ def test_equals_a_second_implementation_where_devices_are_independent(
     orders: list[list[str]] = [[] for _ in platform.devices]
     for op in case.graph.operators:
         orders[random.randrange(len(orders))].append(op.name)  # type: ignore[attr-defined]
-    made = schedule(*(singles(*order) for order in orders))
+    position = {op.name: i for i, op in enumerate(case.graph.operators)}
+    made = Schedule(
+        "by hand",
+        tuple(
+            DeviceSchedule(d.name, tuple(Stage(((name,),), position[name]) for name in order))
+            for d, order in zip(platform.devices, orders, strict=True)
+        ),
+    )
     timeline = evaluate(case.graph, case.costs, platform, made)
 
     end: dict[str, float] = {}
-    clock = [0.0] * len(orders)
-    for op in case.graph.operators:  # topological, and so is every device's order
+    clock: dict[int | str, float] = {}  # of each core, and each device without cores
+    for op in case.graph.operators:  # topological, and so is every order of a device or a core
         d = next(i for i, order in enumerate(orders) if op.name in order)
+        device = platform.devices[d]
         ready = [
             end[src] + (0.0 if src in orders[d] else case.costs.transfer[src, op.name].ms)
             for src in op.inputs
         ]
-        end[op.name] = clock[d] = max([clock[d], *ready]) + case.costs.latency_ms(op.name, "device")
+        needed = device.cores or (device.name,)
+        begin = max([0.0, *(clock.get(unit, 0.0) for unit in needed), *ready])
+        end[op.name] = begin + case.costs.latency_ms(op.name, device.model)
+        clock.update(dict.fromkeys(needed, end[op.name]))
     assert timeline.end_ms == pytest.approx(end)
     assert timeline.makespan_ms == pytest.approx(max(end.values()))
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
-from cases import Case, cases, make_case
+from cases import Case, cases, divided, make_case, moldable
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -60,16 +60,36 @@ def exhaustive_ms(case: Case, devices: tuple[str, ...]) -> float:
             d: tuple(n for n, p in zip(names, places, strict=True) if p == d) for d in devices
         }
         for orders in itertools.product(*(all_orders(of_device[d]) for d in devices)):
-            stages = tuple(map(DeviceSchedule, devices, orders))
-            try:
-                best = min(best, makespan_ms(case, Schedule("exhaustive", stages)))
-            except ScheduleError:
-                continue
+            for made in positioned(case, devices, orders):
+                try:
+                    best = min(best, makespan_ms(case, made))
+                except ScheduleError:
+                    continue
     return best
 
 
+def positioned(
+    case: Case, devices: tuple[str, ...], orders: tuple[tuple[Stage, ...], ...]
+) -> Iterator[Schedule]:
+    """The schedule of these stages; where devices share cores, one for each common order."""
+    labels = [d for d, stages in enumerate(orders) for _ in stages]
+    for merged in set(itertools.permutations(labels)) if case.platform.shares_cores else [labels]:
+        places = [[i for i, label in enumerate(merged) if label == d] for d in range(len(orders))]
+        yield Schedule(
+            "exhaustive",
+            tuple(
+                DeviceSchedule(name, tuple(map(replace_position, stages, own)))
+                for name, stages, own in zip(devices, orders, places, strict=True)
+            ),
+        )
+
+
+def replace_position(stage: Stage, position: int) -> Stage:
+    return replace(stage, position=position)
+
+
 State = tuple[frozenset[str], tuple[float, ...], frozenset[tuple[str, int, float]]]
-"""Operators done, when each device is free, and where and when what others still need was made."""
+"""Operators done, when each unit is free, and where and when what others still need was made."""
 
 
 def layered_ms(case: Case, most_groups: int) -> float:
@@ -89,7 +109,7 @@ def layered_ms(case: Case, most_groups: int) -> float:
         for a in range(len(platform.devices))
         for b in range(len(platform.devices))
     }
-    start: State = (frozenset(), (0.0,) * len(platform.devices), frozenset())
+    start: State = (frozenset(), (0.0,) * platform.unit_count, frozenset())
     layers: list[set[State]] = [{start}, *(set() for _ in names)]
     for layer in layers[:-1]:
         for done, free_ms, made in layer:
@@ -105,7 +125,8 @@ def layered_ms(case: Case, most_groups: int) -> float:
                         for a, b in edges
                         if b in members and a in done
                     ]
-                    begin_ms = max([free_ms[d], *arrivals])
+                    units = platform.units[d]
+                    begin_ms = max([*map(free_ms.__getitem__, units), *arrivals])
                     end_ms = begin_ms + case.costs.stage_ms(stage, device.model)
                     now_done = done | members
                     kept = {
@@ -117,8 +138,10 @@ def layered_ms(case: Case, most_groups: int) -> float:
                         for name in members
                         if any(a == name and b not in now_done for a, b in edges)
                     }
-                    free = (*free_ms[:d], end_ms, *free_ms[d + 1 :])
-                    layers[len(now_done)].add((now_done, free, frozenset(kept)))
+                    free = list(free_ms)
+                    for unit in units:
+                        free[unit] = end_ms
+                    layers[len(now_done)].add((now_done, tuple(free), frozenset(kept)))
     return min(max(free_ms) for _, free_ms, _ in layers[-1])
 
 
@@ -208,7 +231,7 @@ def random_case(rng: random.Random, operators: int, streams: int) -> Case:
     )
 
 
-@pytest.mark.parametrize(("operators", "streams", "graphs"), [(8, 1, 4), (6, 2, 8)])
+@pytest.mark.parametrize(("operators", "streams", "graphs"), [(7, 1, 6), (6, 2, 6)])
 def test_all_schedulers_against_exhaustive_search(
     operators: int, streams: int, graphs: int
 ) -> None:
@@ -223,6 +246,23 @@ def test_all_schedulers_against_exhaustive_search(
             assert makespan_ms(case, make(name, case)) >= best_ms * (1.0 - 1e-9), name
     assert min(ratios) >= 1.0 - 1e-9
     assert statistics.mean(ratios) <= 1.02
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_optimal_is_exact_on_halves_and_quarters(seed: int) -> None:
+    """Seven devices, of which many can be exchanged while some are idle."""
+    rng = random.Random(seed)
+    case = random_case(rng, 4, 1)
+    alone_ms = {op.name: rng.uniform(0.5, 4.0) for op in case.graph.operators}
+    share = {name: rng.uniform(0.3, 1.0) for name in alone_ms}  # of the work that is divided
+    times = {
+        f"cpu/{k}": {
+            name: ms * (1 - share[name] + share[name] / k) for name, ms in alone_ms.items()
+        }
+        for k in (1, 2, 4)
+    }
+    case = moldable(case, divided("cpu@0-3"), times)
+    assert makespan_ms(case, make("optimal", case)) == pytest.approx(layered_ms(case, 1))
 
 
 def test_large_graphs_and_long_searches_are_refused() -> None:

@@ -33,6 +33,16 @@ def check(case: Case, schedule: Schedule) -> float:
     assert schedule.makespan_ms == timeline.makespan_ms
     assert schedule.lower_bound_ms is not None
     assert timeline.makespan_ms >= schedule.lower_bound_ms - 1e-9
+    spans = sorted(
+        (timeline.start_ms[stage.operators[0]], timeline.end_ms[stage.operators[0]], core)
+        for device in schedule
+        for stage in device.stages
+        for core in next(d.cores for d in case.platform.devices if d.name == device.device)
+    )
+    free_ms: dict[int, float] = {}
+    for start_ms, end_ms, core in spans:
+        assert start_ms >= free_ms.get(core, 0.0) - 1e-9, f"core {core} is used twice"
+        free_ms[core] = end_ms
     return timeline.makespan_ms
 
 
@@ -61,8 +71,8 @@ def optimum_ms(case: Case) -> float:
                     DeviceSchedule(
                         device.name,
                         tuple(
-                            Stage(((name,),))
-                            for name, place in zip(order, places, strict=True)
+                            Stage(((name,),), i)
+                            for i, (name, place) in enumerate(zip(order, places, strict=True))
                             if place is device
                         ),
                     )

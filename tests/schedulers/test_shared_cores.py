@@ -5,33 +5,18 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from cases import Case, make_case
+from cases import Case, cases, divided, make_case, moldable
+from hypothesis import given, settings
 
-from hios_tvm.errors import ScheduleError, UsageError
+from hios_tvm.errors import InfeasibleError, ScheduleError, UsageError
+from hios_tvm.schedulers import make_schedule
+from hios_tvm.schedulers.auto import candidates
 from hios_tvm.schedulers.evaluate import check_order, evaluate
-from hios_tvm.schema.costs import CostTable, Measurement
-from hios_tvm.schema.device_names import cpu_divisions, cpu_model_name, parse_cores
+from hios_tvm.schedulers.refine import RefineOptions
+from hios_tvm.schema.costs import CostTable
+from hios_tvm.schema.device_names import cpu_divisions, parse_cores
 from hios_tvm.schema.platform import Device, Platform
 from hios_tvm.schema.schedule import DeviceSchedule, Schedule, Stage
-
-
-def divided(name: str, *, independence: float = 1.0) -> Platform:
-    return Platform(
-        tuple(
-            Device(part, cpu_model_name(part), streams=1, cores=parse_cores(part), memory="ram")
-            for part in cpu_divisions(name)
-        ),
-        independence=independence,
-    )
-
-
-def moldable(case: Case, platform: Platform, ms_by_model: dict[str, dict[str, float]]) -> Case:
-    """Return the case on `platform`, with the times of each device model."""
-    latency = {
-        model: {name: Measurement(ms) for name, ms in times.items()}
-        for model, times in ms_by_model.items()
-    }
-    return Case(case.graph, replace(case.costs, latency=latency, utilization={}), platform)
 
 
 def by_hand(**stages: list[tuple[str, int | None]]) -> Schedule:
@@ -52,6 +37,8 @@ PAIR = moldable(
     {"cpu/1": {"a": 4.0, "b": 3.0, "c": 4.0}, "cpu/2": {"a": 3.0, "b": 2.0, "c": 2.0}},
 )
 """c needs a; b is free."""
+
+ALL_SLOWER = dict.fromkeys("abc", 1.5)
 
 
 @pytest.mark.parametrize("cores", [1, 2, 3, 4, 6, 7, 16])
@@ -135,3 +122,33 @@ def test_cores_and_positions_survive_json() -> None:
 def test_a_device_has_each_core_once() -> None:
     with pytest.raises(UsageError, match="'cpu' has a core twice"):
         Platform((Device("cpu", cores=(0, 0)),))
+
+
+@pytest.mark.parametrize("name", ["heft", "refine", "auto", "optimal"])
+def test_each_operator_takes_as_many_cores_as_pay(name: str) -> None:
+    """a and b beside each other, then c on both cores: 6 ms; all of them on both: 7 ms."""
+    schedule = make_schedule(name, PAIR.graph, PAIR.costs, PAIR.platform)
+    assert schedule.makespan_ms == 6.0
+    assert schedule.lower_bound_ms == 5.5  # the work on one core each, by two
+    assert schedule.placement["c"] == "cpu@0-1"
+    assert {schedule.placement["a"], schedule.placement["b"]} == {"cpu@0", "cpu@1"}
+
+
+@settings(deadline=None, max_examples=60)
+@given(case=cases())
+def test_the_default_is_never_predicted_slower_than_one_device(case: Case) -> None:
+    problem = case.graph, case.costs, case.platform
+    if not case.platform.shares_cores:
+        return
+    try:
+        one_device_ms = make_schedule("sequential", *problem).makespan_ms
+    except InfeasibleError:
+        return
+    assert make_schedule("hios-lp", *problem).makespan_ms <= one_device_ms
+
+
+def test_all_cores_are_a_candidate_though_one_seems_to_be_faster() -> None:
+    case = moldable(PAIR, PAIR.platform, {"cpu/1": dict.fromkeys("abc", 1.0), "cpu/2": ALL_SLOWER})
+    found = candidates(case.graph, case.costs, case.platform, RefineOptions(moves=10))
+    assert [made.makespan_ms for made in found] == sorted(made.makespan_ms for made in found)
+    assert any(len(made.devices[0].operators) == 3 for made in found)
