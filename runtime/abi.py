@@ -6,7 +6,7 @@
 import ctypes
 from enum import IntEnum
 
-ABI_VERSION = 6
+ABI_VERSION = 7
 """Of everything here; a kernel library with another `kAbiVersion` is refused."""
 
 DLTENSOR_POINTER = 7

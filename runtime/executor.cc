@@ -151,12 +151,14 @@ void LeaveAfterFailure(Session* session, Worker* worker) {
   Leave(session, worker);
 }
 
+constexpr int64_t kLongRunNs = 200'000;
+
 // The thread of a caller that leads, on the leader's core meanwhile: the other workers are pinned to
-// theirs, and cannot make room for it.
+// theirs, and cannot make room for it. This takes 2 us, so it is done where the last run was long.
 class BorrowedThread {
  public:
   void MoveTo(int core) {
-    if (sched_getcpu() == core || sched_getaffinity(0, sizeof(before_), &before_) != 0) return;
+    if (sched_getaffinity(0, sizeof(before_), &before_) != 0) return;
     cpu_set_t only;
     CPU_ZERO(&only);
     CPU_SET(core, &only);
@@ -211,8 +213,9 @@ HIOS_EXPORT int32_t hios_work(Session* session, Worker* worker) {
 HIOS_EXPORT int32_t hios_lead(Session* session, Worker* worker, int64_t slice_ns) {
   const uint64_t run = session->start.run.load(std::memory_order_relaxed);
   if (worker->run != run) {
+    const bool is_long = worker->times[worker->length] - worker->times[0] >= kLongRunNs;
     Enter(worker, run);
-    borrowed_thread.MoveTo(worker->core);
+    if (is_long) borrowed_thread.MoveTo(worker->core);
   }
   if (worker->next == kLeft) return 0;  // an interrupted caller has lost count
   if (worker->failed != 0) {

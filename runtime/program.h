@@ -9,7 +9,7 @@
 
 namespace hios {
 
-constexpr int32_t kAbiVersion = 6;  // to be raised with every change of these structs
+constexpr int32_t kAbiVersion = 7;  // to be raised with every change of these structs
 
 enum class Opcode : uint32_t {
   kCall = 0,

@@ -23,7 +23,7 @@ from hios_tvm.backends.network import Network, lower_network
 from hios_tvm.compiler.compilation import Compilation
 from hios_tvm.compiler.options import CompileOptions
 from hios_tvm.files import check_writable
-from hios_tvm.measuring.contest import MeasuredSchedule, choose_entrants, run_contest
+from hios_tvm.measuring.contest import MeasuredSchedule, choose_entrants, run_contest, winner
 from hios_tvm.measuring.cost_notes import cost_notes
 from hios_tvm.measuring.network_costs import network_costs
 from hios_tvm.runtime.devices import HOST, kind_of, of_kind
@@ -143,7 +143,7 @@ def compile_model(
     if len(builds) > 1:
         with phases("try out"):
             trials = run_contest(schedules, builds, partial(progress, "try out"))
-    best = min(range(len(trials)), key=lambda i: trials[i].latency.median_ms, default=0)
+    best = winner(trials) if trials else 0
     schedule, built = schedules[best], builds[best]
     verification = NOT_ASKED_FOR
     if reference is not None:

@@ -14,7 +14,10 @@ from hios_tvm.schema.schedule import Schedule
 from hios_tvm.verification.inputs import random_inputs
 
 MOST_ENTRANTS = 3
-"""Schedules that are tried, the best one for a single device not counted."""
+"""Schedules that are tried, the one for a single device not counted."""
+
+LEAST_GAIN = 0.01
+"""By which share a schedule has to be faster than a simpler one."""
 
 _TURNS = 5
 _MS_PER_TURN = 300.0
@@ -48,15 +51,27 @@ class MeasuredSchedule:
 
 
 def choose_entrants(candidates: Sequence[Schedule]) -> list[Schedule]:
-    """Return the first few `candidates`, and the first one that uses a single device.
+    """Return the first of `candidates` that uses a single device, and the best few that beat it.
 
-    `candidates` have their makespans, the smallest first.
+    `candidates` have their makespans, the smallest first. To be tried, one has to beat the single
+    device by `LEAST_GAIN`.
     """
-    entrants = list(candidates[:MOST_ENTRANTS])
     single = next((made for made in candidates if len(_busy_devices(made)) == 1), None)
-    if single is not None and single not in entrants:
-        entrants.append(single)
-    return entrants
+    if single is None:
+        return list(candidates[:MOST_ENTRANTS])
+    most_ms = (1.0 - LEAST_GAIN) * (single.makespan_ms or 0.0)
+    better = [made for made in candidates if (made.makespan_ms or 0.0) <= most_ms]
+    return [single, *better[:MOST_ENTRANTS]]
+
+
+def winner(trials: Sequence[MeasuredSchedule]) -> int:
+    """Return which of `trials` is the fastest; the first one where the gain is below `LEAST_GAIN`.
+
+    `choose_entrants` puts the simplest schedule first.
+    """
+    medians = [trial.latency.median_ms for trial in trials]
+    best = min(range(len(medians)), key=medians.__getitem__)
+    return best if medians[best] <= (1.0 - LEAST_GAIN) * medians[0] else 0
 
 
 def run_contest(

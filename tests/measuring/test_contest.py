@@ -12,7 +12,8 @@ import pytest
 from hios_tvm import runtime
 from hios_tvm.compiler import Compilation, CompileOptions, compile_model
 from hios_tvm.frontends.onnx import from_onnx
-from hios_tvm.measuring.contest import MOST_ENTRANTS, choose_entrants
+from hios_tvm.measuring.contest import MOST_ENTRANTS, MeasuredSchedule, choose_entrants, winner
+from hios_tvm.measuring.latency import LatencySummary
 from hios_tvm.schema.schedule import DeviceSchedule, Schedule, Stage
 from hios_tvm.verification.inputs import random_inputs
 from hios_tvm.verification.onnx_reference import onnxruntime_outputs
@@ -31,11 +32,22 @@ def schedule(name: str, *operators: int, makespan_ms: float = 1.0) -> Schedule:
 
 
 def test_the_best_few_and_the_best_single_device_take_part() -> None:
-    wide = [schedule(f"wide{i}", 1, 1 + i) for i in range(5)]
+    wide = [schedule(f"wide{i}", 1, 1 + i, makespan_ms=0.9) for i in range(5)]
     alone = [schedule("alone", 3, 0), schedule("also alone", 0, 3)]
-    assert choose_entrants([*wide, *alone]) == [*wide[:MOST_ENTRANTS], alone[0]]
-    assert choose_entrants([alone[0], *wide]) == [alone[0], *wide[: MOST_ENTRANTS - 1]]
+    assert choose_entrants([*wide, *alone]) == [alone[0], *wide[:MOST_ENTRANTS]]
+    hardly = [schedule("hardly faster", 1, 1, makespan_ms=0.995)]
+    assert choose_entrants([*hardly, *alone]) == [alone[0]]
     assert choose_entrants(wide[:1]) == wide[:1]
+
+
+@pytest.mark.parametrize(
+    ("medians", "expected"), [((5.0, 4.9, 4.8), 2), ((5.0, 4.99, 5.1), 0), ((5.0,), 0)]
+)
+def test_the_simplest_wins_where_others_are_hardly_faster(
+    medians: tuple[float, ...], expected: int
+) -> None:
+    trials = [MeasuredSchedule("s", (), 1.0, LatencySummary.of([ms])) for ms in medians]
+    assert winner(trials) == expected
 
 
 @pytest.fixture(scope="module")
@@ -52,10 +64,12 @@ def options(tmp_path_factory: pytest.TempPathFactory) -> CompileOptions:
 def compiled(
     options: CompileOptions, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Compilation, Path]:
+    """Whatever this machine makes of the schedules, more than one takes part."""
     path = tmp_path_factory.mktemp("contest") / "net.hios"
-    return compile_model(
-        from_onnx(build("squeezenet1_1", height=64, width=64)), path, options
-    ), path
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("hios_tvm.measuring.contest.LEAST_GAIN", -1e9)
+        module = from_onnx(build("squeezenet1_1", height=64, width=64))
+        return compile_model(module, path, options), path
 
 
 @needs_two_cores
