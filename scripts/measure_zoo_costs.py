@@ -1,10 +1,12 @@
-"""Measure the operators of the six networks on one core; write a cost file with the graph of each.
+"""Measure the operators of the six networks on a device; write a cost file with the graph of each.
 
 The files are what `hios-tvm schedule` and scripts/benchmark_schedulers.py read. Times are those of
-one core of this machine, alone; transfers follow from the bytes of the edges and from a link that
-is chosen when the graph is scheduled.
+the cores of one device of this machine, alone; transfers follow from the bytes of the edges and
+from a link that is chosen when the graph is scheduled. Two cores say how kernels scale:
+`scripts/benchmark_schedulers.py cores` reads files of both.
 
     python scripts/measure_zoo_costs.py --networks squeezenet1_1 --device cpu@0
+    python scripts/measure_zoo_costs.py --device cpu@0-1
 """
 
 import tempfile
@@ -19,9 +21,10 @@ from hios_tvm.backends.network import lower_network
 from hios_tvm.cli.progress import progress_bar
 from hios_tvm.frontends import load_model
 from hios_tvm.runtime.machine import describe_machine
+from hios_tvm.schema.device_names import parse_cores
 from hios_tvm.schema.instance import Instance
 from hios_tvm.zoo import NETWORKS, build
-from hios_tvm.zoo.costs import COSTS_DIR
+from hios_tvm.zoo.costs import COSTS_DIR, cost_file_name
 
 
 @click.command(help=__doc__)
@@ -51,7 +54,7 @@ def main(networks: str, device: str, folder: Path, no_cache: bool) -> None:
                 progress=progress,
             )
         instance = Instance(network.graph, costs, platform)
-        path = folder / f"{name}.json.gz"
+        path = folder / cost_file_name(name, len(parse_cores(device)))
         instance.save(path)
         total_ms = sum(timing.ms for times in costs.latency.values() for timing in times.values())
         click.echo(

@@ -49,6 +49,15 @@ def parse_cores(name: str) -> tuple[int, ...]:
     return tuple(sorted(cores))
 
 
+def cores_of(name: str) -> tuple[int, ...]:
+    """Return the cores that the device called `name` occupies: none where it is no CPU.
+
+    >>> cores_of("cpu@0-1"), cores_of("cuda:0")
+    ((0, 1), ())
+    """
+    return parse_cores(name) if name.startswith("cpu@") else ()
+
+
 def cpu_model_name(name: str) -> str:
     """Return what devices that run a kernel equally fast have in common.
 
