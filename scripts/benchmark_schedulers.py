@@ -27,7 +27,7 @@ from hios_tvm.cli.progress import progress_bar
 from hios_tvm.errors import HiosError
 from hios_tvm.experiments.cases import Case, Outcome, mean_of, run_cases, with_inter_only
 from hios_tvm.experiments.comparison import check_options, choose_schedulers
-from hios_tvm.experiments.core_scaling import SETUPS, ScalingModel, joined, on_cores
+from hios_tvm.experiments.core_scaling import SETUPS, ScalingModel, on_cores
 from hios_tvm.experiments.known_optimum import graph_with_known_optimum
 from hios_tvm.experiments.random_graphs import LayeredGraphOptions, layered_graph
 from hios_tvm.experiments.scaling import Effort, effort, growth_exponent, moves_per_second
@@ -36,7 +36,7 @@ from hios_tvm.runtime.machine import describe_machine
 from hios_tvm.schema.instance import Instance, read_instance
 from hios_tvm.schema.links import LINKS
 from hios_tvm.zoo import NETWORKS
-from hios_tvm.zoo.costs import COSTS_DIR, cost_file, cost_file_name
+from hios_tvm.zoo.costs import cost_file
 
 RESULTS = Path(__file__).parent / "results"
 SEARCHES = ("refine", "optimal", "auto")
@@ -221,8 +221,8 @@ def network_on(network: str, link: str, devices: int) -> Instance:
 def cores(common: Common, cores: list[int], networks: str, scaling_model: ScalingModel) -> None:
     """The six networks on one device, on fixed devices, and with a choice for each operator.
 
-    Kernels were measured on one core, and on two where the costs are there; more cores are the
-    model of `hios_tvm.experiments.core_scaling`. Each cell is the best of the schedulers.
+    Kernels were measured on one core and on two; more cores are the model of
+    `hios_tvm.experiments.core_scaling`. Each cell is the best of the schedulers.
     """
     cases = [
         Case(name, network_on_cores, (network, count, setup, scaling_model), common.options)
@@ -262,9 +262,7 @@ def cores(common: Common, cores: list[int], networks: str, scaling_model: Scalin
 
 
 def network_on_cores(network: str, cores: int, setup: str, model: ScalingModel) -> Instance:
-    files = [cost_file(network), COSTS_DIR / cost_file_name(network, 2)]
-    measured = joined([read_instance(file) for file in files if file.exists()])
-    return on_cores(measured, cores, setup, model)
+    return on_cores(read_instance(cost_file(network, 2)), cores, setup, model)
 
 
 @main.command()

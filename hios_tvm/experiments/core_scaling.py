@@ -7,7 +7,7 @@ times say how much of it is parallel; elsewhere `ScalingModel.parallel_share` do
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from hios_tvm.errors import CostError, UsageError
 from hios_tvm.schema.costs import CostTable, Measurement
@@ -112,10 +112,3 @@ def on_cores(instance: Instance, cores: int, setup: str, model: ScalingModel) ->
             source = "measured" if device.width in measured else "scaled"
             latency[device.model][op.name] = Measurement(ms, source=source)
     return Instance(instance.graph, CostTable(latency, platform=platform), platform)
-
-
-def joined(instances: list[Instance]) -> Instance:
-    """Return the first of `instances` of one network with the times of all device models."""
-    latency = {model: times for each in instances for model, times in each.costs.latency.items()}
-    first = instances[0]
-    return replace(first, costs=CostTable(latency))

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from hios_tvm.errors import CostError, UsageError
-from hios_tvm.experiments.core_scaling import SETUPS, ScalingModel, joined, on_cores
+from hios_tvm.experiments.core_scaling import SETUPS, ScalingModel, on_cores
 from hios_tvm.schedulers import make_schedule
 from hios_tvm.schema.costs import CostTable, Measurement
 from hios_tvm.schema.instance import Instance, read_instance
@@ -46,7 +46,8 @@ def test_measured_times_of_several_sizes_are_used() -> None:
         for op in one.graph.operators
     }
     two = replace(one, costs=CostTable({"cpu/2": halves}))
-    instance = on_cores(joined([one, two]), 2, "choice", MODEL)
+    both = replace(one, costs=CostTable({**one.costs.latency, **two.costs.latency}))
+    instance = on_cores(both, 2, "choice", MODEL)
     name = one.graph.operators[0].name
     assert instance.costs.latency_ms(name, "cpu/2") == halves[name].ms
     assert instance.costs.latency["cpu/2"][name].source == "measured"

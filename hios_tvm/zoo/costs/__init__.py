@@ -1,4 +1,4 @@
-"""Graphs and costs of the networks, measured on one core or two: to schedule without measuring.
+"""Graphs and costs of the networks, measured on one core and on two: to schedule without measuring.
 
 scripts/measure_zoo_costs.py makes the files. They are cost files: `hios_tvm.schema.instance` reads
 them, and ``hios-tvm schedule``.
@@ -24,8 +24,9 @@ def cost_file(network: str, cores: int = 1) -> Path:
     path = COSTS_DIR / cost_file_name(network, cores)
     if not path.exists():
         known = ", ".join(sorted(file.name.split(".")[0] for file in COSTS_DIR.glob("*.json.gz")))
+        size = "1 core" if cores == 1 else f"{cores} cores"
         raise UsageError(
-            f"no measured costs of {network!r} on {cores} cores; there are those of {known}"
+            f"no costs of {network!r} were measured on {size}; there are those of {known}"
         )
     return path
 
