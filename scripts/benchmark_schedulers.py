@@ -7,6 +7,7 @@ quiet machine only with `--jobs 1`. An interrupt ends with the tables of what wa
     python scripts/benchmark_schedulers.py random --seeds 10
     python scripts/benchmark_schedulers.py optimum --jobs 2
     python scripts/benchmark_schedulers.py zoo
+    python scripts/benchmark_schedulers.py cores --schedulers hios-lp,hios-mr,heft
     python scripts/benchmark_schedulers.py speed
 """
 
@@ -21,11 +22,12 @@ from typing import Any
 
 import click
 
-from hios_tvm.cli.options import print_table, scheduler_options, stderr, stdout
+from hios_tvm.cli.options import option_group, print_table, scheduler_options, stderr, stdout
 from hios_tvm.cli.progress import progress_bar
 from hios_tvm.errors import HiosError
 from hios_tvm.experiments.cases import Case, Outcome, mean_of, run_cases, with_inter_only
 from hios_tvm.experiments.comparison import check_options, choose_schedulers
+from hios_tvm.experiments.core_scaling import SETUPS, ScalingModel, on_cores
 from hios_tvm.experiments.known_optimum import graph_with_known_optimum
 from hios_tvm.experiments.random_graphs import LayeredGraphOptions, layered_graph
 from hios_tvm.experiments.scaling import Effort, effort, growth_exponent, moves_per_second
@@ -203,6 +205,64 @@ def zoo(
 
 def network_on(network: str, link: str, devices: int) -> Instance:
     return read_instance(cost_file(network)).on(devices, link=LINKS[link])
+
+
+@main.command()
+@common_options
+@click.option("--cores", default="2,4,8,16", type=_numbers, show_default=True)
+@click.option("--networks", default=",".join(NETWORKS), show_default=True)
+@option_group(
+    ScalingModel,
+    click.option("--parallel-share", default=0.95, show_default=True, help="Of a kernel's time."),
+    click.option("--barrier-ms", default=0.002, show_default=True, help="Each time cores double."),
+    click.option("--hand-over-ms", default=0.001, show_default=True, help="Between two devices."),
+    click.option("--independence", default=0.97, show_default=True, help="Of two busy cores."),
+)
+def cores(common: Common, cores: list[int], networks: str, scaling_model: ScalingModel) -> None:
+    """The six networks on one device, on fixed devices, and with a choice for each operator.
+
+    Kernels were measured on one core and on two; more cores are the model of
+    `hios_tvm.experiments.core_scaling`. Each cell is the best of the schedulers.
+    """
+    cases = [
+        Case(name, network_on_cores, (network, count, setup, scaling_model), common.options)
+        for network in networks.split(",")
+        for count in cores
+        for setup in SETUPS
+        for name in common.schedulers
+    ]
+    outcomes = _run(cases, common.jobs)
+    rows = []
+    for network in networks.split(","):
+        for count in cores:
+            ms = {
+                setup: min(
+                    mean_of(outcomes, attrgetter("makespan_ms"), name, network, count, setup)
+                    or math.inf
+                    for name in common.schedulers
+                )
+                for setup in SETUPS
+            }
+            choice_ms = ms["choice"]
+            fixed_ms = min(ms["single cores"], ms["halves"])
+            bounds = (
+                mean_of(outcomes, attrgetter("lower_bound_ms"), name, network, count, "choice")
+                for name in common.schedulers
+            )
+            gains = [f"{other / choice_ms - 1.0:+.0%}" for other in (ms["one device"], fixed_ms)]
+            over_bound = choice_ms / max(filter(None, bounds), default=math.nan)
+            rows.append(
+                [f"{network}, {count}"]
+                + [f"{ms[setup]:.2f}" for setup in SETUPS]
+                + [*gains, f"{over_bound:.3f}"]
+            )
+    columns = ["network, cores", *SETUPS, "gain: one device", "fixed", "over bound"]
+    print_table("predicted ms; gain of the choice of cores for each operator", columns, rows)
+    _save(common, "schedulers_cores.json", outcomes)
+
+
+def network_on_cores(network: str, cores: int, setup: str, model: ScalingModel) -> Instance:
+    return on_cores(read_instance(cost_file(network, 2)), cores, setup, model)
 
 
 @main.command()

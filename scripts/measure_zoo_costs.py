@@ -1,10 +1,12 @@
 """Measure the operators of the six networks on one core; write a cost file with the graph of each.
 
 The files are what `hios-tvm schedule` and scripts/benchmark_schedulers.py read. Times are those of
-one core of this machine, alone; transfers follow from the bytes of the edges and from a link that
-is chosen when the graph is scheduled.
+the cores of this machine, alone; transfers follow from the bytes of the edges and from a link that
+is chosen when the graph is scheduled. A device of several cores is measured as a whole, and so are
+its parts: each operator may then take any number of its cores.
 
     python scripts/measure_zoo_costs.py --networks squeezenet1_1 --device cpu@0
+    python scripts/measure_zoo_costs.py --device cpu@0-1
 """
 
 import tempfile
@@ -19,9 +21,12 @@ from hios_tvm.backends.network import lower_network
 from hios_tvm.cli.progress import progress_bar
 from hios_tvm.frontends import load_model
 from hios_tvm.runtime.machine import describe_machine
+from hios_tvm.schema.costs import CostTable
+from hios_tvm.schema.device_names import cpu_divisions, cpu_model_name, parse_cores
 from hios_tvm.schema.instance import Instance
+from hios_tvm.schema.platform import Device, Platform
 from hios_tvm.zoo import NETWORKS, build
-from hios_tvm.zoo.costs import COSTS_DIR
+from hios_tvm.zoo.costs import COSTS_DIR, cost_file_name
 
 
 @click.command(help=__doc__)
@@ -40,25 +45,39 @@ def main(networks: str, device: str, folder: Path, no_cache: bool) -> None:
             model.write_bytes(build(name).SerializeToString())
             network = lower_network(load_model(model), "host", name=name)
             cpu = network.lowered["cpu"]
-            platform = cpu_platform([device], cpu.target)
-            costs = collect_costs(
-                cpu.mod,
-                cpu.graph,
-                cpu.target,
-                platform,
-                cache=cache,
-                kernel_dir=default_cache_dir() / "kernels",
-                progress=progress,
-            )
-        instance = Instance(network.graph, costs, platform)
-        path = folder / f"{name}.json.gz"
+            parts = {cpu_model_name(part): part for part in cpu_divisions(device)}
+            tables = [
+                collect_costs(
+                    cpu.mod,
+                    cpu.graph,
+                    cpu.target,
+                    cpu_platform([part], cpu.target),
+                    cache=cache,
+                    kernel_dir=default_cache_dir() / "kernels",
+                    progress=progress,
+                )
+                for part in parts.values()
+            ]
+        costs = CostTable({model: times for t in tables for model, times in t.latency.items()})
+        instance = Instance(network.graph, costs, _platform(device))
+        path = folder / cost_file_name(name, len(parse_cores(device)))
         instance.save(path)
-        total_ms = sum(timing.ms for times in costs.latency.values() for timing in times.values())
+        total_ms = sum(timing.ms for timing in costs.latency[cpu_model_name(device)].values())
         click.echo(
             f"{path}: {len(network.graph.operators)} operators, {len(network.graph.edges)} edges, "
             f"{total_ms:.2f} ms, {path.stat().st_size / 1e3:.0f} kB"
         )
     click.echo(f"machine: {describe_machine()}")
+
+
+def _platform(device: str) -> Platform:
+    """Return the device and its parts, which hand tensors over without a copy."""
+    return Platform(
+        tuple(
+            Device(part, cpu_model_name(part), 1, cores=parse_cores(part), memory=device)
+            for part in cpu_divisions(device)
+        )
+    )
 
 
 if __name__ == "__main__":

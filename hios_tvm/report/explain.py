@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
+
+from hios_tvm.schema.device_names import cores_of
 
 if TYPE_CHECKING:
     from hios_tvm.measuring.benchmark import BenchmarkResult
@@ -29,7 +31,10 @@ CRITERION = {
 
 @dataclass(frozen=True)
 class DeviceReport:
-    """What one device got; `work_ms` is the sum of its stages, `share` its part of all work."""
+    """What one device got.
+
+    `work_ms` is the sum of its stages, `share` its part of all work, times its cores.
+    """
 
     device: str
     operators: int
@@ -73,7 +78,8 @@ def manifest_reports(manifest: Manifest) -> list[DeviceReport]:
     from hios_tvm.schema.program import Call, Copy
 
     work = manifest.prediction.work_ms
-    total = sum(work.values()) or 1.0
+    core_ms = {name: ms * max(1, len(cores_of(name))) for name, ms in work.items()}
+    total = sum(core_ms.values()) or 1.0
     stages = {device["name"]: device["stages"] for device in manifest.schedule.get("devices", ())}
     reports = []
     for device in manifest.devices:
@@ -95,7 +101,7 @@ def manifest_reports(manifest: Manifest) -> list[DeviceReport]:
                 operators=calls,
                 stages=len(stages.get(device.name, ())),
                 work_ms=work.get(device.name, 0.0),
-                share=work.get(device.name, 0.0) / total,
+                share=core_ms.get(device.name, 0.0) / total,
                 weight_bytes=sum(manifest.buffer[name].nbytes for name in weights),
                 arena_bytes=device.arena_bytes,
                 transfers=copies,
@@ -108,26 +114,40 @@ def manifest_reports(manifest: Manifest) -> list[DeviceReport]:
 def why_idle(manifest: Manifest, *, schedule_given: bool = False) -> list[str]:
     """Say for the devices without operators what is known about why they have none.
 
+    A device of whose cores another one uses some is not idle.
+
     Parameters
     ----------
     manifest : Manifest
     schedule_given : bool
         Whether the schedule was given to the compiler, so that no scheduler decided anything.
     """
-    idle = [report.device for report in manifest_reports(manifest) if report.operators == 0]
+    reports = manifest_reports(manifest)
+    busy = [report.device for report in reports if report.operators]
+    busy_cores = {core for name in busy for core in cores_of(name)}
+    unused = {
+        report.device: set(cores_of(report.device))
+        for report in reports
+        if not report.operators and not busy_cores.intersection(cores_of(report.device))
+    }
+    idle = [
+        name
+        for name, cores in unused.items()
+        if not any(cores < other for other in unused.values())
+    ]
     if not idle:
         return []
-    return [f"{', '.join(idle)} got nothing: {_reason(manifest, len(idle), schedule_given)}"]
+    return [f"{', '.join(idle)} got nothing: {_reason(manifest, len(busy), schedule_given)}"]
 
 
-def _reason(manifest: Manifest, idle: int, schedule_given: bool) -> str:
+def _reason(manifest: Manifest, busy: int, schedule_given: bool) -> str:
     scheduler, independence = manifest.schedule["scheduler"], manifest.prediction.independence
     count = 0 if manifest.graph is None else len(manifest.graph.operators)
     if schedule_given:
         return "the given schedule places no operator there"
     if scheduler in ONE_DEVICE:
         return f"the scheduler {scheduler!r} uses one device"
-    if count <= len(manifest.devices) - idle:
+    if count <= busy:
         return f"the model has only {count} operator{'s'[: count > 1]}"
     if manifest.compile_info.get("trials"):
         return "the fastest of the schedules that were tried out does not use it"
@@ -146,12 +166,14 @@ def bottlenecks(result: BenchmarkResult, manifest: Manifest) -> list[str]:
     predicted_ms = manifest.prediction.makespan_ms
     independence = manifest.prediction.independence
     busy_ms, copy_ms = result.busy_ms, result.copy_ms
+    unit_ms = {unit: sum(busy_ms[name] for name in names) for unit, names in _units(busy_ms)}
     lines = []
-    for device, busy in busy_ms.items():
+    for unit, busy in unit_ms.items():
         if busy == 0.0:
-            lines.append(f"{device} is idle: it has no operators")
+            lines.append(f"{unit} is idle: it has no operators")
         elif busy < 0.5 * measured_ms:
-            lines.append(f"{device} is idle {1 - busy / measured_ms:.0%} of the time")
+            lines.append(f"{unit} is idle {1 - busy / measured_ms:.0%} of the time")
+    for device, busy in busy_ms.items():
         if busy and copy_ms[device] > 0.2 * busy:
             share = copy_ms[device] / busy
             lines.append(f"{device} is bound by transfers: {share:.0%} of its work")
@@ -168,11 +190,28 @@ def bottlenecks(result: BenchmarkResult, manifest: Manifest) -> list[str]:
                 f"the prediction is off: measured {measured_ms:.2f} ms, predicted "
                 f"{predicted_ms:.2f} ms ({off:+.0%}); compile again on this machine"
             )
-    busiest = max(busy_ms.values(), default=0.0)
-    if not lines and busiest:
-        share = busiest / measured_ms
-        lines.append(f"bound by kernels: the busiest device works {share:.0%} of the time")
+    busiest = max(unit_ms, key=unit_ms.__getitem__)
+    if not lines and unit_ms[busiest]:
+        share = unit_ms[busiest] / measured_ms
+        what = "core" if busiest not in busy_ms else "device"
+        lines.append(f"bound by kernels: the busiest {what} works {share:.0%} of the time")
     return lines
+
+
+def _units(devices: Iterable[str]) -> list[tuple[str, list[str]]]:
+    """Return what is busy or idle, each with the devices that use it.
+
+    These are the devices that share no core, and the single cores of the others.
+    """
+    users: dict[int, list[str]] = {}
+    for name in devices:
+        for core in cores_of(name):
+            users.setdefault(core, []).append(name)
+    shared = {name for names in users.values() if len(names) > 1 for name in names}
+    units = [(name, [name]) for name in devices if name not in shared]
+    return units + [
+        (f"core {core}", names) for core, names in sorted(users.items()) if shared & set(names)
+    ]
 
 
 @dataclass(frozen=True)

@@ -54,9 +54,9 @@ def hios_lp(
     it where the mapped part of the graph ends first. A path stays on one device, so that only its
     two ends pay transfers.
 
-    Where devices share cores, paths are mapped to devices of one size, each operator may then take
-    more or fewer cores, and the best of all sizes is kept. The largest size is often one device
-    with all cores, so that two kinds of parallelism are compared.
+    Where devices share cores, this is done once for each size of devices (single cores, pairs, and
+    so on to all cores). Each operator may then take more or fewer cores than its path, and the best
+    result of all sizes is kept; if one device alone is faster, it gets everything.
 
     Raises
     ------

@@ -49,13 +49,13 @@ def parse_cores(name: str) -> tuple[int, ...]:
     return tuple(sorted(cores))
 
 
-def cores_of(device: str) -> tuple[int, ...]:
-    """Return the cores of any device: those of a CPU device, none of others.
+def cores_of(name: str) -> tuple[int, ...]:
+    """Return the cores that the device called `name` occupies: none where it is no CPU.
 
     >>> cores_of("cpu@0-1"), cores_of("cuda:0")
     ((0, 1), ())
     """
-    return parse_cores(device) if _CPU.fullmatch(device) else ()
+    return parse_cores(name) if _CPU.fullmatch(name) else ()
 
 
 def cpu_model_name(name: str) -> str:

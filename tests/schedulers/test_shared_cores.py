@@ -12,6 +12,9 @@ from hios_tvm.errors import InfeasibleError, ScheduleError, UsageError
 from hios_tvm.schedulers import make_schedule
 from hios_tvm.schedulers.auto import candidates
 from hios_tvm.schedulers.evaluate import check_order, evaluate
+from hios_tvm.schedulers.gaps import in_gaps
+from hios_tvm.schedulers.list_schedule import Clock, Timed
+from hios_tvm.schedulers.problem import Problem
 from hios_tvm.schedulers.refine import RefineOptions
 from hios_tvm.schema.costs import CostTable
 from hios_tvm.schema.device_names import cpu_divisions, parse_cores
@@ -132,6 +135,18 @@ def test_each_operator_takes_as_many_cores_as_pay(name: str) -> None:
     assert schedule.lower_bound_ms == 5.5  # the work on one core each, by two
     assert schedule.placement["c"] == "cpu@0-1"
     assert {schedule.placement["a"], schedule.placement["b"]} == {"cpu@0", "cpu@1"}
+
+
+def test_stages_move_into_the_gaps_that_wide_stages_leave() -> None:
+    """c takes both cores when a has ended; b comes last, and runs while its core waits for c."""
+    problem = Problem.of(PAIR.graph, PAIR.costs, PAIR.platform)
+    both, first, second = problem.devices
+    start = Clock.at_start(problem)
+    stages = [problem.single(0, first), problem.single(2, both), problem.single(1, second)]
+    assert Timed(start, stages).outcome[0] == 9.0
+    moved = in_gaps(problem, start, stages)
+    assert [stage.operators for stage in moved] == [(0,), (1,), (2,)]
+    assert Timed(start, moved).outcome[0] == 6.0
 
 
 @settings(deadline=None, max_examples=60)

@@ -12,10 +12,13 @@ from hios_tvm.zoo import NETWORKS
 from hios_tvm.zoo.costs import COSTS_DIR, cost_file
 
 
+@pytest.mark.parametrize("cores", [1, 2])
 @pytest.mark.parametrize("network", NETWORKS)
-def test_every_network_has_its_graph_and_measured_costs(network: str) -> None:
-    instance = read_instance(cost_file(network))
+def test_every_network_has_its_graph_and_measured_costs(network: str, cores: int) -> None:
+    instance = read_instance(cost_file(network, cores))
     assert instance.graph.name == network
+    assert {device.width for device in instance.platform.devices} == {1, cores}
+    assert instance.platform.shares_cores == (cores > 1)
     instance.costs.check(instance.graph, instance.platform)
     timings = [m for times in instance.costs.latency.values() for m in times.values()]
     assert {timing.source for timing in timings} == {"measured"}
@@ -43,6 +46,6 @@ def test_faster_links_cost_less() -> None:
 
 
 def test_an_unknown_network_and_the_size_of_the_files() -> None:
-    with pytest.raises(UsageError, match=r"no measured costs of 'alexnet'; .* squeezenet1_1"):
+    with pytest.raises(UsageError, match=r"no costs of 'alexnet' .* on 1 core; .* squeezenet1_1"):
         cost_file("alexnet")
     assert sum(file.stat().st_size for file in COSTS_DIR.glob("*.json.gz")) < 1e6
