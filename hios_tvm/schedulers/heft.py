@@ -1,5 +1,7 @@
 """HEFT: operators by upward rank, each where it ends first, in gaps too; then the window."""
 
+from collections.abc import Sequence
+
 from hios_tvm.schedulers.gaps import Gaps
 from hios_tvm.schedulers.list_schedule import Clock, Timed
 from hios_tvm.schedulers.memory import Memory
@@ -24,7 +26,7 @@ def heft(
 
     An operator may go into a gap between two others. The window of HIOS then groups small ones.
     Where devices share cores, operators also pay for the work that they keep others from: several
-    prices are tried.
+    prices are tried, and devices of one size.
 
     Raises
     ------
@@ -43,18 +45,23 @@ def heft(
     problem = Problem.of(graph, costs, platform)
     start = Clock.at_start(problem)
     if platform.shares_cores:
-        orders = [earliest_finish_order(problem, charge) for charge in CHARGES]
+        orders = [earliest_finish_order(problem, problem.devices, charge) for charge in CHARGES]
+        if not Memory(problem).limited:
+            orders += [earliest_finish_order(problem, devices) for devices in problem.of_one_size]
         best = min(orders, key=lambda order: Timed(start, order).outcome)
     else:
-        best = earliest_finish_order(problem)
+        best = earliest_finish_order(problem, problem.devices)
     return problem.schedule("heft", group_in_window(problem, start, best, options))
 
 
-def earliest_finish_order(problem: Problem, charge: float = 0.0) -> list[PlacedStage]:
+def earliest_finish_order(
+    problem: Problem, devices: Sequence[int], charge: float = 0.0
+) -> list[PlacedStage]:
     """Return HEFT's mapping: one operator a stage, by start time.
 
-    An operator goes where its end is first, its work over the number of cores times `charge`
-    added: its time, times its cores.
+    An operator goes to that one of `devices` (of all, where none of these can run it) on which its
+    end is first, with `charge` times its work over the number of cores added: work is its time on
+    the device, times the cores of the device.
     """
     width = [device.width for device in problem.platform.devices]
     charge /= problem.platform.unit_count
@@ -62,7 +69,8 @@ def earliest_finish_order(problem: Problem, charge: float = 0.0) -> list[PlacedS
     gaps = Gaps(Clock.at_start(problem))
     for v in problem.priority:
         best: tuple[float, float, PlacedStage] | None = None
-        for device in problem.runs_on(v):
+        able = problem.runs_on(v)
+        for device in [d for d in able if d in devices] or able:
             if not memory.fits(device, (v,)):
                 continue
             stage = problem.single(v, device)

@@ -96,11 +96,8 @@ def _map_block(
     """Return the operators of `block` on their devices, in a topological order."""
     if not problem.platform.shares_cores or memory.limited:
         return _map_paths(problem, start, memory, block, problem.devices, passes).stages
-    width = [device.width for device in problem.platform.devices]
-    shared = [d for d in problem.devices if problem.overlapping[d]]
     mapped = []
-    for size in sorted({width[d] for d in shared}):
-        devices = [d for d in problem.devices if d not in shared or width[d] == size]
+    for devices in problem.of_one_size:
         timed = _map_paths(problem, start, memory, block, devices, passes)
         for _ in range(passes):
             before = timed.outcome

@@ -102,6 +102,16 @@ class Problem:
             sizes.append(tuple(d for d in others if width[d] in (larger, smaller)))
         return sizes
 
+    @cached_property
+    def of_one_size(self) -> list[tuple[int, ...]]:
+        """For each width of devices that share cores: these, and the devices that share none."""
+        shared = [d for d in self.devices if self.overlapping[d]]
+        width = [device.width for device in self.platform.devices]
+        return [
+            tuple(d for d in self.devices if d not in shared or width[d] == size)
+            for size in sorted({width[d] for d in shared})
+        ]
+
     def runs_on(self, v: int) -> list[int]:
         """Devices that can run operator `v`."""
         return [d for d, ms in enumerate(self.latency_ms[v]) if ms < math.inf]
