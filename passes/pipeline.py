@@ -16,6 +16,7 @@ from hios_tvm.passes.bound_indices import BoundIndices
 from hios_tvm.passes.channels_last import ChannelsLast
 from hios_tvm.passes.check_values import CheckValues
 from hios_tvm.passes.cpu_rules.attention import Attention
+from hios_tvm.passes.cpu_rules.columns import Columns
 from hios_tvm.passes.cpu_rules.convolution import Convolution
 from hios_tvm.passes.cpu_rules.fallback import Fallback
 from hios_tvm.passes.cpu_rules.grouped_convolution import GroupedConvolution
@@ -126,6 +127,7 @@ def cpu_rules(lanes: int, registers: int) -> list[ScheduleRule]:
         SlidingWindow(lanes, registers),
         Injective(lanes),
         Rows(lanes),
+        Columns(lanes),
         Fallback(lanes),
     ]
 

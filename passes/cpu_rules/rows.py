@@ -30,10 +30,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import tvm_ffi
-from tvm import s_tir, tirx
+from tvm import tirx
 from tvm.ir import TensorLoad
 from tvm.script import tirx as T
-from tvm.tirx import BufferLoad, BufferStore
+from tvm.tirx import BufferLoad
 
 from hios_tvm.passes.cpu_rules.loop_nest import (
     Combiner,
@@ -49,7 +49,14 @@ from hios_tvm.passes.cpu_rules.loop_nest import (
     serial,
     vectors,
 )
-from hios_tvm.passes.tir_trees import nodes_of, with_values
+from hios_tvm.passes.cpu_rules.reduction_blocks import (
+    Block,
+    combined,
+    loads,
+    reduction_blocks,
+    without_conditions,
+)
+from hios_tvm.passes.tir_trees import with_values
 
 _ACCUMULATORS = 4
 """Vectors of partial results of a reduction: enough to hide the latency of an addition."""
@@ -57,10 +64,11 @@ _ACCUMULATORS = 4
 _CHUNK = 4096
 """Elements that an iteration of the parallel loop should cover at least."""
 
-_LARGEST_ROW = 1 << 16
-"""Elements of a row whose intermediate values are kept."""
+_PIECE = 1 << 14
+"""Elements of a row that are reduced to one value, so that sums of long rows stay exact."""
 
-_COMBINERS = (tirx.Add, tirx.Mul, tirx.Max, tirx.Min)
+_LARGEST_ROW = 1 << 16
+"""Elements of a row of which something is computed; other rows may have any number."""
 
 
 class Rows:
@@ -70,8 +78,8 @@ class Rows:
         self.lanes = lanes
 
     def apply(self, func: tirx.PrimFunc) -> tirx.PrimFunc | None:
-        func = _without_conditions(func)
-        blocks = _blocks(func)
+        func = without_conditions(func)
+        blocks = reduction_blocks(func)
         if blocks is None:
             return None
         rows = _rows(blocks)
@@ -82,74 +90,7 @@ class Rows:
         return rebuilt(func, emitted(nest.write)) if is_mine else None
 
 
-@dataclass(frozen=True)
-class _Block:
-    """``buffer[indices] = value`` for all values of `axes`.
-
-    It is a reduction, whose `value` reads ``buffer[indices]``, where `start` is given. The first
-    `spatial` axes are those of the buffer, the others are reduced.
-    """
-
-    buffer: tirx.Var
-    indices: tuple[tirx.Expr, ...]
-    value: tirx.Expr
-    start: tirx.Expr | None
-    axes: tuple[tirx.Var, ...]
-    extents: tuple[int, ...]
-    spatial: int
-
-    @property
-    def inner(self) -> range:
-        """The axes that are reduced."""
-        return range(self.spatial, len(self.axes))
-
-
-def _without_conditions(func: tirx.PrimFunc) -> tirx.PrimFunc:
-    """Return `func` with conditions, such as whether a value is NaN, where they are needed."""
-    sch = s_tir.Schedule(func)
-    params = list(func.params)
-    for handle in sch.get_child_blocks(sch.get_sblock("root")):
-        block = sch.get(handle)
-        written = [region.source for region in block.writes]
-        is_result = any(buffer.same_as(param) for buffer in written for param in params)
-        is_condition = written and all(str(buffer.ty.dtype) == "bool" for buffer in written)
-        if is_condition and block.init is None and not is_result:
-            sch.compute_inline(handle)
-    return func.with_body(sch.mod["main"].body)
-
-
-def _blocks(func: tirx.PrimFunc) -> list[_Block] | None:
-    """Return the blocks in order; None if one has another form, or none reduces."""
-    sch = s_tir.Schedule(func)
-    blocks = []
-    for handle in sch.get_child_blocks(sch.get_sblock("root")):
-        block = sch.get(handle)
-        kinds = [it.iter_type for it in block.iter_vars]
-        spatial = sum(kind == tirx.IterVar.DataPar for kind in kinds)
-        reduced = kinds[spatial:]
-        if any(kind != tirx.IterVar.CommReduce for kind in reduced):
-            return None
-        if not isinstance(block.body, BufferStore) or (block.init is not None) != bool(reduced):
-            return None
-        if reduced and not isinstance(block.init, BufferStore):
-            return None
-        if str(block.body.buffer.ty.dtype) != "float32":
-            return None
-        blocks.append(
-            _Block(
-                block.body.buffer,
-                tuple(block.body.indices),
-                block.body.value,
-                block.init.value if reduced else None,
-                tuple(it.var for it in block.iter_vars),
-                tuple(int(it.dom.extent) for it in block.iter_vars),
-                spatial,
-            )
-        )
-    return blocks if any(block.start is not None for block in blocks) else None
-
-
-def _rows(blocks: Sequence[_Block]) -> tuple[int, ...] | None:
+def _rows(blocks: Sequence[Block]) -> tuple[int, ...] | None:
     """Return the extents of the first axes, which all blocks share; None if they differ.
 
     All further axes that a reduction keeps must have one element.
@@ -164,7 +105,7 @@ def _rows(blocks: Sequence[_Block]) -> tuple[int, ...] | None:
         kept = block.extents[len(rows) : block.spatial]
         if block.start is not None and math.prod(kept) != 1:
             return None
-        if math.prod(block.extents[len(rows) :]) > _LARGEST_ROW:
+        if block.start is None and math.prod(block.extents[len(rows) :]) > _LARGEST_ROW:
             return None
     return rows
 
@@ -175,7 +116,7 @@ class _Nest:
 
     func: tirx.PrimFunc
     rows: tuple[int, ...]
-    blocks: list[_Block]
+    blocks: list[Block]
     lanes: int
 
     def keeps_to_its_row(self) -> bool:
@@ -190,7 +131,7 @@ class _Nest:
                 for index, axis, extent in zip(indices, block.axes, self.rows, strict=False)
             )
             for block in self.blocks
-            for buffer, indices in [(block.buffer, block.indices), *_loads(block)]
+            for buffer, indices in [(block.buffer, block.indices), *loads(block)]
             if self._is_intermediate(buffer)
         )
 
@@ -201,13 +142,13 @@ class _Nest:
         """Whether each access is contiguous along the last axis of a row, or to one element."""
         return all(self._is_contiguous(block) for block in self.blocks)
 
-    def _is_contiguous(self, block: _Block) -> bool:
+    def _is_contiguous(self, block: Block) -> bool:
         inner = [i for i in range(len(self.rows), len(block.axes)) if block.extents[i] > 1]
         if not inner:
             return True
-        if block.start is not None and _combined(block) is None:
+        if block.start is not None and combined(block) is None:
             return False
-        accesses = _loads(block)
+        accesses = loads(block)
         if block.start is None:
             accesses.append((block.buffer, block.indices))
         places = [coefficients_of(buffer, indices, block.axes) for buffer, indices in accesses]
@@ -245,7 +186,7 @@ class _Nest:
             row = row // extent
         return indices
 
-    def _write_block(self, block: _Block, row: _Row) -> None:
+    def _write_block(self, block: Block, row: _Row) -> None:
         """Compute what a block computes of one row."""
         if block.start is not None:
             self._write_reduction(block, row)
@@ -258,17 +199,45 @@ class _Nest:
             for i in vectors("vector", 0, extents[-1], self.lanes):
                 row.store(block, [*outer, i], block.value)
 
-    def _write_reduction(self, block: _Block, row: _Row) -> None:
-        """Reduce the inner axes of a row to one value.
-
-        Up to `_ACCUMULATORS` vectors of ``partial[vectors * lanes]`` take turns, so that an
-        iteration need not wait for the result of the one before.
-        """
-        combined = _combined(block)
-        assert combined is not None and block.start is not None  # is_contiguous has looked
-        combine, term = combined
+    def _write_reduction(self, block: Block, row: _Row) -> None:
+        """Reduce the inner axes of a row to one value; a long axis in pieces."""
+        assert block.start is not None
         kept: list[Index] = [0] * (block.spatial - len(self.rows))
         *others, last = [block.extents[i] for i in block.inner]
+        pieces, rest = divmod(last, _PIECE)
+        if pieces < 2:
+            result = self._reduced(block, row, others, 0, last)
+        else:
+            result = allocate("pieces", pieces + bool(rest))
+            is_only = math.prod(self.rows) == 1
+            loop = parallel("piece", pieces, work=last) if is_only else serial("piece", pieces)
+            for piece in loop:
+                partial = self._reduced(block, row, others, piece * _PIECE, _PIECE)
+                T.buffer_store(result, partial[as_index(0)], [as_index(piece)])
+            if rest:
+                partial = self._reduced(block, row, others, pieces * _PIECE, rest)
+                T.buffer_store(result, partial[as_index(0)], [as_index(pieces)])
+            combine, _ = self._reduction(block)
+            for piece in serial("piece", pieces + bool(rest) - 1, start=1):
+                both = combine(result[as_index(0)], result[as_index(piece)])
+                T.buffer_store(result, both, [as_index(0)])
+        row.store(block, [*kept, *([0] * len(block.inner))], result[as_index(0)])
+
+    def _reduction(self, block: Block) -> tuple[Combiner, tirx.Expr]:
+        reduction = combined(block)
+        assert reduction is not None  # is_contiguous has looked
+        return reduction
+
+    def _reduced(
+        self, block: Block, row: _Row, others: Sequence[int], start: Index, last: int
+    ) -> tirx.Var:
+        """Emit the reduction of `last` elements of the last axis from `start`, and of all others.
+
+        Up to `_ACCUMULATORS` vectors of ``partial[vectors * lanes]`` take turns, so that an
+        iteration need not wait for the result of the one before. The first element is the result.
+        """
+        combine, term = self._reduction(block)
+        kept: list[Index] = [0] * (block.spatial - len(self.rows))
         lanes = self.lanes if last >= self.lanes else 1
         width = min(_ACCUMULATORS, last // lanes) * lanes
         partial = allocate("partial", width)
@@ -284,11 +253,11 @@ class _Nest:
             for step in serial("step", steps) if steps else ():
                 for offset in range(0, width, lanes):
                     for lane in vectors("v", 0, lanes, lanes):
-                        add(lane + offset, [*outer, step * width + offset + lane])
+                        add(lane + offset, [*outer, start + step * width + offset + lane])
             for i in vectors("v", 0, remainder, lanes):
-                add(i % lanes, [*outer, steps * width + i])
+                add(i % lanes, [*outer, start + steps * width + i])
         fold(partial, width, combine)
-        row.store(block, [*kept, *([0] * len(block.inner))], partial[as_index(0)])
+        return partial
 
 
 @dataclass(frozen=True)
@@ -301,7 +270,7 @@ class _Row:
     indices: Sequence[Index]
     buffers: Mapping[tirx.Var, tirx.Var]
 
-    def store(self, block: _Block, inner: Sequence[Index], value: tirx.Expr) -> None:
+    def store(self, block: Block, inner: Sequence[Index], value: tirx.Expr) -> None:
         """Store `value`, in terms of the block's axes, as the element at `inner` of the row."""
         placed = [self.placed(block, index, inner) for index in block.indices]
         value = self.placed(block, value, inner)
@@ -311,7 +280,7 @@ class _Row:
         else:
             T.buffer_store(block.buffer, value, placed)
 
-    def placed(self, block: _Block, expr: tirx.Expr, inner: Sequence[Index]) -> tirx.Expr:
+    def placed(self, block: Block, expr: tirx.Expr, inner: Sequence[Index]) -> tirx.Expr:
         """Return `expr` at `inner` of the row; it reads the row's buffers of intermediates."""
         places = zip(block.axes, [*self.indices, *inner], strict=True)
         at = {axis: as_index(index) for axis, index in places}
@@ -332,18 +301,3 @@ class _Row:
         for extent, index in list(zip(extents, indices, strict=True))[len(self.indices) :]:
             place = place * extent + index
         return as_index(place)
-
-
-def _loads(block: _Block) -> list[tuple[tirx.Var, tuple[tirx.Expr, ...]]]:
-    """Return the buffers that a block reads, and where."""
-    return [(load.source, tuple(load.indices)) for load in nodes_of(block.value, TensorLoad)]
-
-
-def _combined(block: _Block) -> tuple[Combiner, tirx.Expr] | None:
-    """Return how a reduction combines, and its term; None for any but the usual ones."""
-    value = block.value
-    if not isinstance(value, _COMBINERS) or not isinstance(value.a, TensorLoad):
-        return None
-    if not value.a.source.same_as(block.buffer):
-        return None
-    return type(value), value.b
