@@ -50,7 +50,7 @@ class Numbers:
         """Return the address of `nbytes` filled bytes."""
         arena = Arena(align_up(nbytes))
         self._arenas.append(arena)
-        if dtype in ("float32", "float64"):
+        if nbytes and dtype in ("float32", "float64"):
             view = arena.bytes[:nbytes].view(dtype)
             block = self._random.uniform(0.01, 0.1, min(len(view), 1 << 16))
             for start in range(0, len(view), len(block)):
