@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from hios_tvm.runtime.abi import DLTensor
-from hios_tvm.schema.dtypes import element_type, numpy_dtype
+from hios_tvm.schema.dtypes import element_type, numpy_dtype, tensor_bytes
 from hios_tvm.schema.manifest import ALIGNMENT
 
 _CPU = 1  # kDLCPU
@@ -30,7 +30,7 @@ def aligned_empty(shape: Sequence[int], dtype: str) -> np.ndarray[Any, Any]:
     >>> aligned_empty((2, 3), "float32").ctypes.data % 64
     0
     """
-    nbytes = math.prod(shape) * element_type(dtype).nbytes
+    nbytes = tensor_bytes(shape, dtype)
     memory = np.empty(nbytes + ALIGNMENT, np.uint8)
     start = -address_of(memory) % ALIGNMENT
     return memory[start : start + nbytes].view(numpy_dtype(dtype)).reshape(tuple(shape))
@@ -74,7 +74,7 @@ class TensorTable:
             tensor.code, tensor.bits, tensor.lanes = element.code, element.bits, 1
             tensor.shape = ctypes.addressof(numbers)
             tensor.strides = ctypes.addressof(numbers) + 8 * len(shape)
-            self._nbytes[name] = math.prod(shape) * element.nbytes
+            self._nbytes[name] = tensor_bytes(shape, dtype)
 
     def pointer(self, name: str) -> int:
         """Return the address of the DLTensor called `name`."""
