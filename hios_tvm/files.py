@@ -1,14 +1,20 @@
 """Files that are whole or not there."""
 
+import fcntl
 import os
+import re
 import stat
-import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from tempfile import NamedTemporaryFile
+from typing import BinaryIO, cast
 
-from hios_tvm.errors import UsageError
+from hios_tvm.errors import HiosError, UsageError
+
+_ABANDONED_S = 60.0
+"""Age at which a temporary file that no process holds is one that a killed process left."""
 
 
 @contextmanager
@@ -21,20 +27,68 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
     Raises
     ------
     UsageError
-        If the folder does not exist or cannot be written.
+        If the folder does not exist, cannot be written, or the disk is full.
     """
-    check_writable(path)
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    with temporary_file(path) as file, write_errors(path):
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+        os.chmod(file.name, 0o666 & ~_umask())
+        os.replace(file.name, path)
+
+
+@contextmanager
+def temporary_file(beside: Path) -> Iterator[BinaryIO]:
+    """Open a new file in the folder of `beside`, and remove it at the end of the block.
+
+    Those that killed processes left there are removed too: each is locked while it is in use.
+
+    Raises
+    ------
+    UsageError
+        If the folder does not exist, cannot be written, or the disk is full.
+    """
+    check_writable(beside)
+    _sweep(beside)
+    with ExitStack() as stack:
+        with write_errors(beside):
+            file = stack.enter_context(
+                NamedTemporaryFile(dir=beside.parent, prefix=f".{beside.name}.", delete=False)
+            )
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH)
+            yield cast(BinaryIO, file)
+        finally:
+            with suppress(FileNotFoundError):
+                os.unlink(file.name)
+
+
+@contextmanager
+def write_errors(path: Path) -> Iterator[None]:
+    """Turn what the system says while `path` is written into one `UsageError` that names it."""
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o666 & ~_umask())
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
+        yield
+    except HiosError:
         raise
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def _sweep(beside: Path) -> None:
+    """Remove temporary files of `beside` whose process was killed."""
+    pattern = re.compile(rf"\.{re.escape(beside.name)}\.[a-z0-9_]{{8}}")
+    with suppress(OSError), os.scandir(beside.parent) as entries:
+        for entry in entries:
+            if pattern.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
+                _remove_abandoned(entry.path)
+
+
+def _remove_abandoned(path: str) -> None:
+    """Remove a file that is not new, and that no process has locked."""
+    with suppress(OSError), open(path, "rb") as file:
+        if time.time() - os.fstat(file.fileno()).st_mtime > _ABANDONED_S:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.unlink(path)
 
 
 def check_writable(path: Path) -> None:

@@ -5,13 +5,17 @@ memory of another device. The order of instructions (`happens_before`) proves th
 read before the write, and no race between buffers that share memory.
 """
 
+import bisect
+import heapq
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from itertools import pairwise
 
 from hios_tvm.errors import ArtifactError, DeviceError
 from hios_tvm.runtime.devices import kind_of
 from hios_tvm.runtime.devices.interface import DeviceKind
 from hios_tvm.runtime.happens_before import HappensBefore
+from hios_tvm.schema.dtypes import tensor_bytes
 from hios_tvm.schema.manifest import (
     ALIGNMENT,
     Buffer,
@@ -29,7 +33,9 @@ from hios_tvm.schema.program import (
 )
 
 MAX_STREAMS = 64
+MAX_DEVICES = 256
 MAX_INSTRUCTIONS = 1 << 15  # the order of more would take too long to prove
+MAX_ARGUMENTS = 1 << 20  # of all calls together
 
 
 def check_manifest(
@@ -50,6 +56,7 @@ def check_manifest(
     ArtifactError
         On the first rule that is broken.
     """
+    _check_amounts(manifest)
     _check_devices(manifest)
     _check_buffers(manifest, weights)
     _check_interface(manifest)
@@ -70,6 +77,23 @@ def check_manifest(
         )
     _check_shared_memory(manifest, order)
     _check_prediction(manifest.prediction)
+
+
+def _check_amounts(manifest: Manifest) -> None:
+    """Compare what the other checks go through with what they can do in seconds."""
+    steps = [step for program in manifest.programs for step in program.instructions]
+    arguments = sum(len(step.args) for step in steps if isinstance(step, Call))
+    for what, count, most in (
+        ("devices", len(manifest.devices), MAX_DEVICES),
+        ("programs", len(manifest.programs), MAX_DEVICES * MAX_STREAMS),
+        ("instructions", len(steps), MAX_INSTRUCTIONS),
+        ("arguments", arguments, MAX_ARGUMENTS),
+    ):
+        _require(count <= most, f"it has {count} {what}, more than {most}")
+    for spec in (*manifest.inputs, *manifest.outputs):
+        tensor_bytes(spec.shape, spec.dtype)
+    for buffer in manifest.buffers:
+        tensor_bytes(buffer.shape, buffer.dtype)
 
 
 def _check_devices(manifest: Manifest) -> None:
@@ -94,10 +118,6 @@ def _check_devices(manifest: Manifest) -> None:
             manifest.device[name].library is not None, f"device {name!r} has work but no library"
         )
     _require(bool(streams), "the artifact has no program")
-    count = sum(len(program.instructions) for program in manifest.programs)
-    _require(
-        count <= MAX_INSTRUCTIONS, f"it has {count} instructions, more than {MAX_INSTRUCTIONS}"
-    )
 
 
 def _check_prediction(prediction: Prediction) -> None:
@@ -289,16 +309,29 @@ def _check_shared_memory(manifest: Manifest, order: HappensBefore) -> None:
             and buffer.nbytes
             and order.is_used(buffer.name)
         ]
-        live: list[tuple[int, Buffer]] = []
-        for offset, buffer in sorted(arena, key=lambda item: (item[0], item[1].name)):
-            live = [(start, other) for start, other in live if start + other.nbytes > offset]
-            for _, other in live:
-                _require(
-                    order.ordered(buffer.name, other.name),
-                    f"buffers {other.name!r} and {buffer.name!r} overlap and may be in use "
-                    "at the same time",
-                )
-            live.append((offset, buffer))
+        _check_overlaps(arena, order)
+
+
+def _check_overlaps(arena: Iterable[tuple[int, Buffer]], order: HappensBefore) -> None:
+    """Go through the arena from its start, with the buffers that hold the current byte.
+
+    These are used one after the other. The order is transitive, so that a new buffer is compared
+    only with its neighbours in time.
+    """
+    live: list[tuple[int, str]] = []  # when they are written, and their names
+    ends: list[tuple[int, tuple[int, str]]] = []  # a heap
+    for offset, buffer in sorted(arena, key=lambda item: (item[0], item[1].name)):
+        while ends and ends[0][0] <= offset:
+            live.remove(heapq.heappop(ends)[1])
+        key = (order.written_at(buffer.name), buffer.name)
+        place = bisect.bisect(live, key)
+        live.insert(place, key)
+        heapq.heappush(ends, (offset + buffer.nbytes, key))
+        for (_, first), (_, second) in pairwise(live[max(0, place - 1) : place + 2]):
+            _require(
+                order.precedes(first, second),
+                f"buffers {first!r} and {second!r} overlap and may be in use at the same time",
+            )
 
 
 def _unique(what: str, names: Iterable[str]) -> None:

@@ -254,8 +254,12 @@ class Executor:
             for thread in self._threads:
                 thread.start()
             ready.wait()
-        except BaseException:
+        except BaseException as failure:
             ready.abort()
+            if isinstance(failure, RuntimeError):  # of Python, where the system allows no more
+                raise DeviceError(
+                    f"this process cannot start {len(self._threads)} threads: {failure}"
+                ) from failure
             raise
         if shared.errors:
             self.close()

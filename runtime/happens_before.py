@@ -5,6 +5,7 @@ that this order does not fix may run at the same time. Programs that wait for ea
 have no such order: they would hang.
 """
 
+import heapq
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Protocol
@@ -69,10 +70,17 @@ class HappensBefore:
         """Return whether every read of `buffer` comes after its (only) write."""
         return all(self._writer[buffer] & before for before in self._reads.get(buffer, ()))
 
+    def written_at(self, buffer: str) -> int:
+        """Return the place of the instruction that writes `buffer` in one possible run."""
+        return self._writer[buffer].bit_length()
+
+    def precedes(self, first: str, second: str) -> bool:
+        """Return whether all accesses of buffer `first` precede all accesses of `second`."""
+        return not self._accesses.get(first, 0) & ~self._before_all.get(second, -1)
+
     def ordered(self, first: str, second: str) -> bool:
         """Return whether all accesses of one of the buffers precede all accesses of the other."""
-        a, b = self._accesses.get(first, 0), self._accesses.get(second, 0)
-        return not a & ~self._before_all.get(second, -1) or not b & ~self._before_all.get(first, -1)
+        return self.precedes(first, second) or self.precedes(second, first)
 
     def _collect_accesses(self) -> None:
         self._accesses: dict[str, int] = {}  # instructions that use the buffer
@@ -105,21 +113,29 @@ def execution_order(programs: Sequence[Stream]) -> Iterator[tuple[int, int]]:
     """
     signals = _signals(programs)
     position = [0] * len(programs)
-    remaining = sum(len(program.instructions) for program in programs)
-    while remaining:
-        before = remaining
-        for p, program in enumerate(programs):
-            for i in range(position[p], len(program.instructions)):
-                step = program.instructions[i]
-                if isinstance(step, Wait):
-                    other, index = signals[step.event]
-                    if position[other] <= index:
-                        break
-                yield p, i
-                position[p] = i + 1
-                remaining -= 1
-        if remaining == before:
-            raise ArtifactError(_hang(programs, position))
+    waiting: dict[int, list[int]] = {}
+    ready, later = list(range(len(programs))), list[int]()  # in this round, and in the next one
+    while ready or later:
+        if not ready:
+            ready, later = sorted(later), []
+        p = heapq.heappop(ready)
+        for i in range(position[p], len(programs[p].instructions)):
+            step = programs[p].instructions[i]
+            if isinstance(step, Wait):
+                other, index = signals[step.event]
+                if position[other] <= index:
+                    waiting.setdefault(step.event, []).append(p)
+                    break
+            yield p, i
+            position[p] = i + 1
+            if isinstance(step, Signal):
+                for woken in waiting.pop(step.event, ()):
+                    if woken > p:
+                        heapq.heappush(ready, woken)
+                    else:
+                        later.append(woken)
+    if waiting:
+        raise ArtifactError(_hang(programs, position))
 
 
 def _signals(programs: Sequence[Stream]) -> dict[int, tuple[int, int]]:

@@ -9,7 +9,7 @@ from typing import Any, cast
 import numpy as np
 
 from hios_tvm.runtime.abi import DLTensor
-from hios_tvm.schema.dtypes import element_type, numpy_dtype
+from hios_tvm.schema.dtypes import element_type, numpy_dtype, tensor_bytes
 from hios_tvm.schema.manifest import ALIGNMENT
 
 _CPU = 1  # kDLCPU
@@ -39,7 +39,7 @@ class AlignedEmpty:
     def __init__(self, shape: Sequence[int], dtype: str) -> None:
         self._shape = tuple(shape)
         self._dtype = numpy_dtype(dtype)
-        self._nbytes = math.prod(shape) * element_type(dtype).nbytes + ALIGNMENT
+        self._nbytes = tensor_bytes(shape, dtype) + ALIGNMENT
 
     def __call__(self) -> np.ndarray[Any, Any]:
         memory = np.empty(self._nbytes, _BYTES)
@@ -90,7 +90,7 @@ class TensorTable:
             tensor.code, tensor.bits, tensor.lanes = element.code, element.bits, 1
             tensor.shape = ctypes.addressof(numbers)
             tensor.strides = ctypes.addressof(numbers) + 8 * len(shape)
-            self._nbytes[name] = math.prod(shape) * element.nbytes
+            self._nbytes[name] = tensor_bytes(shape, dtype)
 
     def pointer(self, name: str) -> int:
         """Return the address of the DLTensor called `name`."""

@@ -5,12 +5,11 @@ memory ends processes, this one or others, so that sizes are compared with what 
 are believed.
 """
 
+import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
-
-import psutil
 
 from hios_tvm.errors import MemoryLimitError
 
@@ -41,7 +40,7 @@ def check_memory(nbytes: int, what: str) -> None:
         return
     limit = _limit.get()
     if limit is not None:
-        free, reason = limit - psutil.Process().memory_info().rss, f"of the limit of {_gib(limit)}"
+        free, reason = limit - _taken(), f"of the limit of {_gib(limit)}"
     else:
         free, reason = free_memory(), "free on this machine"
     if nbytes > free:
@@ -52,7 +51,9 @@ def check_memory(nbytes: int, what: str) -> None:
 
 def free_memory() -> int:
     """Return the bytes that this process can take now: of the machine, or of its container."""
-    free = int(psutil.virtual_memory().available)
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    (kib,) = (line.split()[1] for line in lines if line.startswith("MemAvailable:"))
+    free = int(kib) * 1024
     in_container = _free_in_container(Path("/sys/fs/cgroup"))
     return free if in_container is None else min(free, in_container)
 
@@ -70,6 +71,12 @@ def _free_in_container(folder: Path) -> int | None:
         return limit - used + int(statistics["inactive_file"])
     except (OSError, ValueError, KeyError):  # a ValueError for "max", no limit
         return None
+
+
+def _taken() -> int:
+    """Return the bytes that this process has taken."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize()
 
 
 def _gib(nbytes: int) -> str:

@@ -29,6 +29,7 @@ from hios_tvm.runtime.artifact_format import (
 )
 from hios_tvm.runtime.check_manifest import check_manifest
 from hios_tvm.runtime.devices.cpu.cores import available_features
+from hios_tvm.runtime.memory_limit import check_memory
 from hios_tvm.runtime.signature import (
     SIGNATURE,
     SIGNATURE_BYTES,
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 MAX_MANIFEST_BYTES = 256 * 2**20
+_PARSED = 40  # bytes of Python's objects for a byte of JSON: measured with lists and numbers
 _CHUNK = 1 << 20  # bytes that are hashed at once
 
 
@@ -183,6 +185,7 @@ class _Reader:
         entry = self.entries[MANIFEST]
         if entry.nbytes > MAX_MANIFEST_BYTES:
             raise self.error(f"its manifest has {entry.nbytes} bytes")
+        check_memory(_PARSED * entry.nbytes, f"the manifest of {self._path}")
         text = self._read(entry.data_offset, entry.nbytes)
         if zlib.crc32(text) != entry.crc:
             raise self.error("its manifest is damaged (checksum)")

@@ -7,13 +7,18 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 
-from hios_tvm.errors import ArtifactError
+from hios_tvm.errors import (
+    ArtifactError,
+    ExecutionError,
+    MemoryLimitError,
+)
 from hios_tvm.runtime.arguments import Array, Tensors
 from hios_tvm.runtime.executor import DEFAULT_SPIN_US, Executor
 from hios_tvm.runtime.interface import Interface
 from hios_tvm.runtime.load_artifact import load_onto_devices
 from hios_tvm.runtime.read_artifact import Artifact, open_artifact
 from hios_tvm.runtime.trace import RunTrace
+from hios_tvm.runtime.turn import Turn
 from hios_tvm.schema.device_names import split_devices
 from hios_tvm.schema.manifest import TensorSpec
 
@@ -78,6 +83,10 @@ def load(
     except ArtifactError as error:
         command = artifact.manifest.rebuild_command
         raise ArtifactError(f"{path}: {error}; make it again with {command!r}") from error
+    except MemoryLimitError:
+        raise
+    except MemoryError as error:
+        raise MemoryLimitError(f"{path}: there is too little memory to load it") from error
 
 
 class Session:
@@ -98,7 +107,8 @@ class Session:
         cuda_graph: bool = False,
     ) -> None:
         self.manifest = artifact.manifest
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # not a Lock, on which a signal handler would wait for ever
+        self._is_running = False
         self._loaded = loaded = load_onto_devices(
             artifact, devices, exclusive=exclusive, gpu_trace=gpu_trace, cuda_graph=cuda_graph
         )
@@ -150,7 +160,7 @@ class Session:
             the only one. Kernels write directly into those that are contiguous, aligned to 64
             bytes and apart from all inputs and other outputs.
         timeout : float, optional
-            Seconds after which the run is given up.
+            Seconds after which the run is given up; waiting for other runs counts.
 
         Returns
         -------
@@ -164,7 +174,8 @@ class Session:
             if they lead to an index outside of its dimension, a length beyond it, or a division of
             integers without a result; it names the operators. The session works again afterwards.
         ExecutionError
-            If a kernel fails; the session works again afterwards.
+            If a kernel fails; the session works again afterwards. Or if a signal handler calls
+            `run` while its own thread is in a run.
         RunTimeoutError
             If `timeout` is over. If a kernel hangs, the session is closed.
         SessionClosedError
@@ -173,11 +184,11 @@ class Session:
         self._executor.require_open()  # before the lock, which a fork may have copied locked
         arrays = self._interface.accept_inputs(inputs)
         if out is None:
-            with self._lock:
-                return self._run(arrays, timeout)
+            with self._turn(timeout) as turn:
+                return self._run(arrays, turn)
         given = self._interface.accept_outputs(out)
-        with self._lock:
-            results = self._run(arrays, timeout, given)
+        with self._turn(timeout) as turn:
+            results = self._run(arrays, turn, given)
             self._interface.write_into(given, results)
         return results
 
@@ -187,8 +198,8 @@ class Session:
         """Run the model once, and return the outputs and what happened when."""
         self._executor.require_open()
         arrays = self._interface.accept_inputs(inputs)
-        with self._lock:
-            outputs = self._run(arrays, timeout)
+        with self._turn(timeout) as turn:
+            outputs = self._run(arrays, turn)
             return outputs, self._last_trace()
 
     def last_trace(self) -> RunTrace:
@@ -209,6 +220,7 @@ class Session:
         if self._executor.is_forked:
             return  # the threads are the parent's, and the lock may have been copied locked
         with self._lock:
+            self._require_no_run()
             self._executor.close()
             self._loaded.close(stuck=self._executor.is_stuck)
 
@@ -221,11 +233,32 @@ class Session:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _turn(self, timeout: float | None) -> Turn | threading.RLock:
+        """Return what waits for other threads' runs: the lock alone where time is not limited."""
+        return self._lock if timeout is None else Turn(self._lock, timeout)
+
     def _run(
         self,
         inputs: Mapping[str, Array],
-        timeout: float | None,
+        turn: Turn | bool,
         out: Mapping[str, Array] | None = None,
+    ) -> dict[str, Array]:
+        self._require_no_run()
+        self._is_running = True
+        try:
+            return self._execute(inputs, turn.left_s if isinstance(turn, Turn) else None, out)
+        finally:
+            self._is_running = False
+
+    def _require_no_run(self) -> None:
+        """Refuse signal handlers in the thread of a run, which holds the lock already."""
+        if self._is_running:
+            raise ExecutionError(
+                "a signal handler cannot run or close a session inside of a run of its own thread"
+            )
+
+    def _execute(
+        self, inputs: Mapping[str, Array], timeout: float | None, out: Mapping[str, Array] | None
     ) -> dict[str, Array]:
         held = self._interface.place_inputs(inputs)
         if out is None:

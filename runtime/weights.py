@@ -1,6 +1,5 @@
 """Weights in a safetensors file: its strict reader, and memory that sessions share."""
 
-import math
 import mmap
 import struct
 import threading
@@ -12,7 +11,7 @@ import numpy as np
 
 from hios_tvm.errors import ArtifactError
 from hios_tvm.runtime.memory import address_of, aligned_empty
-from hios_tvm.schema.dtypes import DTYPES
+from hios_tvm.schema.dtypes import DTYPES, tensor_bytes
 from hios_tvm.schema.manifest import ALIGNMENT
 from hios_tvm.schema.strict_json import parse
 
@@ -131,7 +130,7 @@ def _entry(name: str, data: object, base: int) -> StoredTensor:
             whole = all(type(size) is int and 0 <= size < 2**53 for size in sizes)
             if whole and tag in _TAGS and not rest:
                 dtype = _TAGS[tag]
-                if end - start == math.prod(shape) * dtype.nbytes:
+                if end - start == tensor_bytes(shape, dtype.name):
                     return StoredTensor(tuple(shape), dtype.name, base + start, end - start)
     raise ArtifactError(f"params.safetensors: tensor {name!r} is described wrongly")
 

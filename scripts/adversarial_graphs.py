@@ -18,7 +18,8 @@ from typing import Any
 
 import click
 
-from hios_tvm.cli.options import print_table, scheduler_options, stdout
+from hios_tvm.cli.console import stdout
+from hios_tvm.cli.options import print_table, scheduler_options
 from hios_tvm.cli.progress import progress_bar
 from hios_tvm.experiments.adversarial import AnnealingOptions, Finding, find_worst
 from hios_tvm.experiments.comparison import check_options, choose_schedulers, options_for

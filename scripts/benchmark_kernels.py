@@ -28,7 +28,8 @@ from tvm.script import tirx as T
 
 from hios_tvm.backends.cpu.targets import host_target, vector_lanes
 from hios_tvm.backends.network import lower
-from hios_tvm.cli.options import print_table, stdout
+from hios_tvm.cli.console import stdout
+from hios_tvm.cli.options import print_table
 from hios_tvm.frontends.onnx import from_onnx
 from hios_tvm.passes.cpu_rules.loop_nest import allocate, emitted, serial
 from hios_tvm.zoo import NETWORKS, build

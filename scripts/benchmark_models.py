@@ -23,7 +23,8 @@ import click
 import numpy as np
 from check_networks import model_files, recorded_draws
 
-from hios_tvm.cli.options import print_table, stderr, stdout
+from hios_tvm.cli.console import stderr, stdout
+from hios_tvm.cli.options import print_table
 from hios_tvm.compiler import CompileOptions, compile_model
 from hios_tvm.errors import HiosError
 from hios_tvm.files import atomic_write

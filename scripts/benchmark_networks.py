@@ -14,7 +14,8 @@ from typing import Any
 import click
 import onnx
 
-from hios_tvm.cli.options import print_table, stderr, stdout
+from hios_tvm.cli.console import stderr, stdout
+from hios_tvm.cli.options import print_table
 from hios_tvm.compiler import CompileOptions, compile_model
 from hios_tvm.errors import HiosError
 from hios_tvm.frontends import load_model

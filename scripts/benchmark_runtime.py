@@ -26,7 +26,8 @@ from hios_tvm.artifact.write import pack, write
 from hios_tvm.backends.cpu.library import build_library
 from hios_tvm.backends.cpu.targets import host_target
 from hios_tvm.backends.network import lower
-from hios_tvm.cli.options import print_table, stderr, stdout
+from hios_tvm.cli.console import stderr, stdout
+from hios_tvm.cli.options import print_table
 from hios_tvm.compiler import CompileOptions, compile_model
 from hios_tvm.frontends import load_model
 from hios_tvm.runtime.devices.cpu.copies import measure_handover

@@ -22,7 +22,8 @@ from typing import Any
 
 import click
 
-from hios_tvm.cli.options import option_group, print_table, scheduler_options, stderr, stdout
+from hios_tvm.cli.console import stderr, stdout
+from hios_tvm.cli.options import option_group, print_table, scheduler_options
 from hios_tvm.cli.progress import progress_bar
 from hios_tvm.errors import HiosError
 from hios_tvm.experiments.cases import Case, Outcome, mean_of, run_cases, with_inter_only

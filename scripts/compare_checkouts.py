@@ -20,7 +20,8 @@ from pathlib import Path
 import click
 import onnx
 
-from hios_tvm.cli.options import print_table, stderr
+from hios_tvm.cli.console import stderr
+from hios_tvm.cli.options import print_table
 from hios_tvm.files import atomic_write
 from hios_tvm.zoo import NETWORKS, build
 

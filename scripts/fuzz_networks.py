@@ -30,7 +30,8 @@ from random_networks.reference import reference_of
 from random_networks.shrink import shrink
 from random_networks.worker import LATE, Judge
 
-from hios_tvm.cli.options import print_table, stdout
+from hios_tvm.cli.console import stdout
+from hios_tvm.cli.options import print_table
 
 KEPT_BY_CAUSE = 3
 """Failures of one cause that are shrunk and kept: wrong ones differ by their operators only."""

@@ -35,7 +35,8 @@ from tvm.relax.frontend.onnx import from_onnx as tvm_from_onnx
 
 from hios_tvm.backends.cpu.library import link_library
 from hios_tvm.backends.cpu.targets import host_target
-from hios_tvm.cli.options import print_table, stdout
+from hios_tvm.cli.console import stdout
+from hios_tvm.cli.options import print_table
 from hios_tvm.errors import HiosError
 from hios_tvm.files import atomic_write
 from hios_tvm.onnx_backend import prepare

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hios_tvm.errors import UsageError
-from hios_tvm.files import atomic_write, check_writable
+from hios_tvm.files import atomic_write, check_writable, write_errors
 from hios_tvm.runtime.artifact_format import Entry, central_directory, local_header
 from hios_tvm.runtime.read_artifact import read_undamaged
 from hios_tvm.runtime.signature import SIGNATURE, signed_message
@@ -83,7 +83,7 @@ def write_new_key(key: Path) -> Path:
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
         except OSError as error:
             raise UsageError(f"cannot write {path}: {error.strerror}") from error
-        with os.fdopen(descriptor, "wb") as file:
+        with write_errors(path), os.fdopen(descriptor, "wb") as file:
             file.write(content)
     return public
 

@@ -2,8 +2,6 @@
 
 import hashlib
 import json
-import os
-import tempfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,7 +13,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from hios_tvm.errors import CompileError
-from hios_tvm.files import atomic_write
+from hios_tvm.files import atomic_write, temporary_file, write_errors
 from hios_tvm.runtime.artifact_format import (
     MANIFEST,
     MAX_ARCHIVE_BYTES,
@@ -106,13 +104,11 @@ def temporary_artifact(build: Build, beside: Path) -> Iterator[Path]:
 
     What has been loaded from it stays usable.
     """
-    descriptor, name = tempfile.mkstemp(dir=beside.parent, prefix=f".{beside.name}.")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
+    with temporary_file(beside) as file:
+        with write_errors(beside):
             _write(build, file)
-        yield Path(name)
-    finally:
-        os.unlink(name)
+            file.flush()
+        yield Path(file.name)
 
 
 def _write(build: Build, file: BinaryIO) -> None:

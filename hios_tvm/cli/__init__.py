@@ -2,9 +2,11 @@
 
 import importlib
 import sys
+from typing import NoReturn
 
 import click
 
+from hios_tvm.cli.console import printable
 from hios_tvm.errors import HiosError, UsageError
 from hios_tvm.version import __version__
 
@@ -44,8 +46,19 @@ class _Group(click.Group):
         try:
             return super().invoke(ctx)
         except HiosError as error:
-            click.echo(f"error: {error}", err=True)
-            sys.exit(2 if isinstance(error, UsageError) else 1)
+            _fail(str(error), 2 if isinstance(error, UsageError) else 1)
+        except MemoryError as error:
+            _fail(f"there is too little memory: {error}", 1)
+        except BrokenPipeError:
+            raise  # of a pipe that nobody reads any more: click ends quietly
+        except OSError as error:  # such as a full disk for temporary files
+            _fail(str(error), 1)
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    """Say what failed, and end."""
+    click.echo(f"error: {printable(message)}", err=True)
+    sys.exit(code)
 
 
 @click.group(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from hios_tvm.cli.console import stdout
 from hios_tvm.cli.options import (
     ArtifactFile,
     Inputs,
@@ -18,7 +19,6 @@ from hios_tvm.cli.options import (
     milliseconds,
     print_json,
     print_table,
-    stdout,
 )
 from hios_tvm.errors import UsageError
 

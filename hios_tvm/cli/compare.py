@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from hios_tvm.cli.console import stdout
 from hios_tvm.cli.options import (
     EXISTING_FILE,
     ArtifactFile,
@@ -19,7 +20,6 @@ from hios_tvm.cli.options import (
     no_progress_option,
     print_json,
     print_table,
-    stdout,
     verify_key_option,
 )
 from hios_tvm.cli.progress import progress_bar

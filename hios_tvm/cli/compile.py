@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from hios_tvm.cli.console import stderr, stdout
 from hios_tvm.cli.options import (
     EXISTING_FILE,
     FOLDER,
@@ -25,8 +26,6 @@ from hios_tvm.cli.options import (
     print_json,
     print_table,
     scheduler_options,
-    stderr,
-    stdout,
 )
 from hios_tvm.cli.progress import progress_bar
 from hios_tvm.errors import UsageError

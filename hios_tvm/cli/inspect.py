@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from hios_tvm.cli.console import stdout
 from hios_tvm.cli.options import (
     EXISTING_FILE,
     json_option,
     milliseconds,
     print_json,
     print_table,
-    stdout,
     verify_key_option,
 )
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import wraps
@@ -13,10 +12,11 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
+from hios_tvm.cli.console import stdout
 from hios_tvm.errors import UsageError
+from hios_tvm.runtime.numpy_files import read_numpy
 from hios_tvm.schema.device_names import split_devices
 from hios_tvm.schema.gpu_models import PRECISIONS
 from hios_tvm.schema.memory_limits import parse_bytes
@@ -123,7 +123,7 @@ class Inputs:
         given: dict[str, np.ndarray] = {}
         for option in self.files:
             name, equals, file = option.rpartition("=")
-            loaded = _load(Path(file if equals else option))
+            loaded = read_numpy(Path(file if equals else option))
             if isinstance(loaded, dict):
                 given.update(loaded)
             elif equals:
@@ -271,16 +271,6 @@ def scheduler_options(function: F) -> F:
     )(cast(F, wrapper))
 
 
-def stdout() -> Console:
-    """The console for results; wide enough for tables where it is no terminal."""
-    return Console(width=None if sys.stdout.isatty() else 120, highlight=False)
-
-
-def stderr() -> Console:
-    """The console for progress and messages."""
-    return Console(stderr=True, highlight=False)
-
-
 def print_json(data: Any, json_file: str) -> None:
     """Write `data` where ``--json`` says."""
     text = json.dumps(data, indent=1)
@@ -307,14 +297,6 @@ def print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
     for row in rows:
         table.add_row(*row)
     stdout().print(table)
-
-
-def _load(path: Path) -> np.ndarray | dict[str, np.ndarray]:
-    try:
-        loaded = np.load(path, allow_pickle=False)
-        return loaded if isinstance(loaded, np.ndarray) else dict(loaded)
-    except (OSError, ValueError, EOFError) as error:
-        raise UsageError(f"cannot read {path} as .npy or .npz: {error}") from error
 
 
 def _parse_range(text: str | None) -> tuple[float, float] | None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from hios_tvm.cli.console import stdout
 from hios_tvm.cli.options import (
     EXISTING_FILE,
     NEW_FILE,
@@ -14,7 +15,6 @@ from hios_tvm.cli.options import (
     no_progress_option,
     precision_option,
     print_json,
-    stdout,
     verify_key_option,
 )
 from hios_tvm.cli.progress import progress_bar

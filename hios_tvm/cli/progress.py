@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from hios_tvm.cli.options import stderr
+from hios_tvm.cli.console import stderr
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from typing import Any
 import click
 import numpy as np
 
+from hios_tvm.cli.console import stdout
 from hios_tvm.cli.options import (
     EXISTING_FILE,
     FOLDER,
@@ -18,7 +19,6 @@ from hios_tvm.cli.options import (
     input_options,
     json_option,
     print_json,
-    stdout,
 )
 from hios_tvm.cli.verification import check_outputs
 from hios_tvm.errors import UsageError

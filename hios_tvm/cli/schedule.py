@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from hios_tvm.cli.console import stderr
 from hios_tvm.cli.options import (
     EXISTING_FILE,
     NEW_FILE,
@@ -16,7 +17,6 @@ from hios_tvm.cli.options import (
     print_json,
     print_table,
     scheduler_options,
-    stderr,
 )
 from hios_tvm.cli.progress import progress_bar
 from hios_tvm.schema.links import LINKS

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from hios_tvm.cli.console import stderr
 from hios_tvm.cli.options import (
     NEW_FILE,
     json_option,
@@ -15,7 +16,6 @@ from hios_tvm.cli.options import (
     print_json,
     print_table,
     scheduler_options,
-    stderr,
 )
 from hios_tvm.cli.progress import progress_bar
 from hios_tvm.experiments.random_graphs import LayeredGraphOptions

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from hios_tvm.cli.console import stderr, stdout
 from hios_tvm.cli.options import (
     FOLDER,
     ModelFile,
@@ -21,8 +22,6 @@ from hios_tvm.cli.options import (
     no_progress_option,
     print_json,
     print_table,
-    stderr,
-    stdout,
 )
 from hios_tvm.cli.progress import progress_bar
 from hios_tvm.errors import HiosError

@@ -2,10 +2,9 @@
 
 from pathlib import Path
 
-import numpy as np
-
-from hios_tvm.cli.options import stdout
+from hios_tvm.cli.console import stdout
 from hios_tvm.errors import ExecutionError, UsageError
+from hios_tvm.runtime.numpy_files import read_numpy
 from hios_tvm.verification.deviation import Arrays, Tolerance, deviations
 
 
@@ -23,7 +22,8 @@ def check_outputs(outputs: Arrays, inputs: Arrays, reference: Path, tolerance: T
         If an output differs by more than the tolerance.
     """
     if reference.suffix == ".npz":
-        expected: Arrays = _recorded(reference)
+        recorded = read_numpy(reference)
+        expected: Arrays = recorded if isinstance(recorded, dict) else {}
     elif reference.suffix == ".onnx":
         from hios_tvm.verification.onnx_reference import onnxruntime_outputs
 
@@ -48,10 +48,3 @@ def check_outputs(outputs: Arrays, inputs: Arrays, reference: Path, tolerance: T
             "that differs"
         )
     raise ExecutionError(message)
-
-
-def _recorded(path: Path) -> dict[str, np.ndarray]:
-    try:
-        return dict(np.load(path, allow_pickle=False))
-    except (OSError, ValueError) as error:
-        raise UsageError(f"cannot read recorded outputs from {path}: {error}") from error

@@ -7,8 +7,6 @@ is read: pickled objects inside an ``.npz`` are refused.
 
 import io
 import struct
-import zipfile
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,8 @@ from typing import Any
 import numpy as np
 import safetensors
 
-from hios_tvm.errors import ModelError
+from hios_tvm.errors import ModelError, UsageError
+from hios_tvm.runtime.numpy_files import read_numpy
 from hios_tvm.schema.dtypes import DTYPES, numpy_dtype
 
 PARAM_DICT_MAGIC = 0xF7E58D4F05049CB7
@@ -29,12 +28,6 @@ _DLPACK_DTYPES = {(dtype.code, dtype.bits): dtype.name for dtype in _DTYPES} | {
 _SAFETENSORS_DTYPES = {dtype.tag: dtype.name for dtype in _DTYPES}
 
 _deserialize: Callable[[bytes], list[tuple[str, dict[str, Any]]]] = safetensors.deserialize
-
-# What zipfile and NumPy raise for files that were truncated or written by hand.
-_NPZ_ERRORS = (
-    *(EOFError, KeyError, MemoryError, NotImplementedError, OSError, RuntimeError, SyntaxError),
-    *(ValueError, OverflowError, zipfile.BadZipFile, zlib.error),
-)
 
 
 def load_params(path: str | Path) -> dict[str, np.ndarray]:
@@ -116,12 +109,12 @@ def read_tensor(content: bytes, offset: int = 0) -> tuple[np.ndarray, int]:
 
 def _read_npz(content: bytes) -> dict[str, np.ndarray]:
     try:
-        with np.load(io.BytesIO(content), allow_pickle=False) as archive:
-            params = {name: archive[name] for name in archive.files}
-    except _NPZ_ERRORS as error:
-        raise ModelError(f"this .npz file is damaged or holds more than arrays: {error}") from error
+        params = read_numpy(io.BytesIO(content))
+    except UsageError as error:
+        raise ModelError(str(error)) from error
+    assert isinstance(params, dict)  # as the file is an archive
     for name, array in params.items():
-        if not isinstance(array, np.ndarray) or array.dtype.kind not in "biuf":
+        if array.dtype.kind not in "biuf":
             raise ModelError(f"{name} in this .npz file is not an array of numbers")
     return {name: array.astype(array.dtype.newbyteorder("=")) for name, array in params.items()}
 

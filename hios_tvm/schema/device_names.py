@@ -43,7 +43,7 @@ def parse_cores(name: str) -> tuple[int, ...]:
     cores: list[int] = []
     for part in name.removeprefix("cpu@").split("+"):
         first, _, last = part.partition("-")
-        cores.extend(range(int(first), int(last or first) + 1))
+        cores.extend(range(int(first), int(last or first) + 1)[: MAX_CORES + 1])
     if not 0 < len(set(cores)) == len(cores) <= MAX_CORES:
         raise DeviceError(f"device {name!r} names no core, one twice, or more than {MAX_CORES}")
     return tuple(sorted(cores))

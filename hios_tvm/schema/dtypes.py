@@ -1,5 +1,7 @@
 """Element types of tensors: their size, and their names in DLPack, NumPy and safetensors."""
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,6 +56,28 @@ def element_type(name: str) -> ElementType:
     if name not in DTYPES:
         raise ArtifactError(f"dtype {name!r} is unknown; known are {', '.join(DTYPES)}")
     return DTYPES[name]
+
+
+MAX_RANK = 32
+"""Dimensions of a tensor: NumPy 1 has no more."""
+
+MAX_BYTES = 2**53
+"""Of a tensor: what JSON holds exactly, and more than any memory."""
+
+
+def tensor_bytes(shape: Sequence[int], dtype: str) -> int:
+    """Return the bytes of a tensor; one that no machine holds is an `ArtifactError`.
+
+    >>> tensor_bytes((2, 3), "float32")
+    24
+    """
+    nbytes = element_type(dtype).nbytes
+    if len(shape) > MAX_RANK:
+        raise ArtifactError(f"a tensor has {len(shape)} dimensions, more than {MAX_RANK}")
+    nbytes *= math.prod(shape)
+    if nbytes > MAX_BYTES:
+        raise ArtifactError(f"a tensor has the shape {list(shape)}, which no memory holds")
+    return nbytes
 
 
 def numpy_dtype(name: str) -> np.dtype[Any]:

@@ -1,13 +1,12 @@
 """The operator graph: one fused kernel call per operator, tensors between them."""
 
-import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
 from hios_tvm.errors import GraphError
-from hios_tvm.schema.dtypes import element_type
+from hios_tvm.schema.dtypes import tensor_bytes
 
 
 @dataclass(frozen=True)
@@ -20,7 +19,7 @@ class Tensor:
 
     @property
     def nbytes(self) -> int:
-        return math.prod(self.shape) * element_type(self.dtype).nbytes
+        return tensor_bytes(self.shape, self.dtype)
 
 
 @dataclass(frozen=True)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
 from hios_tvm.errors import ArtifactError, GraphError
-from hios_tvm.schema.dtypes import element_type
+from hios_tvm.schema.dtypes import tensor_bytes
 from hios_tvm.schema.graph import OperatorGraph
 from hios_tvm.schema.launches import GpuKernel
 from hios_tvm.schema.program import Call, Program
@@ -35,7 +34,7 @@ class TensorSpec:
 
     @property
     def nbytes(self) -> int:
-        return math.prod(self.shape) * element_type(self.dtype).nbytes
+        return tensor_bytes(self.shape, self.dtype)
 
     def __str__(self) -> str:
         shape = "x".join(map(str, self.shape)) or "scalar"
@@ -68,7 +67,7 @@ class Buffer:
 
     @property
     def nbytes(self) -> int:
-        return math.prod(self.shape) * element_type(self.dtype).nbytes
+        return tensor_bytes(self.shape, self.dtype)
 
     @property
     def weight(self) -> str:

@@ -91,6 +91,7 @@ from dataclasses import replace
 import numpy as np
 from pathlib import Path
 from hios_tvm.artifact.write import pack, write
+from hios_tvm.errors import UsageError
 from hios_tvm.runtime.read_artifact import read_manifest
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 manifest = read_manifest({str(path)!r})
@@ -98,11 +99,13 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 try:
     params = {{"w": np.ones(4, np.float32)}}
     write(pack(manifest, {{"cpu@0": bytes(50_000)}}, params), Path({str(path)!r}))
-except OSError:
+except UsageError as error:
+    print(error)
     raise SystemExit(3)
 """
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=60)
     assert result.returncode == 3, result.stderr.decode()
+    assert result.stdout.decode() == f"cannot write {path}: File too large\n"
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
 

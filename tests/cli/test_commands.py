@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from itertools import pairwise
 from pathlib import Path
 
 import click
@@ -302,3 +303,47 @@ def test_report_writes_one_page(artifact: Path, tmp_path: Path) -> None:
     assert page.rstrip().endswith("</html>")
     succeed("report", artifact, "-o", path, "--iterations", 0)
     assert "measured" not in path.read_text().split("<footer>")[0].split("<h2>Devices")[0]
+
+
+def test_names_are_printed_as_they_are(folder: Path) -> None:
+    """They are no markup of rich, and cannot control the terminal."""
+    names = ["past[0][key]", "[/b]", "\x1b[31m[bold]:smile:"]
+    graph = helper.make_graph(
+        [helper.make_node("Neg", [a], [b]) for a, b in pairwise(names)],
+        "names",
+        [helper.make_tensor_value_info(names[0], TensorProto.FLOAT, [4])],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, [4]) for name in names[1:]],
+    )
+    path = folder / "names.onnx"
+    opset = helper.make_opsetid("", 17)
+    onnx.save(helper.make_model(graph, opset_imports=[opset], ir_version=8), path)
+    artifact = folder / "names.hios"
+    succeed("compile", path, "-o", artifact, "--devices", f"cpu@{CORE}", "--no-cache")
+    shown = succeed("run", artifact) + succeed("inspect", artifact)
+    assert "\x1b" not in shown
+    for text in ("[/b]: shape 4", "\\x1b[31m[bold]:smile:: shape 4", "past[0][key]"):
+        assert text in shown
+
+
+@pytest.mark.parametrize("kind", ["truncated", "pickle", "header", "no array", "archive"])
+def test_damaged_inputs_are_one_line(kind: str, artifact: Path, tmp_path: Path) -> None:
+    path = tmp_path / "x.npy"
+    np.save(path, np.zeros((4, 8), np.float32))
+    content = path.read_bytes()
+    if kind == "truncated":
+        path.write_bytes(content[:-50])
+    elif kind == "pickle":
+        np.save(path, np.array([object()]), allow_pickle=True)
+    elif kind == "header":  # which says that the array has 4e12 elements
+        path.write_bytes(content.replace(b"(4, 8), }             ", b"(4, 1000000000000), } "))
+    elif kind == "archive":
+        np.savez(path.with_suffix(".npz"), x=np.zeros(1000))
+        archive = bytearray(path.with_suffix(".npz").read_bytes())
+        archive[300] ^= 1
+        path.write_bytes(archive)
+    else:
+        path.write_text("hello")
+    result = run("run", artifact, "--input", f"x={path}")
+    assert result.exit_code == 2
+    assert result.stderr.startswith(f"error: cannot read {path} as .npy or .npz: ")
+    assert result.stderr.count("\n") == 1

@@ -17,7 +17,7 @@ import pytest
 from hand_made import LENGTH, HandMade
 
 from hios_tvm import runtime
-from hios_tvm.errors import ExecutionError, RunTimeoutError, SessionClosedError
+from hios_tvm.errors import ExecutionError, RunTimeoutError, SessionClosedError, UsageError
 from hios_tvm.runtime import Session, executor, tasks
 
 
@@ -83,6 +83,37 @@ def test_a_kernel_that_raises_stops_workers_that_wait(
             with pytest.raises(ExecutionError, match="operator 'fails'"):
                 session.run({"the input": bad})
             np.testing.assert_array_equal(session.run({"the input": good})["y"], good)
+
+
+def test_a_timeout_counts_from_the_call_while_others_run(session: Session) -> None:
+    thread = threading.Thread(target=lambda: session.run(make_input(sleep_s=0.4)))
+    thread.start()
+    while not session._is_running:
+        pass
+    with pytest.raises(RunTimeoutError, match="other runs of this session took longer"):
+        session.run(make_input(), timeout=0.05)
+    thread.join()
+    assert session.run(make_input(), timeout=float("inf"))
+    for wrong in (-1.0, float("nan")):
+        with pytest.raises(UsageError, match="timeout must be a number of seconds from 0"):
+            session.run(make_input(), timeout=wrong)
+
+
+def test_a_signal_handler_cannot_run_inside_of_a_run(session: Session) -> None:
+    errors: list[ExecutionError] = []
+
+    def handler(*_: object) -> None:
+        with pytest.raises(ExecutionError, match="a signal handler cannot run") as caught:
+            session.run(make_input())
+        errors.append(caught.value)
+
+    before = signal.signal(signal.SIGALRM, handler)
+    signal.setitimer(signal.ITIMER_REAL, 0.1)
+    try:
+        assert session.run(make_input(sleep_s=0.4))
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert errors
 
 
 def test_a_timeout_gives_the_run_up(session: Session) -> None:

@@ -223,7 +223,7 @@ def test_closing_waits_for_runs(faulty: Path, two_devices: tuple[str, str]) -> N
     results: list[dict[str, Array]] = []
     thread = threading.Thread(target=lambda: results.append(session.run({"x": x})))
     thread.start()
-    while not session._lock.locked():
+    while not session._is_running:
         pass
     session.close()
     thread.join()

@@ -99,6 +99,8 @@ def _bind_parameters(
         unknown = [i for i, dimension in enumerate(type_.shape) if dimension is None]
         dynamic.extend(f"{name}: {i}" for i in unknown)
         shape = [dimension or 0 for dimension in type_.shape]
+        if 0 in type_.shape:
+            raise position.error(f"the input %{name} has the shape {shape}, so it has no elements")
         if math.prod(max(size, 1) for size in shape) > MAX_INPUT_ELEMENTS:
             raise position.error(f"the input %{name} cannot have the shape {shape}")
         inputs[name] = relax.Var(name, relax.TensorType(shape, type_.dtype))

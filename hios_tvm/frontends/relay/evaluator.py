@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Generator
 from typing import Any, TypeAlias
 
+import numpy as np
 from tvm import relax
 
 from hios_tvm.errors import HiosError, UnsupportedOperatorError
@@ -21,7 +22,8 @@ from hios_tvm.frontends.relay.operators.call import OperatorCall
 from hios_tvm.frontends.relay.operators.table import OPERATORS
 from hios_tvm.frontends.relay.syntax import Position
 from hios_tvm.frontends.relay.values import Closure, Data, Operator, Scope, Value, describe
-from hios_tvm.frontends.tensors import array_of, constant_of
+from hios_tvm.frontends.tensors import array_of, constant_of, dtype_of, shape_of
+from hios_tvm.schema.dtypes import numpy_dtype
 
 MAX_CALLS_INSIDE_EACH_OTHER = 2000
 MAX_OPERATORS = 50_000  # after functions are applied: programs can grow exponentially
@@ -244,7 +246,7 @@ class Evaluator:
         try:
             result = OPERATORS[name](call)
             if isinstance(result, relax.Expr):
-                result = call.emit(result)
+                result = _without_kernel(call.emit(result))
         except HiosError:
             raise
         except Exception as error:  # TVM checks shapes and types, and raises many classes
@@ -253,6 +255,13 @@ class Evaluator:
             raise call.error(f"cannot be applied to {found} ({reason[:200]})") from error
         call.attributes.check_all_known()
         return result
+
+
+def _without_kernel(tensor: relax.Expr) -> relax.Expr:
+    """Return a tensor, one without elements as a constant: there is nothing to compute."""
+    if isinstance(tensor.ty, relax.TensorType) and 0 in shape_of(tensor):
+        return constant_of(np.empty(shape_of(tensor), numpy_dtype(dtype_of(tensor))))
+    return tensor
 
 
 def _field(value: Value, index: int, position: Position) -> Value:

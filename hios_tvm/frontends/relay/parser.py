@@ -72,6 +72,9 @@ def _syntax_error(error: UnexpectedInput, program: str) -> Exception:
     return Position(line, column).error(f"this is not Relay: {text!r}")
 
 
+_MAX_DIGITS = 20  # of whole numbers: those of 64 bits have no more
+
+
 def _at(token: Token) -> Position:
     return Position(token.line, token.column)
 
@@ -91,6 +94,8 @@ def _number(token: Token) -> tuple[float, str]:
     value, kind, width = suffix.groups()
     if token.type == "INT":
         dtype = {"": "int", "i": "int", "u": "uint"}[kind] + (width or "32")
+        if len(value) > _MAX_DIGITS:
+            raise _at(token).error(f"a number of {len(value)} digits is too large")
         return sign * int(value), dtype
     return sign * float(value), "float" + (width or "32")
 
@@ -251,6 +256,8 @@ class _TreeBuilder(Transformer[Token, Any]):
 
     def meta(self, children: list[Token]) -> syntax.MetaReference:
         type_key, index = re.findall(r"\[([^\]]+)\]", children[0])
+        if len(index) > _MAX_DIGITS:
+            raise _at(children[0]).error(f"no constant has an index of {len(index)} digits")
         return syntax.MetaReference(type_key, int(index), _at(children[0]))
 
     def integer_constant(self, children: list[Token]) -> syntax.Constant:

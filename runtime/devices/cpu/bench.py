@@ -1,6 +1,5 @@
 """What measurements are made of: kernels with their tensors, run by the executor and timed."""
 
-import math
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ import numpy as np
 from hios_tvm.runtime.devices.cpu.core_tasks import CpuProgram, core_tasks, program_times
 from hios_tvm.runtime.executor import Executor
 from hios_tvm.runtime.memory import Arena, TensorTable, align_up
-from hios_tvm.schema.dtypes import element_type
+from hios_tvm.schema.dtypes import tensor_bytes
 from hios_tvm.schema.program import Call, Instruction, Signal, Wait
 
 Cores = tuple[int, ...]
@@ -28,7 +27,7 @@ class KernelArg:
 
     @property
     def nbytes(self) -> int:
-        return math.prod(self.shape) * element_type(self.dtype).nbytes
+        return tensor_bytes(self.shape, self.dtype)
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,7 @@ class Numbers:
         """Return the address of `nbytes` filled bytes."""
         arena = Arena(align_up(nbytes))
         self._arenas.append(arena)
-        if dtype in ("float32", "float64"):
+        if nbytes and dtype in ("float32", "float64"):
             view = arena.bytes[:nbytes].view(dtype)
             block = self._random.uniform(0.01, 0.1, min(len(view), 1 << 16))
             for start in range(0, len(view), len(block)):

@@ -2,8 +2,9 @@
 
 Each core is a byte of one file in shared memory, and each process that uses the core holds a POSIX
 record lock on it: shared, or exclusive where the session asked for that. The kernel drops the
-locks of a process that ends, whatever its end. Containers that do not share ``/dev/shm`` do not
-see each other.
+locks of a process that ends, whatever its end. Each user has a file of their own, so that nobody
+can lock another user's sessions out; claims of other users, and of containers that do not share
+``/dev/shm``, are not seen.
 """
 
 import fcntl
@@ -18,7 +19,7 @@ from typing import Any
 
 from hios_tvm.errors import DeviceError
 
-_PATH = "/dev/shm/hios-tvm-cores"
+_PATH = f"/dev/shm/hios-tvm-cores-{os.geteuid()}"
 _FLOCK = struct.Struct("@hhqqi0q")  # struct flock: type, whence, start, length, process
 _LOG = logging.getLogger("hios_tvm")
 
@@ -76,7 +77,7 @@ def claim_cores(cores: Iterable[int], *, exclusive: bool = False) -> CoreClaim:
         descriptor = _open_file()
         if descriptor is None:
             if exclusive:
-                raise DeviceError(f"cores cannot be claimed: {_PATH} cannot be opened")
+                raise DeviceError(f"cores cannot be claimed: {_PATH} is not this user's alone")
             return CoreClaim((), exclusive=False)
         taken: list[int] = []
         try:
@@ -142,17 +143,16 @@ def _name(process: int | None) -> str:
 
 
 def _open_file() -> int | None:
-    """Open the file that all users of the machine share; closing it would drop all locks."""
+    """Open the file that only this user can open; closing it would drop all locks."""
     if _CLAIMS.descriptor is None:
-        flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+        flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CREAT
         try:
-            _CLAIMS.descriptor = os.open(_PATH, flags)
-        except FileNotFoundError:
-            try:
-                _CLAIMS.descriptor = os.open(_PATH, flags | os.O_CREAT, 0o666)
-                os.fchmod(_CLAIMS.descriptor, 0o666)  # whatever the umask
-            except OSError:
-                return None
+            descriptor = os.open(_PATH, flags, 0o600)
         except OSError:
             return None
+        status = os.fstat(descriptor)
+        if status.st_uid != os.geteuid() or status.st_mode & 0o077:  # somebody else was first
+            os.close(descriptor)
+            return None
+        _CLAIMS.descriptor = descriptor
     return _CLAIMS.descriptor

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -99,5 +100,18 @@ def test_without_shared_memory_only_exclusive_claims_fail(monkeypatch: pytest.Mo
     monkeypatch.setattr(claims, "_PATH", "/nowhere/cores")
     monkeypatch.setattr(claims, "_CLAIMS", claims._Claims())
     claim_cores([CORE]).release()
-    with pytest.raises(DeviceError, match="/nowhere/cores cannot be opened"):
+    with pytest.raises(DeviceError, match=r"/nowhere/cores is not this user's alone"):
+        claim_cores([CORE], exclusive=True)
+
+
+def test_a_file_that_another_user_could_open_is_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "cores"
+    path.touch()
+    path.chmod(0o666)
+    monkeypatch.setattr(claims, "_PATH", str(path))
+    monkeypatch.setattr(claims, "_CLAIMS", claims._Claims())
+    claim_cores([CORE]).release()
+    with pytest.raises(DeviceError, match=r"is not this user's alone"):
         claim_cores([CORE], exclusive=True)
