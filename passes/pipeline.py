@@ -29,6 +29,7 @@ from hios_tvm.passes.exact_floats import ExactComparisons, NanExtrema
 from hios_tvm.passes.fold_batch_norm import FoldBatchNorm
 from hios_tvm.passes.fold_constants import FoldConstants
 from hios_tvm.passes.fuse_attention import FuseAttention
+from hios_tvm.passes.fuse_operators import FuseOperators
 from hios_tvm.passes.gelu import RecognizeGelu
 from hios_tvm.passes.gpu_rules import gpu_rules
 from hios_tvm.passes.legalize_operators import LEGALIZATIONS
@@ -105,8 +106,7 @@ def lower_to_kernels(
             FoldConstants(),
             relax.transform.AnnotateTIROpPattern(),
             LimitFusion(),
-            relax.transform.FuseOps(),
-            relax.transform.FuseTIR(),
+            FuseOperators(),
             ExactComparisons(),
             MergeEqualKernels(),
             DumpIR("phase3-kernels", dump_dir),

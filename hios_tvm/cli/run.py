@@ -24,6 +24,7 @@ from hios_tvm.cli.verification import check_outputs
 from hios_tvm.errors import UsageError
 from hios_tvm.files import check_writable
 from hios_tvm.runtime.trace import RunTrace, write_chrome_trace
+from hios_tvm.schema.graph import OperatorGraph
 from hios_tvm.verification.deviation import Arrays, tolerance_of
 
 
@@ -83,7 +84,7 @@ def command(
             session.run(arrays, timeout=timeout)
         outputs, trace = session.run_traced(arrays, timeout=timeout)
     if trace_file is not None:
-        _write_trace(trace_file, trace)
+        _write_trace(trace_file, trace, session.manifest.graph)
     if output_dir is not None:
         _save(output_dir, {**outputs, **arrays} if save_inputs else outputs)
     summaries = {name: _summary(array) for name, array in outputs.items()}
@@ -99,9 +100,9 @@ def command(
         check_outputs(outputs, arrays, reference, tolerance)
 
 
-def _write_trace(path: Path, trace: RunTrace) -> None:
+def _write_trace(path: Path, trace: RunTrace, graph: OperatorGraph | None) -> None:
     try:
-        write_chrome_trace(path, [trace])
+        write_chrome_trace(path, [trace], graph)
     except OSError as error:
         raise UsageError(f"cannot write {path}: {error}") from error
 

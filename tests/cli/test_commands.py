@@ -273,7 +273,9 @@ def test_run_writes_a_trace(artifact: Path, tmp_path: Path) -> None:
     succeed("run", artifact, "--trace", tmp_path / "trace.json", "--warmup", 1)
     events = json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
     kinds = [event["cat"] for event in events if event["ph"] == "X"]
-    assert "call" in kinds
+    (call,) = (event for event in events if event.get("cat") == "call")
+    assert call["name"] == "m"  # the product, which has no name, by its output's
+    assert call["args"]["nodes"].startswith("m, ")
     assert kinds.count("run") == 1
     result = run("run", artifact, "--trace", tmp_path / "missing" / "trace.json")
     assert result.exit_code == 2
