@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 import tvm
 from tvm import relax, tirx
@@ -45,6 +46,8 @@ from hios_tvm.passes.slice_volumes import SliceVolumes
 from hios_tvm.passes.vector_math import VectorMath
 from hios_tvm.schema.gpu_models import Precision
 
+Progress: TypeAlias = Callable[[int, int], None]
+
 _ANY_CPU = Target("llvm")  # which sorts and scans are written for; others bring their own loops
 
 
@@ -54,6 +57,7 @@ def lower_to_kernels(
     merge_convolutions: bool = False,
     fuse_attention: bool = False,
     dump_dir: Path | None = None,
+    progress: Progress = lambda done, total: None,
 ) -> IRModule:
     """Return the network as a dataflow block of calls of kernels for no device yet.
 
@@ -68,6 +72,8 @@ def lower_to_kernels(
         Make one kernel of each attention, for which only CPUs have a rule.
     dump_dir : Path, optional
         Where to write the module after each phase, as TVMScript.
+    progress : function
+        Called with the passes done and the passes in all.
 
     Returns
     -------
@@ -81,38 +87,36 @@ def lower_to_kernels(
     CompileError
         If TVM cannot lower an operator.
     """
-    phases = tvm.transform.Sequential(
-        [
-            # Phase 1. Operators only, and none that matter in training only
-            CheckValues(),
-            RecognizeGelu(),
-            RaisePads(),
-            SimplifyInference(),
-            FoldBatchNorm(),
-            SinglePrecision(),
-            OrdinaryConvolutions(),
-            SliceVolumes(),
-            *([MergeConvolutions()] if merge_convolutions else []),
-            DumpIR("phase1-simplified", dump_dir),
-            # Phase 2. Lay images out channels-last
-            ChannelsLast(),
-            relax.transform.EliminateCommonSubexpr(),
-            DumpIR("phase2-layout", dump_dir),
-            # Phase 3. From operators to kernels
-            *([FuseAttention()] if fuse_attention else []),
-            relax.backend.DispatchSortScan(),
-            relax.transform.LegalizeOps(LEGALIZATIONS),
-            BoundIndices(),
-            FoldConstants(),
-            relax.transform.AnnotateTIROpPattern(),
-            LimitFusion(),
-            FuseOperators(),
-            ExactComparisons(),
-            MergeEqualKernels(),
-            DumpIR("phase3-kernels", dump_dir),
-        ]
-    )
-    return run_passes(phases, mod, _ANY_CPU)
+    phases = [
+        # Phase 1. Operators only, and none that matter in training only
+        CheckValues(),
+        RecognizeGelu(),
+        RaisePads(),
+        SimplifyInference(),
+        FoldBatchNorm(),
+        SinglePrecision(),
+        OrdinaryConvolutions(),
+        SliceVolumes(),
+        *([MergeConvolutions()] if merge_convolutions else []),
+        DumpIR("phase1-simplified", dump_dir),
+        # Phase 2. Lay images out channels-last
+        ChannelsLast(),
+        relax.transform.EliminateCommonSubexpr(),
+        DumpIR("phase2-layout", dump_dir),
+        # Phase 3. From operators to kernels
+        *([FuseAttention()] if fuse_attention else []),
+        relax.backend.DispatchSortScan(),
+        relax.transform.LegalizeOps(LEGALIZATIONS),
+        BoundIndices(),
+        FoldConstants(),
+        relax.transform.AnnotateTIROpPattern(),
+        LimitFusion(),
+        FuseOperators(),
+        ExactComparisons(),
+        MergeEqualKernels(),
+        DumpIR("phase3-kernels", dump_dir),
+    ]
+    return run_passes(phases, mod, _ANY_CPU, progress)
 
 
 def cpu_rules(lanes: int, registers: int) -> list[ScheduleRule]:
@@ -142,8 +146,13 @@ def gpu_loops(target: Target, multiprocessors: int, precision: Precision) -> lis
     return [ScheduleKernels(rules), NanExtrema(on_gpu=True, of_reductions=False)]
 
 
-def run_passes(phases: Pass, mod: IRModule, target: Target) -> IRModule:
-    """Run `phases` on `mod` for `target`.
+def run_passes(
+    phases: Sequence[Pass],
+    mod: IRModule,
+    target: Target,
+    progress: Progress = lambda done, total: None,
+) -> IRModule:
+    """Run `phases` on `mod` for `target`, and report after each.
 
     Raises
     ------
@@ -152,7 +161,10 @@ def run_passes(phases: Pass, mod: IRModule, target: Target) -> IRModule:
     """
     try:
         with target:
-            return phases(mod)
+            for done, step in enumerate(phases):
+                progress(done, len(phases))
+                mod = tvm.transform.Sequential([step])(mod)  # which skips what is switched off
+            return mod
     except HiosError:
         raise
     except Exception as error:  # TVM raises what its checks find, in all of Python's types

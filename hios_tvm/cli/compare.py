@@ -40,7 +40,13 @@ if TYPE_CHECKING:
     "--time-limit",
     default=20.0,
     type=click.FloatRange(0),
-    help="Seconds for each; a slow one is run less often (5 times at least).",
+    help="Seconds of runs for each: a slow one is run less often, and not at all where its first "
+    "run takes longer.",
+)
+@click.option(
+    "--rivals",
+    metavar="NAMES",
+    help="Compare with these alone, for example onnxruntime,openvino.",
 )
 @no_progress_option
 @verify_key_option
@@ -52,6 +58,7 @@ def command(
     iterations: int,
     warmup: int,
     time_limit: float,
+    rivals: str | None,
     no_progress: bool,
     verify_key: Path | None,
     json_file: str | None,
@@ -89,6 +96,7 @@ def command(
             iterations=iterations,
             warmup=warmup,
             time_limit=time_limit,
+            rivals=None if rivals is None else [name.strip() for name in rivals.split(",")],
             verify_key=verify_key,
             progress=progress,
         )

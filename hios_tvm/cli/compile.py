@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from hios_tvm.cli.interrupts import keep_on_interrupt
 from hios_tvm.cli.options import (
     EXISTING_FILE,
     FOLDER,
@@ -252,6 +253,8 @@ def command(
             "too, or leave one of them out"
         )
     path = output or model_file.model.with_suffix(".hios")
+    kept = "nothing" if cost_source.no_cache else "measured costs and compiled kernels"
+    keep_on_interrupt(f"{path} is not written; kept is {kept}")
     source = ModelSource(model_file.model, model_file.shapes, model_file.params)
     with memory_limit(max_memory), progress_bar(enabled=not no_progress) as progress:
         progress("import", 0, 1)

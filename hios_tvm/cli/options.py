@@ -299,6 +299,17 @@ def milliseconds(value: float) -> str:
     return f"{value:.2f} ms" if value >= 1 else f"{value:.3g} ms"
 
 
+def duration(seconds: float) -> str:
+    """Write a time for people.
+
+    >>> duration(8.4), duration(100), duration(10000)
+    ('8 s', '2 min', '2.8 h')
+    """
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
 def print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
     """Print a table; the first column is text, the others are numbers."""
     table = Table(title=title, title_justify="left", title_style="bold")

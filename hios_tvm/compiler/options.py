@@ -45,7 +45,7 @@ class CompileOptions:
     rpc : RpcAddress, optional
         Where to measure instead: a TVM RPC server or tracker.
     cache_dir : Path, optional
-        Folder of measured costs and compiled kernels; None keeps nothing.
+        Folder of measured costs and compiled kernels; None for a temporary one.
     merge_convolutions : bool
         Also try the network with one convolution in place of several with one input, and keep
         what is faster by prediction. It takes measured costs of both.

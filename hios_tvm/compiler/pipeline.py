@@ -6,8 +6,10 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from tvm.ir import IRModule
@@ -18,7 +20,7 @@ from hios_tvm.artifact.write import Build, write
 from hios_tvm.backends import parse_targets
 from hios_tvm.backends.cache import kernel_dir
 from hios_tvm.backends.cpu.tuned_kernels import TunedChoice, choose_tuned
-from hios_tvm.backends.interface import PhaseProgress
+from hios_tvm.backends.interface import PhaseProgress, Progress
 from hios_tvm.backends.network import Network, lower_network
 from hios_tvm.compiler.compilation import Compilation
 from hios_tvm.compiler.options import CompileOptions
@@ -123,9 +125,20 @@ def compile_model(
     """
     output = Path(output)
     check_writable(output)  # before work is spent
+    if options.cache_dir is None:  # what is measured is not compiled again for the artifact
+        with TemporaryDirectory(prefix="hios-tvm-") as folder:
+            return compile_model(
+                mod,
+                output,
+                replace(options, cache_dir=Path(folder)),
+                name=name,
+                reference=reference,
+                reproducer=reproducer,
+                progress=progress,
+            )
     phases = _Phases(progress)
     with phases("lower"):
-        network = _lower(mod, name, options)
+        network = _lower(mod, name, options, progress=partial(progress, "lower"))
     _check_size(network.graph, verified=reference is not None)
     notes: list[str] = []
     if options.merge_convolutions:
@@ -180,7 +193,12 @@ def _check_size(graph: OperatorGraph, *, verified: bool) -> None:
 
 
 def _lower(
-    mod: IRModule, name: str, options: CompileOptions, *, merge_convolutions: bool = False
+    mod: IRModule,
+    name: str,
+    options: CompileOptions,
+    *,
+    merge_convolutions: bool = False,
+    progress: Progress = lambda done, total: None,
 ) -> Network:
     targets = parse_targets(options.target, options.devices, options.precision)
     return lower_network(
@@ -190,6 +208,7 @@ def _lower(
         merge_convolutions=merge_convolutions,
         dump_dir=options.dump_dir,
         choose=_choice_of(options),
+        progress=progress,
     )
 
 

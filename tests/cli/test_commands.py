@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import click
@@ -69,6 +73,32 @@ def artifact(folder: Path, model: Path) -> Path:
     assert "predicted makespan" in output
     assert "largest error" in output
     return path
+
+
+@pytest.mark.parametrize("seconds", [0.5, 2.5])
+def test_an_interrupted_compile_ends_soon_and_says_what_is_kept(
+    tmp_path: Path, seconds: float
+) -> None:
+    """While modules are imported, and in the middle of the work."""
+    model, artifact = tmp_path / "model.onnx", tmp_path / "model.hios"
+    succeed("zoo", "squeezenet1_1", "-o", model)
+    # Where pytest runs in the background, children inherit that SIGINT is ignored.
+    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    command = [sys.executable, "-c", code + "from hios_tvm.cli import main; main()", "compile"]
+    words = [str(model), "--cost-cache", str(tmp_path / "cache")]
+    with subprocess.Popen(
+        [*command, *words], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    ) as process:
+        time.sleep(seconds)
+        process.send_signal(signal.SIGINT)
+        start = time.monotonic()
+        _, errors = process.communicate(timeout=60)
+    assert time.monotonic() - start < 2.5
+    assert process.returncode == 130
+    assert "Traceback" not in errors
+    assert "interrupted" in errors
+    assert seconds < 1 or "measured costs and compiled kernels" in errors
+    assert not artifact.exists()
 
 
 COMMANDS = main.list_commands(click.Context(main))
@@ -175,6 +205,12 @@ def test_compare_lists_every_contestant(artifact: Path, model: Path, tmp_path: P
     ours = next(c for c in data["contestants"] if c["name"] == "artifact")
     assert ours["speedup"] == 1.0
     assert ours["max_error"] < 1e-4
+    words = ["--iterations", 2, "--warmup", 0, "--json", "--time-limit"]
+    data = json.loads(succeed("compare", model, artifact, *words, 20, "--rivals", "onnxruntime"))
+    assert [contestant["name"] for contestant in data["contestants"]] == ["onnxruntime", "artifact"]
+    result = run("compare", model, artifact, "--rivals", "tvm")
+    assert result.exit_code == 2
+    assert "no rival 'tvm': there are tvm-default, same-kernels, onnxruntime" in result.stderr
 
 
 def test_a_saved_placement_and_costs_compile_to_the_same_schedule(
