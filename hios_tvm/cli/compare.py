@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -73,7 +73,7 @@ def command(
     artifact      the artifact
     """
     from hios_tvm.measuring.benchmark import benchmark
-    from hios_tvm.measuring.compare import compare
+    from hios_tvm.measuring.compare import ARTIFACT, compare
     from hios_tvm.report.explain import bottlenecks
     from hios_tvm.runtime.devices import HOST
 
@@ -102,7 +102,9 @@ def command(
         )
     with artifact_file.load() as session:
         busy = benchmark(session, arrays, iterations=30, warmup=10, duration=0.0)
-    notes = bottlenecks(busy, session.manifest)
+    # The table has the artifact's median: a second one beside it would only show the noise.
+    ours = replace(busy, latency=result[ARTIFACT].latency, others=result.others)
+    notes = bottlenecks(ours, session.manifest)
     if json_file is None:
         names = ", ".join(device.name for device in devices)
         _print(f"{model_file.model.name} on {names}", result, notes)
@@ -120,18 +122,20 @@ def _data(model: Path, artifact: Path, result: Comparison, notes: list[str]) -> 
         "reference": result.reference,
         "contestants": [asdict(contestant) for contestant in result.contestants],
         "failures": dict(result.failures),
+        "load_of_others": result.others,
         "notes": notes,
     }
 
 
 def _print(title: str, result: Comparison, notes: list[str]) -> None:
+    from hios_tvm.report.words import significant
     from hios_tvm.runtime.machine import describe_machine
 
     rows = [
         [
             contestant.name,
-            f"{contestant.latency.median_ms:.2f}",
-            f"{contestant.latency.spread_ms:.2f}",
+            significant(contestant.latency.median_ms),
+            significant(contestant.latency.spread_ms),
             str(contestant.latency.runs),
             f"{contestant.speedup:.2f}x",
             "-" if contestant.max_error is None else f"{contestant.max_error:.1e}",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from hios_tvm.cli.devices import DeviceList, require_here
 from hios_tvm.cli.interrupts import keep_on_interrupt
 from hios_tvm.cli.options import (
     EXISTING_FILE,
@@ -18,7 +19,6 @@ from hios_tvm.cli.options import (
     cost_cache_option,
     json_option,
     max_memory_option,
-    milliseconds,
     model_options,
     no_progress_option,
     option_group,
@@ -30,9 +30,11 @@ from hios_tvm.cli.options import (
     stdout,
 )
 from hios_tvm.cli.progress import progress_bar
-from hios_tvm.errors import UsageError
+from hios_tvm.errors import DeviceError, UsageError
+from hios_tvm.schema.device_names import parse_device_list
 from hios_tvm.schema.gpu_models import Precision
 from hios_tvm.schema.links import LINKS
+from hios_tvm.schema.memory_limits import parse_memory
 
 if TYPE_CHECKING:
     from hios_tvm.compiler import Compilation, CompileOptions
@@ -64,11 +66,17 @@ class Settings:
 
     def device_names(self, schedule: Schedule | None) -> tuple[str, ...]:
         """Return the devices of the command line, or of the schedule, or all cores as one."""
+        from hios_tvm.runtime.devices import kind_of
         from hios_tvm.runtime.devices.cpu.cores import default_devices
-        from hios_tvm.schema.device_names import parse_device_list
 
         if self.devices is not None:
-            return parse_device_list(self.devices)
+            names = parse_device_list(self.devices)
+            try:
+                for name in names:
+                    kind_of(name)
+            except DeviceError as error:
+                raise UsageError(str(error)) from error
+            return names
         if schedule is not None:
             return tuple(device.device for device in schedule)
         return default_devices()
@@ -84,6 +92,11 @@ class CostSource:
     link: str
     cost_cache: Path | None
     no_cache: bool
+
+    @property
+    def measures_here(self) -> bool:
+        """Whether costs are measured on this machine."""
+        return self.costs is None and self.rpc is None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,6 +135,7 @@ setting_options = option_group(
     Settings,
     click.option(
         "--devices",
+        type=DeviceList(),
         help="Devices, for example cpu@0,cpu@1 (one core each), cpu@0-3,cpu@4-7, or cuda:0,cuda:1 "
         "(GPUs).  [default: those of --placement, or all cores as one device]",
     ),
@@ -242,11 +256,15 @@ def command(
     compiled kernels are kept, so that a second compile is quick. Before the artifact is written,
     it is compared with a reference; inspect shows the result, which is kept in the artifact.
     """
+    if cost_source.measures_here and settings.devices is not None and settings.placement is None:
+        require_here(parse_device_list(settings.devices))
+    limits = dict(parse_memory(limit) for limit in settings.memory)
+
     from hios_tvm.compiler import compile_model
     from hios_tvm.compiler.source import ModelSource
     from hios_tvm.runtime.memory_limit import memory_limit
 
-    chosen = _compile_options(settings, options, cost_source, results)
+    chosen = _compile_options(settings, options, cost_source, results, limits)
     if results.save_costs is not None and chosen.schedule is not None and chosen.costs is None:
         raise UsageError(
             "--save-costs has nothing to write: with --placement nothing is measured; give --costs "
@@ -274,22 +292,26 @@ def command(
 
 
 def _compile_options(
-    settings: Settings, options: dict[str, Any], source: CostSource, results: Results
+    settings: Settings,
+    options: dict[str, Any],
+    source: CostSource,
+    results: Results,
+    limits: dict[str, int],
 ) -> CompileOptions:
     from hios_tvm.backends.cache import default_cache_dir
     from hios_tvm.compiler import CompileOptions
     from hios_tvm.measuring.rpc_costs import RpcAddress
     from hios_tvm.schema.instance import read_costs
-    from hios_tvm.schema.memory_limits import parse_memory
 
     schedule = settings.schedule()
+    devices = settings.device_names(schedule)
     return CompileOptions(
-        devices=settings.device_names(schedule),
+        devices=devices,
         target=settings.target,
         precision=settings.precision,
         scheduler=settings.scheduler,
         scheduler_options=options,
-        memory=dict(parse_memory(limit) for limit in settings.memory),
+        memory=limits,
         schedule=schedule,
         costs=read_costs(source.costs) if source.costs else None,
         link=source.link,
@@ -303,6 +325,7 @@ def _compile_options(
 
 def _print(result: Compilation, path: Path, options: CompileOptions, json_file: str | None) -> None:
     from hios_tvm.report.explain import manifest_reports, why_idle
+    from hios_tvm.report.words import milliseconds
 
     manifest, verification = result.manifest, result.manifest.verification
     if not verification.verified:
@@ -310,7 +333,8 @@ def _print(result: Compilation, path: Path, options: CompileOptions, json_file: 
     for note in (*result.notes, *verification.notes):
         stderr().print(note, soft_wrap=True)
     reports = manifest_reports(manifest)
-    idle = why_idle(manifest, schedule_given=options.schedule is not None)
+    given = options.schedule is not None
+    idle = why_idle(manifest, schedule_given=given, memory=options.memory)
     if json_file is not None:
         print_json(_data(result, path, reports, idle), json_file)
         return

@@ -16,6 +16,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from hios_tvm.cli.devices import DeviceList, require_here
 from hios_tvm.errors import UsageError
 from hios_tvm.schema.device_names import split_devices
 from hios_tvm.schema.gpu_models import PRECISIONS
@@ -176,9 +177,10 @@ class ArtifactFile:
 
     def load(self, **options: bool) -> Session:
         """Load it on the given devices, with more options of `load`."""
+        devices = None if self.devices is None else split_devices(self.devices)
+        require_here(devices or ())
         from hios_tvm import runtime
 
-        devices = None if self.devices is None else split_devices(self.devices)
         return runtime.load(self.artifact, devices=devices, verify_key=self.verify_key, **options)
 
 
@@ -191,7 +193,9 @@ verify_key_option = click.option(
 artifact_options = option_group(
     ArtifactFile,
     click.argument("artifact", type=EXISTING_FILE),
-    click.option("--devices", help="Run on these devices instead of those of the compile."),
+    click.option(
+        "--devices", type=DeviceList(), help="Run on these devices instead of those of the compile."
+    ),
     verify_key_option,
 )
 
@@ -288,15 +292,6 @@ def print_json(data: Any, json_file: str) -> None:
         click.echo(text)
     else:
         Path(json_file).write_text(text + "\n")
-
-
-def milliseconds(value: float) -> str:
-    """Write a time with three or more significant digits.
-
-    >>> milliseconds(12.3456), milliseconds(0.0123456)
-    ('12.35 ms', '0.0123 ms')
-    """
-    return f"{value:.2f} ms" if value >= 1 else f"{value:.3g} ms"
 
 
 def duration(seconds: float) -> str:

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from hios_tvm.cli.devices import DeviceList
 from hios_tvm.cli.interrupts import keep_on_interrupt
 from hios_tvm.cli.options import (
     FOLDER,
     ModelFile,
     cost_cache_option,
     json_option,
-    milliseconds,
     model_options,
     no_progress_option,
     print_json,
@@ -51,6 +51,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--device",
+    type=DeviceList(),
     help="Device to tune on, for example cpu@0 or cpu@0-3; what is found serves devices with as "
     "many cores.  [default: all cores]",
 )
@@ -113,16 +114,18 @@ def _print(
     results: list[tuple[KernelToTune, TunedKernel | None]],
     device: str,
 ) -> None:
+    from hios_tvm.report.words import milliseconds, significant
+
     rows = []
     for kernel, tuned in results:
         row = [kernel.name, str(kernel.calls)]
         if tuned is None:
-            row += ["0", f"{kernel.ms:.4f}", "-", "-", "default"]
+            row += ["0", significant(kernel.ms), "-", "-", "default"]
         else:
             row += [
                 str(tuned.trials),
-                f"{tuned.default_ms:.4f}",
-                f"{tuned.ms:.4f}",
+                significant(tuned.default_ms),
+                significant(tuned.ms),
                 f"{tuned.default_ms / tuned.ms:.2f}x",
                 "tuned" if tuned.wins else "default",
             ]

@@ -27,6 +27,7 @@ from hios_tvm.compiler.options import CompileOptions
 from hios_tvm.files import check_writable
 from hios_tvm.measuring.contest import MeasuredSchedule, choose_entrants, run_contest
 from hios_tvm.measuring.cost_notes import cost_notes
+from hios_tvm.measuring.load import LoadMeter, load_note
 from hios_tvm.measuring.network_costs import network_costs
 from hios_tvm.runtime.devices import HOST, kind_of, of_kind
 from hios_tvm.runtime.memory_limit import check_memory
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
 _COPIES_TO_COMPARE = 14
 """Of inputs and outputs in memory at once: measured with 400 MB of each, and two draws."""
 
+_WORTH_A_NOTE_S = 0.5  # what is shorter has measured next to nothing
 
 Measured: TypeAlias = tuple[CostTable, Platform]
 """The costs of a network's operators, and the platform that they are of."""
@@ -146,8 +148,11 @@ def compile_model(
             network = _merged_if_faster(mod, network, options, notes, progress)
     measured = None
     if options.schedule is None or options.costs is not None:
+        meter = LoadMeter()
         with phases("measure"):
             measured = _measure(network, options, progress)
+        if options.costs is None and phases.seconds["measure"] > _WORTH_A_NOTE_S:
+            notes += load_note(meter.others(), "the measurements")
     with phases("schedule"):
         schedules = _schedules(network, measured, options)
     with phases("generate code"):

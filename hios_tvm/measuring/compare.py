@@ -22,6 +22,7 @@ import onnx
 
 from hios_tvm.errors import ExecutionError, UsageError
 from hios_tvm.measuring.latency import LatencySummary, latencies_of, measure_in_turn
+from hios_tvm.measuring.load import LoadMeter
 from hios_tvm.runtime.devices import HOST
 from hios_tvm.verification.deviation import deviations
 
@@ -74,11 +75,15 @@ class Contestant:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All contestants, the artifact among them; `failures` says why others could not run."""
+    """All contestants, the artifact among them; `failures` says why others could not run.
+
+    `others` is the share of the cores that other processes used meanwhile.
+    """
 
     contestants: tuple[Contestant, ...]
     failures: Mapping[str, str]
     reference: str
+    others: float
 
     def __getitem__(self, name: str) -> Contestant:
         return next(c for c in self.contestants if c.name == name)
@@ -136,11 +141,13 @@ def compare(
         if ARTIFACT not in processes:
             raise ExecutionError(f"the artifact did not run: {failures[ARTIFACT]}")
         outputs = _first_runs(processes, time_limit, failures)
+        meter = LoadMeter()
         latencies = _take_turns(processes, iterations, warmup, time_limit, progress)
+        others = meter.others()
     finally:
         for process in processes.values():
             process.close()
-    return _result(processes, outputs, latencies, failures)
+    return _result(processes, outputs, latencies, failures, others)
 
 
 def _first_runs(
@@ -196,6 +203,7 @@ def _result(
     outputs: Mapping[str, Arrays],
     latencies: Mapping[str, Sequence[float]],
     failures: Mapping[str, str],
+    others: float,
 ) -> Comparison:
     reference = REFERENCE if REFERENCE in outputs else "tvm-default"
     ours = float(np.median(latencies[ARTIFACT]))
@@ -208,7 +216,7 @@ def _result(
         contestants.append(
             Contestant(name, process.description, summary, summary.median_ms / ours, error)
         )
-    return Comparison(tuple(contestants), dict(failures), reference)
+    return Comparison(tuple(contestants), dict(failures), reference, others)
 
 
 class _Process:

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, ClassVar
+
+from hios_tvm.measuring.load import LOADED, load_note
+from hios_tvm.report.words import milliseconds, significant
 
 if TYPE_CHECKING:
     from hios_tvm.measuring.benchmark import BenchmarkResult
+    from hios_tvm.schema.graph import Operator, OperatorGraph
     from hios_tvm.schema.manifest import Manifest
 
 FAR_OFF = 0.15
@@ -59,7 +64,7 @@ class DeviceReport:
             self.device,
             str(self.operators),
             str(self.stages),
-            f"{self.work_ms:.2f}",
+            significant(self.work_ms),
             f"{self.share:.0%}",
             f"{self.weight_bytes / 2**20:.1f}",
             f"{self.arena_bytes / 2**20:.1f}",
@@ -105,7 +110,12 @@ def manifest_reports(manifest: Manifest) -> list[DeviceReport]:
     return reports
 
 
-def why_idle(manifest: Manifest, *, schedule_given: bool = False) -> list[str]:
+def why_idle(
+    manifest: Manifest,
+    *,
+    schedule_given: bool = False,
+    memory: Mapping[str, int] = MappingProxyType({}),
+) -> list[str]:
     """Say for the devices without operators what is known about why they have none.
 
     Parameters
@@ -113,11 +123,32 @@ def why_idle(manifest: Manifest, *, schedule_given: bool = False) -> list[str]:
     manifest : Manifest
     schedule_given : bool
         Whether the schedule was given to the compiler, so that no scheduler decided anything.
+    memory : mapping of device to bytes
+        The limits that the schedule had to keep.
     """
     idle = [report.device for report in manifest_reports(manifest) if report.operators == 0]
-    if not idle:
-        return []
-    return [f"{', '.join(idle)} got nothing: {_reason(manifest, len(idle), schedule_given)}"]
+    limited = [] if schedule_given else [name for name in idle if name in memory]
+    others = [name for name in idle if name not in limited]
+    lines = [_limit_reason(manifest, name, memory[name], len(idle)) for name in limited]
+    if others:
+        reason = _reason(manifest, len(idle), schedule_given)
+        lines.insert(0, f"{', '.join(others)} got nothing: {reason}")
+    return lines
+
+
+def _limit_reason(manifest: Manifest, device: str, limit: int, idle: int) -> str:
+    """Say why a device whose memory is limited got nothing."""
+    graph = manifest.graph
+    if graph is not None and all(_bytes_of(graph, op) > limit for op in graph.operators):
+        return f"{device} got nothing: no operator fits into its memory limit of {limit} bytes"
+    reason = _reason(manifest, idle, schedule_given=False)
+    return f"{device} got nothing: {reason}; its memory limit of {limit} bytes may be the cause"
+
+
+def _bytes_of(graph: OperatorGraph, operator: Operator) -> int:
+    """The memory that an operator takes alone: its weights, inputs and outputs."""
+    tensors = {*operator.inputs, *operator.outputs} - set(graph.constants)
+    return graph.weight_bytes([operator.name]) + sum(graph.tensor[t].nbytes for t in tensors)
 
 
 def _reason(manifest: Manifest, idle: int, schedule_given: bool) -> str:
@@ -165,14 +196,25 @@ def bottlenecks(result: BenchmarkResult, manifest: Manifest) -> list[str]:
         off = measured_ms / predicted_ms - 1.0
         if abs(off) > FAR_OFF:
             lines.append(
-                f"the prediction is off: measured {measured_ms:.2f} ms, predicted "
-                f"{predicted_ms:.2f} ms ({off:+.0%}); compile again on this machine"
+                f"the prediction is off: measured {milliseconds(measured_ms)}, predicted "
+                f"{milliseconds(predicted_ms)} ({off:+.0%}); {_why_off(result, manifest)}"
             )
+    notes = load_note(result.others, "the runs")
     busiest = max(busy_ms.values(), default=0.0)
     if not lines and busiest:
         share = busiest / measured_ms
         lines.append(f"bound by kernels: the busiest device works {share:.0%} of the time")
-    return lines
+    return lines + notes
+
+
+def _why_off(result: BenchmarkResult, manifest: Manifest) -> str:
+    from hios_tvm.runtime.machine import describe_machine
+
+    if result.others >= LOADED:
+        return f"other processes used {result.others:.0%} of the cores meanwhile"
+    if manifest.compile_info.get("machine") != str(describe_machine()):
+        return "it was compiled on another machine: compile it again on this one"
+    return "it was compiled on this machine, whose load or clock may have been another then"
 
 
 @dataclass(frozen=True)
@@ -198,7 +240,7 @@ class OperatorDifference:
 
     def cells(self) -> list[str]:
         """One row of a table under `COLUMNS`."""
-        times = f"{self.cost_ms:.4f}", f"{self.measured_ms:.4f}", f"{self.difference_ms:+.4f}"
+        times = map(significant, (self.cost_ms, self.measured_ms, self.difference_ms))
         return [self.operator, self.device, *times]
 
 

@@ -227,8 +227,13 @@ def test_a_saved_placement_and_costs_compile_to_the_same_schedule(
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["compile", "{model}", "--devices", "gpu7"], 1, "gpu7"),
-        (["compile", "{model}", "--devices", "cpu@99"], 1, "cpu@99"),
+        (["compile", "{model}", "--devices", "gpu:7"], 2, "did you mean cuda:7?"),
+        (["compile", "{model}", "--devices", "cpu0"], 2, "did you mean cpu@0?"),
+        (["compile", "{model}", "--devices", "cpu@0-"], 2, "write cpu@0, cpu@0-3"),
+        (["compile", "{model}", "--devices", "tpu:0"], 2, "device 'tpu:0' is unknown"),
+        (["compile", "{model}", "--devices", "cpu@99"], 2, "write for example cpu@{core}"),
+        (["compile", "{model}", "--memory", "cpu@{core}=512"], 2, "has no unit"),
+        (["compile", "{open}"], 2, "such as --shape x:1,8"),
         (["compile", "{model}", "--devices", "cpu@{core},cpu@{core}"], 2, "twice"),
         (["compile", "{model}", "--scheduler", "best"], 2, "scheduler 'best' is unknown"),
         (["compile", "{model}", "--target", "z80"], 2, "target 'z80' is unknown"),
@@ -240,7 +245,7 @@ def test_a_saved_placement_and_costs_compile_to_the_same_schedule(
         (["run", "{model}"], 1, "error:"),
         (["run", "{artifact}", "--input", "z={model}"], 2, "cannot read"),
         (["run", "{artifact}", "--range", "3"], 2, "--range"),
-        (["run", "{artifact}", "--devices", "cpu@99"], 1, "cpu@99"),
+        (["run", "{artifact}", "--devices", "cpu@99"], 2, "cpu@99"),
         (["benchmark", "{artifact}", "--percentiles", "high"], 2, "--percentiles"),
         (["inspect", "{text}"], 1, "error:"),
     ],
@@ -250,10 +255,14 @@ def test_a_wrong_call_gives_one_clear_line(
 ) -> None:
     text = tmp_path / "notes.md"
     text.write_text("no model")
+    symbolic = onnx.load(model)
+    symbolic.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "rows"
+    onnx.save(symbolic, tmp_path / "open.onnx")
     words = {"model": model, "artifact": artifact, "text": text, "core": CORE}
+    words["open"] = tmp_path / "open.onnx"
     result = run(*(argument.format(**words) for argument in arguments))
     assert result.exit_code == code, result.output
-    assert message in result.stderr
+    assert message.format(**words) in result.stderr
     assert "Traceback" not in result.output
 
 
@@ -269,6 +278,10 @@ def test_an_idle_device_is_named_with_the_reason(model: Path, folder: Path) -> N
     plan = folder / "plan.json"
     output = succeed(*words, "--scheduler", "hios-lp", "--save-placement", plan)
     assert f"{second} got nothing: the model has only 1 operator" in output
+    limited = [*words, "--scheduler", "hios-lp", "--no-verify", "--memory"]
+    output = succeed(*limited, f"{second}=1B")
+    assert f"{second} got nothing: no operator fits into its memory limit of 1 bytes" in output
+    assert "memory limit of 1000000 bytes may be the cause" in succeed(*limited, f"{second}=1MB")
     output = succeed("benchmark", path, "--iterations", 5, "--duration", 0)
     assert f"{second} is idle: it has no operators" in output
     output = succeed(*words, "--placement", plan, "--no-verify")
