@@ -25,6 +25,7 @@ from hios_tvm.cli.options import (
     precision_option,
     print_json,
     print_table,
+    rtol_option,
     scheduler_options,
     stderr,
     stdout,
@@ -37,9 +38,13 @@ from hios_tvm.schema.links import LINKS
 from hios_tvm.schema.memory_limits import parse_memory
 
 if TYPE_CHECKING:
+    from tvm.ir import IRModule
+
     from hios_tvm.compiler import Compilation, CompileOptions
+    from hios_tvm.compiler.source import ModelSource
     from hios_tvm.report.explain import DeviceReport
     from hios_tvm.schema.schedule import Schedule
+    from hios_tvm.verification.reference import Reference
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,11 +109,24 @@ class Check:
     """Whether the artifact is compared with a reference, and where its faults are written."""
 
     verify: bool
+    rtol: float | None
     dump_reproducer: Path | None
 
     def __post_init__(self) -> None:
-        if self.dump_reproducer is not None and not self.verify:
-            raise UsageError("--dump-reproducer needs the comparison that --no-verify leaves out")
+        for option, value in (("--dump-reproducer", self.dump_reproducer), ("--rtol", self.rtol)):
+            if value is not None and not self.verify:
+                raise UsageError(f"{option} needs the comparison that --no-verify leaves out")
+
+    def reference(self, source: ModelSource, module: IRModule) -> Reference | None:
+        """Return what the artifact is compared with, and say now if that is not installed."""
+        if not self.verify:
+            return None
+        reference = source.reference(module)
+        try:
+            _ = reference.runner
+        except UsageError as error:
+            stderr().print(f"the artifact will not be verified: {error}", soft_wrap=True)
+        return reference
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,6 +223,7 @@ check_options = option_group(
         "Runtime (a Relay program: with TVM's default executor). Where they differ, nothing is "
         "written, and the first operator that differs is named.",
     ),
+    rtol_option,
     click.option(
         "--dump-reproducer",
         type=FOLDER,
@@ -264,7 +283,7 @@ def command(
     from hios_tvm.compiler.source import ModelSource
     from hios_tvm.runtime.memory_limit import memory_limit
 
-    chosen = _compile_options(settings, options, cost_source, results, limits)
+    chosen = _compile_options(settings, options, cost_source, results, limits, check.rtol)
     if results.save_costs is not None and chosen.schedule is not None and chosen.costs is None:
         raise UsageError(
             "--save-costs has nothing to write: with --placement nothing is measured; give --costs "
@@ -283,7 +302,7 @@ def command(
             path,
             chosen,
             name=model_file.model.stem,
-            reference=source.reference(module) if check.verify else None,
+            reference=check.reference(source, module),
             reproducer=check.dump_reproducer,
             progress=progress,
         )
@@ -297,6 +316,7 @@ def _compile_options(
     source: CostSource,
     results: Results,
     limits: dict[str, int],
+    rtol: float | None,
 ) -> CompileOptions:
     from hios_tvm.backends.cache import default_cache_dir
     from hios_tvm.compiler import CompileOptions
@@ -318,6 +338,7 @@ def _compile_options(
         rpc=RpcAddress.parse(source.rpc, source.rpc_key) if source.rpc else None,
         cache_dir=None if source.no_cache else source.cost_cache or default_cache_dir(),
         merge_convolutions=settings.merge_convolutions,
+        rtol=rtol,
         dump_dir=results.dump_ir,
         database=settings.database,
     )

@@ -226,6 +226,13 @@ precision_option = click.option(
     "tensor cores; sums stay in single precision.",
 )
 
+rtol_option = click.option(
+    "--rtol",
+    type=click.FloatRange(0),
+    help="Largest error of the comparison, over the largest magnitude of an output.  [default: "
+    "1e-4, or what suits half precision or --precision]",
+)
+
 cuda_graph_option = click.option(
     "--cuda-graph",
     is_flag=True,

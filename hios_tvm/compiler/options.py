@@ -49,6 +49,9 @@ class CompileOptions:
     merge_convolutions : bool
         Also try the network with one convolution in place of several with one input, and keep
         what is faster by prediction. It takes measured costs of both.
+    rtol : float, optional
+        Largest error of the comparison with the reference, over the largest magnitude of an output;
+        by default what suits the types that the model computes in.
     dump_dir : Path, optional
         Where to write the module after each phase, as TVMScript.
     database : Path, optional
@@ -67,6 +70,7 @@ class CompileOptions:
     rpc: RpcAddress | None = None
     cache_dir: Path | None = field(default_factory=default_cache_dir)
     merge_convolutions: bool = False
+    rtol: float | None = None
     dump_dir: Path | None = None
     database: Path | None = None
 

@@ -306,7 +306,7 @@ def _search(manifest: Manifest, options: CompileOptions, reproducer: Path | None
         for name in first.values()
     }
     kernels = kernel_dir(options.cache_dir)
-    return Search(devices=words, kernel_dir=kernels, reproducer=reproducer)
+    return Search(devices=words, kernel_dir=kernels, reproducer=reproducer, rtol=options.rtol)
 
 
 class _Phases:
