@@ -44,6 +44,7 @@ from hios_tvm.passes.simplify_inference import SimplifyInference
 from hios_tvm.passes.single_precision import SinglePrecision
 from hios_tvm.passes.slice_volumes import SliceVolumes
 from hios_tvm.passes.vector_math import VectorMath
+from hios_tvm.passes.widen_half import WidenHalf
 from hios_tvm.schema.gpu_models import Precision
 
 Progress: TypeAlias = Callable[[int, int], None]
@@ -55,7 +56,7 @@ def lower_to_kernels(
     mod: IRModule,
     *,
     merge_convolutions: bool = False,
-    fuse_attention: bool = False,
+    for_cpus: bool = False,
     dump_dir: Path | None = None,
     progress: Progress = lambda done, total: None,
 ) -> IRModule:
@@ -68,8 +69,9 @@ def lower_to_kernels(
         model's inputs and whose weights are constants.
     merge_convolutions : bool
         Make one of several convolutions with one input.
-    fuse_attention : bool
-        Make one kernel of each attention, for which only CPUs have a rule.
+    for_cpus : bool
+        Make one kernel of each attention, for which only CPUs have a rule, and compute
+        half-precision tensors in single precision, for which they have rules.
     dump_dir : Path, optional
         Where to write the module after each phase, as TVMScript.
     progress : function
@@ -90,6 +92,7 @@ def lower_to_kernels(
     phases = [
         # Phase 1. Operators only, and none that matter in training only
         CheckValues(),
+        *([WidenHalf()] if for_cpus else []),
         RecognizeGelu(),
         RaisePads(),
         SimplifyInference(),
@@ -104,7 +107,7 @@ def lower_to_kernels(
         relax.transform.EliminateCommonSubexpr(),
         DumpIR("phase2-layout", dump_dir),
         # Phase 3. From operators to kernels
-        *([FuseAttention()] if fuse_attention else []),
+        *([FuseAttention()] if for_cpus else []),
         relax.backend.DispatchSortScan(),
         relax.transform.LegalizeOps(LEGALIZATIONS),
         BoundIndices(),

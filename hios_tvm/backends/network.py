@@ -207,7 +207,7 @@ def _kernels(
     return lower_to_kernels(
         mod,
         merge_convolutions=merge_convolutions,
-        fuse_attention={kind_of_target(target) for target in targets} == {HOST},
+        for_cpus={kind_of_target(target) for target in targets} == {HOST},
         dump_dir=dump_dir,
         progress=progress,
     )

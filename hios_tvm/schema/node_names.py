@@ -11,6 +11,9 @@ from collections.abc import Iterable
 NODE_NAMES = "node_names"
 """Attribute of `main`: the name of each node, by its number."""
 
+QUANTIZED_NODES = "quantized_nodes"
+"""Attribute of `main`: the names of nodes that compute with quantized tensors."""
+
 OPERATOR_NODES = "operator_nodes"
 """Attribute of a canonical `main`: the names of each operator's nodes."""
 
