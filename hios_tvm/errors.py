@@ -4,7 +4,8 @@ HiosError
  |-- UsageError                     wrong options (exit code 2 on the command line)
  |-- ModelError                     a model file that cannot be read or is not valid
  |    |-- UnsupportedOperatorError  valid, but uses operators that cannot be compiled
- |    |-- DynamicShapeError         valid, but dimensions are unknown
+ |    |-- DynamicShapeError         valid, but dimensions depend on data
+ |    |    `-- MissingShapeError    valid, but inputs need shapes (a UsageError too)
  |    `-- RelayError                a Relay program that is damaged or breaks a rule of Relay
  |-- GraphError                     an operator graph that is not a DAG, or names unknown things
  |-- CostError                      costs that are missing, negative or not finite
@@ -50,6 +51,10 @@ class DynamicShapeError(ModelError):
     def __init__(self, message: str, *, dimensions: tuple[str, ...]) -> None:
         super().__init__(message)
         self.dimensions = dimensions
+
+
+class MissingShapeError(DynamicShapeError, UsageError):
+    """The inputs of the model have symbolic dimensions, and no shape is given for them."""
 
 
 class RelayError(ModelError):

@@ -91,6 +91,20 @@ def _remove_abandoned(path: str) -> None:
             os.unlink(path)
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder, and those above it, where they do not exist.
+
+    Raises
+    ------
+    UsageError
+        If that is not possible.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"cannot make the folder {path}: {error.strerror}") from error
+
+
 def check_writable(path: Path) -> None:
     """Raise `UsageError` where no file can be written at `path`, before work is spent on it."""
     if path.is_dir():

@@ -1,11 +1,17 @@
 """A pass that gives operators their names and turns weights into parameters.
 
+An operator is called as the most important of the nodes that it came from, as far as identifiers
+allow, and as its kernel where no node is known. Several that came from one node have their kernels'
+names behind the node's.
+
 It runs after lowering: `main` is one dataflow block of `R.call_tir` bindings, tuple projections and
 the output tuple. Everything that follows (the operator graph, schedules, programs) refers to
 operators by the names given here.
 """
 
-from collections.abc import Iterator, Mapping
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 
 import numpy as np
@@ -15,6 +21,7 @@ from tvm.ir import GenericConst, IRModule
 
 from hios_tvm.errors import CompileError
 from hios_tvm.passes.dataflow import bindings
+from hios_tvm.schema.node_names import NODE_NAMES, OPERATOR_NODES, nodes_of
 
 NUM_INPUT = "num_input"
 
@@ -38,10 +45,11 @@ def collect_weights(mod: IRModule) -> dict[str, np.ndarray]:
 
 @tvm.transform.module_pass(opt_level=0, name="CanonicalizeOperators")
 class CanonicalizeOperators:
-    """Name each binding after its kernel and make each constant a parameter behind the inputs.
+    """Name each binding, and make each constant a parameter behind the inputs.
 
     The attribute ``num_input`` of `main` counts the parameters that are inputs, as in TVM's
-    `relax.transform.LiftTransformParams`. `known` constants have their names already.
+    `relax.transform.LiftTransformParams`; ``operator_nodes`` has the nodes of each operator.
+    `known` constants have their names already.
     """
 
     def __init__(self, known: ConstantNames = MappingProxyType({})) -> None:
@@ -62,13 +70,16 @@ class CanonicalizeOperators:
 
         others = {gvar: function for gvar, function in mod.functions.items() if function != main}
         builder = relax.BlockBuilder(IRModule(others, attrs=mod.attrs))
+        names, nodes = _operator_names(main, taken=[param.name for param in [*inputs, *weights]])
         attrs = {**main.attrs, NUM_INPUT: len(inputs)}
+        if nodes:
+            attrs[OPERATOR_NODES] = nodes
         with builder.function("main", [*inputs, *weights], attrs=attrs):
             with builder.dataflow():
                 for binding in bindings(main):
                     value = _substituted(binding.value, substitute)
                     if not isinstance(value, relax.Var):  # else a second name for the same value
-                        value = builder.emit(value, _operator_name(value))
+                        value = builder.emit(value, names.get(binding.var, ""))
                     substitute[binding.var] = value
                 result = _substituted(main.body.body, substitute)
                 output = builder.emit_output(result, "output")
@@ -116,10 +127,50 @@ def _substituted(expr: relax.Expr, substitute: dict[relax.Expr, relax.Expr]) -> 
     )
 
 
-def _operator_name(value: relax.Expr) -> str:
+def _operator_names(
+    main: relax.Function, taken: Sequence[str]
+) -> tuple[dict[relax.Var, str], dict[str, list[str]]]:
+    """Return a name for each binding, and the nodes of each operator by its name."""
+    node_names = [str(name) for name in (main.attrs or {}).get(NODE_NAMES, ())]
+    calls = [binding for binding in bindings(main) if isinstance(binding.value, relax.Call)]
+    nodes = {b.var: [node_names[i] for i in nodes_of(b.var.name)] for b in calls}
+    shared = Counter(names[0] for names in nodes.values() if names)
+    used, found, by_name = set(taken), {}, {}
+    for binding in bindings(main):
+        of_nodes = nodes.get(binding.var, [])
+        name = _kernel_name(binding.value)
+        if of_nodes:
+            node = _as_identifier(of_nodes[0])
+            name = f"{node}_{_short(name)}" if not node or shared[of_nodes[0]] > 1 else node
+        unique, count = name, 0
+        while unique in used:
+            count += 1
+            unique = f"{name}_{count}" if of_nodes else f"{name}{count}"
+        used.add(unique)
+        found[binding.var] = unique
+        if of_nodes:
+            by_name[unique] = of_nodes
+    return found, by_name
+
+
+def _kernel_name(value: relax.Expr) -> str:
     if isinstance(value, relax.Call):
-        return str(value.args[0].name_hint)
+        return str(getattr(value.args[0], "name_hint", value.op.name))
     return "item" if isinstance(value, relax.TupleGetItem) else "tuple"
+
+
+def _short(kernel: str) -> str:
+    return kernel.removeprefix("fused_").rstrip("0123456789")
+
+
+def _as_identifier(name: str) -> str:
+    """Return a node's name as an identifier.
+
+    >>> _as_identifier("/layer1/conv.0"), _as_identifier("3")
+    ('layer1_conv_0', 'node_3')
+    """
+    text = re.sub(r"\W+", "_", name, flags=re.ASCII).strip("_")
+    return f"node_{text}" if text[:1].isdigit() else text
 
 
 def _identifier(name: str, otherwise: str) -> str:

@@ -9,15 +9,23 @@ from tvm.ir import Call, GenericConst, IRModule
 
 
 class Rewriter:
-    """The new block under construction: its bindings, their producers and numbers of readers."""
+    """The new block under construction: its bindings, their producers and numbers of readers.
+
+    `binding` is the old one whose value is being rewritten.
+    """
+
+    binding: relax.Binding
 
     def __init__(self, builder: relax.BlockBuilder, uses: Counter[relax.Var]) -> None:
         self.builder = builder
         self._uses = uses
 
     def emit(self, value: relax.Expr, name: str = "", uses: int = 1) -> relax.Var:
-        """Bind `value` to a new variable, which later values will read `uses` times."""
-        var = self.builder.emit(value, name)
+        """Bind `value` to a new variable, which later values will read `uses` times.
+
+        Without a name of its own, it is named after the binding that is being rewritten.
+        """
+        var = self.builder.emit(value, name or self.binding.var.name)
         self._uses[var] = uses
         return var
 
@@ -75,6 +83,7 @@ def rewrite_main(mod: IRModule, rewrite: Rewrite) -> IRModule:
             for binding in bindings(main):
                 if not uses[binding.var]:
                     continue
+                rewriter.binding = binding
                 value = builder.normalize(substitute(binding.value, replaced))
                 value = rewrite(rewriter, value)
                 if not isinstance(value, relax.Var | relax.Tuple | GenericConst):

@@ -8,6 +8,7 @@ from hios_tvm.errors import CompileError
 from hios_tvm.passes.canonicalize_operators import NUM_INPUT
 from hios_tvm.passes.dataflow import bindings
 from hios_tvm.schema.graph import Operator, OperatorGraph, Tensor
+from hios_tvm.schema.node_names import OPERATOR_NODES
 
 
 def extract_operator_graph(mod: IRModule, name: str = "model") -> OperatorGraph:
@@ -24,6 +25,7 @@ def extract_operator_graph(mod: IRModule, name: str = "model") -> OperatorGraph:
     """
     main = mod["main"]
     num_input = int(main.attrs[NUM_INPUT])
+    nodes_of_operator = main.attrs.get(OPERATOR_NODES, {})
     names: dict[relax.Var, tuple[str, ...]] = {}
     tensors: list[Tensor] = []
     operators: list[Operator] = []
@@ -41,7 +43,8 @@ def extract_operator_graph(mod: IRModule, name: str = "model") -> OperatorGraph:
             kernel, args = binding.value.args[0].name_hint, binding.value.args[1]
             reads = tuple(name for field in args.fields for name in _names_of(field, names))
             add_tensors(binding.var)
-            operators.append(Operator(binding.var.name, kernel, reads, names[binding.var]))
+            nodes = tuple(map(str, nodes_of_operator.get(binding.var.name, ())))
+            operators.append(Operator(binding.var.name, kernel, reads, names[binding.var], nodes))
         else:
             names[binding.var] = _names_of(binding.value, names)
     return OperatorGraph(

@@ -7,7 +7,8 @@ from tvm.ir import Call
 from hios_tvm.passes.dataflow import constant_value, operator_name
 
 _BITS = {"float16": "int16", "float32": "int32", "float64": "int64"}
-_OPAQUE = 8  # TVM's number of the pattern of kernels that nothing is fused with
+OPAQUE = 8
+"""TVM's number of the pattern of kernels that nothing is fused with."""
 
 
 def legalize_by_zero(builder: relax.BlockBuilder, call: Call) -> relax.Expr | None:
@@ -41,7 +42,7 @@ def legalize_cast(builder: relax.BlockBuilder, call: Call) -> relax.Expr | None:
         lambda x: topi.cast(x, dtype),
         data,
         primfunc_name_hint="cast",
-        primfunc_attrs={"op_pattern": _OPAQUE},
+        primfunc_attrs={"op_pattern": OPAQUE},
     )
 
 

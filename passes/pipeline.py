@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 import tvm
 from tvm import relax, tirx
@@ -30,6 +31,7 @@ from hios_tvm.passes.exact_floats import ExactComparisons, NanExtrema
 from hios_tvm.passes.fold_batch_norm import FoldBatchNorm
 from hios_tvm.passes.fold_constants import FoldConstants
 from hios_tvm.passes.fuse_attention import FuseAttention
+from hios_tvm.passes.fuse_operators import FuseOperators
 from hios_tvm.passes.gelu import RecognizeGelu
 from hios_tvm.passes.gpu_rules import gpu_rules
 from hios_tvm.passes.legalize_operators import LEGALIZATIONS
@@ -43,7 +45,10 @@ from hios_tvm.passes.simplify_inference import SimplifyInference
 from hios_tvm.passes.single_precision import SinglePrecision
 from hios_tvm.passes.slice_volumes import SliceVolumes
 from hios_tvm.passes.vector_math import VectorMath
+from hios_tvm.passes.widen_half import WidenHalf
 from hios_tvm.schema.gpu_models import Precision
+
+Progress: TypeAlias = Callable[[int, int], None]
 
 _ANY_CPU = Target("llvm")  # which sorts and scans are written for; others bring their own loops
 
@@ -52,8 +57,9 @@ def lower_to_kernels(
     mod: IRModule,
     *,
     merge_convolutions: bool = False,
-    fuse_attention: bool = False,
+    for_cpus: bool = False,
     dump_dir: Path | None = None,
+    progress: Progress = lambda done, total: None,
 ) -> IRModule:
     """Return the network as a dataflow block of calls of kernels for no device yet.
 
@@ -64,10 +70,13 @@ def lower_to_kernels(
         model's inputs and whose weights are constants.
     merge_convolutions : bool
         Make one of several convolutions with one input.
-    fuse_attention : bool
-        Make one kernel of each attention, for which only CPUs have a rule.
+    for_cpus : bool
+        Make one kernel of each attention, for which only CPUs have a rule, and compute
+        half-precision tensors in single precision, for which they have rules.
     dump_dir : Path, optional
         Where to write the module after each phase, as TVMScript.
+    progress : function
+        Called with the passes done and the passes in all.
 
     Returns
     -------
@@ -81,39 +90,37 @@ def lower_to_kernels(
     CompileError
         If TVM cannot lower an operator.
     """
-    phases = tvm.transform.Sequential(
-        [
-            # Phase 1. Operators only, and none that matter in training only
-            CheckValues(),
-            RecognizeGelu(),
-            RaisePads(),
-            SimplifyInference(),
-            FoldBatchNorm(),
-            SinglePrecision(),
-            OrdinaryConvolutions(),
-            SliceVolumes(),
-            *([MergeConvolutions()] if merge_convolutions else []),
-            DumpIR("phase1-simplified", dump_dir),
-            # Phase 2. Lay images out channels-last
-            ChannelsLast(),
-            relax.transform.EliminateCommonSubexpr(),
-            DumpIR("phase2-layout", dump_dir),
-            # Phase 3. From operators to kernels
-            *([FuseAttention()] if fuse_attention else []),
-            relax.backend.DispatchSortScan(),
-            relax.transform.LegalizeOps(LEGALIZATIONS),
-            BoundIndices(),
-            FoldConstants(),
-            relax.transform.AnnotateTIROpPattern(),
-            LimitFusion(),
-            relax.transform.FuseOps(),
-            relax.transform.FuseTIR(),
-            ExactComparisons(),
-            MergeEqualKernels(),
-            DumpIR("phase3-kernels", dump_dir),
-        ]
-    )
-    return run_passes(phases, mod, _ANY_CPU)
+    phases = [
+        # Phase 1. Operators only, and none that matter in training only
+        CheckValues(),
+        *([WidenHalf()] if for_cpus else []),
+        RecognizeGelu(),
+        RaisePads(),
+        SimplifyInference(),
+        FoldBatchNorm(),
+        SinglePrecision(),
+        OrdinaryConvolutions(),
+        SliceVolumes(),
+        *([MergeConvolutions()] if merge_convolutions else []),
+        DumpIR("phase1-simplified", dump_dir),
+        # Phase 2. Lay images out channels-last
+        ChannelsLast(),
+        relax.transform.EliminateCommonSubexpr(),
+        DumpIR("phase2-layout", dump_dir),
+        # Phase 3. From operators to kernels
+        *([FuseAttention()] if for_cpus else []),
+        relax.backend.DispatchSortScan(),
+        relax.transform.LegalizeOps(LEGALIZATIONS),
+        BoundIndices(),
+        FoldConstants(),
+        relax.transform.AnnotateTIROpPattern(),
+        LimitFusion(),
+        FuseOperators(),
+        ExactComparisons(),
+        MergeEqualKernels(),
+        DumpIR("phase3-kernels", dump_dir),
+    ]
+    return run_passes(phases, mod, _ANY_CPU, progress)
 
 
 def cpu_rules(lanes: int, registers: int) -> list[ScheduleRule]:
@@ -144,8 +151,13 @@ def gpu_loops(target: Target, multiprocessors: int, precision: Precision) -> lis
     return [ScheduleKernels(rules), NanExtrema(on_gpu=True, of_reductions=False)]
 
 
-def run_passes(phases: Pass, mod: IRModule, target: Target) -> IRModule:
-    """Run `phases` on `mod` for `target`.
+def run_passes(
+    phases: Sequence[Pass],
+    mod: IRModule,
+    target: Target,
+    progress: Progress = lambda done, total: None,
+) -> IRModule:
+    """Run `phases` on `mod` for `target`, and report after each.
 
     Raises
     ------
@@ -154,7 +166,10 @@ def run_passes(phases: Pass, mod: IRModule, target: Target) -> IRModule:
     """
     try:
         with target:
-            return phases(mod)
+            for done, step in enumerate(phases):
+                progress(done, len(phases))
+                mod = tvm.transform.Sequential([step])(mod)  # which skips what is switched off
+            return mod
     except HiosError:
         raise
     except Exception as error:  # TVM raises what its checks find, in all of Python's types

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from hios_tvm.schema.graph import OperatorGraph
 from hios_tvm.schema.program import (
     COPY_STREAM,
     Call,
@@ -87,12 +88,16 @@ def span_of(program: Program, step: Instruction, start_ns: int, end_ns: int) -> 
     return Span(program.device, program.stream, *_label(step), start_ns, end_ns)
 
 
-def write_chrome_trace(path: Path, traces: Sequence[RunTrace]) -> None:
+def write_chrome_trace(
+    path: Path, traces: Sequence[RunTrace], graph: OperatorGraph | None = None
+) -> None:
     """Write runs as a JSON file that Perfetto and chrome://tracing open.
 
     A process for each device with a thread for each of its streams, one more process for the
-    caller, and an arrow from each signal to those that waited for it.
+    caller, and an arrow from each signal to those that waited for it. Operators of `graph` show
+    their kernel and the nodes of the model that they came from.
     """
+    operators = {} if graph is None else graph.operator
     rows = sorted({(span.device, span.stream) for trace in traces for span in trace.spans})
     devices = sorted({device for device, _ in rows})
     caller = len(devices)
@@ -107,6 +112,10 @@ def write_chrome_trace(path: Path, traces: Sequence[RunTrace]) -> None:
         events.append(_event(whole, caller, begin))
         for span in trace.spans:
             events.append(_event(span, devices.index(span.device), begin))
+            operator = operators.get(span.name)
+            if span.kind == "call" and operator is not None:
+                nodes = ", ".join(operator.nodes)
+                events[-1]["args"] = {"kernel": operator.kernel, "nodes": nodes}
             if span.kind in ("signal", "wait"):
                 events.append(_arrow(events[-1], f"run {number} {span.name}"))
     path.write_text(json.dumps({"traceEvents": events, "displayTimeUnit": "ms"}), encoding="utf-8")

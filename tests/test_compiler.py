@@ -17,6 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from hios_tvm import build, predict, runtime, write
 from hios_tvm.backends import virtual_machine
+from hios_tvm.backends.cpu import codegen
 from hios_tvm.backends.network import Network, lower_by_recipe, lower_network
 from hios_tvm.cli import main
 from hios_tvm.compiler import CompileOptions, compile_model, pipeline, plan
@@ -298,3 +299,23 @@ def test_each_candidate_is_built_once_and_the_winner_is_written(
 
 def run(*words: object) -> Result:
     return CliRunner().invoke(main, [str(word) for word in words])
+
+
+def test_without_a_cache_each_kernel_is_compiled_once(
+    model: onnx.ModelProto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also those that are measured before they are compiled for the artifact."""
+    compiled: list[str] = []
+    original = codegen._compile
+
+    def counted(name: str, *arguments: object) -> bytes:
+        compiled.append(name)
+        return original(name, *arguments)
+
+    monkeypatch.setattr(codegen, "_compile", counted)
+    options = CompileOptions(devices=(f"cpu@{CORES[0]}",), cache_dir=None)
+    result = compile_model(from_onnx(model), tmp_path / "once.hios", options)
+    of_model = [
+        name for name in compiled if any(op.kernel == name for op in result.graph.operators)
+    ]
+    assert sorted(of_model) == sorted({op.kernel for op in result.graph.operators})

@@ -28,7 +28,7 @@ from hios_tvm.passes.canonicalize_operators import (
 from hios_tvm.passes.dataflow import bindings
 from hios_tvm.passes.dump_ir import DumpIR
 from hios_tvm.passes.extract_operator_graph import extract_operator_graph
-from hios_tvm.passes.pipeline import lower_to_kernels, run_passes
+from hios_tvm.passes.pipeline import Progress, lower_to_kernels, run_passes
 from hios_tvm.runtime.devices import HOST, kind_of
 from hios_tvm.schema.graph import OperatorGraph
 from hios_tvm.schema.recipe import Recipe
@@ -147,6 +147,7 @@ def lower_network(
     merge_convolutions: bool = False,
     dump_dir: Path | None = None,
     choose: Choose | None = None,
+    progress: Progress = lambda done, total: None,
 ) -> Network:
     """Lower a frontend's module for each kind of device that `targets` has.
 
@@ -154,7 +155,7 @@ def lower_network(
     (`choose_tuned`). `merge_convolutions` makes one of several convolutions with one input.
     """
     parsed = [parse_target(given) if isinstance(given, str) else given for given in targets]
-    kernels = _kernels(mod, parsed, merge_convolutions, dump_dir)
+    kernels = _kernels(mod, parsed, merge_convolutions, dump_dir, progress)
     tuned = TunedChoice()
     lowered: dict[str, Lowered] = {}
     constants: dict[GenericConst, str] = {}
@@ -196,14 +197,19 @@ def lower_by_recipe(mod: IRModule, recipe: Recipe, *, name: str = "model") -> Ne
 
 
 def _kernels(
-    mod: IRModule, targets: Sequence[Target], merge_convolutions: bool, dump_dir: Path | None
+    mod: IRModule,
+    targets: Sequence[Target],
+    merge_convolutions: bool,
+    dump_dir: Path | None,
+    progress: Progress = lambda done, total: None,
 ) -> IRModule:
     """Lower to kernels that all `targets` have rules for."""
     return lower_to_kernels(
         mod,
         merge_convolutions=merge_convolutions,
-        fuse_attention={kind_of_target(target) for target in targets} == {HOST},
+        for_cpus={kind_of_target(target) for target in targets} == {HOST},
         dump_dir=dump_dir,
+        progress=progress,
     )
 
 
@@ -220,7 +226,7 @@ def _with_loops(
     kind = kind_of_target(target)
     loops = BACKENDS[kind].loops(target, left)
     phases = [*loops, DumpIR(f"phase4-scheduled-{kind}", dump_dir)]
-    return run_passes(tvm.transform.Sequential(phases), kernels, target)
+    return run_passes(phases, kernels, target)
 
 
 def _with_traces(

@@ -7,6 +7,7 @@ from typing import NoReturn
 import click
 
 from hios_tvm.cli.console import printable
+from hios_tvm.cli.interrupts import interruptible
 from hios_tvm.errors import HiosError, UsageError
 from hios_tvm.version import __version__
 
@@ -44,7 +45,8 @@ class _Group(click.Group):
 
     def invoke(self, ctx: click.Context) -> object:
         try:
-            return super().invoke(ctx)
+            with interruptible(ctx):
+                return super().invoke(ctx)
         except HiosError as error:
             _fail(str(error), 2 if isinstance(error, UsageError) else 1)
         except MemoryError as error:
@@ -74,5 +76,5 @@ def main() -> None:
     hios-tvm run inception_v3.hios
     hios-tvm compare inception_v3.onnx inception_v3.hios
 
-    Exit codes: 0 done, 1 the work failed, 2 wrong usage.
+    Exit codes: 0 done, 1 the work failed, 2 wrong usage, 130 interrupted.
     """

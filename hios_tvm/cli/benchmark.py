@@ -16,7 +16,6 @@ from hios_tvm.cli.options import (
     cuda_graph_option,
     input_options,
     json_option,
-    milliseconds,
     print_json,
     print_table,
 )
@@ -123,18 +122,19 @@ def _data(artifact: Path, manifest: Manifest, result: BenchmarkResult) -> dict[s
 
 def _print(artifact: Path, manifest: Manifest, result: BenchmarkResult) -> None:
     from hios_tvm.report.explain import bottlenecks, cost_differences
+    from hios_tvm.report.words import milliseconds, significant
     from hios_tvm.runtime.machine import describe_machine
 
     latency, predicted_ms = result.latency, manifest.prediction.makespan_ms
     columns = ["runs", "mean ms", "min ms", "max ms", *latency.percentiles_ms, "runs/s"]
     numbers = (latency.mean_ms, latency.min_ms, latency.max_ms, *latency.percentiles_ms.values())
-    row = [str(latency.runs), *(f"{ms:.2f}" for ms in numbers), f"{result.throughput_per_s:.1f}"]
+    row = [str(latency.runs), *map(significant, numbers), significant(result.throughput_per_s)]
     print_table(str(artifact), columns, [row])
     console = stdout()
     for device, busy in result.busy_ms.items():
         console.print(
-            f"{device}: busy {result.busy_share[device]:.0%} of the time, {busy:.2f} ms a run, of "
-            f"it {result.copy_ms[device]:.2f} ms copies"
+            f"{device}: busy {result.busy_share[device]:.0%} of the time, "
+            f"{milliseconds(busy)} a run, of it {milliseconds(result.copy_ms[device])} copies"
         )
     if result.concurrency == result.sessions == 1:
         if predicted_ms is not None:
@@ -154,6 +154,7 @@ def _print(artifact: Path, manifest: Manifest, result: BenchmarkResult) -> None:
 
 def _emulate(artifact_file: ArtifactFile, scale: float | None, json_file: str | None) -> None:
     from hios_tvm.measuring.emulate import emulate, emulation_of
+    from hios_tvm.report.words import milliseconds
 
     result = emulate(*emulation_of(artifact_file.read()), scale=scale)
     if json_file is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,7 +40,13 @@ if TYPE_CHECKING:
     "--time-limit",
     default=20.0,
     type=click.FloatRange(0),
-    help="Seconds for each; a slow one is run less often (5 times at least).",
+    help="Seconds of runs for each: a slow one is run less often, and not at all where its first "
+    "run takes longer.",
+)
+@click.option(
+    "--rivals",
+    metavar="NAMES",
+    help="Compare with these alone, for example onnxruntime,openvino.",
 )
 @no_progress_option
 @verify_key_option
@@ -52,6 +58,7 @@ def command(
     iterations: int,
     warmup: int,
     time_limit: float,
+    rivals: str | None,
     no_progress: bool,
     verify_key: Path | None,
     json_file: str | None,
@@ -66,7 +73,7 @@ def command(
     artifact      the artifact
     """
     from hios_tvm.measuring.benchmark import benchmark
-    from hios_tvm.measuring.compare import compare
+    from hios_tvm.measuring.compare import ARTIFACT, compare
     from hios_tvm.report.explain import bottlenecks
     from hios_tvm.runtime.devices import HOST
 
@@ -89,12 +96,15 @@ def command(
             iterations=iterations,
             warmup=warmup,
             time_limit=time_limit,
+            rivals=None if rivals is None else [name.strip() for name in rivals.split(",")],
             verify_key=verify_key,
             progress=progress,
         )
     with artifact_file.load() as session:
         busy = benchmark(session, arrays, iterations=30, warmup=10, duration=0.0)
-    notes = bottlenecks(busy, session.manifest)
+    # The table has the artifact's median: a second one beside it would only show the noise.
+    ours = replace(busy, latency=result[ARTIFACT].latency, others=result.others)
+    notes = bottlenecks(ours, session.manifest)
     if json_file is None:
         names = ", ".join(device.name for device in devices)
         _print(f"{model_file.model.name} on {names}", result, notes)
@@ -112,18 +122,20 @@ def _data(model: Path, artifact: Path, result: Comparison, notes: list[str]) -> 
         "reference": result.reference,
         "contestants": [asdict(contestant) for contestant in result.contestants],
         "failures": dict(result.failures),
+        "load_of_others": result.others,
         "notes": notes,
     }
 
 
 def _print(title: str, result: Comparison, notes: list[str]) -> None:
+    from hios_tvm.report.words import significant
     from hios_tvm.runtime.machine import describe_machine
 
     rows = [
         [
             contestant.name,
-            f"{contestant.latency.median_ms:.2f}",
-            f"{contestant.latency.spread_ms:.2f}",
+            significant(contestant.latency.median_ms),
+            significant(contestant.latency.spread_ms),
             str(contestant.latency.runs),
             f"{contestant.speedup:.2f}x",
             "-" if contestant.max_error is None else f"{contestant.max_error:.1e}",

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hios_tvm.cli.console import stderr, stdout
+from hios_tvm.cli.devices import DeviceList, require_here
+from hios_tvm.cli.interrupts import keep_on_interrupt
 from hios_tvm.cli.options import (
     EXISTING_FILE,
     FOLDER,
@@ -18,24 +20,30 @@ from hios_tvm.cli.options import (
     cost_cache_option,
     json_option,
     max_memory_option,
-    milliseconds,
     model_options,
     no_progress_option,
     option_group,
     precision_option,
     print_json,
     print_table,
+    rtol_option,
     scheduler_options,
 )
 from hios_tvm.cli.progress import progress_bar
-from hios_tvm.errors import UsageError
+from hios_tvm.errors import DeviceError, UsageError
+from hios_tvm.schema.device_names import parse_device_list
 from hios_tvm.schema.gpu_models import Precision
 from hios_tvm.schema.links import LINKS
+from hios_tvm.schema.memory_limits import parse_memory
 
 if TYPE_CHECKING:
+    from tvm.ir import IRModule
+
     from hios_tvm.compiler import Compilation, CompileOptions
+    from hios_tvm.compiler.source import ModelSource
     from hios_tvm.report.explain import DeviceReport
     from hios_tvm.schema.schedule import Schedule
+    from hios_tvm.verification.reference import Reference
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,11 +71,17 @@ class Settings:
 
     def device_names(self, schedule: Schedule | None) -> tuple[str, ...]:
         """Return the devices of the command line, or of the schedule, or all cores as one."""
+        from hios_tvm.runtime.devices import kind_of
         from hios_tvm.runtime.devices.cpu.cores import default_devices
-        from hios_tvm.schema.device_names import parse_device_list
 
         if self.devices is not None:
-            return parse_device_list(self.devices)
+            names = parse_device_list(self.devices)
+            try:
+                for name in names:
+                    kind_of(name)
+            except DeviceError as error:
+                raise UsageError(str(error)) from error
+            return names
         if schedule is not None:
             return tuple(device.device for device in schedule)
         return default_devices()
@@ -84,17 +98,35 @@ class CostSource:
     cost_cache: Path | None
     no_cache: bool
 
+    @property
+    def measures_here(self) -> bool:
+        """Whether costs are measured on this machine."""
+        return self.costs is None and self.rpc is None
+
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
     """Whether the artifact is compared with a reference, and where its faults are written."""
 
     verify: bool
+    rtol: float | None
     dump_reproducer: Path | None
 
     def __post_init__(self) -> None:
-        if self.dump_reproducer is not None and not self.verify:
-            raise UsageError("--dump-reproducer needs the comparison that --no-verify leaves out")
+        for option, value in (("--dump-reproducer", self.dump_reproducer), ("--rtol", self.rtol)):
+            if value is not None and not self.verify:
+                raise UsageError(f"{option} needs the comparison that --no-verify leaves out")
+
+    def reference(self, source: ModelSource, module: IRModule) -> Reference | None:
+        """Return what the artifact is compared with, and say now if that is not installed."""
+        if not self.verify:
+            return None
+        reference = source.reference(module)
+        try:
+            _ = reference.runner
+        except UsageError as error:
+            stderr().print(f"the artifact will not be verified: {error}", soft_wrap=True)
+        return reference
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,6 +153,7 @@ setting_options = option_group(
     Settings,
     click.option(
         "--devices",
+        type=DeviceList(),
         help="Devices, for example cpu@0,cpu@1 (one core each), cpu@0-3,cpu@4-7, or cuda:0,cuda:1 "
         "(GPUs).  [default: those of --placement, or all cores as one device]",
     ),
@@ -196,6 +229,7 @@ check_options = option_group(
         "Runtime (a Relay program: with TVM's default executor). Where they differ, nothing is "
         "written, and the first operator that differs is named.",
     ),
+    rtol_option,
     click.option(
         "--dump-reproducer",
         type=FOLDER,
@@ -247,17 +281,23 @@ def command(
     compiled kernels are kept, so that a second compile is quick. Before the artifact is written,
     it is compared with a reference; inspect shows the result, which is kept in the artifact.
     """
+    if cost_source.measures_here and settings.devices is not None and settings.placement is None:
+        require_here(parse_device_list(settings.devices))
+    limits = dict(parse_memory(limit) for limit in settings.memory)
+
     from hios_tvm.compiler import compile_model
     from hios_tvm.compiler.source import ModelSource
     from hios_tvm.runtime.memory_limit import memory_limit
 
-    chosen = _compile_options(settings, options, cost_source, results)
+    chosen = _compile_options(settings, options, cost_source, results, limits, check.rtol)
     if results.save_costs is not None and chosen.schedule is not None and chosen.costs is None:
         raise UsageError(
             "--save-costs has nothing to write: with --placement nothing is measured; give --costs "
             "too, or leave one of them out"
         )
     path = output or model_file.model.with_suffix(".hios")
+    kept = "nothing" if cost_source.no_cache else "measured costs and compiled kernels"
+    keep_on_interrupt(f"{path} is not written; kept is {kept}")
     source = ModelSource(model_file.model, model_file.shapes, model_file.params)
     with memory_limit(max_memory), progress_bar(enabled=not no_progress) as progress:
         progress("import", 0, 1)
@@ -268,7 +308,7 @@ def command(
             path,
             chosen,
             name=model_file.model.stem,
-            reference=source.reference(module) if check.verify else None,
+            reference=check.reference(source, module),
             reproducer=check.dump_reproducer,
             progress=progress,
         )
@@ -277,29 +317,35 @@ def command(
 
 
 def _compile_options(
-    settings: Settings, options: dict[str, Any], source: CostSource, results: Results
+    settings: Settings,
+    options: dict[str, Any],
+    source: CostSource,
+    results: Results,
+    limits: dict[str, int],
+    rtol: float | None,
 ) -> CompileOptions:
     from hios_tvm.backends.cache import default_cache_dir
     from hios_tvm.compiler import CompileOptions
     from hios_tvm.measuring.rpc_costs import RpcAddress
     from hios_tvm.schema.instance import read_costs
-    from hios_tvm.schema.memory_limits import parse_memory
 
     schedule = settings.schedule()
+    devices = settings.device_names(schedule)
     return CompileOptions(
-        devices=settings.device_names(schedule),
+        devices=devices,
         divide=settings.divide,
         target=settings.target,
         precision=settings.precision,
         scheduler=settings.scheduler,
         scheduler_options=options,
-        memory=dict(parse_memory(limit) for limit in settings.memory),
+        memory=limits,
         schedule=schedule,
         costs=read_costs(source.costs) if source.costs else None,
         link=source.link,
         rpc=RpcAddress.parse(source.rpc, source.rpc_key) if source.rpc else None,
         cache_dir=None if source.no_cache else source.cost_cache or default_cache_dir(),
         merge_convolutions=settings.merge_convolutions,
+        rtol=rtol,
         dump_dir=results.dump_ir,
         database=settings.database,
     )
@@ -307,6 +353,7 @@ def _compile_options(
 
 def _print(result: Compilation, path: Path, options: CompileOptions, json_file: str | None) -> None:
     from hios_tvm.report.explain import manifest_reports, why_idle
+    from hios_tvm.report.words import milliseconds
 
     manifest, verification = result.manifest, result.manifest.verification
     if not verification.verified:
@@ -314,7 +361,8 @@ def _print(result: Compilation, path: Path, options: CompileOptions, json_file: 
     for note in (*result.notes, *verification.notes):
         stderr().print(note, soft_wrap=True)
     reports = manifest_reports(manifest)
-    idle = why_idle(manifest, schedule_given=options.schedule is not None)
+    given = options.schedule is not None
+    idle = why_idle(manifest, schedule_given=given, memory=options.memory)
     if json_file is not None:
         print_json(_data(result, path, reports, idle), json_file)
         return

@@ -13,7 +13,6 @@ from hios_tvm.cli.console import stdout
 from hios_tvm.cli.options import (
     EXISTING_FILE,
     json_option,
-    milliseconds,
     print_json,
     print_table,
     verify_key_option,
@@ -80,6 +79,7 @@ def _data(manifest: Manifest) -> dict[str, Any]:
 
 def _print(manifest: Manifest, verify_key: Path | None) -> None:
     from hios_tvm.report.explain import manifest_reports
+    from hios_tvm.report.words import milliseconds
 
     console = stdout()
     for kind, specs in (("input", manifest.inputs), ("output", manifest.outputs)):

@@ -15,6 +15,7 @@ import numpy as np
 from rich.table import Table
 
 from hios_tvm.cli.console import stdout
+from hios_tvm.cli.devices import DeviceList, require_here
 from hios_tvm.errors import UsageError
 from hios_tvm.runtime.numpy_files import read_numpy
 from hios_tvm.schema.device_names import split_devices
@@ -176,9 +177,10 @@ class ArtifactFile:
 
     def load(self, **options: bool) -> Session:
         """Load it on the given devices, with more options of `load`."""
+        devices = None if self.devices is None else split_devices(self.devices)
+        require_here(devices or ())
         from hios_tvm import runtime
 
-        devices = None if self.devices is None else split_devices(self.devices)
         return runtime.load(self.artifact, devices=devices, verify_key=self.verify_key, **options)
 
 
@@ -191,7 +193,9 @@ verify_key_option = click.option(
 artifact_options = option_group(
     ArtifactFile,
     click.argument("artifact", type=EXISTING_FILE),
-    click.option("--devices", help="Run on these devices instead of those of the compile."),
+    click.option(
+        "--devices", type=DeviceList(), help="Run on these devices instead of those of the compile."
+    ),
     verify_key_option,
 )
 
@@ -220,6 +224,13 @@ precision_option = click.option(
     default="fp32",
     help="Of GPUs' convolutions and products: tf32 and fp16 round their factors and run on "
     "tensor cores; sums stay in single precision.",
+)
+
+rtol_option = click.option(
+    "--rtol",
+    type=click.FloatRange(0),
+    help="Largest error of the comparison, over the largest magnitude of an output.  [default: "
+    "1e-4, or what suits half precision or --precision]",
 )
 
 cuda_graph_option = click.option(
@@ -280,13 +291,15 @@ def print_json(data: Any, json_file: str) -> None:
         Path(json_file).write_text(text + "\n")
 
 
-def milliseconds(value: float) -> str:
-    """Write a time with three or more significant digits.
+def duration(seconds: float) -> str:
+    """Write a time for people.
 
-    >>> milliseconds(12.3456), milliseconds(0.0123456)
-    ('12.35 ms', '0.0123 ms')
+    >>> duration(8.4), duration(100), duration(10000)
+    ('8 s', '2 min', '2.8 h')
     """
-    return f"{value:.2f} ms" if value >= 1 else f"{value:.3g} ms"
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:

@@ -3,7 +3,15 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from hios_tvm.cli.console import stderr
 
@@ -12,14 +20,17 @@ from hios_tvm.cli.console import stderr
 def progress_bar(*, enabled: bool = True) -> Iterator[Callable[[str, int, int], None]]:
     """Yield a function ``(phase, done, total)`` that draws one line a phase.
 
-    Where standard error is no terminal, nothing is drawn.
+    A line shows the time so far and, from what is done, the time that is left. Where standard
+    error is no terminal, nothing is drawn.
     """
     console = stderr()
     columns = (
+        SpinnerColumn(finished_text=" "),
         TextColumn("{task.description:<16}"),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
+        TimeRemainingColumn(),
     )
     with Progress(*columns, console=console, disable=not (enabled and console.is_terminal)) as bar:
         tasks: dict[str, int] = {}

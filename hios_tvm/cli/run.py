@@ -1,6 +1,5 @@
 """``hios-tvm run``: run an artifact once."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +18,13 @@ from hios_tvm.cli.options import (
     input_options,
     json_option,
     print_json,
+    rtol_option,
 )
-from hios_tvm.cli.verification import check_outputs
+from hios_tvm.cli.verification import Expected, check_outputs
 from hios_tvm.errors import UsageError
 from hios_tvm.files import check_writable
 from hios_tvm.runtime.trace import RunTrace, write_chrome_trace
+from hios_tvm.schema.graph import OperatorGraph
 from hios_tvm.verification.deviation import Arrays, tolerance_of
 
 
@@ -52,12 +53,7 @@ from hios_tvm.verification.deviation import Arrays, tolerance_of
     type=EXISTING_FILE,
     help="Compare with this ONNX model in ONNX Runtime, or with recorded outputs (.npz).",
 )
-@click.option(
-    "--rtol",
-    type=click.FloatRange(0),
-    help="Largest error of --verify, over the largest magnitude.  [default: 1e-4, or what suits "
-    "the artifact's half precision or --precision]",
-)
+@rtol_option
 @json_option
 def command(
     artifact_file: ArtifactFile,
@@ -77,13 +73,14 @@ def command(
         raise UsageError("--save-inputs writes beside the outputs: give --output-dir too")
     if trace_file is not None:
         check_writable(trace_file)
+    expected_of = None if reference is None else Expected.read(reference)
     with artifact_file.load(gpu_trace=trace_file is not None, cuda_graph=cuda_graph) as session:
         arrays = inputs.arrays(session)
         for _ in range(warmup):
             session.run(arrays, timeout=timeout)
         outputs, trace = session.run_traced(arrays, timeout=timeout)
     if trace_file is not None:
-        _write_trace(trace_file, trace)
+        _write_trace(trace_file, trace, session.manifest.graph)
     if output_dir is not None:
         _save(output_dir, {**outputs, **arrays} if save_inputs else outputs)
     summaries = {name: _summary(array) for name, array in outputs.items()}
@@ -93,15 +90,13 @@ def command(
         for name, summary in summaries.items():
             values = " ".join(f"{key} {value}" for key, value in summary.items())
             stdout().print(f"{name}: {values}", soft_wrap=True)
-    if reference is not None:
-        usual = tolerance_of(session.manifest.recipe)
-        tolerance = usual if rtol is None else replace(usual, rtol=rtol)
-        check_outputs(outputs, arrays, reference, tolerance)
+    if expected_of is not None:
+        check_outputs(outputs, arrays, expected_of, tolerance_of(session.manifest.recipe, rtol))
 
 
-def _write_trace(path: Path, trace: RunTrace) -> None:
+def _write_trace(path: Path, trace: RunTrace, graph: OperatorGraph | None) -> None:
     try:
-        write_chrome_trace(path, [trace])
+        write_chrome_trace(path, [trace], graph)
     except OSError as error:
         raise UsageError(f"cannot write {path}: {error}") from error
 

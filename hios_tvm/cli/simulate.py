@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from hios_tvm.cli.console import stderr
+from hios_tvm.cli.interrupts import keep_on_interrupt
 from hios_tvm.cli.options import (
+    FOLDER,
     NEW_FILE,
+    duration,
     json_option,
     no_progress_option,
     option_group,
@@ -22,6 +27,8 @@ from hios_tvm.experiments.random_graphs import LayeredGraphOptions
 
 if TYPE_CHECKING:
     from hios_tvm.experiments.sweeps import Run
+
+_SAY_AFTER_S = 5.0
 
 ONE_DEVICE = ("sequential", "greedy", "ios")
 
@@ -54,7 +61,7 @@ ONE_DEVICE = ("sequential", "greedy", "ios")
 )
 @click.option(
     "--plots",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    type=FOLDER,
     help="Draw each sweep into this folder (needs matplotlib), without those who use one device.",
 )
 @click.option("--jobs", default=1, type=click.IntRange(1), help="Processes at a time.")
@@ -82,11 +89,13 @@ def command(
     """
     from hios_tvm.experiments.comparison import check_options, choose_schedulers
     from hios_tvm.experiments.sweeps import SWEEPS, mean_over_bound, run_sweep, runs_of
-    from hios_tvm.files import check_writable
+    from hios_tvm.files import check_writable, make_folder
     from hios_tvm.report.figures import require_matplotlib
 
     if plots is not None:
         require_matplotlib()
+        make_folder(plots)
+    make_folder(output.parent)
     check_writable(output)
     names = choose_schedulers(schedulers)
     check_options(names, options)
@@ -102,8 +111,10 @@ def command(
             options=options,
         )
     ]
-    with progress_bar(enabled=not no_progress) as progress:
-        done = run_sweep(runs, output, jobs=jobs, progress=progress)
+    keep_on_interrupt(f"{output} keeps what was computed: run again to continue")
+    with progress_bar(enabled=not no_progress) as draw:
+        report = draw if stderr().is_terminal and not no_progress else _say_time_left()
+        done = run_sweep(runs, output, jobs=jobs, progress=report)
     means = {sweep: mean_over_bound(run for run in done if run.sweep == sweep) for sweep in chosen}
     if json_file is not None:
         print_json(means, json_file)
@@ -114,6 +125,22 @@ def command(
         stderr().print(line, soft_wrap=True)
     if plots is not None:
         _draw(plots, means)
+
+
+def _say_time_left() -> Callable[[str, int, int], None]:
+    """Return a progress function that says once, after some seconds, how long it will take."""
+    start = time.monotonic()
+    first: list[int] = []
+
+    def report(_phase: str, done: int, total: int) -> None:
+        first.append(done)
+        seconds = time.monotonic() - start
+        if first[0] < done < total and seconds > _SAY_AFTER_S:
+            left = seconds / (done - first[0]) * (total - done)
+            stderr().print(f"{done} of {total} schedules; about {duration(left)} left")
+            first[0] = total  # once is enough
+
+    return report
 
 
 def _draw(folder: Path, means: dict[str, dict[str, dict[float, float]]]) -> None:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,19 +9,19 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hios_tvm.cli.console import stderr, stdout
+from hios_tvm.cli.devices import DeviceList
+from hios_tvm.cli.interrupts import keep_on_interrupt
 from hios_tvm.cli.options import (
     FOLDER,
     ModelFile,
     cost_cache_option,
     json_option,
-    milliseconds,
     model_options,
     no_progress_option,
     print_json,
     print_table,
 )
 from hios_tvm.cli.progress import progress_bar
-from hios_tvm.errors import HiosError
 
 if TYPE_CHECKING:
     from hios_tvm.backends.cpu.tuning_database import TunedKernel
@@ -53,6 +50,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--device",
+    type=DeviceList(),
     help="Device to tune on, for example cpu@0 or cpu@0-3; what is found serves devices with as "
     "many cores.  [default: all cores]",
 )
@@ -90,15 +88,8 @@ def command(
     )
     results: list[tuple[KernelToTune, TunedKernel | None]] = []
     console = stderr()
-    with (
-        progress_bar(enabled=not no_progress) as draw,
-        _interruptible(f"interrupted; {database} keeps all trials: run again to continue") as check,
-    ):
-
-        def progress(phase: str, done: int, total: int) -> None:
-            check()
-            draw(phase, done, total)
-
+    keep_on_interrupt(f"{database} keeps all trials: run again to continue")
+    with progress_bar(enabled=not no_progress) as progress:
         module = model_file.load()
         plan = plan_tuning(module, options, name=model_file.model.stem, progress=progress)
         if any(kernel.known for kernel in plan.kernels):
@@ -122,16 +113,18 @@ def _print(
     results: list[tuple[KernelToTune, TunedKernel | None]],
     device: str,
 ) -> None:
+    from hios_tvm.report.words import milliseconds, significant
+
     rows = []
     for kernel, tuned in results:
         row = [kernel.name, str(kernel.calls)]
         if tuned is None:
-            row += ["0", f"{kernel.ms:.4f}", "-", "-", "default"]
+            row += ["0", significant(kernel.ms), "-", "-", "default"]
         else:
             row += [
                 str(tuned.trials),
-                f"{tuned.default_ms:.4f}",
-                f"{tuned.ms:.4f}",
+                significant(tuned.default_ms),
+                significant(tuned.ms),
                 f"{tuned.default_ms / tuned.ms:.2f}x",
                 "tuned" if tuned.wins else "default",
             ]
@@ -158,30 +151,3 @@ def _data(
             entry["used"] = tuned.wins
         kernels.append(entry)
     return {"kernels": kernels, "default_ms": plan.total_ms, "tuned_ms": plan.tuned_ms()}
-
-
-@contextmanager
-def _interruptible(message: str) -> Iterator[Any]:
-    """Yield a function that raises once Ctrl-C or SIGTERM came, with `message`.
-
-    An exception of the signal itself could land inside of TVM. A second one ends at once.
-    """
-    came: list[int] = []
-
-    def remember(number: int, _frame: object) -> None:
-        came.append(number)
-        click.echo("stopping after this step; press again to stop at once", err=True)
-        for each, handler in before.items():
-            signal.signal(each, handler)
-
-    def check() -> None:
-        if came:
-            raise HiosError(message)
-
-    signals = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.signal(number, remember) for number in signals}
-    try:
-        yield check
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

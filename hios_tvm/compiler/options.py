@@ -49,10 +49,13 @@ class CompileOptions:
     rpc : RpcAddress, optional
         Where to measure instead: a TVM RPC server or tracker.
     cache_dir : Path, optional
-        Folder of measured costs and compiled kernels; None keeps nothing.
+        Folder of measured costs and compiled kernels; None for a temporary one.
     merge_convolutions : bool
         Also try the network with one convolution in place of several with one input, and keep
         what is faster by prediction. It takes measured costs of both.
+    rtol : float, optional
+        Largest error of the comparison with the reference, over the largest magnitude of an output;
+        by default what suits the types that the model computes in.
     dump_dir : Path, optional
         Where to write the module after each phase, as TVMScript.
     database : Path, optional
@@ -72,6 +75,7 @@ class CompileOptions:
     rpc: RpcAddress | None = None
     cache_dir: Path | None = field(default_factory=default_cache_dir)
     merge_convolutions: bool = False
+    rtol: float | None = None
     dump_dir: Path | None = None
     database: Path | None = None
 

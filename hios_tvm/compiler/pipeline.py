@@ -6,8 +6,10 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from tvm.ir import IRModule
@@ -18,13 +20,14 @@ from hios_tvm.artifact.write import Build, write
 from hios_tvm.backends import parse_targets
 from hios_tvm.backends.cache import kernel_dir
 from hios_tvm.backends.cpu.tuned_kernels import TunedChoice, choose_tuned
-from hios_tvm.backends.interface import PhaseProgress
+from hios_tvm.backends.interface import PhaseProgress, Progress
 from hios_tvm.backends.network import Network, lower_network
 from hios_tvm.compiler.compilation import Compilation
 from hios_tvm.compiler.options import CompileOptions
 from hios_tvm.files import check_writable
 from hios_tvm.measuring.contest import MeasuredSchedule, choose_entrants, run_contest, winner
 from hios_tvm.measuring.cost_notes import cost_notes
+from hios_tvm.measuring.load import LoadMeter, load_note
 from hios_tvm.measuring.network_costs import network_costs
 from hios_tvm.runtime.devices import HOST, kind_of, of_kind
 from hios_tvm.runtime.memory_limit import check_memory
@@ -47,6 +50,7 @@ if TYPE_CHECKING:
 _COPIES_TO_COMPARE = 14
 """Of inputs and outputs in memory at once: measured with 400 MB of each, and two draws."""
 
+_WORTH_A_NOTE_S = 0.5  # what is shorter has measured next to nothing
 
 Measured: TypeAlias = tuple[CostTable, Platform]
 """The costs of a network's operators, and the platform that they are of."""
@@ -123,9 +127,20 @@ def compile_model(
     """
     output = Path(output)
     check_writable(output)  # before work is spent
+    if options.cache_dir is None:  # what is measured is not compiled again for the artifact
+        with TemporaryDirectory(prefix="hios-tvm-") as folder:
+            return compile_model(
+                mod,
+                output,
+                replace(options, cache_dir=Path(folder)),
+                name=name,
+                reference=reference,
+                reproducer=reproducer,
+                progress=progress,
+            )
     phases = _Phases(progress)
     with phases("lower"):
-        network = _lower(mod, name, options)
+        network = _lower(mod, name, options, progress=partial(progress, "lower"))
     _check_size(network.graph, verified=reference is not None)
     notes: list[str] = []
     if options.merge_convolutions:
@@ -133,8 +148,11 @@ def compile_model(
             network = _merged_if_faster(mod, network, options, notes, progress)
     measured = None
     if options.schedule is None or options.costs is not None:
+        meter = LoadMeter()
         with phases("measure"):
             measured = _measure(network, options, progress)
+        if options.costs is None and phases.seconds["measure"] > _WORTH_A_NOTE_S:
+            notes += load_note(meter.others(), "the measurements")
     with phases("schedule"):
         schedules = _schedules(network, measured, options)
     with phases("generate code"):
@@ -180,7 +198,12 @@ def _check_size(graph: OperatorGraph, *, verified: bool) -> None:
 
 
 def _lower(
-    mod: IRModule, name: str, options: CompileOptions, *, merge_convolutions: bool = False
+    mod: IRModule,
+    name: str,
+    options: CompileOptions,
+    *,
+    merge_convolutions: bool = False,
+    progress: Progress = lambda done, total: None,
 ) -> Network:
     targets = parse_targets(options.target, options.devices, options.precision)
     return lower_network(
@@ -190,6 +213,7 @@ def _lower(
         merge_convolutions=merge_convolutions,
         dump_dir=options.dump_dir,
         choose=_choice_of(options),
+        progress=progress,
     )
 
 
@@ -290,7 +314,7 @@ def _search(manifest: Manifest, options: CompileOptions, reproducer: Path | None
         for name in first.values()
     }
     kernels = kernel_dir(options.cache_dir)
-    return Search(devices=words, kernel_dir=kernels, reproducer=reproducer)
+    return Search(devices=words, kernel_dir=kernels, reproducer=reproducer, rtol=options.rtol)
 
 
 class _Phases:

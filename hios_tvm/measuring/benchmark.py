@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from hios_tvm.measuring.latency import LatencySummary, latencies_of
+from hios_tvm.measuring.load import LoadMeter
 from hios_tvm.runtime.session import Session
 from hios_tvm.runtime.trace import RunTrace, Span
 from hios_tvm.schema.strict_json import encode
@@ -24,7 +25,8 @@ class BenchmarkResult:
     `busy_ms` is time in kernels and copies, `copy_ms` in copies alone, `operator_ms` in the kernel
     of each operator; `busy_share` says for which share of the time in which any session ran a
     device was busy. All are empty where several threads shared a session: then nobody sees the end
-    of a run before the next one begins. `traces` are the runs that they come from.
+    of a run before the next one begins. `traces` are the runs that they come from. `others` is the
+    share of the cores that other processes used meanwhile.
     """
 
     latency: LatencySummary
@@ -35,6 +37,7 @@ class BenchmarkResult:
     busy_share: Mapping[str, float]
     copy_ms: Mapping[str, float]
     operator_ms: Mapping[str, float]
+    others: float = 0.0
     traces: tuple[RunTrace, ...] = field(default=(), repr=False)
 
     def to_data(self) -> dict[str, Any]:
@@ -72,6 +75,7 @@ def benchmark(
         for _ in range(warmup):
             session.run(inputs)
     workers = [_Worker(session) for session in group for _ in range(concurrency)]
+    meter = LoadMeter()
     start = time.perf_counter()
 
     def work(worker: _Worker) -> None:
@@ -88,7 +92,7 @@ def benchmark(
     else:
         with ThreadPoolExecutor(len(workers)) as threads:
             list(threads.map(work, workers))
-    return _result(workers, group, concurrency, percentiles)
+    return _result(workers, group, concurrency, percentiles, meter.others())
 
 
 def _result(
@@ -96,6 +100,7 @@ def _result(
     sessions: Sequence[Session],
     concurrency: int,
     percentiles: Sequence[float],
+    others: float,
 ) -> BenchmarkResult:
     devices = sessions[0].traced_devices
     traces = tuple(trace for worker in workers for trace in worker.traces)
@@ -110,6 +115,7 @@ def _result(
         busy_share=_busy_share(traces, devices),
         copy_ms=_medians([idle | trace.milliseconds("copy") for trace in traces]),
         operator_ms=_medians([trace.durations_ms("call") for trace in traces]),
+        others=others,
         traces=traces,
     )
 

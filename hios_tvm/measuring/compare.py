@@ -22,6 +22,7 @@ import onnx
 
 from hios_tvm.errors import ExecutionError, UsageError
 from hios_tvm.measuring.latency import LatencySummary, latencies_of, measure_in_turn
+from hios_tvm.measuring.load import LoadMeter
 from hios_tvm.runtime.devices import HOST
 from hios_tvm.verification.deviation import deviations
 
@@ -34,7 +35,6 @@ Reporter = Callable[[str, int, int], None]
 
 REFERENCE = "onnxruntime"
 ARTIFACT = "artifact"
-_FEWEST_RUNS = 5  # of a rival that is too slow for all iterations
 _SLOW_MS = 100.0  # from here on, caches that a rival has cleared do not show in a run
 # Between rivals: an idle pool spins for tens of milliseconds before it sleeps, and would take a
 # core from the next one (SqueezeNet in ONNX Runtime: 8.0 ms after 20 ms of pause, 2.6 after 300).
@@ -75,11 +75,15 @@ class Contestant:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All contestants, the artifact among them; `failures` says why others could not run."""
+    """All contestants, the artifact among them; `failures` says why others could not run.
+
+    `others` is the share of the cores that other processes used meanwhile.
+    """
 
     contestants: tuple[Contestant, ...]
     failures: Mapping[str, str]
     reference: str
+    others: float
 
     def __getitem__(self, name: str) -> Contestant:
         return next(c for c in self.contestants if c.name == name)
@@ -113,14 +117,18 @@ def compare(
     iterations, warmup : int
         Measured runs, and runs before them.
     time_limit : float
-        Seconds after which a slow rival is not run further; at least 5 runs are made.
+        Seconds of runs after which a slow rival is not run further. One that takes longer for
+        its first run is stopped, and is among the failures.
     rivals : sequence of str, optional
         Names in `RIVALS`; all by default.
     verify_key : Path, optional
         Public key whose owner must have signed the artifact.
     """
+    unknown = [name for name in rivals or () if name not in RIVALS]
+    if unknown:
+        raise UsageError(f"no rival {unknown[0]!r}: there are {', '.join(OTHERS)}")
     subject = Subject(model, artifact, dict(inputs), dict(shapes or {}), params, verify_key)
-    names = list(RIVALS) if rivals is None else [*rivals, ARTIFACT]
+    names = list(RIVALS) if rivals is None else [*dict.fromkeys([*rivals, ARTIFACT])]
     processes: dict[str, _Process] = {}
     failures: dict[str, str] = {}
     try:
@@ -132,12 +140,30 @@ def compare(
                 failures[name] = str(error)
         if ARTIFACT not in processes:
             raise ExecutionError(f"the artifact did not run: {failures[ARTIFACT]}")
-        outputs = {name: process.outputs() for name, process in processes.items()}
+        outputs = _first_runs(processes, time_limit, failures)
+        meter = LoadMeter()
         latencies = _take_turns(processes, iterations, warmup, time_limit, progress)
+        others = meter.others()
     finally:
         for process in processes.values():
             process.close()
-    return _result(processes, outputs, latencies, failures)
+    return _result(processes, outputs, latencies, failures, others)
+
+
+def _first_runs(
+    processes: dict[str, _Process], time_limit: float, failures: dict[str, str]
+) -> dict[str, Arrays]:
+    """Return the outputs of each process, and end those that take too long for one run."""
+    outputs: dict[str, Arrays] = {}
+    for name, process in list(processes.items()):
+        try:
+            outputs[name] = process.outputs(time_limit)
+        except ExecutionError as error:
+            if name == ARTIFACT:
+                raise
+            failures[name] = str(error)
+            processes.pop(name).close()
+    return outputs
 
 
 def _take_turns(
@@ -149,14 +175,12 @@ def _take_turns(
 ) -> dict[str, list[float]]:
     """Run every process in short bursts, one after another, until each has all its runs."""
     for process in processes.values():
-        slow = process.run(1)[0] > 1000 * time_limit / 20
-        if not slow:
+        if process.first_ms < 1000 * time_limit / 20:
             process.run(max(warmup - 1, 0))
         time.sleep(_PAUSE_SECONDS)
 
     def is_enough(_turn: int, known: Sequence[float]) -> bool:
-        enough = sum(known) > 1000 * time_limit and len(known) >= _FEWEST_RUNS
-        return enough or len(known) >= iterations
+        return (bool(known) and sum(known) > 1000 * time_limit) or len(known) >= iterations
 
     def burst(process: _Process, known: Sequence[float]) -> list[float]:
         runs = min(max(1, iterations // 10), iterations - len(known))
@@ -179,6 +203,7 @@ def _result(
     outputs: Mapping[str, Arrays],
     latencies: Mapping[str, Sequence[float]],
     failures: Mapping[str, str],
+    others: float,
 ) -> Comparison:
     reference = REFERENCE if REFERENCE in outputs else "tvm-default"
     ours = float(np.median(latencies[ARTIFACT]))
@@ -191,7 +216,7 @@ def _result(
         contestants.append(
             Contestant(name, process.description, summary, summary.median_ms / ours, error)
         )
-    return Comparison(tuple(contestants), dict(failures), reference)
+    return Comparison(tuple(contestants), dict(failures), reference, others)
 
 
 class _Process:
@@ -206,6 +231,7 @@ class _Process:
         self._process.start()
         theirs.close()
         self.description = str(self._receive(name))
+        self.first_ms = 0.0
 
     def run(self, count: int) -> list[float]:
         """Run `count` times; returns milliseconds."""
@@ -213,14 +239,20 @@ class _Process:
         latencies: list[float] = self._receive("run")
         return latencies
 
-    def outputs(self) -> Arrays:
+    def outputs(self, time_limit: float) -> Arrays:
+        """Run once for the outputs, and note the time as `first_ms`."""
+        start = time.monotonic()
         self._connection.send("outputs")
+        if not self._connection.poll(time_limit):
+            self._process.kill()
+            raise ExecutionError(f"one run takes longer than the time limit of {time_limit:g} s")
         arrays: Arrays = self._receive("outputs")
+        self.first_ms = 1000 * (time.monotonic() - start)
         return arrays
 
     def close(self) -> None:
         self._connection.close()
-        self._process.join(timeout=10)
+        self._process.join(timeout=1)
         if self._process.is_alive():
             self._process.kill()
 
@@ -352,3 +384,6 @@ RIVALS: dict[str, Callable[[Subject], tuple[str, Runner]]] = {
     "artifact": _artifact,
 }
 """Ways to run a model; each returns what it is and a function that runs it once."""
+
+OTHERS = tuple(name for name in RIVALS if name != ARTIFACT)
+"""What the artifact is compared with."""

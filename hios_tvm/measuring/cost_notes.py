@@ -1,17 +1,26 @@
 """What a user should know of the costs that a network was scheduled with."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from hios_tvm.backends.network import Network
 from hios_tvm.passes.schedule_kernels import NO_RULE
-from hios_tvm.schema.costs import CostTable
+from hios_tvm.passes.widen_half import HALF
+from hios_tvm.runtime.devices import HOST
+from hios_tvm.schema.costs import CostTable, Measurement
+from hios_tvm.schema.node_names import QUANTIZED_NODES
 
 _MOST_NAMED = 3
+_WORTH_A_NOTE = 0.005  # of the time
 
 
 def cost_notes(network: Network, costs: CostTable) -> tuple[str, ...]:
-    """Say which devices were scheduled with estimates, and what kernels without a rule take."""
-    return (*_estimates(costs), *_without_rule(network, costs))
+    """Say what is estimated, what no rule knows, and what is computed in another type."""
+    return (
+        *_estimates(costs),
+        *_without_rule(network, costs),
+        *_half(network, costs),
+        *_quantized(network, costs),
+    )
 
 
 def _estimates(costs: CostTable) -> Iterator[str]:
@@ -31,13 +40,46 @@ def _without_rule(network: Network, costs: CostTable) -> Iterator[str]:
             if NO_RULE in form.mod[operator.kernel].attrs
         }
         taken = {general[name]: times[name].ms for name in general.keys() & times.keys()}
-        total = sum(measurement.ms for measurement in times.values())
-        if not taken or not total:
+        share = _share(times, general)
+        if share < _WORTH_A_NOTE:
             continue
         first = sorted(taken, key=lambda kernel: -taken[kernel])[:_MOST_NAMED]
         names = ", ".join(first) + (", ..." if len(taken) > len(first) else "")
-        share = sum(times[name].ms for name in general.keys() & times.keys()) / total
         yield (
             f"{share:.0%} of the operators' time on {model} is in kernels that no schedule rule "
             f"knows: {names}"
         )
+
+
+def _half(network: Network, costs: CostTable) -> Iterator[str]:
+    half = sorted(set(network.recipe.dtypes) & set(HALF))
+    if not half or network.lowered.keys() != {HOST}:
+        return
+    conversions = [
+        operator.name
+        for operator in network.graph.operators
+        if operator.kernel.removeprefix("fused_").startswith("cast")
+    ]
+    for model, times in costs.latency.items():
+        yield (
+            f"{' and '.join(half)} is computed in single precision on {model}, with weights of "
+            f"twice the size; {_share(times, conversions):.0%} of the operators' time is in "
+            "conversions"
+        )
+
+
+def _quantized(network: Network, costs: CostTable) -> Iterator[str]:
+    nodes = set(map(str, network.kernels["main"].attrs.get(QUANTIZED_NODES, ())))
+    found = [op.name for op in network.graph.operators if nodes & set(op.nodes)]
+    for model, times in costs.latency.items():
+        if found:
+            yield (
+                f"{_share(times, found):.0%} of the operators' time on {model} is in quantized "
+                "operators, whose products are computed in single precision"
+            )
+
+
+def _share(times: Mapping[str, Measurement], operators: Iterable[str]) -> float:
+    """Return the part of the time of all operators that some of them take."""
+    total = sum(measurement.ms for measurement in times.values())
+    return sum(times[name].ms for name in operators if name in times) / total if total else 0.0

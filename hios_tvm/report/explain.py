@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, ClassVar
 
+from hios_tvm.measuring.load import LOADED, load_note
+from hios_tvm.report.words import milliseconds, significant
 from hios_tvm.schema.device_names import cores_of
 
 if TYPE_CHECKING:
     from hios_tvm.measuring.benchmark import BenchmarkResult
+    from hios_tvm.schema.graph import Operator, OperatorGraph
     from hios_tvm.schema.manifest import Manifest
 
 FAR_OFF = 0.15
@@ -64,7 +68,7 @@ class DeviceReport:
             self.device,
             str(self.operators),
             str(self.stages),
-            f"{self.work_ms:.2f}",
+            significant(self.work_ms),
             f"{self.share:.0%}",
             f"{self.weight_bytes / 2**20:.1f}",
             f"{self.arena_bytes / 2**20:.1f}",
@@ -111,7 +115,12 @@ def manifest_reports(manifest: Manifest) -> list[DeviceReport]:
     return reports
 
 
-def why_idle(manifest: Manifest, *, schedule_given: bool = False) -> list[str]:
+def why_idle(
+    manifest: Manifest,
+    *,
+    schedule_given: bool = False,
+    memory: Mapping[str, int] = MappingProxyType({}),
+) -> list[str]:
     """Say for the devices without operators what is known about why they have none.
 
     A device of whose cores another one uses some is not idle.
@@ -121,6 +130,8 @@ def why_idle(manifest: Manifest, *, schedule_given: bool = False) -> list[str]:
     manifest : Manifest
     schedule_given : bool
         Whether the schedule was given to the compiler, so that no scheduler decided anything.
+    memory : mapping of device to bytes
+        The limits that the schedule had to keep.
     """
     reports = manifest_reports(manifest)
     busy = [report.device for report in reports if report.operators]
@@ -135,9 +146,28 @@ def why_idle(manifest: Manifest, *, schedule_given: bool = False) -> list[str]:
         for name, cores in unused.items()
         if not any(cores < other for other in unused.values())
     ]
-    if not idle:
-        return []
-    return [f"{', '.join(idle)} got nothing: {_reason(manifest, len(busy), schedule_given)}"]
+    limited = [] if schedule_given else [name for name in idle if name in memory]
+    others = [name for name in idle if name not in limited]
+    lines = [_limit_reason(manifest, name, memory[name], len(busy)) for name in limited]
+    if others:
+        reason = _reason(manifest, len(busy), schedule_given)
+        lines.insert(0, f"{', '.join(others)} got nothing: {reason}")
+    return lines
+
+
+def _limit_reason(manifest: Manifest, device: str, limit: int, busy: int) -> str:
+    """Say why a device whose memory is limited got nothing."""
+    graph = manifest.graph
+    if graph is not None and all(_bytes_of(graph, op) > limit for op in graph.operators):
+        return f"{device} got nothing: no operator fits into its memory limit of {limit} bytes"
+    reason = _reason(manifest, busy, schedule_given=False)
+    return f"{device} got nothing: {reason}; its memory limit of {limit} bytes may be the cause"
+
+
+def _bytes_of(graph: OperatorGraph, operator: Operator) -> int:
+    """The memory that an operator takes alone: its weights, inputs and outputs."""
+    tensors = {*operator.inputs, *operator.outputs} - set(graph.constants)
+    return graph.weight_bytes([operator.name]) + sum(graph.tensor[t].nbytes for t in tensors)
 
 
 def _reason(manifest: Manifest, busy: int, schedule_given: bool) -> str:
@@ -187,15 +217,26 @@ def bottlenecks(result: BenchmarkResult, manifest: Manifest) -> list[str]:
         off = measured_ms / predicted_ms - 1.0
         if abs(off) > FAR_OFF:
             lines.append(
-                f"the prediction is off: measured {measured_ms:.2f} ms, predicted "
-                f"{predicted_ms:.2f} ms ({off:+.0%}); compile again on this machine"
+                f"the prediction is off: measured {milliseconds(measured_ms)}, predicted "
+                f"{milliseconds(predicted_ms)} ({off:+.0%}); {_why_off(result, manifest)}"
             )
+    notes = load_note(result.others, "the runs")
     busiest = max(unit_ms, key=unit_ms.__getitem__)
     if not lines and unit_ms[busiest]:
         share = unit_ms[busiest] / measured_ms
         what = "core" if busiest not in busy_ms else "device"
         lines.append(f"bound by kernels: the busiest {what} works {share:.0%} of the time")
-    return lines
+    return lines + notes
+
+
+def _why_off(result: BenchmarkResult, manifest: Manifest) -> str:
+    from hios_tvm.runtime.machine import describe_machine
+
+    if result.others >= LOADED:
+        return f"other processes used {result.others:.0%} of the cores meanwhile"
+    if manifest.compile_info.get("machine") != str(describe_machine()):
+        return "it was compiled on another machine: compile it again on this one"
+    return "it was compiled on this machine, whose load or clock may have been another then"
 
 
 def _units(devices: Iterable[str]) -> list[tuple[str, list[str]]]:
@@ -237,7 +278,7 @@ class OperatorDifference:
 
     def cells(self) -> list[str]:
         """One row of a table under `COLUMNS`."""
-        times = f"{self.cost_ms:.4f}", f"{self.measured_ms:.4f}", f"{self.difference_ms:+.4f}"
+        times = map(significant, (self.cost_ms, self.measured_ms, self.difference_ms))
         return [self.operator, self.device, *times]
 
 

@@ -26,6 +26,7 @@ class OperatorRow:
     number: int
     operator: str
     kernel: str
+    nodes: str
     device: str
     stream: int
     start_ms: float | None
@@ -109,6 +110,8 @@ def _operators(view: OperatorView, result: BenchmarkResult | None) -> list[Opera
         for step in program.instructions
         if isinstance(step, Call)
     }
+    graph = view.manifest.graph
+    nodes = {} if graph is None else {item.name: item.nodes for item in graph.operators}
     rows = []
     for node in view.nodes.values():
         item = predicted.get(node.name)
@@ -117,6 +120,7 @@ def _operators(view: OperatorView, result: BenchmarkResult | None) -> list[Opera
                 node.number,
                 node.name,
                 kernels[node.name],
+                ", ".join(nodes.get(node.name, ())),
                 *node.row,
                 None if item is None else item.start_ms,
                 None if item is None else item.cost_ms,

@@ -1,6 +1,5 @@
 """The operators of an artifact, and when they run: as predicted, and as measured."""
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -175,12 +174,9 @@ def median_run(traces: Sequence[RunTrace]) -> RunTrace:
 
 
 def short_label(operator: str) -> str:
-    """Return what an operator does, from its name.
+    """Return the end of an operator's name, which tells more than its beginning.
 
-    >>> short_label("fused_conv2d17_add11_relu125"), short_label("max_pool2d3")
-    ('conv2d add relu', 'max pool2d')
+    >>> short_label("relu1"), short_label("features_3_squeeze_1x1_conv")
+    ('relu1', '…es_3_squeeze_1x1_conv')
     """
-    words = re.sub(r"(?<=[a-z])\d+(?=_|$)", "", operator.removeprefix("fused_")).split("_")
-    kept = [word for i, word in enumerate(words) if word and (i == 0 or word != words[i - 1])]
-    text = " ".join(kept)
-    return text if len(text) <= 20 else f"{text[:19]}…"
+    return operator if len(operator) <= 22 else f"…{operator[-21:]}"

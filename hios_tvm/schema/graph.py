@@ -24,12 +24,17 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Operator:
-    """One call of a kernel; `inputs` and `outputs` name tensors in the order of its arguments."""
+    """One call of a kernel.
+
+    `inputs` and `outputs` name tensors in the order of its arguments, `nodes` those of the model's
+    nodes that it came from, the most important first.
+    """
 
     name: str
     kernel: str
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
+    nodes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,17 @@ from hios_tvm.errors import UsageError
 
 
 def parse_memory(text: str) -> tuple[str, int]:
-    """Read a limit as the user writes it: a device, and bytes with or without a unit.
+    """Read a limit as the user writes it: a device, and a size with its unit.
 
     >>> parse_memory("cpu@0=512MiB")
     ('cpu@0', 536870912)
     """
     device, _, size = text.rpartition("=")
+    if device.strip() and size.strip().isdigit():
+        name, number = device.strip(), size.strip()
+        raise UsageError(
+            f"{text!r} has no unit: write {name}={number}MiB, or {name}={number}B for bytes"
+        )
     try:
         if not device.strip():
             raise UsageError(f"{text!r} names no device")

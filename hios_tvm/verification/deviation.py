@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -18,12 +18,22 @@ RTOL: Mapping[Precision, float] = {"fp32": 1e-4, "tf32": 1e-2, "fp16": 1e-2}
 
 @dataclass(frozen=True)
 class Tolerance:
-    """How exact a model is: the largest error, relative to the output's largest magnitude, and half
-    a unit in the last place of the coarsest type that it computes in, relative to a value.
+    """How exact a model is.
+
+    Attributes
+    ----------
+    rtol : float
+        The largest error, relative to the output's largest magnitude.
+    rounding : float
+        Half a unit in the last place of the coarsest type that the model computes in, relative to
+        a value.
+    range_share : float
+        The largest error, relative to the range of the output's values.
     """
 
     rtol: float = RTOL["fp32"]
     rounding: float = 2.0**-24
+    range_share: float = 1e-2
 
     def __or__(self, other: Tolerance) -> Tolerance:
         """Return the tolerance of a model that computes in both ways."""
@@ -45,7 +55,6 @@ TOLERANCES: Mapping[str, Tolerance] = {
 
 Arrays = Mapping[str, np.ndarray]
 
-_RANGE_SHARE = 1e-2
 _ROUNDINGS = 64
 _SPREADS = 4.0
 _UNEQUAL_SPREADS = 2
@@ -112,7 +121,9 @@ class Deviation:
         - *A network that amplifies rounding is not wrong.* Where runs of the reference itself
           are `spread` apart, four times that is allowed.
         """
-        within_range = max(_RANGE_SHARE * self.value_range, _ROUNDINGS * tolerance.rounding)
+        within_range = max(
+            tolerance.range_share * self.value_range, _ROUNDINGS * tolerance.rounding
+        )
         return max(min(tolerance.rtol, within_range), _SPREADS * spread.error)
 
     def within(self, tolerance: Tolerance | float, spread: Spread = Spread()) -> bool:
@@ -129,8 +140,8 @@ class Deviation:
         return self.max_error <= self.allowed(tolerance, spread)
 
 
-def tolerance_of(recipe: Recipe) -> Tolerance:
-    """Return how exact a model is that was compiled by `recipe`.
+def tolerance_of(recipe: Recipe, rtol: float | None = None) -> Tolerance:
+    """Return how exact a model is that was compiled by `recipe`, or as a user says by `rtol`.
 
     >>> tolerance_of(Recipe(precision="tf32")).rtol, tolerance_of(Recipe(dtypes=("bool",))).rtol
     (0.01, 0.0001)
@@ -138,7 +149,9 @@ def tolerance_of(recipe: Recipe) -> Tolerance:
     tolerance = TOLERANCES[recipe.precision]
     for dtype in recipe.dtypes:
         tolerance |= TOLERANCES.get(dtype, SINGLE)
-    return tolerance
+    if rtol is None:
+        return tolerance
+    return replace(tolerance, rtol=rtol, range_share=max(tolerance.range_share, rtol))
 
 
 def deviations(outputs: Arrays, reference: Arrays) -> tuple[Deviation, ...]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +19,8 @@ from hios_tvm.verification.reference import Reference, Step, perturbed
 if TYPE_CHECKING:
     import onnx
     from tvm.ir import IRModule
+
+_LARGEST_CONTENT = 2**31 - 2**20  # bytes; one message of Protocol Buffers holds no more than 2 GB
 
 _SHAPES_ONLY = ("Shape", "Size")
 
@@ -87,8 +91,13 @@ class OnnxReference(Reference):
     def save(self, folder: Path) -> Path:
         import onnx
 
-        path = folder / "model.onnx"
-        onnx.save(self._model, path)
+        path, model = folder / "model.onnx", self._model
+        if model.ByteSize() < _LARGEST_CONTENT:
+            onnx.save(model, path)
+            return path
+        copy = onnx.ModelProto()
+        copy.CopyFrom(model)  # weights are moved out of what is saved
+        onnx.save(copy, path, save_as_external_data=True, location="weights.bin")
         return path
 
     def _cut(self, steps: Sequence[Step], inputs: Arrays, outputs: Sequence[str]) -> OnnxReference:
@@ -135,15 +144,25 @@ class OnnxReference(Reference):
             if not optimized:
                 levels = onnxruntime.GraphOptimizationLevel
                 options.graph_optimization_level = levels.ORT_DISABLE_ALL
-            source = self._source
-            model = str(source) if isinstance(source, Path) else source.SerializeToString()
-            try:
-                self._sessions[optimized] = onnxruntime.InferenceSession(
-                    model, options, providers=["CPUExecutionProvider"]
-                )
-            except Exception as error:
-                raise _cannot_run(error) from error
+            with self._file_or_content() as model:
+                try:
+                    self._sessions[optimized] = onnxruntime.InferenceSession(
+                        model, options, providers=["CPUExecutionProvider"]
+                    )
+                except Exception as error:
+                    raise _cannot_run(error) from error
         return self._sessions[optimized]
+
+    @contextmanager
+    def _file_or_content(self) -> Iterator[str | bytes]:
+        """Yield the model as ONNX Runtime takes it: above 2 GB, only as a file."""
+        if isinstance(self._source, Path):
+            yield str(self._source)
+        elif self._source.ByteSize() < _LARGEST_CONTENT:
+            yield self._source.SerializeToString()
+        else:
+            with TemporaryDirectory(prefix="hios-tvm-") as folder:
+                yield str(self.save(Path(folder)))
 
 
 def onnxruntime_outputs(model: Path | onnx.ModelProto, inputs: Arrays) -> dict[str, np.ndarray]:

@@ -51,11 +51,14 @@ class Search:
         Folder that keeps compiled kernels.
     reproducer : Path, optional
         Folder to write the smallest model that differs into.
+    rtol : float, optional
+        Largest error that counts as equal, over the largest magnitude, in place of the usual one.
     """
 
     devices: Mapping[str, CompileWords]
     kernel_dir: Path | None = None
     reproducer: Path | None = None
+    rtol: float | None = None
 
 
 def verify(
@@ -98,11 +101,11 @@ def verify(
         return Verification(reason=str(error))
     except InputError as error:  # where the reference takes what is not valid
         return Verification(reason=f"no valid inputs were found: {error}")
-    tolerance = tolerance_of(manifest.recipe)
+    tolerance = tolerance_of(manifest.recipe, search.rtol)
     found = judge(outputs, draws.inputs, draws.expected, reference, tolerance)
     if found.wrong:
         raise _refusal(found, draws, reference, manifest.recipe, search)
-    return _verification(found, draws, reference)
+    return _verification(found, draws, reference, search)
 
 
 def _host(recipe: Recipe) -> Target:
@@ -111,7 +114,9 @@ def _host(recipe: Recipe) -> Target:
     return targets[HOST] if HOST in targets else next(iter(targets.values())).host
 
 
-def _verification(found: Judgement, draws: Draws, reference: Reference) -> Verification:
+def _verification(
+    found: Judgement, draws: Draws, reference: Reference, search: Search
+) -> Verification:
     return Verification(
         verified=True,
         reason="",
@@ -121,17 +126,19 @@ def _verification(found: Judgement, draws: Draws, reference: Reference) -> Verif
         outputs=tuple(
             OutputError(one.output, one.max_error, found.allowed(one)) for one in found.deviations
         ),
-        notes=tuple(_notes(found, draws, reference)),
+        notes=tuple(_notes(found, draws, reference, search)),
     )
 
 
-def _notes(found: Judgement, draws: Draws, reference: Reference) -> list[str]:
+def _notes(found: Judgement, draws: Draws, reference: Reference, search: Search) -> list[str]:
     notes = [
         f"output {name!r} does not depend on the inputs: it changes by less than "
         f"{LEAST_CHANGE:g} of its magnitude"
         for name in draws.unchanged
     ]
-    if found.tolerance != SINGLE:
+    if search.rtol is not None:
+        notes.append(f"errors of {search.rtol:g} are allowed, as was asked for")
+    elif found.tolerance != SINGLE:
         notes.append(
             f"the model computes in half precision or with rounded factors: errors of "
             f"{found.tolerance.rtol:g} are allowed"
@@ -178,7 +185,7 @@ def _search(
     """Return the first difference on any device, and how to compile it there."""
     for device, words in search.devices.items():
         compile_and_run = compiler_of_parts(recipe, device, search.kernel_dir)
-        tolerance = tolerance_of(recipe)
+        tolerance = tolerance_of(recipe, search.rtol)
         found = first_difference(reference, draws.inputs, compile_and_run, tolerance)
         if found is not None:
             return found, words
@@ -193,7 +200,7 @@ def _distance(found: Judgement, output: Deviation) -> str:
         return f"output {output.output!r} differs from the reference in {output.unequal} elements"
     return (
         f"output {output.output!r} differs from the reference by {output.max_error:.1e} of its "
-        f"largest magnitude, {found.allowed(output):.1e} is allowed"
+        f"largest magnitude, {found.allowed(output):.1e} is allowed (--rtol)"
     )
 
 

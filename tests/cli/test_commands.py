@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import subprocess
+import sys
+import time
 from itertools import pairwise
 from pathlib import Path
 
@@ -70,6 +74,32 @@ def artifact(folder: Path, model: Path) -> Path:
     assert "predicted makespan" in output
     assert "largest error" in output
     return path
+
+
+@pytest.mark.parametrize("seconds", [0.5, 2.5])
+def test_an_interrupted_compile_ends_soon_and_says_what_is_kept(
+    tmp_path: Path, seconds: float
+) -> None:
+    """While modules are imported, and in the middle of the work."""
+    model, artifact = tmp_path / "model.onnx", tmp_path / "model.hios"
+    succeed("zoo", "squeezenet1_1", "-o", model)
+    # Where pytest runs in the background, children inherit that SIGINT is ignored.
+    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    command = [sys.executable, "-c", code + "from hios_tvm.cli import main; main()", "compile"]
+    words = [str(model), "--cost-cache", str(tmp_path / "cache")]
+    with subprocess.Popen(
+        [*command, *words], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    ) as process:
+        time.sleep(seconds)
+        process.send_signal(signal.SIGINT)
+        start = time.monotonic()
+        _, errors = process.communicate(timeout=60)
+    assert time.monotonic() - start < 2.5
+    assert process.returncode == 130
+    assert "Traceback" not in errors
+    assert "interrupted" in errors
+    assert seconds < 1 or "measured costs and compiled kernels" in errors
+    assert not artifact.exists()
 
 
 COMMANDS = main.list_commands(click.Context(main))
@@ -176,6 +206,12 @@ def test_compare_lists_every_contestant(artifact: Path, model: Path, tmp_path: P
     ours = next(c for c in data["contestants"] if c["name"] == "artifact")
     assert ours["speedup"] == 1.0
     assert ours["max_error"] < 1e-4
+    words = ["--iterations", 2, "--warmup", 0, "--json", "--time-limit"]
+    data = json.loads(succeed("compare", model, artifact, *words, 20, "--rivals", "onnxruntime"))
+    assert [contestant["name"] for contestant in data["contestants"]] == ["onnxruntime", "artifact"]
+    result = run("compare", model, artifact, "--rivals", "tvm")
+    assert result.exit_code == 2
+    assert "no rival 'tvm': there are tvm-default, same-kernels, onnxruntime" in result.stderr
 
 
 def test_a_saved_placement_and_costs_compile_to_the_same_schedule(
@@ -192,8 +228,13 @@ def test_a_saved_placement_and_costs_compile_to_the_same_schedule(
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["compile", "{model}", "--devices", "gpu7"], 1, "gpu7"),
-        (["compile", "{model}", "--devices", "cpu@99"], 1, "cpu@99"),
+        (["compile", "{model}", "--devices", "gpu:7"], 2, "did you mean cuda:7?"),
+        (["compile", "{model}", "--devices", "cpu0"], 2, "did you mean cpu@0?"),
+        (["compile", "{model}", "--devices", "cpu@0-"], 2, "write cpu@0, cpu@0-3"),
+        (["compile", "{model}", "--devices", "tpu:0"], 2, "device 'tpu:0' is unknown"),
+        (["compile", "{model}", "--devices", "cpu@99"], 2, "write for example cpu@{core}"),
+        (["compile", "{model}", "--memory", "cpu@{core}=512"], 2, "has no unit"),
+        (["compile", "{open}"], 2, "such as --shape x:1,8"),
         (["compile", "{model}", "--devices", "cpu@{core},cpu@{core}"], 2, "twice"),
         (["compile", "{model}", "--scheduler", "best"], 2, "scheduler 'best' is unknown"),
         (["compile", "{model}", "--target", "z80"], 2, "target 'z80' is unknown"),
@@ -205,7 +246,7 @@ def test_a_saved_placement_and_costs_compile_to_the_same_schedule(
         (["run", "{model}"], 1, "error:"),
         (["run", "{artifact}", "--input", "z={model}"], 2, "cannot read"),
         (["run", "{artifact}", "--range", "3"], 2, "--range"),
-        (["run", "{artifact}", "--devices", "cpu@99"], 1, "cpu@99"),
+        (["run", "{artifact}", "--devices", "cpu@99"], 2, "cpu@99"),
         (["benchmark", "{artifact}", "--percentiles", "high"], 2, "--percentiles"),
         (["inspect", "{text}"], 1, "error:"),
     ],
@@ -215,10 +256,14 @@ def test_a_wrong_call_gives_one_clear_line(
 ) -> None:
     text = tmp_path / "notes.md"
     text.write_text("no model")
+    symbolic = onnx.load(model)
+    symbolic.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "rows"
+    onnx.save(symbolic, tmp_path / "open.onnx")
     words = {"model": model, "artifact": artifact, "text": text, "core": CORE}
+    words["open"] = tmp_path / "open.onnx"
     result = run(*(argument.format(**words) for argument in arguments))
     assert result.exit_code == code, result.output
-    assert message in result.stderr
+    assert message.format(**words) in result.stderr
     assert "Traceback" not in result.output
 
 
@@ -234,6 +279,10 @@ def test_an_idle_device_is_named_with_the_reason(model: Path, folder: Path) -> N
     plan = folder / "plan.json"
     output = succeed(*words, "--scheduler", "hios-lp", "--save-placement", plan)
     assert f"{second} got nothing: the model has only 1 operator" in output
+    limited = [*words, "--scheduler", "hios-lp", "--no-verify", "--memory"]
+    output = succeed(*limited, f"{second}=1B")
+    assert f"{second} got nothing: no operator fits into its memory limit of 1 bytes" in output
+    assert "memory limit of 1000000 bytes may be the cause" in succeed(*limited, f"{second}=1MB")
     output = succeed("benchmark", path, "--iterations", 5, "--duration", 0)
     assert f"{second} is idle: it has no operators" in output
     output = succeed(*words, "--placement", plan, "--no-verify")
@@ -274,7 +323,9 @@ def test_run_writes_a_trace(artifact: Path, tmp_path: Path) -> None:
     succeed("run", artifact, "--trace", tmp_path / "trace.json", "--warmup", 1)
     events = json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
     kinds = [event["cat"] for event in events if event["ph"] == "X"]
-    assert "call" in kinds
+    (call,) = (event for event in events if event.get("cat") == "call")
+    assert call["name"] == "m"  # the product, which has no name, by its output's
+    assert call["args"]["nodes"].startswith("m, ")
     assert kinds.count("run") == 1
     result = run("run", artifact, "--trace", tmp_path / "missing" / "trace.json")
     assert result.exit_code == 2

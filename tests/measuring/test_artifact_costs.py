@@ -142,7 +142,7 @@ def test_any_artifact_can_be_measured(model: Path, costs: Path, tmp_path: Path) 
 def test_costs_of_another_model_are_refused(costs: Path, tmp_path: Path) -> None:
     value = helper.make_tensor_value_info
     graph = helper.make_graph(
-        [helper.make_node("Sigmoid", ["x"], ["y"])],
+        [helper.make_node("Sigmoid", ["x"], ["y"], name="another")],
         "other",
         [value("x", TensorProto.FLOAT, [4])],
         [value("y", TensorProto.FLOAT, [4])],

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import numpy as np
 import onnx
 from onnx import helper
 
@@ -38,3 +39,45 @@ def test_the_share_of_kernels_without_a_rule_is_said() -> None:
 def test_nothing_is_said_where_every_kernel_has_a_rule() -> None:
     network = network_of(helper.make_node("Softmax", ["x"], ["s"], axis=1))
     assert cost_notes(network, costs(network, *[1.0] * len(network.graph.operators))) == ()
+
+
+def test_half_precision_that_is_computed_in_single_is_said() -> None:
+    nodes = [helper.make_node("Softmax", ["x"], ["y"], axis=1)]
+    value = helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT16, [4, 50])
+    graph = helper.make_graph(nodes, "half", [value], [onnx.ValueInfoProto(name="y")])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    network = lower_network(from_onnx(model), "host")
+    count = len(network.graph.operators)
+    notes = cost_notes(network, costs(network, *[1.0] * count))
+    cast = sum(o.kernel.removeprefix("fused_").startswith("cast") for o in network.graph.operators)
+    assert notes[-1] == (
+        "float16 is computed in single precision on cpu/1, with weights of twice the size; "
+        f"{cast / count:.0%} of the operators' time is in conversions"
+    )
+
+
+def test_the_share_of_quantized_operators_is_said() -> None:
+    nodes = [
+        helper.make_node("MatMulInteger", ["x", "w"], ["i"], name="product"),
+        helper.make_node("ReduceMax", ["x32"], ["z"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "quantized",
+        [
+            helper.make_tensor_value_info("x", onnx.TensorProto.UINT8, [4, 8]),
+            helper.make_tensor_value_info("x32", onnx.TensorProto.FLOAT, [4, 8]),
+        ],
+        [onnx.ValueInfoProto(name="i"), onnx.ValueInfoProto(name="z")],
+        [onnx.numpy_helper.from_array(np.ones((8, 3), np.uint8), "w")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    network = lower_network(from_onnx(model), "host")
+    operators = network.graph.operators
+    times = [3.0 if "product" in operator.nodes else 1.0 for operator in operators]
+    share = sum(time for time in times if time > 1) / sum(times)
+    notes = cost_notes(network, costs(network, *times))
+    assert any(
+        note.startswith(f"{share:.0%} of the operators' time on cpu/1 is in quantized")
+        for note in notes
+    )

@@ -3,12 +3,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import tvm
+from lowered_models import model_of
+from onnx import helper
 from tvm import relax
 from tvm.script import ir as I
 from tvm.script import relax as R
 from tvm.script import tirx as T
 
+from hios_tvm.backends.network import lower_network
 from hios_tvm.errors import CompileError
+from hios_tvm.frontends.onnx import from_onnx
 from hios_tvm.passes.canonicalize_operators import CanonicalizeOperators, collect_weights
 from hios_tvm.passes.extract_operator_graph import extract_operator_graph
 from hios_tvm.schema.graph import Operator, Tensor
@@ -70,7 +74,30 @@ def test_constants_become_parameters_behind_the_inputs() -> None:
     np.testing.assert_array_equal(collect_weights(before())["weight_0"], WEIGHT)
 
 
-def test_operators_are_named_after_their_kernels() -> None:
+def test_operators_are_named_after_their_nodes() -> None:
+    """A convolution comes before what is fused to it; what has no node's name has its output's."""
+    random = np.random.default_rng(0).standard_normal
+    w = random((3, 3, 3, 3)).astype(np.float32)
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["a"], name="/layer.1/conv", pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["a"], ["b"]),
+        helper.make_node("Conv", ["b", "w2"], ["c"], name="7", pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["c"], ["d"], name="act"),
+        helper.make_node("Softmax", ["d"], ["y"], name="x"),
+    ]
+    model = model_of(nodes, {"x": (1, 3, 8, 8)}, {"w": w, "w2": w + 1})
+    graph = lower_network(from_onnx(model), "host").graph
+    nodes_of = {operator.name: operator.nodes for operator in graph.operators}
+    assert nodes_of["node_7"] == ("7", "act")  # an identifier does not begin with a digit
+    assert nodes_of["layer_1_conv_conv2d_relu"] == ("/layer.1/conv", "b")
+    others = nodes_of.keys() - {"node_7", "layer_1_conv_conv2d_relu"}
+    assert any(nodes_of[name] == ("x",) and name != "x" for name in others)  # the input is x
+    assert all(nodes_of[name] for name in others)
+    kernels = {operator.kernel for operator in graph.operators if "conv2d" in operator.kernel}
+    assert len(kernels) == 1  # other nodes do not make another kernel
+
+
+def test_operators_without_nodes_are_named_after_their_kernels() -> None:
     graph = extract_operator_graph(CanonicalizeOperators()(before()))
     assert graph.operators == (
         Operator("add", "add", ("x", "weight_0"), ("add",)),

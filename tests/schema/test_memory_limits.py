@@ -15,7 +15,7 @@ from hios_tvm.schema.platform import Platform
         ("cpu@0=512MiB", "cpu@0", 512 * 2**20),
         ("cpu@0-3 = 1.5GB", "cpu@0-3", 1_500_000_000),
         ("cuda:0=1TiB", "cuda:0", 2**40),
-        ("cpu@0=1000", "cpu@0", 1000),
+        ("cpu@0=1000B", "cpu@0", 1000),
         ("cpu@0=7KB", "cpu@0", 7000),
     ],
 )
@@ -23,10 +23,17 @@ def test_limits_are_read(text: str, name: str, nbytes: int) -> None:
     assert parse_memory(text) == (name, nbytes)
 
 
-@pytest.mark.parametrize("text", ["", "cpu@0", "cpu@0=", "cpu@0=x", "cpu@0=1.2.3MB", "=5", "a=-1"])
+@pytest.mark.parametrize(
+    "text", ["", "cpu@0", "cpu@0=", "cpu@0=x", "cpu@0=1.2.3MB", "=5B", "a=-1B"]
+)
 def test_what_is_no_limit_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="is no memory limit; write for example"):
         parse_memory(text)
+
+
+def test_a_size_without_a_unit_is_explained() -> None:
+    with pytest.raises(UsageError, match="write cpu@0=512MiB, or cpu@0=512B for bytes"):
+        parse_memory("cpu@0=512")
 
 
 def test_limits_are_for_devices_that_exist() -> None:

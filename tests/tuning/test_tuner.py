@@ -201,7 +201,7 @@ def test_a_stopped_tune_keeps_its_trials_and_leaves_no_process(
         kept = trials
     assert "trials: continuing from there" in messages
     assert "run again to continue" in messages
-    assert process.returncode == 1
+    assert process.returncode == 128 + signal.SIGTERM
 
 
 @pytest.mark.parametrize(("field", "value"), [("trials", 0), ("share", 0.0), ("share", 1.5)])

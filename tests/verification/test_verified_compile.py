@@ -30,7 +30,9 @@ from hios_tvm.frontends.onnx import from_onnx
 from hios_tvm.frontends.relay import from_relay
 from hios_tvm.runtime.read_artifact import read_manifest
 from hios_tvm.schema.manifest import Verification
+from hios_tvm.verification import onnx_reference
 from hios_tvm.verification.here import why_not_here
+from hios_tvm.verification.onnx_reference import OnnxReference
 from hios_tvm.verification.relax_reference import RelaxReference
 
 CORE = min(os.sched_getaffinity(0))
@@ -269,6 +271,33 @@ def test_without_verification_the_artifact_says_so(
     assert result.exit_code == 2
 
 
+def test_a_user_may_allow_larger_errors(
+    model: Path, compiled: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spoil_tanh(monkeypatch)
+    result = compiled(model, "--rtol", 10)
+    assert result.exit_code == 0, result.stderr
+    assert "errors of 10 are allowed, as was asked for" in result.stderr
+    assert compiled(model, "--no-verify", "--rtol", 10).exit_code == 2
+
+
+def test_large_models_in_memory_are_run_from_a_file(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onnx_reference, "_LARGEST_CONTENT", 10)
+    proto = onnx.load(model)
+    before = proto.SerializeToString()
+    reference = OnnxReference(proto)
+    inputs = {
+        value.name: np.full([dim.dim_value for dim in value.type.tensor_type.shape.dim], 0.5, "f4")
+        for value in proto.graph.input
+    }
+    expected = OnnxReference(model).run(inputs)
+    for name, array in reference.run(inputs).items():
+        np.testing.assert_array_equal(array, expected[name])
+    assert proto.SerializeToString() == before
+
+
 def test_a_missing_onnxruntime_is_named(model: Path, tmp_path: Path, cache: Path) -> None:
     output = tmp_path / "model.hios"
     words = ["compile", model, "-o", output, "--devices", f"cpu@{CORE}", "--cost-cache", cache]
@@ -277,7 +306,9 @@ def test_a_missing_onnxruntime_is_named(model: Path, tmp_path: Path, cache: Path
         [sys.executable, "-c", code, *map(str, words)], capture_output=True, text=True, check=False
     )
     assert result.returncode == 0, result.stderr
-    assert "not verified: the package onnxruntime cannot be imported" in result.stderr
+    before, after = result.stderr.split("\nnot verified: ")
+    assert "will not be verified: the package onnxruntime cannot be imported" in before
+    assert "the package onnxruntime cannot be imported" in after
     assert "onnxruntime" in read_manifest(output).verification.reason
 
 

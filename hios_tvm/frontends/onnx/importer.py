@@ -23,11 +23,22 @@ from hios_tvm.frontends.onnx.folding import fold
 from hios_tvm.frontends.onnx.functions import MAX_NODES, ONNX_DOMAINS
 from hios_tvm.frontends.onnx.inference import TensorTypeFact, declared_types, inferred_types
 from hios_tvm.frontends.onnx.inputs import ELEMENT_TYPES, model_inputs
+from hios_tvm.frontends.onnx.operators import quantized
 from hios_tvm.frontends.onnx.operators.call import OperatorCall, Value
 from hios_tvm.frontends.onnx.operators.table import CONVERTERS
 from hios_tvm.frontends.tensors import constant_of, dtype_of, shape_of
 from hios_tvm.runtime.memory_limit import check_memory
 from hios_tvm.schema.dtypes import numpy_dtype
+from hios_tvm.schema.node_names import NODE_NAMES, QUANTIZED_NODES, variable_of
+
+
+class _NamingBuilder(relax.BlockBuilder):
+    """Names what it emits after the node that is being converted."""
+
+    hint = ""
+
+    def emit(self, expr: relax.Expr, name_hint: str = "") -> relax.Var:
+        return super().emit(expr, name_hint or self.hint)
 
 
 class OnnxImporter:
@@ -42,7 +53,9 @@ class OnnxImporter:
     """
 
     def __init__(self, opset: int, label: str) -> None:
-        self._builder = relax.BlockBuilder()
+        self._builder = _NamingBuilder()
+        self._node_names: list[str] = []
+        self._quantized: list[str] = []
         self._values: MutableMapping[str, Value] = ChainMap()  # results by tensor name
         self._weights: dict[int, tuple[GraphProto, dict[str, Value]]] = {}
         self._converted = 0
@@ -77,7 +90,8 @@ class OnnxImporter:
                     outputs = []
                     for name, value in results:
                         with self._context(f"output {name!r}"):
-                            outputs.append(builder.emit_output(value))
+                            hint = value.name if isinstance(value, relax.Var) else ""
+                            outputs.append(builder.emit_output(value, hint))
             except HiosError:
                 builder._end_block()  # a builder with an open block complains when it is deleted
                 raise
@@ -85,6 +99,8 @@ class OnnxImporter:
         names = {
             "input_names": [value.name for value in model_inputs(graph)],
             "output_names": [name for name, _ in results],
+            NODE_NAMES: self._node_names,
+            QUANTIZED_NODES: self._quantized,
         }
         module = builder.get()
         module["main"] = module["main"].with_attrs(names)
@@ -146,6 +162,10 @@ class OnnxImporter:
     def _convert(self, node: NodeProto) -> None:
         """Bind what a node computes."""
         domain = "" if node.domain in ONNX_DOMAINS else node.domain
+        self._builder.hint = variable_of([len(self._node_names)])
+        self._node_names.append(node.name or next(filter(None, node.output), node.op_type))
+        if node.op_type in quantized.OPERATORS:
+            self._quantized.append(self._node_names[-1])
         attributes = Attributes(node)
         call = OperatorCall(
             name=node.op_type,

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import tvm
-from onnx import ModelProto
+from onnx import GraphProto, ModelProto
 
-from hios_tvm.errors import DynamicShapeError, ModelError, UnsupportedOperatorError
+from hios_tvm.errors import MissingShapeError, ModelError, UnsupportedOperatorError
 from hios_tvm.frontends.onnx.files import external_tensors, load_external_data, read_model
 from hios_tvm.frontends.onnx.functions import expand_functions, unsupported_operators
 from hios_tvm.frontends.onnx.importer import OnnxImporter
@@ -99,11 +99,20 @@ def _import(
             message += f". These dimensions have no value either: {', '.join(unknown)}"
         raise UnsupportedOperatorError(message, operators=tuple(unsupported))
     if unknown:
-        raise DynamicShapeError(
+        inputs = dict.fromkeys(text.rpartition(":")[0] for text in unknown)
+        examples = " ".join(f"--shape {_shape_example(model.graph, name)}" for name in inputs)
+        raise MissingShapeError(
             f"{label}: these dimensions have no value: {', '.join(unknown)}; "
-            "give the inputs' shapes, such as --shape name:1,3,224,224",
+            f"give the inputs' shapes, such as {examples}",
             dimensions=tuple(unknown),
         )
     if file is not None:
         load_external_data(model, file)
     return OnnxImporter(opset, label).import_graph(model.graph, static_shapes)
+
+
+def _shape_example(graph: GraphProto, name: str) -> str:
+    """Write a shape of the input `name`, with 1 for each dimension that has no value."""
+    value = next(value for value in graph.input if value.name == name)
+    dims = [str(dim.dim_value or 1) for dim in value.type.tensor_type.shape.dim]
+    return f"{name}:{','.join(dims) or '1,3,224,224'}"

@@ -8,6 +8,8 @@ from onnx_models import assert_cases_agree, case, joined_model, noise
 
 from hios_tvm.errors import UnsupportedOperatorError
 from hios_tvm.frontends.onnx import from_onnx
+from hios_tvm.frontends.onnx.operators import quantized
+from hios_tvm.passes.dataflow import operator_name
 
 Array = np.ndarray
 RANDOM = np.random.default_rng(0)
@@ -136,7 +138,14 @@ def test_quantized_tensors(dtype: str, point: int) -> None:
     assert_cases_agree(cases, opset=21)
 
 
-def test_products_of_quantized_tensors() -> None:
+@pytest.mark.parametrize(
+    ("most_exact", "kind"), [(2**24, "one part"), (2**17, "parts"), (1, "integers")]
+)
+def test_products_of_quantized_tensors(
+    most_exact: int, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where single precision would be exact up to small numbers only, or not at all."""
+    monkeypatch.setattr(quantized, "_MOST_EXACT", most_exact)
     a, b = {"a": integers("uint8", 3, 4)}, {"b": integers("int8", 4, 5)}
     zero, flat = scalar(12, "uint8"), np.zeros(5, "int8")
     scale, scales = scalar(0.02), np.linspace(0.01, 0.05, 5, dtype="float32")
@@ -166,3 +175,21 @@ def test_products_of_quantized_tensors() -> None:
         held["b"] = RANDOM.integers(-999, 999, 5 * group).astype("int32")
         cases[f"groups {group}"] = case("QLinearConv", data, held, group=group, pads=[1] * 4)
     assert_cases_agree(cases, opset=21)
+
+
+@pytest.mark.parametrize(
+    ("length", "dtype", "products"),
+    [(257, "float32", 1), (300, "float32", 2), (5000, "int32", 1)],
+)
+def test_products_of_integers_are_computed_in_exact_parts(
+    length: int, dtype: str, products: int
+) -> None:
+    """257 * 255 * 256 is the largest sum that single precision holds exactly."""
+    shapes = {"a": (2, length), "b": (length, 3)}
+    tensors = {"a": np.zeros(shapes["a"], "uint8"), "b": np.zeros(shapes["b"], "uint8")}
+    zero = {"bz": np.array(0, "uint8")}
+    model = joined_model({"one": case("MatMulInteger", tensors, {"az": zero["bz"], **zero})})
+    main = from_onnx(model)["main"]
+    calls = [binding.value for block in main.body.blocks for binding in block.bindings]
+    found = [call for call in calls if operator_name(call) == "relax.matmul"]
+    assert [str(call.ty.dtype.dtype) for call in found] == [dtype] * products

@@ -17,7 +17,7 @@ from hios_tvm.frontends.onnx.operators.windows import (
 )
 from hios_tvm.frontends.tensors import array_of, constant_of, shape_of
 
-_CONVOLUTIONS: Mapping[int, Callable[..., relax.Expr]] = {
+CONVOLUTIONS: Mapping[int, Callable[..., relax.Expr]] = {
     1: relax.op.nn.conv1d,
     2: relax.op.nn.conv2d,
     3: relax.op.nn.conv3d,
@@ -43,7 +43,7 @@ def conv(call: OperatorCall) -> Value:
     if any(windows.overhang):
         raise ValueError(f"its kernel {kernel} is larger than the padded image")
     result = call.emit(
-        _CONVOLUTIONS[rank](
+        CONVOLUTIONS[rank](
             data,
             weight,
             strides=list(windows.strides),
@@ -106,7 +106,7 @@ def spatial_rank(call: OperatorCall, data: relax.Expr, weight: relax.Expr) -> in
         )
     if call.attributes.integers("kernel_shape", kernel) != kernel:
         raise ValueError(f"kernel_shape is not the shape of the weight, {kernel}")
-    if rank not in _CONVOLUTIONS:
+    if rank not in CONVOLUTIONS:
         raise call.unsupported(f"it has {rank} spatial axes; only 1, 2 and 3 are possible")
     return rank
 

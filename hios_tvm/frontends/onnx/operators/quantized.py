@@ -1,11 +1,17 @@
-"""Quantized tensors, and products of integers, which are exact."""
+"""Quantized tensors, and products of integers, which are exact.
 
-from collections.abc import Mapping
+CPUs have fast kernels for products in single precision alone. These are exact as long as no sum
+exceeds 2**24: a product is computed in as many parts as that takes.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from math import prod
 
 import numpy as np
 from onnx import TensorProto
-from tvm import relax, te, topi
+from tvm import relax, topi
 
 from hios_tvm.frontends.onnx.operators.call import (
     Converter,
@@ -14,7 +20,7 @@ from hios_tvm.frontends.onnx.operators.call import (
     normalized_axis,
 )
 from hios_tvm.frontends.onnx.operators.casts import converted, element_type
-from hios_tvm.frontends.onnx.operators.convolution import spatial_rank
+from hios_tvm.frontends.onnx.operators.convolution import CONVOLUTIONS, spatial_rank
 from hios_tvm.frontends.onnx.operators.windows import read_windows
 from hios_tvm.frontends.tensors import array_of, constant, constant_of, dtype_of, shape_of
 
@@ -113,14 +119,115 @@ def dynamic_quantize_linear(call: OperatorCall) -> list[Value]:
 # --- Products ---
 
 
-def _shifted(call: OperatorCall, x: relax.Expr, zero: relax.Expr | None) -> relax.Expr:
-    """The tensor without its zero point, as int32; of weights right away."""
+_MOST_EXACT = 2**24
+"""Whole numbers up to this one are exact in single precision."""
+
+_MOST_PARTS = 8  # of a product; more take longer than one with integers
+
+
+@dataclass(frozen=True)
+class _Factor:
+    """A tensor with its zero point, and the axis that a product sums over."""
+
+    tensor: relax.Expr
+    zero: relax.Expr | None
+    axis: int
+
+    @cached_property
+    def known(self) -> np.ndarray | None:
+        """The values without their zero point, where both are constant."""
+        array, point = array_of(self.tensor), array_of(self.zero)
+        if array is None or (self.zero is not None and point is None):
+            return None
+        values = array.astype(np.int64)
+        return values if point is None else values - point.astype(np.int64)
+
+    @property
+    def magnitude(self) -> int:
+        """The largest magnitude that an element without its zero point may have."""
+        if self.known is not None:
+            return int(np.abs(self.known).max(initial=1))
+        limits, point = np.iinfo(dtype_of(self.tensor)), array_of(self.zero)
+        low, high = (limits.min, limits.max) if self.zero is not None else (0, 0)
+        if point is not None:
+            low, high = int(point.min(initial=high)), int(point.max(initial=low))
+        return max(limits.max - low, high - limits.min)
+
+    def shifted(self, call: OperatorCall, dtype: str, begin: int = 0, end: int = 0) -> relax.Expr:
+        """Return the tensor without its zero point; of the axis, all or a part."""
+        if self.known is not None:
+            values = self.known
+            if end:
+                values = np.take(values, range(begin, end), self.axis)
+            return constant_of(np.ascontiguousarray(values.astype(dtype)))
+        whole = _shifted(call, self.tensor, self.zero, dtype)
+        if not end:
+            return whole
+        axis = self.axis % len(shape_of(whole))
+        return call.emit(relax.op.strided_slice(whole, [axis], [begin], [end]))
+
+
+def _exact_parts(left: _Factor, right: _Factor, sums: int) -> list[tuple[int, int]] | None:
+    """Divide the axis of a product so that the sums of each part are exact in single precision.
+
+    `sums` are the products of one element of the axis in one sum: 1, or a window's positions.
+    None where that takes too many parts.
+    """
+    length = shape_of(right.tensor)[right.axis]
+    known = right.known
+    if known is None:
+        cost = np.full((length, 1), right.magnitude * sums, np.float64)
+    else:
+        by_axis = np.moveaxis(np.abs(known), right.axis, 0)
+        rows = by_axis.reshape(length, -1)
+        # Of a convolution, the positions of a window are in one sum, its outputs are not.
+        cost = rows.reshape(length, -1, sums).sum(2).astype(np.float64)
+    parts, begin, total = [], 0, np.zeros(cost.shape[1])
+    for i, row in enumerate(cost * left.magnitude):
+        if (total + row).max(initial=0) > _MOST_EXACT:
+            parts.append((begin, i))
+            begin, total = i, np.zeros_like(total)
+            if row.max(initial=0) > _MOST_EXACT or len(parts) >= _MOST_PARTS:
+                return None
+        total = total + row
+    return [*parts, (begin, length)]
+
+
+def _product(
+    call: OperatorCall,
+    left: _Factor,
+    right: _Factor,
+    multiply: Callable[[relax.Expr, relax.Expr], relax.Expr],
+    parts: Sequence[tuple[int, int]] | None,
+) -> relax.Expr:
+    """Return the sums of products as int32.
+
+    That type also keeps what follows, such as a scale, from being multiplied into the weights,
+    which would round otherwise than ONNX does.
+    """
+    if parts is None:
+        return call.emit(multiply(left.shifted(call, "int32"), right.shifted(call, "int32")))
+    if len(parts) == 1:
+        parts = [(0, 0)]
+    total = None
+    for begin, end in parts:
+        pair = (factor.shifted(call, "float32", begin, end) for factor in (left, right))
+        whole = call.cast(call.emit(multiply(*pair)), "int32")
+        total = whole if total is None else call.emit(relax.op.add(total, whole))
+    assert total is not None
+    return total
+
+
+def _shifted(
+    call: OperatorCall, x: relax.Expr, zero: relax.Expr | None, dtype: str = "int32"
+) -> relax.Expr:
+    """The tensor without its zero point; of weights right away."""
     array, point = array_of(x), array_of(zero)
     if zero is None or (point is not None and not point.any()):
-        return call.cast(x, "int32")
+        return call.cast(x, dtype)
     if array is not None and point is not None:
-        return constant_of(array.astype(np.int32) - point.astype(np.int32))
-    return call.emit(relax.op.subtract(call.cast(x, "int32"), call.cast(zero, "int32")))
+        return constant_of((array.astype(np.int32) - point.astype(np.int32)).astype(dtype))
+    return call.emit(relax.op.subtract(call.cast(x, dtype), call.cast(zero, dtype)))
 
 
 def _of_rows(call: OperatorCall, vector: relax.Expr | None, rank: int) -> relax.Expr | None:
@@ -131,11 +238,8 @@ def _of_rows(call: OperatorCall, vector: relax.Expr | None, rank: int) -> relax.
 
 
 def matmul_integer(call: OperatorCall) -> Value:
-    left, right = call.tensor(0), call.tensor(1)
-    left_zero = _of_rows(call, call.optional_tensor(2), len(shape_of(left)))
-    left = _shifted(call, left, left_zero)
-    right = _shifted(call, right, call.optional_tensor(3))
-    return relax.op.matmul(left, right)
+    left_zero = _of_rows(call, call.optional_tensor(2), len(shape_of(call.tensor(0))))
+    return _matmul(call, call.tensor(0), left_zero, call.tensor(1), call.optional_tensor(3))
 
 
 def qlinear_matmul(call: OperatorCall) -> Value:
@@ -143,10 +247,21 @@ def qlinear_matmul(call: OperatorCall) -> Value:
     left, right, point = call.tensor(0), call.tensor(3), call.tensor(7)
     rank = len(shape_of(left))
     scales = _of_rows(call, call.tensor(1), rank), call.tensor(4), call.tensor(6)
-    left = _shifted(call, left, _of_rows(call, call.tensor(2), rank))
-    right = _shifted(call, right, call.tensor(5))
-    product = call.emit(relax.op.matmul(left, right))
+    left_zero = _of_rows(call, call.tensor(2), rank)
+    product = _matmul(call, left, left_zero, right, call.tensor(5))
     return _requantized(call, product, scales, point)
+
+
+def _matmul(
+    call: OperatorCall,
+    left: relax.Expr,
+    left_zero: relax.Expr | None,
+    right: relax.Expr,
+    right_zero: relax.Expr | None,
+) -> relax.Expr:
+    rows = _Factor(left, left_zero, -1)
+    columns = _Factor(right, right_zero, -2 if len(shape_of(right)) > 1 else -1)
+    return _product(call, rows, columns, relax.op.matmul, _exact_parts(rows, columns, 1))
 
 
 def _requantized(
@@ -172,46 +287,55 @@ def conv_integer(call: OperatorCall) -> Value:
     zero = call.optional_tensor(3)
     if zero is not None:
         zero = call.along(zero, 0, len(shape_of(weight)))
-    return _convolution(
-        call, _shifted(call, data, call.optional_tensor(2)), _shifted(call, weight, zero)
-    )
+    return _convolution(call, data, call.optional_tensor(2), weight, zero)
 
 
 def qlinear_conv(call: OperatorCall) -> Value:
     """Inputs: data, scale, point; weight, scale, point; the result's scale and point; bias."""
     data, weight, bias = call.tensor(0), call.tensor(3), call.optional_tensor(8)
     rank = len(shape_of(weight))
-    sums = _convolution(
-        call,
-        _shifted(call, data, _scalar(call, call.tensor(2))),
-        _shifted(call, weight, call.along(call.tensor(5), 0, rank)),
-    )
+    data_zero, weight_zero = _scalar(call, call.tensor(2)), call.along(call.tensor(5), 0, rank)
+    sums = _convolution(call, data, data_zero, weight, weight_zero)
     if bias is not None:
         sums = call.emit(relax.op.add(sums, call.along(bias, 1, rank)))
     scales = call.tensor(1), call.along(call.tensor(4), 1, rank), call.tensor(6)
     return _requantized(call, sums, scales, call.tensor(7))
 
 
-def _convolution(call: OperatorCall, data: relax.Expr, weight: relax.Expr) -> relax.Expr:
-    """Sums of 32 bits; padding is zero, as zero points are subtracted already."""
-    axes = "DHW"[-spatial_rank(call, data, weight) :]
-    windows = read_windows(call, shape_of(data)[2:], shape_of(weight)[2:])
+def _convolution(
+    call: OperatorCall,
+    data: relax.Expr,
+    data_zero: relax.Expr | None,
+    weight: relax.Expr,
+    weight_zero: relax.Expr | None,
+) -> relax.Expr:
+    """Sums over windows; padding is zero, as zero points are subtracted already."""
+    rank = spatial_rank(call, data, weight)
+    kernel = shape_of(weight)[2:]
+    windows = read_windows(call, shape_of(data)[2:], kernel)
     groups = call.attributes.integer("group", 1)
+    image, filters = _Factor(data, data_zero, 1), _Factor(weight, weight_zero, 1)
+    parts = None if any(windows.overhang) else _exact_parts(image, filters, prod(kernel))
+    if parts is not None and len(parts) > 1 and groups > 1:
+        parts = None  # the channels of a group are not those of a part
 
-    def compute(x: te.Tensor, w: te.Tensor) -> te.Tensor:
-        return topi.nn.conv(
+    def multiply(x: relax.Expr, w: relax.Expr) -> relax.Expr:
+        padding = [*windows.before, *windows.after]
+        if dtype_of(x) == "int32":
+            axes = "DHW"[-rank:]
+            sizes = list(windows.strides), padding, list(windows.dilations), groups
+            layouts = f"NC{axes}", f"OI{axes}", "int32"
+            return call.compute(lambda a, b: topi.nn.conv(a, b, *sizes, *layouts), x, w)
+        return CONVOLUTIONS[rank](
             x,
             w,
-            list(windows.strides),
-            [*windows.before, *windows.after],
-            list(windows.dilations),
-            groups,
-            f"NC{axes}",
-            f"OI{axes}",
-            "int32",
+            strides=list(windows.strides),
+            padding=padding,
+            dilation=list(windows.dilations),
+            groups=groups,
         )
 
-    return call.compute(compute, data, weight)
+    return _product(call, image, filters, multiply, parts)
 
 
 OPERATORS: Mapping[str, Converter] = {
