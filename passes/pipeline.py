@@ -22,6 +22,7 @@ from hios_tvm.passes.cpu_rules.convolution import Convolution
 from hios_tvm.passes.cpu_rules.fallback import Fallback
 from hios_tvm.passes.cpu_rules.grouped_convolution import GroupedConvolution
 from hios_tvm.passes.cpu_rules.injective import Injective
+from hios_tvm.passes.cpu_rules.long_product import LongProduct
 from hios_tvm.passes.cpu_rules.product import Product
 from hios_tvm.passes.cpu_rules.rows import Rows
 from hios_tvm.passes.cpu_rules.window import SlidingWindow
@@ -129,6 +130,7 @@ def cpu_rules(lanes: int, registers: int) -> list[ScheduleRule]:
         Attention(lanes, registers),
         Winograd(lanes, registers),
         GroupedConvolution(lanes, registers),
+        LongProduct(lanes, registers),
         Convolution(lanes, registers),
         Product(lanes, registers),
         SlidingWindow(lanes, registers),

@@ -17,7 +17,8 @@ whole reduction; one input element serves a vector of output channels:
                                           * weight[block, ky, kx, c, channels]
             output[y, pixels, channels] = epilogue(sums)
 
-Meanwhile the tiles bring the next block's weights into the cache (`weight_stream`).
+Meanwhile the tiles bring the next block's weights into the cache (`weight_stream`), and large
+residuals, which the epilogue adds.
 
 Padding costs nothing: kernel rows outside of the image are skipped, and the first and last tiles of
 a row, whose pixels are known, get their own code that skips the columns outside. Where a pixel
@@ -27,30 +28,30 @@ reads only itself (kernel 1x1, matrix products), the whole image is one row.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Literal
 
-import numpy as np
 from tvm import tirx
-from tvm.script import tirx as T
-from tvm.tirx import Broadcast, BufferLoad, Ramp, Stmt
+from tvm.tirx import Stmt
 
 from hios_tvm.passes.cpu_rules.blocked_sums import MOST_TERMS, BlockedSums
 from hios_tvm.passes.cpu_rules.borders import Tile, kernel_rows, pixels_inside, tiles_of_row
 from hios_tvm.passes.cpu_rules.convolution_kernel import ConvolutionKernel
-from hios_tvm.passes.cpu_rules.epilogue import Epilogue
+from hios_tvm.passes.cpu_rules.convolution_tiles import (
+    BlockedWeights,
+    ConvolutionTiles,
+    OutputTile,
+)
 from hios_tvm.passes.cpu_rules.loop_nest import (
     Index,
     emitted,
     even_chunk,
     parallel,
     serial,
-    vectors,
     when,
 )
 from hios_tvm.passes.cpu_rules.tiled_shapes import TiledConvolution
-from hios_tvm.passes.cpu_rules.weight_stream import WeightStream
 from hios_tvm.passes.schedule_kernels import Scheduled
 
 _CACHE_BYTES = 256 * 1024
@@ -81,74 +82,8 @@ class Convolution:
 
 
 @dataclass(frozen=True)
-class BlockedWeights:
-    """Packs ``(height, width, inputs of a group, outputs)`` as `TiledConvolution` says.
-
-    So it does with a matrix of ``(inputs, outputs)``.
-
-    >>> BlockedWeights(groups=1, block=32)(np.ones((5, 5, 3, 40), "float32")).shape
-    (2, 5, 5, 3, 32)
-    """
-
-    groups: int
-    block: int
-
-    def __call__(self, weights: np.ndarray) -> np.ndarray:
-        *window, inputs, outputs = weights.shape
-        height, width = window or (1, 1)
-        per_group = outputs // self.groups
-        blocks = -(-per_group // self.block)
-        shape = (height, width, inputs, self.groups, blocks * self.block)
-        padded = np.zeros(shape, weights.dtype)
-        padded[..., :per_group] = weights.reshape(*shape[:-1], per_group)
-        packed = padded.reshape(height, width, inputs, self.groups * blocks, self.block)
-        return np.ascontiguousarray(packed.transpose(3, 0, 1, 2, 4))
-
-
-@dataclass(frozen=True)
-class _OutputTile:
-    """A register tile: some pixels of a row of an image, for a block of output channels.
-
-    `number` counts the tiles that a block's weights serve one after another.
-    """
-
-    batch: Index
-    row: Index
-    pixels: Tile
-    block: Index
-    number: Index
-
-
-@dataclass(frozen=True)
-class _Nest:
-    """The kernel to write.
-
-    Attributes
-    ----------
-    shape : TiledConvolution
-        Extents of the convolution and of the register tile.
-    image : tirx.Var
-        The unpadded input, ``(batch, height, width, channels)``, or ``(..., channels)`` for a
-        pointwise convolution.
-    weight : tirx.Var
-        ``(blocks of all groups, kernel height, kernel width, input channels of a group, channels of
-        a block)``.
-    epilogue : Epilogue
-        Writes the output, which has the dimensions of `image`.
-    """
-
-    shape: TiledConvolution
-    image: tirx.Var
-    weight: tirx.Var
-    epilogue: Epilogue
-
-    @property
-    def stream(self) -> WeightStream:
-        """The weights, a block of channels after the other."""
-        shape = self.shape
-        pixels = shape.batch * math.prod(shape.out_size)
-        blocks = shape.groups * shape.group_blocks
-        return WeightStream(self.weight, blocks, max(1, pixels // shape.pixels))
+class _Nest(ConvolutionTiles):
+    """The kernel to write."""
 
     def body(self) -> Stmt:
         """Return the whole kernel."""
@@ -169,11 +104,11 @@ class _Nest:
                 count = per_chunk if tiles % per_chunk == 0 else tirx.min(per_chunk, tiles - first)
                 for i in serial("tile", count):
                     tile = Tile((first + i) * shape.pixels, shape.pixels, False)
-                    self._write_tile(_OutputTile(0, 0, tile, block, i))
+                    self._write_tile(OutputTile(0, 0, tile, block, i))
             if rest:
                 with when(chunks == 1 or chunk == chunks - 1):
                     tile = Tile(tiles * shape.pixels, rest, False)
-                    self._write_tile(_OutputTile(0, 0, tile, block, per_chunk))
+                    self._write_tile(OutputTile(0, 0, tile, block, per_chunk))
 
     def _write_rows(self) -> None:
         shape = self.shape
@@ -194,7 +129,7 @@ class _Nest:
                     for i in serial("tile", tiles):
                         moved = replace(tile, start=tile.start + i * tile.pixels)
                         number = row + i
-                        self._write_tile(_OutputTile(batch, first + row, moved, block, number))
+                        self._write_tile(OutputTile(batch, first + row, moved, block, number))
 
     def _most_in_chunk(self, parts: int, pixels: int) -> int:
         """Return how many of equal `parts` of an image with so many input pixels to read at a time.
@@ -211,18 +146,19 @@ class _Nest:
         by_blocks = shape.group_blocks * image_bytes + weight_bytes
         return parts if weight_bytes > _CACHE_BYTES and by_blocks < by_chunks else most
 
-    def _write_tile(self, tile: _OutputTile) -> None:
+    def _write_tile(self, tile: OutputTile) -> None:
         """Compute `tile` in accumulators ``[pixels * channels of a block]``."""
         shape, level = self.shape, _level(self.shape)
         count = tile.pixels.pixels * shape.vectors
         sums = BlockedSums.allocate([shape.lanes] * count, is_single=level == "tile")
+        self.prefetch_residuals(tile)
         first, count = kernel_rows(shape, tile.row)
         for kernel_row in serial("kernel_row", count, start=first):
             with sums.block(is_block=level == "row"):
                 self._write_kernel_row(sums, tile, kernel_row)
-        self._write_output(sums, tile)
+        self.write_output(sums, tile)
 
-    def _write_kernel_row(self, sums: BlockedSums, tile: _OutputTile, kernel_row: Index) -> None:
+    def _write_kernel_row(self, sums: BlockedSums, tile: OutputTile, kernel_row: Index) -> None:
         """Add the inputs under one row of the kernel."""
         shape = self.shape
         columns = shape.kernel[1]
@@ -239,7 +175,7 @@ class _Nest:
             self._write_kernel_column(sums, tile, (kernel_row, column), pixels)
 
     def _write_kernel_column(
-        self, sums: BlockedSums, tile: _OutputTile, kernel: tuple[Index, Index], pixels: range
+        self, sums: BlockedSums, tile: OutputTile, kernel: tuple[Index, Index], pixels: range
     ) -> None:
         """Add the inputs under one element of the kernel, to some `pixels` of the tile."""
         shape, level = self.shape, _level(self.shape)
@@ -253,69 +189,8 @@ class _Nest:
         following = tirx.min(tile.block + 1, self.stream.parts - 1)
         with sums.block(is_block=level == "column"):
             for channel in channels:
-                self._add_products(sums, tile, kernel, channel, pixels)
+                self.add_products(sums, tile, kernel, channel, pixels)
                 self.stream.prefetch([following, *kernel, channel], tile.number)
-
-    def _add_products(
-        self,
-        sums: BlockedSums,
-        tile: _OutputTile,
-        kernel: tuple[Index, Index],
-        channel: Index,
-        pixels: range,
-    ) -> None:
-        """Add the products of one input channel to the sums of some `pixels` of the tile."""
-        shape = self.shape
-        group = tile.block // shape.group_blocks if shape.groups > 1 else 0
-        row = tile.row * shape.strides[0] - shape.padding[0] + kernel[0] * shape.dilation[0]
-        for pixel in pixels:
-            column = (tile.pixels.start + pixel) * shape.strides[1] - shape.padding[1]
-            at = self._input_index(tile.batch, row, column + kernel[1] * shape.dilation[1])
-            value = BufferLoad(self.image, [*at, group * shape.group_inputs + channel])
-            for vector in range(shape.vectors):
-                lanes = Ramp(vector * shape.lanes, 1, shape.lanes)
-                weight = BufferLoad(self.weight, [tile.block, *kernel, channel, lanes])
-                sums.add(pixel * shape.vectors + vector, Broadcast(value, shape.lanes) * weight)
-
-    def _write_output(self, sums: BlockedSums, tile: _OutputTile) -> None:
-        """Apply the epilogue to a tile; the last block of a group may be narrower."""
-        shape = self.shape
-        rest = shape.group_outputs % shape.block
-        if not rest:
-            self._store(sums, tile, shape.block)
-        elif shape.group_blocks == 1:
-            self._store(sums, tile, rest)
-        else:
-            with T.If(tile.block % shape.group_blocks == shape.group_blocks - 1):
-                with T.Then():
-                    self._store(sums, tile, rest)
-                with T.Else():
-                    self._store(sums, tile, shape.block)
-
-    def _store(self, sums: BlockedSums, tile: _OutputTile, channels: int) -> None:
-        """Store the first `channels` channels of a tile."""
-        shape = self.shape
-        group, place = tile.block // shape.group_blocks, tile.block % shape.group_blocks
-        base = group * shape.group_outputs + place * shape.block
-        if shape.groups == 1:
-            base = tile.block * shape.block
-        for pixel in range(tile.pixels.pixels):
-            at = self._output_index(tile.batch, tile.row, tile.pixels.start + pixel)
-            for vector, start in enumerate(range(0, channels, shape.lanes)):
-                count = min(shape.lanes, channels - start)
-                for lane in vectors("v", 0, count, shape.lanes):
-                    result = sums.element(pixel * shape.vectors + vector, lane)
-                    self.epilogue.store([*at, base + start + lane], result)
-
-    def _input_index(self, batch: Index, row: Index, column: Index) -> list[Index]:
-        if self.shape.is_pointwise:
-            return _unflattened(column, self.image.shape)
-        return [batch, row, column]
-
-    def _output_index(self, batch: Index, row: Index, column: Index) -> list[Index]:
-        if self.shape.is_pointwise:
-            return _unflattened(column, self.epilogue.shape)
-        return [batch, row, column]
 
 
 def _level(shape: TiledConvolution) -> Literal["tile", "row", "column", "channel"]:
@@ -330,15 +205,3 @@ def _level(shape: TiledConvolution) -> Literal["tile", "row", "column", "channel
     if rows > 1 and columns * channels <= MOST_TERMS:
         return "row"
     return "column" if channels <= MOST_TERMS else "channel"
-
-
-def _unflattened(pixel: Index, shape: Sequence[Index]) -> list[Index]:
-    """Return the indices of a pixel before the last dimension of `shape`."""
-    extents = [int(extent) for extent in shape][:-1]
-    indices: list[Index] = []
-    for i in reversed(range(len(extents))):
-        if all(extent == 1 for extent in extents[:i]):
-            return [0] * i + [pixel] + indices
-        indices.insert(0, pixel % extents[i])
-        pixel = pixel // extents[i]
-    return indices

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from tvm import s_tir, tirx
 from tvm.ir import TensorLoad
@@ -30,6 +31,7 @@ class ConvolutionKernel:
     epilogue: Epilogue
 
     @staticmethod
+    @lru_cache(maxsize=1)  # several rules ask for the same kernel in turn
     def of(func: tirx.PrimFunc) -> ConvolutionKernel | None:
         """Read `func`; None if it is no such kernel, or reads its weights elsewhere too."""
         sch = s_tir.Schedule(func)

@@ -41,6 +41,17 @@ class Epilogue:
         """Shape of the output."""
         return tuple(int(extent) for extent in self.output.shape)
 
+    @property
+    def residuals(self) -> list[tirx.Var]:
+        """Further inputs, of which each output reads the element at its own indices."""
+        found: list[tirx.Var] = []
+        for load in nodes_of(self.value, TensorLoad):
+            is_known = any(load.source.same_as(buffer) for buffer in [self.source, *found])
+            is_whole = _extents(load.source) == list(self.shape)
+            if not is_known and is_whole and _same(load.indices, self.axes, self.shape):
+                found.append(load.source)
+        return found
+
     def store(self, indices: Sequence[Index], result: tirx.Expr) -> None:
         """Emit the store of the output at `indices`, where the source's element is `result`."""
         at = {axis: as_index(index) for axis, index in zip(self.axes, indices, strict=True)}

@@ -19,7 +19,7 @@ from tvm import tirx
 
 from hios_tvm.passes.cpu_rules.loop_nest import Index, prefetch
 
-_LINE = 16
+LINE = 16
 """Floats of a cache line."""
 
 _MOST_TILES = 64
@@ -38,7 +38,7 @@ class WeightStream:
         """Emit what the tile of this number prefetches of a `row` of the next part."""
         if self.parts == 1 or self.tiles > _MOST_TILES:
             return
-        lines = -(-int(self.weight.shape[-1]) // _LINE)
+        lines = -(-int(self.weight.shape[-1]) // LINE)
         share = -(-lines // self.tiles)
         for i in range(share):
-            prefetch(self.weight, [*row, (tile * share + i) % lines * _LINE])
+            prefetch(self.weight, [*row, (tile * share + i) % lines * LINE])

@@ -10,7 +10,7 @@ After, a tile of some pixels of a row times a block of channels is reduced in re
 channels in vectors:
 
     parallel for chunk of rows
-        for tile of pixels, for block of channels, for row y of chunk
+        for tile of pixels, for row y of chunk, for block of channels
             sums[pixels * channels] = 0
             for kernel row ky that lies in the image
                 for group of pixels, kernel column kx, pixel of group    # unrolled
@@ -19,8 +19,10 @@ channels in vectors:
             output[y, pixels, channels] = epilogue(sums)
 
 Neighbouring pixels share most of their inputs, which the compiler loads once. A tile goes down the
-rows of its chunk, so that the inputs that their windows share are found in the L1 cache. Padding is
-skipped, as in `hios_tvm.passes.cpu_rules.convolution`.
+rows of its chunk, so that the inputs that their windows share are found in the L1 cache. All
+channels of a row come first, as they lie in memory, from which the CPU then fetches ahead; where
+that is too much for the L1 cache, one block of channels goes down the rows after the other. Padding
+is skipped, as in `hios_tvm.passes.cpu_rules.convolution`.
 """
 
 from __future__ import annotations
@@ -57,6 +59,9 @@ from hios_tvm.schema.kernel_shapes import WINDOW, WindowShape
 
 _LEAST_CHUNKS = 16
 """Chunks of rows that threads can share, where there are so many rows."""
+
+_L1_BYTES = 48 * 1024
+"""Of a tile's windows in all channels; rows then find the inputs that they share in the cache."""
 
 _UNROLLED_STEPS = 256
 """Kernel columns are unrolled as long as a tile's code stays below this many vector operations."""
@@ -127,15 +132,28 @@ class _Nest:
             batch, first = index // chunks, index % chunks * per_chunk
             count = per_chunk if height % per_chunk == 0 else tirx.min(per_chunk, height - first)
             for tile in self._tiles():
-                for channels in self._blocks_of_channels():
-                    for row in serial("row", count):
-                        self._write_tile(batch, first + row, tile, channels)
+                for row, channels in self._rows_and_channels(count):
+                    self._write_tile(batch, first + row, tile, channels)
 
     def _tiles(self) -> Iterator[Tile]:
         """Emit the tiles of a row; equal ones are a loop."""
         for tile, count in tiles_of_row(self.shape, self.shape.pixels):
             for i in serial("tile", count):
                 yield replace(tile, start=tile.start + i * tile.pixels)
+
+    def _rows_and_channels(self, rows: Index) -> Iterator[tuple[Index, _Channels]]:
+        """Emit the loops that go through all channels of a tile in some `rows`."""
+        shape = self.shape
+        columns = (shape.pixels - 1) * shape.strides[1] + 1
+        columns += (shape.kernel[1] - 1) * shape.dilation[1]
+        if 4 * shape.kernel[0] * columns * shape.channels <= _L1_BYTES:
+            for row in serial("row", rows):
+                for channels in self._blocks_of_channels():
+                    yield row, channels
+        else:
+            for channels in self._blocks_of_channels():
+                for row in serial("row", rows):
+                    yield row, channels
 
     def _blocks_of_channels(self) -> Iterator[_Channels]:
         """Emit a loop over blocks of channels, and a narrower block for the remainder."""

@@ -12,7 +12,7 @@ from tvm.script import relax as R
 from tvm.script import tirx as T
 
 from hios_tvm.frontends.onnx import from_onnx
-from hios_tvm.passes.cpu_rules.convolution import BlockedWeights
+from hios_tvm.passes.cpu_rules.convolution_tiles import BlockedWeights
 from hios_tvm.passes.legalize_operators import LEGALIZATIONS
 from hios_tvm.passes.pipeline import cpu_rules, lower_to_kernels
 from hios_tvm.passes.schedule_kernels import Scheduled, schedule
