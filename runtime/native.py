@@ -2,7 +2,6 @@
 
 import ctypes
 import hashlib
-import os
 import tempfile
 import threading
 import weakref
@@ -15,6 +14,7 @@ import tvm_ffi.libinfo
 
 from hios_tvm.errors import ArtifactError
 from hios_tvm.runtime.abi import ABI_VERSION
+from hios_tvm.runtime.sealed_memory import SealedMemory
 
 _SYMBOL_PREFIX = "__tvm_ffi_"
 
@@ -121,19 +121,16 @@ class _ErrorObject(ctypes.Structure):
 def _private_file(content: bytes) -> Iterator[str]:
     """Yield a path with `content` that nobody else can write or replace.
 
-    The content is in anonymous memory. TVM chooses its loader by the file's suffix, and the dynamic
+    The content is in sealed memory. TVM chooses its loader by the file's suffix, and the dynamic
     linker takes two libraries with one path for the same, hence a link with a new name.
     """
-    descriptor = os.memfd_create("hios-kernels", os.MFD_CLOEXEC)
-    try:
-        with open(descriptor, "wb", closefd=False) as file:
-            file.write(content)
+    with SealedMemory("hios-kernels") as memory:
+        memory.write(content)
+        memory.seal()
         with tempfile.TemporaryDirectory(prefix="hios-") as folder:
             link = Path(folder) / "kernels.so"
-            link.symlink_to(f"/proc/self/fd/{descriptor}")
+            link.symlink_to(f"/proc/self/fd/{memory.descriptor}")
             yield str(link)
-    finally:
-        os.close(descriptor)
 
 
 _LIBC = ctypes.CDLL(None)

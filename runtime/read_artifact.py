@@ -9,12 +9,12 @@ from __future__ import annotations
 import hashlib
 import os
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hios_tvm.errors import ArtifactError
+from hios_tvm.errors import ArtifactError, MemoryLimitError
 from hios_tvm.runtime.artifact_format import (
     END_BYTES,
     MANIFEST,
@@ -30,13 +30,15 @@ from hios_tvm.runtime.artifact_format import (
 from hios_tvm.runtime.check_manifest import check_manifest
 from hios_tvm.runtime.devices.cpu.cores import available_features
 from hios_tvm.runtime.memory_limit import check_memory
+from hios_tvm.runtime.sealed_memory import SealedMemory
 from hios_tvm.runtime.signature import (
     SIGNATURE,
     SIGNATURE_BYTES,
     check_signature,
     read_public_key,
+    required_key,
 )
-from hios_tvm.runtime.weights import Weights, header_length, map_weights, read_header
+from hios_tvm.runtime.weights import Weights, known_weights, sealed_weights
 from hios_tvm.schema.manifest import REBUILD_COMMAND, Manifest, rebuild_command
 
 if TYPE_CHECKING:
@@ -71,7 +73,8 @@ def read_manifest(
     ArtifactError
         If the file is no artifact of a format that this runtime reads, or is not the key's.
     """
-    key = None if verify_key is None else read_public_key(verify_key)
+    required = required_key(verify_key)
+    key = None if required is None else read_public_key(required)
     with _Reader(Path(path)) as reader:
         manifest = reader.manifest(key)
         if key is not None:
@@ -104,7 +107,8 @@ def open_artifact(
         The file.
     verify_key : path, optional
         File of an Ed25519 public key (PEM) whose owner must have signed the artifact: checked
-        before anything else of the file is used.
+        before anything else of the file is used. By default what the environment variable
+        ``HIOS_REQUIRE_SIGNATURE`` names.
 
     Raises
     ------
@@ -113,7 +117,8 @@ def open_artifact(
     UsageError
         If `verify_key` is no such key.
     """
-    key = None if verify_key is None else read_public_key(verify_key)
+    required = required_key(verify_key)
+    key = None if required is None else read_public_key(required)
     with _Reader(Path(path)) as reader:
         manifest = reader.manifest(key)
         expected = reader.expected_entries(manifest)
@@ -212,26 +217,41 @@ class _Reader:
         return content
 
     def weights(self, manifest: Manifest) -> Weights | None:
-        """Map the weights, after their SHA-256 has been checked."""
+        """Copy the weights to sealed memory, and check the SHA-256 of the copy.
+
+        Other sessions of this process share it: what the file holds is only checked then.
+        """
         if PARAMS not in manifest.entries:
             return None
-        entry = self._check_hash(PARAMS, manifest)
-        length = self._read(entry.data_offset, min(8, entry.nbytes))
-        header = self._read(entry.data_offset, header_length(length, entry.nbytes))
-        tensors = read_header(header, entry.nbytes)
-        return map_weights(
-            self._descriptor, entry.data_offset, entry.nbytes, tensors, manifest.entries[PARAMS]
-        )
+        digest = manifest.entries[PARAMS]
+        known = known_weights(digest)
+        if known is not None:
+            self._check_hash(PARAMS, manifest)
+            return known
+        nbytes = self._known(PARAMS, manifest).nbytes
+        if nbytes == 0:
+            raise self.error("its weights have no header")
+        check_memory(nbytes, f"the weights of {self._path}")
+        try:
+            with SealedMemory("hios-weights") as memory:
+                self._check_hash(PARAMS, manifest, memory.write)
+                memory.seal()
+                return sealed_weights(memory, digest)
+        except OSError as error:
+            raise MemoryLimitError(f"{self._path}: no memory for its weights: {error}") from error
 
-    def _check_hash(self, name: str, manifest: Manifest) -> Entry:
-        """Read an entry piece by piece for its SHA-256."""
+    def _check_hash(
+        self, name: str, manifest: Manifest, use: Callable[[bytes], None] = lambda _: None
+    ) -> None:
+        """Read an entry piece by piece for its SHA-256, and hand each piece on."""
         entry = self._known(name, manifest)
         digest = hashlib.sha256()
         for start in range(entry.data_offset, entry.end, _CHUNK):
-            digest.update(self._read(start, min(_CHUNK, entry.end - start)))
+            piece = self._read(start, min(_CHUNK, entry.end - start))
+            digest.update(piece)
+            use(piece)
         if digest.hexdigest() != manifest.entries[name]:
             raise self.error(f"its entry {name!r} is damaged (SHA-256)")
-        return entry
 
     def _signature(self) -> bytes | None:
         entry = self.entries.get(SIGNATURE)

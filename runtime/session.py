@@ -38,15 +38,16 @@ def load(
     Parameters
     ----------
     path
-        A ``.hios`` file. It must not be changed in place while sessions use it: its weights stay
-        mapped. Replacing it, as ``hios-tvm compile`` does, is fine.
+        A ``.hios`` file. Sessions have copies of its code and weights: whatever happens to the
+        file, they go on.
     devices
         Other devices than those that the artifact was compiled for, of the same kinds and with
         as many cores: a mapping from the artifact's names, or all of them in its order, also as
         one string with commas.
     verify_key : path, optional
         File of an Ed25519 public key (PEM): an artifact that its owner did not sign
-        (``hios-tvm sign``) is refused before anything else of the file is used.
+        (``hios-tvm sign``) is refused before anything else of the file is used. By default the
+        key that the environment variable ``HIOS_REQUIRE_SIGNATURE`` names, if it is set.
     exclusive : bool
         Refuse cores that another process with this runtime uses, and let no other one use them.
         Otherwise a core that is shared is logged as a warning.

@@ -18,6 +18,15 @@ SIGNATURE_BYTES = 64
 _PURPOSE = b"hios-tvm artifact\0"  # a signature made for another purpose is not valid here
 
 
+REQUIRED_KEY = "HIOS_REQUIRE_SIGNATURE"
+"""Environment variable of deployments: the public key whose owner must have signed artifacts."""
+
+
+def required_key(given: str | os.PathLike[str] | None) -> str | os.PathLike[str] | None:
+    """Return the file of the key that must have signed: `given`, or the environment's."""
+    return given if given is not None else os.environ.get(REQUIRED_KEY) or None
+
+
 def signed_message(manifest: bytes) -> bytes:
     """Return what a signature signs: the manifest, which holds the SHA-256 of all other entries."""
     return _PURPOSE + manifest

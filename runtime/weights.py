@@ -11,6 +11,7 @@ import numpy as np
 
 from hios_tvm.errors import ArtifactError
 from hios_tvm.runtime.memory import address_of, aligned_empty
+from hios_tvm.runtime.sealed_memory import SealedMemory
 from hios_tvm.schema.dtypes import DTYPES, tensor_bytes
 from hios_tvm.schema.manifest import ALIGNMENT
 from hios_tvm.schema.strict_json import parse
@@ -72,10 +73,10 @@ def header_length(start: bytes, file_bytes: int) -> int:
 class Weights:
     """The weights of an artifact in memory."""
 
-    def __init__(self, memory: mmap.mmap, offset: int, tensors: Mapping[str, StoredTensor]) -> None:
+    def __init__(self, memory: mmap.mmap, tensors: Mapping[str, StoredTensor]) -> None:
         self._memory = memory
         self._view = np.frombuffer(memory, np.uint8)
-        base = address_of(self._view) + offset
+        base = address_of(self._view)
         self.tensors = dict(tensors)
         self._copies = []
         self._address = {}
@@ -83,8 +84,7 @@ class Weights:
             address = base + tensor.start
             if address % ALIGNMENT:  # small ones, which the writer puts last
                 copy = aligned_empty((tensor.nbytes,), "uint8")
-                first = offset + tensor.start
-                copy[:] = self._view[first : first + tensor.nbytes]
+                copy[:] = self._view[tensor.start : tensor.start + tensor.nbytes]
                 self._copies.append(copy)
                 address = address_of(copy)
             self._address[name] = address
@@ -104,22 +104,27 @@ class Weights:
         return self._view[first : first + tensor.nbytes]
 
 
-def map_weights(
-    descriptor: int, offset: int, nbytes: int, tensors: Mapping[str, StoredTensor], digest: str
-) -> Weights:
-    """Map a safetensors file at `offset` of an open file; pages are read on first use.
-
-    Sessions of this process that ask for the same `digest` share one mapping.
-    """
+def known_weights(digest: str) -> Weights | None:
+    """Return the weights with this SHA-256 that a session of this process has."""
     with _LOCK:
-        weights = _MAPPED.get(digest)
-        if weights is None:
-            skip = offset % mmap.ALLOCATIONGRANULARITY
-            memory = mmap.mmap(
-                descriptor, nbytes + skip, access=mmap.ACCESS_READ, offset=offset - skip
-            )
-            weights = _MAPPED[digest] = Weights(memory, skip, tensors)
-        return weights
+        return _KNOWN.get(digest)
+
+
+def sealed_weights(memory: SealedMemory, digest: str) -> Weights:
+    """Read a safetensors file in memory whose SHA-256 is `digest`, and which is sealed.
+
+    Sessions of this process that ask for the same `digest` share it.
+
+    Raises
+    ------
+    ArtifactError
+        As `read_header`.
+    """
+    content = memory.map()
+    length = header_length(content[:8], len(content))
+    weights = Weights(content, read_header(content[:length], len(content)))
+    with _LOCK:
+        return _KNOWN.setdefault(digest, weights)
 
 
 def _entry(name: str, data: object, base: int) -> StoredTensor:
@@ -135,5 +140,5 @@ def _entry(name: str, data: object, base: int) -> StoredTensor:
     raise ArtifactError(f"params.safetensors: tensor {name!r} is described wrongly")
 
 
-_MAPPED: weakref.WeakValueDictionary[str, Weights] = weakref.WeakValueDictionary()
+_KNOWN: weakref.WeakValueDictionary[str, Weights] = weakref.WeakValueDictionary()
 _LOCK = threading.Lock()

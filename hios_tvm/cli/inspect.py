@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,6 +45,7 @@ def command(
     entries are checked first.
     """
     from hios_tvm.runtime.read_artifact import read_manifest
+    from hios_tvm.runtime.signature import required_key
 
     found = read_manifest(artifact, verify_key=verify_key)
     if version_only:
@@ -58,7 +60,7 @@ def command(
     elif json_file is not None:
         print_json(_data(found), json_file)
     else:
-        _print(found, verify_key)
+        _print(found, required_key(verify_key))
 
 
 def _data(manifest: Manifest) -> dict[str, Any]:
@@ -77,7 +79,7 @@ def _data(manifest: Manifest) -> dict[str, Any]:
     }
 
 
-def _print(manifest: Manifest, verify_key: Path | None) -> None:
+def _print(manifest: Manifest, verify_key: str | os.PathLike[str] | None) -> None:
     from hios_tvm.report.explain import manifest_reports
     from hios_tvm.report.words import milliseconds
 

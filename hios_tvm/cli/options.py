@@ -18,6 +18,7 @@ from hios_tvm.cli.console import stdout
 from hios_tvm.cli.devices import DeviceList, require_here
 from hios_tvm.errors import UsageError
 from hios_tvm.runtime.numpy_files import read_numpy
+from hios_tvm.runtime.signature import required_key
 from hios_tvm.schema.device_names import split_devices
 from hios_tvm.schema.gpu_models import PRECISIONS
 from hios_tvm.schema.memory_limits import parse_bytes
@@ -168,6 +169,13 @@ class ArtifactFile:
     artifact: Path
     devices: str | None = None
     verify_key: Path | None = None
+    require_signature: bool = False
+
+    def __post_init__(self) -> None:
+        if self.require_signature and required_key(self.verify_key) is None:
+            raise UsageError(
+                "--require-signature needs a key: give --verify-key, or set HIOS_REQUIRE_SIGNATURE"
+            )
 
     def read(self) -> Manifest:
         """Return its manifest; nothing of the artifact is executed."""
@@ -197,6 +205,12 @@ artifact_options = option_group(
         "--devices", type=DeviceList(), help="Run on these devices instead of those of the compile."
     ),
     verify_key_option,
+    click.option(
+        "--require-signature",
+        is_flag=True,
+        help="Do nothing without a key: with --verify-key, or with the environment variable "
+        "HIOS_REQUIRE_SIGNATURE, which names the key's file for all commands and programs.",
+    ),
 )
 
 max_memory_option = click.option(

@@ -305,3 +305,24 @@ def with_entry(path: Path, signature: bytes) -> bytes:
 
 def signature_of(path: Path) -> bytes:
     return dict(entries_of(path.read_bytes()))["signature"]
+
+
+def test_a_deployment_requires_signatures_by_its_environment(
+    unsigned: Path, key: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    signed = tmp_path / "signed.hios"
+    sign_artifact(unsigned, key, signed)
+    monkeypatch.setenv("HIOS_REQUIRE_SIGNATURE", str(public_key_path(key)))
+    assert open_artifact(signed).manifest == open_artifact(signed).manifest
+    for read in (open_artifact, read_manifest, runtime.load):
+        with pytest.raises(ArtifactError, match="it is not signed"):
+            read(unsigned)
+    monkeypatch.setenv("HIOS_REQUIRE_SIGNATURE", str(tmp_path / "missing.pem"))
+    with pytest.raises(UsageError, match=r"cannot read the key .*missing\.pem"):
+        open_artifact(signed)
+
+
+def test_commands_may_refuse_to_run_without_a_key(unsigned: Path) -> None:
+    result = CliRunner().invoke(main, ["run", str(unsigned), "--require-signature"])
+    assert result.exit_code == 2
+    assert "--require-signature needs a key: give --verify-key, or set" in result.output

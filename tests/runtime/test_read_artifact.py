@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import hashlib
+import mmap
+import os
 import random
 import struct
 import zipfile
@@ -25,6 +27,7 @@ from hios_tvm.runtime.artifact_format import (
     local_header,
 )
 from hios_tvm.runtime.read_artifact import open_artifact, read_manifest
+from hios_tvm.runtime.sealed_memory import SealedMemory
 from hios_tvm.runtime.session import Session
 from hios_tvm.schema.manifest import Manifest
 
@@ -327,3 +330,45 @@ def test_a_file_that_shrinks_while_it_is_read_is_refused(
     monkeypatch.setattr(read_artifact, "_check_machine", shrinking)
     with pytest.raises(ArtifactError, match="ends too early"):
         open_artifact(hand_made.path)
+
+
+@pytest.mark.parametrize("change", ["overwritten", "shortened", "removed"])
+def test_files_that_change_after_loading_do_not_matter(
+    hand_made: HandMade, x: np.ndarray, change: str
+) -> None:
+    """Mapped files would end the process with SIGBUS, or change what a verified session computes.
+
+    The outputs are compared bit by bit, in the session and in one more of the same weights.
+    """
+    whole = hand_made.path.read_bytes()
+    expected = hand_made.expected(x)
+    with hand_made.load() as session:
+        if change == "overwritten":
+            with open(hand_made.path, "r+b") as file:
+                file.write(bytes(len(whole)))
+        elif change == "shortened":
+            os.truncate(hand_made.path, 0)
+        else:
+            hand_made.path.unlink()
+        outputs = session.run({"the input": x})
+        with pytest.raises(ArtifactError):
+            open_artifact(hand_made.path)
+        hand_made.path.write_bytes(whole)
+        with hand_made.load() as second:
+            again = second.run({"the input": x})
+    for name, array in expected.items():
+        np.testing.assert_array_equal(outputs[name], array)
+        np.testing.assert_array_equal(again[name], array)
+
+
+def test_sealed_memory_cannot_be_written_even_by_its_own_process() -> None:
+    with SealedMemory("test") as memory:
+        memory.write(b"verified")
+        memory.seal()
+        with pytest.raises(PermissionError):
+            memory.write(b"more")
+        with pytest.raises(PermissionError):
+            os.truncate(memory.descriptor, 0)
+        with pytest.raises(PermissionError):
+            mmap.mmap(memory.descriptor, 0)
+        assert memory.map()[:] == b"verified"

@@ -1,0 +1,44 @@
+"""Anonymous memory that nobody can change any more, not even this process.
+
+What is read from a file and verified stays as it was, whatever happens to the file: it may be
+overwritten, shortened or removed.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import mmap
+import os
+
+_SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+
+
+class SealedMemory:
+    """Bytes that are written once, then sealed.
+
+    Use it as a context manager: at the end of the block the descriptor is closed, and what was
+    mapped stays.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.descriptor = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+
+    def __enter__(self) -> SealedMemory:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self.descriptor)
+
+    def write(self, content: bytes) -> None:
+        """Append `content`; `OSError` where memory ends, or after `seal`."""
+        rest = memoryview(content)
+        while rest:
+            rest = rest[os.write(self.descriptor, rest) :]
+
+    def seal(self) -> None:
+        """Allow no more changes."""
+        fcntl.fcntl(self.descriptor, fcntl.F_ADD_SEALS, _SEALS)
+
+    def map(self) -> mmap.mmap:
+        """Return all of it, read-only."""
+        return mmap.mmap(self.descriptor, 0, access=mmap.ACCESS_READ)
