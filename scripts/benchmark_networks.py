@@ -1,18 +1,20 @@
-"""Compare artifacts of the six benchmark networks with their rivals, in turn, on this machine.
+"""Compare what `compile` makes of networks with simpler schedules and with rivals, in turn.
 
-Prints one table and writes JSON. Every artifact is checked against ONNX Runtime first.
+MODELS are ONNX files, or names of `hios-tvm zoo`; by default all of the latter. Contestants are the
+artifact of the default scheduler, one device with all cores, devices of one core each, and rivals.
+Every artifact is checked against ONNX Runtime first. Prints one table and writes JSON.
 
-    python scripts/benchmark_networks.py --devices cpu@0,cpu@1 --json results.json
+    python scripts/benchmark_networks.py randwire hrnet_w18.onnx --json results.json
 """
 
 import json
 import tempfile
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import click
-import onnx
 
 from hios_tvm.cli.console import stderr, stdout
 from hios_tvm.cli.options import print_table
@@ -23,7 +25,7 @@ from hios_tvm.measuring.compare import Comparison, compare
 from hios_tvm.runtime.devices.cpu.cores import default_devices
 from hios_tvm.runtime.machine import describe_machine
 from hios_tvm.runtime.read_artifact import read_manifest
-from hios_tvm.schema.device_names import parse_cores, parse_device_list
+from hios_tvm.schema.device_names import parse_cores
 from hios_tvm.verification.inputs import random_inputs
 from hios_tvm.zoo import NETWORKS, build
 
@@ -31,113 +33,106 @@ LARGEST_ERROR = 1e-4
 
 
 @click.command(help=__doc__)
-@click.option("--devices", help="As in hios-tvm compile.  [default: all cores as one device]")
-@click.option("--scheduler", default="hios-lp", show_default=True)
-@click.option("--networks", help="Comma-separated names, or none.  [default: all six]")
-@click.option("--light", is_flag=True, help="Also the light_*.onnx networks of the onnx package.")
-@click.option("--rivals", default="tvm-default,same-kernels,onnxruntime", show_default=True)
+@click.argument("models", nargs=-1)
+@click.option("--device", help="All cores, as cpu@0-3.  [default: those of this process]")
+@click.option("--rivals", default="onnxruntime,openvino", show_default=True)
 @click.option("--iterations", default=50, show_default=True)
-@click.option("--time-limit", default=20.0, show_default=True, help="Seconds for each rival.")
+@click.option("--time-limit", default=20.0, show_default=True, help="Seconds for each contestant.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write JSON there.")
 def main(
-    devices: str | None,
-    scheduler: str,
-    networks: str | None,
-    light: bool,
+    models: tuple[str, ...],
+    device: str | None,
     rivals: str,
     iterations: int,
     time_limit: float,
     json_file: Path | None,
 ) -> None:
-    names = tuple(default_devices() if devices is None else parse_device_list(devices))
-    chosen = list(NETWORKS) if networks is None else list(filter(None, networks.split(",")))
+    """Run the script."""
+    (whole,) = default_devices() if device is None else (device,)
     results: dict[str, dict[str, Any]] = {}
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        for name, model in _models(chosen, light, Path(folder)).items():
-            stderr().print(f"{name} ...")
+        for model in _files(models or tuple(NETWORKS), Path(folder)):
+            stderr().print(f"{model.stem} ...")
             try:
-                artifact, makespan_ms = _compile(model, names, scheduler, Path(folder))
-                result = _measure(model, artifact, names, rivals, iterations, time_limit)
+                artifacts = _compile_all(model, whole, Path(folder))
+                result = _measure(model, artifacts, whole, rivals, iterations, time_limit)
             except HiosError as error:
-                stderr().print(f"{name}: {error}")
+                stderr().print(f"{model.stem}: {error}")
                 continue
-            rows.append(_row(name, result, makespan_ms))
-            results[name] = {
-                "predicted_makespan_ms": makespan_ms,
+            predicted_ms = read_manifest(artifacts["artifact"]).prediction.makespan_ms
+            rows.append(_row(model.stem, result, rivals.split(",")))
+            results[model.stem] = {
+                "predicted_makespan_ms": predicted_ms,
                 "contestants": [asdict(contestant) for contestant in result.contestants],
                 "failures": dict(result.failures),
             }
-    columns = ["network", "artifact ms", "spread", "predicted", "onnxruntime", "ratio"]
-    columns += ["same kernels", "ratio", "tvm default", "ratio", "largest error"]
-    print_table(f"{scheduler} on {', '.join(names)}", columns, rows)
-    stdout().print("ratio: the rival's median over the artifact's, above 1 where we are faster")
+    columns = ["network", "ms", "spread", *_SIMPLER, *rivals.split(","), "largest error"]
+    print_table(f"latency on {whole}, and the others' over it", columns, rows)
     stdout().print(f"machine: {describe_machine()}", soft_wrap=True)
     if json_file is not None:
-        data = {
-            "machine": describe_machine().to_data(),
-            "devices": names,
-            "scheduler": scheduler,
-            "networks": results,
-        }
+        data = {"machine": describe_machine().to_data(), "device": whole, "networks": results}
         json_file.write_text(json.dumps(data, indent=1) + "\n")
 
 
-def _models(chosen: list[str], light: bool, folder: Path) -> dict[str, Path]:
-    models = {}
-    for name in chosen:
-        models[name] = folder / f"{name}.onnx"
-        models[name].write_bytes(build(name).SerializeToString())
-    if light:
-        data = Path(onnx.__file__).parent / "backend/test/data/light"
-        models |= {path.stem: path for path in sorted(data.glob("light_*.onnx"))}
-    return models
+_SIMPLER = ("one device", "fixed cores")
 
 
-def _compile(
-    model: Path, devices: tuple[str, ...], scheduler: str, folder: Path
-) -> tuple[Path, float]:
-    artifact = folder / f"{model.stem}.hios"
-    options = CompileOptions(devices=devices, scheduler=scheduler)
-    compiled = compile_model(load_model(model), artifact, options, name=model.stem)
-    assert compiled.schedule.makespan_ms is not None
-    return artifact, compiled.schedule.makespan_ms
+def _files(models: tuple[str, ...], folder: Path) -> Iterator[Path]:
+    for model in models:
+        if model in NETWORKS:
+            path = folder / f"{model}.onnx"
+            path.write_bytes(build(model).SerializeToString())
+            yield path
+        else:
+            yield Path(model)
+
+
+def _compile_all(model: Path, whole: str, folder: Path) -> dict[str, Path]:
+    """Return the artifact of the default options, and those of simpler schedules."""
+    single = tuple(f"cpu@{core}" for core in parse_cores(whole))
+    ways = {
+        "artifact": CompileOptions(devices=(whole,)),
+        "one device": CompileOptions(devices=(whole,), divide=False, scheduler="sequential"),
+        "fixed cores": CompileOptions(devices=single, divide=False, scheduler="refine"),
+    }
+    artifacts = {}
+    for name, options in ways.items():
+        artifacts[name] = folder / f"{model.stem} {name}.hios"
+        compile_model(load_model(model), artifacts[name], options, name=model.stem)
+    return artifacts
 
 
 def _measure(
     model: Path,
-    artifact: Path,
-    devices: tuple[str, ...],
+    artifacts: dict[str, Path],
+    whole: str,
     rivals: str,
     iterations: int,
     time_limit: float,
 ) -> Comparison:
     result = compare(
         model,
-        artifact,
-        random_inputs(read_manifest(artifact).inputs, seed=0),
-        cores=sorted({core for name in devices for core in parse_cores(name)}),
+        artifacts["artifact"],
+        random_inputs(read_manifest(artifacts["artifact"]).inputs, seed=0),
+        cores=parse_cores(whole),
         iterations=iterations,
         time_limit=time_limit,
         rivals=rivals.split(","),
+        artifacts={name: artifacts[name] for name in _SIMPLER},
     )
-    error = result["artifact"].max_error
-    if error is not None and not error <= LARGEST_ERROR:
-        raise HiosError(f"the outputs differ from {result.reference} by {error:.1e}")
+    for contestant in result.contestants:
+        error = contestant.max_error
+        if contestant.name in artifacts and error is not None and not error <= LARGEST_ERROR:
+            raise HiosError(f"{contestant.name}: differs from {result.reference} by {error:.1e}")
     return result
 
 
-def _row(name: str, result: Comparison, makespan_ms: float) -> list[str]:
+def _row(name: str, result: Comparison, rivals: list[str]) -> list[str]:
     ours = result["artifact"]
+    speedups = {contestant.name: f"{contestant.speedup:.2f}" for contestant in result.contestants}
     row = [name, f"{ours.latency.median_ms:.2f}", f"{ours.latency.spread_ms:.2f}"]
-    row.append(f"{makespan_ms:.2f}")
-    for rival in ("onnxruntime", "same-kernels", "tvm-default"):
-        other = next((c for c in result.contestants if c.name == rival), None)
-        row += (
-            ["-", "-"]
-            if other is None
-            else [f"{other.latency.median_ms:.2f}", f"{other.speedup:.2f}"]
-        )
+    row += [speedups.get(other, "-") for other in (*_SIMPLER, *rivals)]
     return [*row, "-" if ours.max_error is None else f"{ours.max_error:.1e}"]
 
 

@@ -10,11 +10,12 @@ import multiprocessing
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from multiprocessing.connection import Connection
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -101,6 +102,7 @@ def compare(
     warmup: int = 10,
     time_limit: float = 20.0,
     rivals: Sequence[str] | None = None,
+    artifacts: Mapping[str, Path] = MappingProxyType({}),
     verify_key: Path | None = None,
     progress: Reporter = lambda phase, done, total: None,
 ) -> Comparison:
@@ -121,6 +123,8 @@ def compare(
         its first run is stopped, and is among the failures.
     rivals : sequence of str, optional
         Names in `RIVALS`; all by default.
+    artifacts : mapping of str to Path
+        Other artifacts of the model that take part, by the names of these contestants.
     verify_key : Path, optional
         Public key whose owner must have signed the artifact.
     """
@@ -129,13 +133,15 @@ def compare(
         raise UsageError(f"no rival {unknown[0]!r}: there are {', '.join(OTHERS)}")
     subject = Subject(model, artifact, dict(inputs), dict(shapes or {}), params, verify_key)
     names = list(RIVALS) if rivals is None else [*dict.fromkeys([*rivals, ARTIFACT])]
+    entrants = {name: (name, subject) for name in names}
+    entrants |= {name: (ARTIFACT, replace(subject, artifact=p)) for name, p in artifacts.items()}
     processes: dict[str, _Process] = {}
     failures: dict[str, str] = {}
     try:
-        for i, name in enumerate(names):
-            progress("prepare", i, len(names))
+        for i, (name, entrant) in enumerate(entrants.items()):
+            progress("prepare", i, len(entrants))
             try:
-                processes[name] = _Process(name, subject, cores)
+                processes[name] = _Process(*entrant, cores)
             except ExecutionError as error:
                 failures[name] = str(error)
         if ARTIFACT not in processes:

@@ -1,6 +1,6 @@
 """The scheduler that returns the best schedule of all others."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from hios_tvm.errors import InfeasibleError
 from hios_tvm.schedulers.evaluate import evaluate
@@ -13,8 +13,15 @@ from hios_tvm.schema.platform import Platform
 from hios_tvm.schema.schedule import Schedule
 
 
+@dataclass(frozen=True, kw_only=True)
+class AutoOptions(RefineOptions):
+    """Options of `refine`; by default the search ends sooner, since every compile waits for it."""
+
+    time_limit_s: float = 4.0
+
+
 def auto(
-    graph: OperatorGraph, costs: CostTable, platform: Platform, options: RefineOptions
+    graph: OperatorGraph, costs: CostTable, platform: Platform, options: AutoOptions
 ) -> Schedule:
     """Return the schedule with the smallest predicted makespan that any scheduler finds.
 
@@ -29,7 +36,7 @@ def auto(
 
 
 def candidates(
-    graph: OperatorGraph, costs: CostTable, platform: Platform, options: RefineOptions
+    graph: OperatorGraph, costs: CostTable, platform: Platform, options: AutoOptions
 ) -> list[Schedule]:
     """Return different schedules with their makespans, the smallest first.
 

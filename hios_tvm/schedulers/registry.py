@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from hios_tvm.errors import UsageError
-from hios_tvm.schedulers.auto import auto
+from hios_tvm.schedulers.auto import AutoOptions, auto
 from hios_tvm.schedulers.bounds import lower_bound_ms
 from hios_tvm.schedulers.evaluate import evaluate
 from hios_tvm.schedulers.greedy import greedy
@@ -41,7 +41,7 @@ SCHEDULERS: dict[str, Entry] = {
     "heft": Entry(heft, WindowOptions),
     "refine": Entry(refine, RefineOptions),
     "optimal": Entry(optimal, OptimalOptions),
-    "auto": Entry(auto, RefineOptions),
+    "auto": Entry(auto, AutoOptions),
 }
 
 
