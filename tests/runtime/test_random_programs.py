@@ -6,13 +6,14 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from hand_made import LENGTH, TARGET
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from hios_tvm.artifact.buffer_plan import plan_buffers
 from hios_tvm.runtime.check_manifest import check_manifest
 from hios_tvm.runtime.read_artifact import Artifact
 from hios_tvm.runtime.session import Session
+from hios_tvm.schema.device_names import outermost
 from hios_tvm.schema.manifest import Buffer, DeviceSpec, Manifest, TensorSpec
 from hios_tvm.schema.program import Call, Copy, Instruction, Program, Signal, Wait
 
@@ -39,7 +40,9 @@ class Network:
 
 @st.composite
 def networks(draw: st.DrawFn) -> Network:
-    places = [(f"cpu@{i}", stream) for i in range(draw(st.integers(1, 3))) for stream in (0, 1, 2)]
+    count = draw(st.integers(1, 3))
+    devices = [f"cpu@{i}" for i in range(count)] + ["cpu@0-1"] * draw(st.booleans())
+    places = [(device, stream) for device in devices for stream in (0, 1, 2)]
     network = Network()
     home: dict[str, Place] = {}  # where a value was computed or copied to
     events = 0
@@ -105,6 +108,11 @@ def make_session(network: Network, library: bytes, devices: tuple[str, str]) -> 
     )
     check_manifest(manifest, {})
     artifact = Artifact(manifest, {"k.so": library}, None)
+    if "cpu@0-1" in names:  # it shares cores with cpu@0 and cpu@1
+        assume(devices[0] != devices[1])
+        both = f"{devices[0]}+{devices[1].removeprefix('cpu@')}"
+        mapping = {name: both if name == "cpu@0-1" else devices[0] for name in outermost(names)}
+        return Session(artifact, devices=mapping)
     places = [devices[i % 2] for i in range(len(names))]
     return Session(artifact, devices=places)
 
