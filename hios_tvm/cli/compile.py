@@ -16,6 +16,7 @@ from hios_tvm.cli.options import (
     FOLDER,
     NEW_FILE,
     ModelFile,
+    SchedulerName,
     cost_cache_option,
     json_option,
     max_memory_option,
@@ -177,6 +178,7 @@ setting_options = option_group(
     ),
     click.option(
         "--scheduler",
+        type=SchedulerName(),
         default="hios-lp",
         help="One that hios-tvm schedule --list names; auto tries the best few out.",
     ),
