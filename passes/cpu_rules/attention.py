@@ -292,13 +292,15 @@ class _Block:
         highest = self._reduced("highest", load, _larger, parts.lowest)
         total = self._reduced("total", power, tirx.Add, tirx.const(0.0, "float32"))
         one = tirx.const(1.0, "float32")
+        factor = one / total[as_index(0)]
         if parts.has_plain_weights:
-            T.buffer_store(self.factors, one / total[as_index(0)], [as_index(row)])
+            T.buffer_store(self.factors, factor, [as_index(row)])
             return
         T.buffer_store(self.factors, one, [as_index(row)])
+        T.buffer_store(total, factor, [as_index(0)])
         for i in vectors("v", 0, parts.keys, lanes):
             weight = parts.weight.element(self.matrix, first + row, i)
-            weight = _with_element(weight, parts.softmax, load(i) / total[as_index(0)])
+            weight = _with_element(weight, parts.softmax, load(i) * total[as_index(0)])
             T.buffer_store(scores, weight, [start + i])
 
     def _reduced(

@@ -120,11 +120,11 @@ ADDED = node("Add", "s", "mask", "t")
     ("sizes", "mask_shape", "target"),
     [
         ((1, 2, 1, 37, 16, 16), None, "host"),
-        ((2, 3, 49, 49, 32, 32), (2, 1, 49, 49), "host"),
+        ((2, 3, 9, 49, 16, 32), (2, 1, 9, 49), "host"),
         ((1, 2, 67, 33, 20, 36), (1, 1, 1, 33), "host"),
         ((1, 2, 67, 33, 20, 36), (1, 1, 1, 33), "portable"),
         ((1, 1, 700, 19, 8, 5), (19,), "portable"),
-        ((1, 2, 40, 1300, 17, 64), None, "host"),
+        ((1, 1, 9, 1300, 17, 16), None, "host"),
     ],
 )
 def test_numbers(
@@ -140,8 +140,8 @@ def test_numbers(
 
 def test_masks_and_their_rows_without_a_key() -> None:
     """A row whose keys are all masked is NaN, or what the exporter writes for NaN."""
-    sizes = (2, 2, 21, 21, 16, 16)
-    mask = np.tril(np.ones((21, 21), bool), -1)  # the first query sees nothing
+    sizes = (2, 2, 10, 10, 16, 16)
+    mask = np.tril(np.ones((10, 10), bool), -1)  # the first query sees nothing
     causal = [node("Where", "mask", "s", "lowest", "t")]
     without_nan = [node("IsNaN", "p", "n"), node("Where", "n", "zero", "p", "w")]
     for tail, first_row in (([], np.nan), (without_nan, 0.0)):
@@ -167,14 +167,14 @@ def test_nan_and_infinity_pass_through(target: str) -> None:
 
 def test_a_limit_of_the_scores() -> None:
     """Scores may go through any element-wise operators, and reshapes between batches."""
-    sizes = (2, 3, 11, 23, 16, 16)
+    sizes = (2, 3, 3, 5, 16, 16)
     limit = [
         node("Tanh", "s", "h"),
         node("Reshape", "h", "flat", "f"),
         node("Div", "f", "scale", "d"),
         node("Reshape", "d", "again", "t"),
     ]
-    shapes = {"flat": np.array([6, 11, 23]), "again": np.array([2, 3, 11, 23])}
+    shapes = {"flat": np.array([6, 3, 5]), "again": np.array([2, 3, 3, 5])}
     model = attention(sizes, limit, shapes)
     feeds = feeds_of(model)
     (theirs,) = run_onnx_runtime(model, feeds)
