@@ -17,6 +17,7 @@ from hios_tvm.cli.options import (
     FOLDER,
     NEW_FILE,
     ModelFile,
+    SchedulerName,
     cost_cache_option,
     json_option,
     max_memory_option,
@@ -183,6 +184,7 @@ setting_options = option_group(
     ),
     click.option(
         "--scheduler",
+        type=SchedulerName(),
         default="auto",
         help="One that hios-tvm schedule --list names; auto tries the best few out.",
     ),

@@ -6,12 +6,15 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from difflib import get_close_matches
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 import numpy as np
+from click.shell_completion import CompletionItem
+from rich import box
 from rich.table import Table
 
 from hios_tvm.cli.console import stdout
@@ -260,6 +263,38 @@ cost_cache_option = click.option(
 )
 
 
+class SchedulerName(click.ParamType):  # type: ignore[type-arg]  # click before 8.2 has no arguments
+    """A scheduler, which shells complete."""
+
+    name = "name"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        from hios_tvm.schedulers import SCHEDULERS
+
+        if value not in SCHEDULERS:
+            near = get_close_matches(str(value), SCHEDULERS, 1)
+            hint = f": did you mean {near[0]}?" if near else f"; known are {', '.join(SCHEDULERS)}"
+            self.fail(f"scheduler {value!r} is unknown{hint}", param, ctx)
+        return str(value)
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        return complete_schedulers(ctx, param, incomplete)
+
+
+def complete_schedulers(
+    _ctx: click.Context, _param: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """Return the schedulers as completions of the last of several names."""
+    from hios_tvm.schedulers import SCHEDULERS
+
+    before, comma, last = incomplete.rpartition(",")
+    return [
+        CompletionItem(f"{before}{comma}{name}") for name in SCHEDULERS if name.startswith(last)
+    ]
+
+
 def scheduler_options(function: F) -> F:
     """``--window``, ``--inter-only`` and ``--option``, as the one argument `options`."""
 
@@ -317,10 +352,22 @@ def duration(seconds: float) -> str:
 
 
 def print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
-    """Print a table; the first column is text, the others are numbers."""
-    table = Table(title=title, title_justify="left", title_style="bold")
+    """Print a table; the first column is text, the others are numbers.
+
+    Long heads have two lines, so that the table fits into 80 columns.
+    """
+    table = Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        collapse_padding=True,
+        pad_edge=False,
+        show_edge=False,
+    )
     for i, column in enumerate(columns):
-        table.add_column(column, justify="left" if i == 0 else "right", overflow="fold")
+        head = column.replace(" ", "\n", 1)
+        table.add_column(head, justify="left" if i == 0 else "right", overflow="fold")
     for row in rows:
         table.add_row(*row)
     stdout().print(table)

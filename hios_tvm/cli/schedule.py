@@ -12,6 +12,7 @@ from hios_tvm.cli.console import stderr
 from hios_tvm.cli.options import (
     EXISTING_FILE,
     NEW_FILE,
+    complete_schedulers,
     json_option,
     no_progress_option,
     print_json,
@@ -58,7 +59,10 @@ def _list(context: click.Context, _parameter: click.Parameter, wanted: bool) -> 
     help="Link between the devices, for edges whose transfer time the file does not give.",
 )
 @click.option(
-    "--scheduler", default="all", help="Scheduler, comma-separated ones to compare, or all."
+    "--scheduler",
+    default="all",
+    shell_complete=complete_schedulers,
+    help="Scheduler, comma-separated ones to compare, or all.",
 )
 @scheduler_options
 @click.option(

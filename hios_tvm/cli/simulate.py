@@ -14,6 +14,7 @@ from hios_tvm.cli.interrupts import keep_on_interrupt
 from hios_tvm.cli.options import (
     FOLDER,
     NEW_FILE,
+    complete_schedulers,
     duration,
     json_option,
     no_progress_option,
@@ -40,7 +41,12 @@ ONE_DEVICE = ("sequential", "greedy", "ios")
     default="devices",
     help="What varies: devices, operators, layers, edges, transfer-ratio, comma-separated, or all.",
 )
-@click.option("--schedulers", default="all", help="Comma-separated schedulers, or all.")
+@click.option(
+    "--schedulers",
+    default="all",
+    shell_complete=complete_schedulers,
+    help="Comma-separated schedulers, or all.",
+)
 @click.option("--seeds", default=10, type=click.IntRange(1), help="Graphs.")
 @click.option("--seed", default=0, help="Seed of the first graph.")
 @option_group(

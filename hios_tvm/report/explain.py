@@ -70,10 +70,10 @@ class DeviceReport:
             str(self.stages),
             significant(self.work_ms),
             f"{self.share:.0%}",
-            f"{self.weight_bytes / 2**20:.1f}",
-            f"{self.arena_bytes / 2**20:.1f}",
+            significant(self.weight_bytes / 2**20),
+            significant(self.arena_bytes / 2**20),
             str(self.transfers),
-            f"{self.transfer_bytes / 2**20:.2f}",
+            significant(self.transfer_bytes / 2**20),
         ]
 
 

@@ -15,10 +15,13 @@ import click
 import numpy as np
 import onnx
 import pytest
+from click.shell_completion import ShellComplete
 from click.testing import CliRunner, Result
 from onnx import TensorProto, helper
 
 from hios_tvm.cli import main
+from hios_tvm.cli.options import print_table
+from hios_tvm.report.explain import DeviceReport
 
 CORE = min(os.sched_getaffinity(0))
 
@@ -109,6 +112,25 @@ def test_help_names_every_command_and_the_exit_codes() -> None:
     output = succeed("--help")
     for word in (*COMMANDS, "Exit codes"):
         assert word in output
+
+
+def test_shells_complete_the_names_of_schedulers() -> None:
+    for words, incomplete, expected in (
+        (["compile", "m", "--scheduler"], "hi", {"hios-lp", "hios-mr"}),
+        (["schedule", "g", "--scheduler"], "heft,op", {"heft,optimal"}),
+    ):
+        found = ShellComplete(main, {}, "hios-tvm", "X").get_completions(words, incomplete)
+        assert {item.value for item in found} == expected
+
+
+def test_tables_fit_into_80_columns(artifact: Path) -> None:
+    """Also for devices with long names and large numbers."""
+    report = DeviceReport("cpu@0-15+32-47", 12345, 12345, 12345.6, 1, 2**37, 2**33, 12345, 2**33)
+    with click.Context(main), CliRunner().isolation() as (out, *_):
+        print_table("title", list(report.COLUMNS), [report.cells()])
+        lines = out.getvalue().decode().splitlines()
+    assert max(map(len, lines)) <= 80
+    assert "cpu@0-15+32-47" in lines[-2] or "cpu@0-15+32-47" in lines[-1]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -237,6 +259,7 @@ def test_a_saved_placement_and_costs_compile_to_the_same_schedule(
         (["compile", "{open}"], 2, "such as --shape x:1,8"),
         (["compile", "{model}", "--devices", "cpu@{core},cpu@{core}"], 2, "twice"),
         (["compile", "{model}", "--scheduler", "best"], 2, "scheduler 'best' is unknown"),
+        (["compile", "{model}", "--scheduler", "hios-pl"], 2, "did you mean hios-lp?"),
         (["compile", "{model}", "--target", "z80"], 2, "target 'z80' is unknown"),
         (["compile", "{model}", "-o", "/nowhere/x.hios"], 2, "does not exist"),
         (["compile", "{model}", "--shape", "x"], 2, "x"),

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import click
+import onnx
 import pytest
 
 from hios_tvm.backends.interface import Backend
@@ -88,6 +89,18 @@ def test_the_picture_shows_the_layers_of_the_import_contract() -> None:
         "version",
     }  # commands, and helpers without an API
     assert packages - private <= pages
+
+
+def test_the_operators_are_those_of_the_importer() -> None:
+    sys.path.insert(0, str(ROOT / "scripts"))
+    try:
+        import list_operators
+    finally:
+        sys.path.pop(0)
+    text = list_operators.PAGE.read_text()
+    if f"ONNX\n{onnx.__version__}." not in text:
+        pytest.skip(f"the page was made with another version of onnx than {onnx.__version__}")
+    assert text == list_operators.page(), "run: python scripts/list_operators.py"
 
 
 @by_name
