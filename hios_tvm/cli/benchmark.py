@@ -141,7 +141,7 @@ def _print(artifact: Path, manifest: Manifest, result: BenchmarkResult) -> None:
             off = latency.median_ms / predicted_ms - 1
             console.print(
                 f"predicted {milliseconds(predicted_ms)}, measured "
-                f"{milliseconds(latency.median_ms)} ({off:+.1%})"
+                f"{milliseconds(latency.median_ms)} ({off:+.0%})"
             )
         differences = cost_differences(manifest, result.operator_ms)[:_DIFFERENCES]
         if differences:

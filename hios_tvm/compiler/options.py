@@ -94,6 +94,8 @@ class CompileOptions:
     def __post_init__(self) -> None:
         if isinstance(self.devices, str):
             raise UsageError(f"devices are a tuple of names, such as {(self.devices,)}")
+        if len(set(self.devices)) < len(self.devices):
+            raise UsageError(f"devices are named twice in {', '.join(self.devices)}")
         options_of(self.scheduler, **self.scheduler_options)
         if self.merge_convolutions and (self.costs is not None or self.schedule is not None):
             raise UsageError(

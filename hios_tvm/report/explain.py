@@ -202,7 +202,8 @@ def bottlenecks(result: BenchmarkResult, manifest: Manifest) -> list[str]:
         if busy == 0.0:
             lines.append(f"{unit} is idle: it has no operators")
         elif busy < 0.5 * measured_ms:
-            lines.append(f"{unit} is idle {1 - busy / measured_ms:.0%} of the time")
+            reason = "" if result.others < LOADED else ", or waits for cores that others hold,"
+            lines.append(f"{unit} is idle{reason} {1 - busy / measured_ms:.0%} of the time")
     for device, busy in busy_ms.items():
         if busy and copy_ms[device] > 0.2 * busy:
             share = copy_ms[device] / busy
@@ -233,7 +234,7 @@ def _why_off(result: BenchmarkResult, manifest: Manifest) -> str:
     from hios_tvm.runtime.machine import describe_machine
 
     if result.others >= LOADED:
-        return f"other processes used {result.others:.0%} of the cores meanwhile"
+        return "the machine was busy"
     if manifest.compile_info.get("machine") != str(describe_machine()):
         return "it was compiled on another machine: compile it again on this one"
     return "it was compiled on this machine, whose load or clock may have been another then"

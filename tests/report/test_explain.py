@@ -1,4 +1,4 @@
-"""What is said of devices that share cores."""
+"""Sentences about devices and runs say what was looked at, and nothing else."""
 
 from __future__ import annotations
 
@@ -8,8 +8,12 @@ from test_page import RESULT
 from test_timeline import MANIFEST
 
 from hios_tvm.report.explain import bottlenecks, manifest_reports, why_idle
+from hios_tvm.runtime.machine import describe_machine
 from hios_tvm.schema.manifest import Manifest, Prediction
 from hios_tvm.schema.program import Call, Program
+
+HERE = {"machine": str(describe_machine())}
+SLOW = replace(RESULT, busy_ms={"cpu@0": 9.0, "cpu@1": 1.0}, copy_ms={"cpu@0": 0.0, "cpu@1": 0.0})
 
 
 def manifest(operators: dict[str, list[str]]) -> Manifest:
@@ -53,3 +57,24 @@ def test_cores_are_idle_and_not_the_devices_that_share_them() -> None:
     assert bottlenecks(result, both) == [
         "bound by kernels: the busiest core works 100% of the time"
     ]
+
+
+def said(others: float, machine: dict[str, str]) -> str:
+    made = replace(MANIFEST, prediction=Prediction(makespan_ms=1.0), compile_info=machine)
+    return "\n".join(bottlenecks(replace(SLOW, others=others), made))
+
+
+def test_a_prediction_that_is_off_is_explained_by_what_is_known() -> None:
+    elsewhere = said(0.0, {"machine": "a CPU of another age"})
+    assert "it was compiled on another machine: compile it again on this one" in elsewhere
+    here = said(0.0, HERE)
+    assert "measured 9.50 ms, predicted 1.00 ms (+850%); it was compiled on this machine" in here
+    assert "compile it again" not in here
+    loaded = said(0.6, HERE)
+    assert "(+850%); the machine was busy" in loaded
+    assert "other processes used 60% of the cores during the runs" in loaded
+
+
+def test_an_idle_device_of_a_busy_machine_may_wait_for_its_cores() -> None:
+    assert "cpu@1 is idle 89% of the time" in said(0.0, HERE)
+    assert "cpu@1 is idle, or waits for cores that others hold, 89% of the time" in said(0.6, HERE)
