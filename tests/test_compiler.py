@@ -319,3 +319,26 @@ def test_without_a_cache_each_kernel_is_compiled_once(
         name for name in compiled if any(op.kernel == name for op in result.graph.operators)
     ]
     assert sorted(of_model) == sorted({op.kernel for op in result.graph.operators})
+
+
+@pytest.mark.parametrize("kind", ["passed on", "constant", "empty"])
+def test_models_that_compute_nothing(kind: str, tmp_path: Path) -> None:
+    weights = {"w": np.arange(3, dtype=np.float32), "zero": np.zeros(1, np.int64)}
+    inputs = {"passed on": ["x"], "constant": ["w"], "empty": ["x", "zero", "zero"]}[kind]
+    graph = helper.make_graph(
+        [helper.make_node("Slice" if kind == "empty" else "Identity", inputs, ["y"])],
+        "nothing",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [2])],
+        [onnx.ValueInfoProto(name="y")],
+        [numpy_helper.from_array(value, name) for name, value in weights.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    core = min(os.sched_getaffinity(0))
+    options = CompileOptions(devices=(f"cpu@{core}",), scheduler="sequential", cache_dir=None)
+    compile_model(from_onnx(model), tmp_path / "nothing.hios", options)
+    x = np.array([1, 2], np.float32)
+    with runtime.load(tmp_path / "nothing.hios") as session:
+        (y,) = session.run(x).values()
+    np.testing.assert_array_equal(
+        y, {"passed on": x, "constant": weights["w"], "empty": x[:0]}[kind]
+    )
