@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -127,17 +127,22 @@ def compile_model(
     """
     output = Path(output)
     check_writable(output)  # before work is spent
-    if options.cache_dir is None:  # what is measured is not compiled again for the artifact
-        with TemporaryDirectory(prefix="hios-tvm-") as folder:
-            return compile_model(
-                mod,
-                output,
-                replace(options, cache_dir=Path(folder)),
-                name=name,
-                reference=reference,
-                reproducer=reproducer,
-                progress=progress,
-            )
+    with ExitStack() as stack:
+        if options.cache_dir is None:  # what is measured is not compiled again for the artifact
+            folder = stack.enter_context(TemporaryDirectory(prefix="hios-tvm-"))
+            options = replace(options, cache_dir=Path(folder))
+        return _compile(mod, output, options, name, reference, reproducer, progress)
+
+
+def _compile(
+    mod: IRModule,
+    output: Path,
+    options: CompileOptions,
+    name: str,
+    reference: Reference | None,
+    reproducer: Path | None,
+    progress: PhaseProgress,
+) -> Compilation:
     phases = _Phases(progress)
     with phases("lower"):
         network = _lower(mod, name, options, progress=partial(progress, "lower"))

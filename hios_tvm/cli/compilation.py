@@ -1,0 +1,76 @@
+"""What `compile` prints."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hios_tvm.cli.console import stderr, stdout
+from hios_tvm.cli.options import print_json, print_table
+
+if TYPE_CHECKING:
+    from hios_tvm.compiler import Compilation, CompileOptions
+    from hios_tvm.report.explain import DeviceReport
+
+
+def print_compilation(
+    result: Compilation, path: Path, options: CompileOptions, json_file: str | None
+) -> None:
+    """Print what was compiled as a table with notes, or as JSON."""
+    from hios_tvm.report.explain import manifest_reports, why_idle
+    from hios_tvm.report.words import milliseconds
+
+    manifest, verification = result.manifest, result.manifest.verification
+    if not verification.verified:
+        stderr().print(str(verification), soft_wrap=True)
+    for note in (*result.notes, *verification.notes):
+        stderr().print(note, soft_wrap=True)
+    reports = manifest_reports(manifest)
+    given = options.schedule is not None
+    idle = why_idle(manifest, schedule_given=given, memory=options.memory)
+    if json_file is not None:
+        print_json(_data(result, path, reports, idle), json_file)
+        return
+    rows = [report.cells() for report in reports]
+    print_table(f"{path}: {result.schedule.scheduler}", list(reports[0].COLUMNS), rows)
+    console = stdout()
+    makespan_ms = manifest.prediction.makespan_ms
+    phases = ", ".join(f"{name} {value:.0f} s" for name, value in result.seconds.items())
+    console.print(
+        ("" if makespan_ms is None else f"predicted makespan {milliseconds(makespan_ms)}; ")
+        + f"compiled in {sum(result.seconds.values()):.0f} s ({phases})"
+    )
+    for line in [*_why_chosen(result), *idle]:
+        console.print(line)
+    if verification.verified:
+        console.print(str(verification), soft_wrap=True)
+
+
+def _why_chosen(result: Compilation) -> list[str]:
+    """Say which schedules `auto` tried out, and which one it kept."""
+    if not result.trials:
+        return []
+    kept = f"kept {result.schedule.scheduler}, of those that were tried out:"
+    ordered = sorted(result.trials, key=lambda trial: trial.latency.median_ms)
+    return [kept, *(f"  {trial}" for trial in ordered)]
+
+
+def _data(
+    result: Compilation, path: Path, reports: Sequence[DeviceReport], notes: Sequence[str]
+) -> dict[str, Any]:
+    """Sum up a compilation as plain data for JSON."""
+    prediction = result.manifest.prediction
+    return {
+        "artifact": str(path),
+        "scheduler": result.schedule.scheduler,
+        "predicted_makespan_ms": prediction.makespan_ms,
+        "lower_bound_ms": result.schedule.lower_bound_ms,
+        "independence": prediction.independence,
+        "devices": [asdict(report) for report in reports],
+        "seconds": dict(result.seconds),
+        "trials": [trial.to_data() for trial in result.trials],
+        "verification": asdict(result.manifest.verification),
+        "notes": list(notes),
+    }
