@@ -62,7 +62,11 @@ def open_session(module: ModuleType, model: Any, folder: Path, *arguments: Any) 
     if module is original:
         return original.InferenceSession(model, *arguments, providers=["CPUExecutionProvider"])
     return replacement.InferenceSession(
-        model, *arguments, providers=["CPUExecutionProvider"], cache_dir=folder / "cache"
+        model,
+        *arguments,
+        providers=["CPUExecutionProvider"],
+        cache_dir=folder / "cache",
+        scheduler="sequential",  # no others are tried out, which takes seconds
     )
 
 
@@ -151,14 +155,16 @@ def test_a_model_is_compiled_once(
 
     monkeypatch.setattr(kept_artifacts, "compile", counted)
     for _ in range(2):
-        session = hios_tvm.InferenceSession(static, cache_dir=folder / "once")
+        session = hios_tvm.InferenceSession(
+            static, cache_dir=folder / "once", scheduler="sequential"
+        )
     assert compiled == [static]
     (artifact,) = (folder / "once" / "artifacts").iterdir()
     np.testing.assert_array_equal(
         hios_tvm.InferenceSession(artifact).run(["z"], {"x": X}), session.run(["z"], {"x": X})
     )
     artifact.write_bytes(b"damaged")
-    hios_tvm.InferenceSession(static, cache_dir=folder / "once")
+    hios_tvm.InferenceSession(static, cache_dir=folder / "once", scheduler="sequential")
     assert compiled == [static, static]
 
 
@@ -172,7 +178,10 @@ def test_what_cannot_be_is_refused(static: Path, dynamic: Path, folder: Path) ->
         open_session(replacement, dynamic, folder).run(None, {})
     with pytest.warns(UserWarning, match="'CUDAExecutionProvider' is not available"):
         replacement.InferenceSession(
-            static, providers=[("CUDAExecutionProvider", {})], cache_dir=folder / "cache"
+            static,
+            providers=[("CUDAExecutionProvider", {})],
+            cache_dir=folder / "cache",
+            scheduler="sequential",
         )
 
 
