@@ -15,16 +15,18 @@ from hios_tvm.artifact.programs import programs_of
 from hios_tvm.cli import main
 from hios_tvm.compiler import Compilation, CompileOptions, compile_model
 from hios_tvm.errors import UsageError
+from hios_tvm.experiments.core_scaling import ScalingModel, on_cores
 from hios_tvm.experiments.random_graphs import LayeredGraphOptions, layered_graph
 from hios_tvm.frontends.onnx import from_onnx
 from hios_tvm.measuring.emulate import emulate, emulation_of
 from hios_tvm.schedulers import make_schedule
 from hios_tvm.schedulers.evaluate import evaluate
 from hios_tvm.schema.costs import CostTable, Measurement
-from hios_tvm.schema.instance import Instance
+from hios_tvm.schema.instance import Instance, read_instance
 from hios_tvm.schema.plain_graph import graph_of_edges
 from hios_tvm.schema.platform import Link, Platform
 from hios_tvm.schema.schedule import DeviceSchedule, Schedule, Stage
+from hios_tvm.zoo.costs import cost_file
 
 NOISE = 2.0
 """How much later than predicted the fastest of several runs may end, with other work around."""
@@ -44,6 +46,16 @@ def test_random_graph_takes_its_makespan(devices: int, grouped: bool) -> None:
     # Nearer to the makespan than to devices that take turns.
     assert 0.999 * result.predicted_ms < result.latency.min_ms
     assert result.latency.min_ms < (result.predicted_ms + work_ms) / 2
+
+
+def test_devices_that_share_cores_take_the_makespan() -> None:
+    """Four cores, in halves and alone: no operator starts before its cores are free."""
+    instance = on_cores(read_instance(cost_file("squeezenet1_1", 2)), 4, "choice", ScalingModel())
+    graph, costs, platform = instance.graph, instance.costs, instance.platform
+    schedule = make_schedule("heft", graph, costs, platform)
+    assert sum(bool(device.stages) for device in schedule) > 2
+    result = emulate(instance, schedule, iterations=3)
+    assert 0.999 < result.latency.min_ms / result.predicted_ms < NOISE
 
 
 def test_transfers_and_stream_groups_take_their_time() -> None:
