@@ -48,10 +48,11 @@ class AlignedEmpty:
 
 def address_of(array: np.ndarray[Any, Any]) -> int:
     """Return the address of the first element."""
-    if array.flags.c_contiguous and array.flags.writeable:  # three times as fast as the other way
+    try:  # three times as fast as the other way
         return ctypes.addressof(_NOTHING.from_buffer(cast(Any, array)))
-    address: int = array.__array_interface__["data"][0]
-    return address
+    except (BufferError, TypeError, ValueError):  # read-only, not contiguous, or of bfloat16
+        address: int = array.__array_interface__["data"][0]
+        return address
 
 
 _BYTES = np.dtype(np.uint8)

@@ -62,7 +62,9 @@ def squeezenet(cache: Path) -> tuple[onnx.ModelProto, Path, Compilation]:
     """SqueezeNet for two devices, scheduled with measured costs."""
     model = build("squeezenet1_1", height=64, width=64)
     path = cache / "squeezenet.hios"
-    options = CompileOptions(devices=_devices(2), cache_dir=cache)
+    options = CompileOptions(
+        devices=_devices(2), divide=False, scheduler="hios-lp", cache_dir=cache
+    )
     return model, path, compile_model(from_onnx(model), path, options, name="squeezenet")
 
 
@@ -178,7 +180,9 @@ def test_saved_costs_reproduce_the_schedule(
 ) -> None:
     model, _, first = squeezenet
     costs = CostTable.from_json(first.costs.to_json())
-    options = CompileOptions(devices=_devices(2), costs=costs, cache_dir=None)
+    options = CompileOptions(
+        devices=_devices(2), divide=False, scheduler="hios-lp", costs=costs, cache_dir=None
+    )
     again = compile_model(from_onnx(model), tmp_path / "again.hios", options, name="squeezenet")
     assert again.schedule == first.schedule
 
