@@ -224,7 +224,7 @@ def bottlenecks(result: BenchmarkResult, manifest: Manifest) -> list[str]:
     notes = load_note(result.others, "the runs")
     busiest = max(unit_ms, key=unit_ms.__getitem__)
     if not lines and unit_ms[busiest]:
-        share = unit_ms[busiest] / measured_ms
+        share = min(1.0, unit_ms[busiest] / measured_ms)  # of medians of different runs
         what = "core" if busiest not in busy_ms else "device"
         lines.append(f"bound by kernels: the busiest {what} works {share:.0%} of the time")
     return lines + notes
