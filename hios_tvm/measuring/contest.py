@@ -20,7 +20,7 @@ MOST_ENTRANTS = 2
 LEAST_GAIN = 0.03
 """By which share a schedule has to be faster than a simpler one."""
 
-# Short turns with pauses, as users call: what is faster only while nothing disturbs it does not win.
+# Short turns with pauses, as users call: what is faster only while nothing disturbs it loses.
 _TURNS = 5
 _MS_PER_TURN = 100.0
 _PAUSE_S = 0.2
