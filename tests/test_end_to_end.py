@@ -169,7 +169,9 @@ def test_second_compile_measures_nothing(
         monkeypatch.setattr(f"hios_tvm.backends.cpu.costs.{name}", refuse)
     monkeypatch.setattr("hios_tvm.backends.cpu.platform.measure_together", refuse)
     model, _, first = squeezenet
-    options = CompileOptions(devices=_devices(2), cache_dir=cache)
+    options = CompileOptions(
+        devices=_devices(2), divide=False, scheduler="hios-lp", cache_dir=cache
+    )
     again = compile_model(from_onnx(model), tmp_path / "again.hios", options, name="squeezenet")
     assert again.costs.latency == first.costs.latency
     assert again.schedule == first.schedule

@@ -182,7 +182,7 @@ def test_both_exhaustive_searches_find_the_same(case: Case) -> None:
     assert layered_ms(case, most) == pytest.approx(exhaustive_ms(case, devices))
 
 
-@settings(deadline=None, max_examples=40, derandomize=True)
+@settings(deadline=None, max_examples=25, derandomize=True)
 @given(case=cases(max_operators=8, max_devices=3))
 def test_optimal_is_what_exhaustive_search_finds(case: Case) -> None:
     case = with_streams(case, 1)
