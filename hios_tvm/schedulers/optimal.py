@@ -93,6 +93,10 @@ class _Search:
         self.time_limit_s = time_limit_s
         self.all = (1 << len(problem.operators)) - 1
         self.before = [sum(1 << u for u, _ in inputs) for inputs in problem.predecessors]
+        self.after = [
+            sum(1 << v for v in problem.operators if self.before[v] >> u & 1)
+            for u in problem.operators
+        ]
         self.least_ms, self.work_ms = _least_and_work_ms(problem)
         self.exchanges = _exchanges(problem.platform)
         self.devices_to_try: dict[frozenset[int], list[int]] = {}
@@ -102,7 +106,7 @@ class _Search:
             for unit in range(problem.platform.unit_count)
         ]
         self.memory = Memory(problem)
-        self.seen: set[tuple[object, ...]] = set()
+        self.seen_ms: dict[tuple[object, ...], float] = {}
 
     def start_from(self, stages: Sequence[PlacedStage]) -> None:
         """Look for schedules that are better than `stages`."""
@@ -228,13 +232,22 @@ class _Search:
         return max(longest, (begun + work) / len(self.devices_of))
 
     def _is_new(self, clock: Clock, done: int, now_ms: float) -> bool:
+        """Whether nothing seen so far can be continued in every way that this state can.
+
+        The past acts on the future through the times when devices are free, the ends and places of
+        operators that others still read, and the weights on each device. A smaller `now_ms` allows
+        more. Sums of equal times in another order differ in their last digits.
+        """
         ends = tuple(
-            (clock.end_ms[v], clock.device[v]) for v in self.problem.operators if done >> v & 1
+            (round(clock.end_ms[v], 9), clock.device[v])
+            for v in self.problem.operators
+            if done >> v & 1 and self.after[v] & ~done
         )
-        key = (done, now_ms, tuple(clock.free_ms), ends)
-        if key in self.seen:
+        places = tuple(clock.device) if self.memory.limited else ()
+        key = (done, tuple(round(ms, 9) for ms in clock.free_ms), ends, places)
+        if self.seen_ms.get(key, math.inf) <= now_ms:
             return False
-        self.seen.add(key)
+        self.seen_ms[key] = now_ms
         return True
 
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from hios_tvm.errors import InfeasibleError, ScheduleError, UsageError
 from hios_tvm.schedulers import SCHEDULERS, make_schedule
 from hios_tvm.schedulers.evaluate import evaluate
-from hios_tvm.schema.platform import Platform
+from hios_tvm.schema.platform import Device, Link, Platform
 from hios_tvm.schema.schedule import DeviceSchedule, Schedule, Stage
 
 
@@ -263,6 +263,19 @@ def test_optimal_is_exact_on_halves_and_quarters(seed: int) -> None:
     }
     case = moldable(case, divided("cpu@0-3"), times)
     assert makespan_ms(case, make("optimal", case)) == pytest.approx(layered_ms(case, 1))
+
+
+def test_orders_that_end_alike_are_searched_once() -> None:
+    """Eight operators, all one after another: 8! orders of each placement."""
+    wide = Device("wide", "device/4", 1, cores=(0, 1, 2, 3))
+    narrow = [Device(f"narrow{i}", "device/3", 1, cores=(i, 1, 2)) for i in (0, 3)]
+    case = make_case({f"v{i}": 1.0 + 0.1 * i for i in range(8)}, [])
+    times = {op.name: 1.0 + 0.1 * i for i, op in enumerate(case.graph.operators)}
+    slower = {name: 1.23 * ms for name, ms in times.items()}
+    platform = Platform((wide, *narrow), default_link=Link(0.0, 1.0))
+    case = moldable(case, platform, {"device/4": times, "device/3": slower})
+    schedule = make("optimal", case, time_limit_s=5.0)
+    assert makespan_ms(case, schedule) == pytest.approx(sum(times.values()))
 
 
 def test_large_graphs_and_long_searches_are_refused() -> None:
