@@ -41,7 +41,7 @@ class Turn:
 
     def __enter__(self) -> Turn:
         if not self._lock.acquire(timeout=self._timeout):
-            raise RunTimeoutError("other runs of this session took longer than the timeout")
+            raise RunTimeoutError("other runs took longer than the timeout")
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -17,10 +17,15 @@ from hios_tvm.schema.device_names import (
     parse_device_list,
 )
 
+if TYPE_CHECKING:
+    TextParameter = click.ParamType[str]
+else:
+    TextParameter = click.ParamType  # before click 8.2 it takes no type
+
 _MISSPELT = re.compile(r"(cpus?|cores?|gpus?|cuda|nvidia)\W*(\d*)(.*)", re.IGNORECASE)
 
 
-class DeviceList(click.ParamType):  # type: ignore[type-arg]  # click before 8.2 has no arguments
+class DeviceList(TextParameter):
     """Devices with commas between them."""
 
     name = "names"

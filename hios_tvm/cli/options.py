@@ -18,7 +18,7 @@ from rich import box
 from rich.table import Table
 
 from hios_tvm.cli.console import stdout
-from hios_tvm.cli.devices import DeviceList, require_here
+from hios_tvm.cli.devices import DeviceList, TextParameter, require_here
 from hios_tvm.errors import UsageError
 from hios_tvm.runtime.numpy_files import read_numpy
 from hios_tvm.runtime.signature import required_key
@@ -263,7 +263,7 @@ cost_cache_option = click.option(
 )
 
 
-class SchedulerName(click.ParamType):  # type: ignore[type-arg]  # click before 8.2 has no arguments
+class SchedulerName(TextParameter):
     """A scheduler, which shells complete."""
 
     name = "name"

@@ -171,6 +171,7 @@ def _check_positions(core: int, stages_of: Mapping[str, tuple[Stage, ...]]) -> N
     """Raise `ScheduleError` where positions do not order the stages of several devices."""
     at: dict[int, tuple[Stage, str]] = {}
     for device, stages in stages_of.items():
+        last: tuple[int, Stage] | None = None
         for stage in stages:
             if stage.position is None:
                 other = next(name for name in stages_of if name != device)
@@ -179,10 +180,10 @@ def _check_positions(core: int, stages_of: Mapping[str, tuple[Stage, ...]]) -> N
                 same = f"both position {stage.position}"
                 raise _overlap(at[stage.position], (stage, device), core, same)
             at[stage.position] = stage, device
-        for first, second in pairwise(stages):
-            if first.position > second.position:  # type: ignore[operator]  # none is None
-                falling = f"positions {first.position} and {second.position}, which must ascend"
-                raise _overlap((first, device), (second, device), core, falling)
+            if last is not None and last[0] > stage.position:
+                falling = f"positions {last[0]} and {stage.position}, which must ascend"
+                raise _overlap((last[1], device), (stage, device), core, falling)
+            last = stage.position, stage
 
 
 def _overlap(

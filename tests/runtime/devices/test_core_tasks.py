@@ -63,7 +63,11 @@ def test_one_worker_is_there_when_there_is_nothing_to_do() -> None:
 
 
 def test_programs_of_one_core_need_one_library() -> None:
-    programs = [CpuProgram("cpu@0", (0,), [call(n)], f"library of {n}") for n in "ab"]  # type: ignore[arg-type]
+    another: Any = "another library"
+    programs = [
+        CpuProgram("cpu@0", (0,), [call("a")], LIBRARY),
+        CpuProgram("cpu@0", (0,), [call("b")], another),
+    ]
     with pytest.raises(ArtifactError, match="core 0 has kernels of 2 libraries"):
         core_tasks(programs)
 
