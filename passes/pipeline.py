@@ -134,10 +134,10 @@ def cpu_rules(lanes: int, registers: int) -> list[ScheduleRule]:
         Convolution(lanes, registers),
         Product(lanes, registers),
         SlidingWindow(lanes, registers),
-        Injective(lanes),
-        Rows(lanes),
-        Columns(lanes),
-        Fallback(lanes),
+        Injective(lanes, registers),
+        Rows(lanes, registers),
+        Columns(lanes, registers),
+        Fallback(lanes, registers),
     ]
 
 

@@ -55,6 +55,7 @@ from hios_tvm.passes.cpu_rules.loop_nest import (
 )
 from hios_tvm.passes.cpu_rules.register_tile import RegisterTile, choose_tiles
 from hios_tvm.passes.cpu_rules.transposed_tile import transposed
+from hios_tvm.passes.cpu_rules.vector_rule import VectorRule
 from hios_tvm.passes.tir_trees import nodes_of
 from hios_tvm.passes.vector_math import power_of_softmax
 
@@ -68,15 +69,8 @@ _ACCUMULATORS = 4
 """Vectors of partial maxima and sums of a row."""
 
 
-class Attention:
-    """Write out kernels of attention for vectors of `lanes` floats.
-
-    `registers` is how many vector registers the CPU has.
-    """
-
-    def __init__(self, lanes: int, registers: int) -> None:
-        self.lanes = lanes
-        self.registers = registers
+class Attention(VectorRule):
+    """Write out kernels of attention."""
 
     def apply(self, func: tirx.PrimFunc) -> tirx.PrimFunc | None:
         parts = attention_parts(func)

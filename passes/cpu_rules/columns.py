@@ -50,10 +50,9 @@ from hios_tvm.passes.cpu_rules.loop_nest import (
 )
 from hios_tvm.passes.cpu_rules.reduction_blocks import (
     Block,
+    ReductionRule,
     combined,
     loads,
-    reduction_blocks,
-    without_conditions,
 )
 from hios_tvm.passes.tir_trees import nodes_of, with_values
 
@@ -64,17 +63,10 @@ _LARGEST_COLUMN = 1 << 16
 """Elements of a column whose intermediate values are kept."""
 
 
-class Columns:
+class Columns(ReductionRule):
     """Write out kernels that reduce axes before the last one of tensors."""
 
-    def __init__(self, lanes: int) -> None:
-        self.lanes = lanes
-
-    def apply(self, func: tirx.PrimFunc) -> tirx.PrimFunc | None:
-        func = without_conditions(func)
-        blocks = reduction_blocks(func)
-        if blocks is None:
-            return None
+    def write(self, func: tirx.PrimFunc, blocks: Sequence[Block]) -> tirx.PrimFunc | None:
         columns = _columns(func, blocks)
         if columns is None or not all(map(_is_mine, columns)):
             return None

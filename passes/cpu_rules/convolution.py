@@ -37,7 +37,7 @@ from tvm.tirx import Stmt
 
 from hios_tvm.passes.cpu_rules.blocked_sums import MOST_TERMS, BlockedSums
 from hios_tvm.passes.cpu_rules.borders import Tile, kernel_rows, pixels_inside, tiles_of_row
-from hios_tvm.passes.cpu_rules.convolution_kernel import ConvolutionKernel
+from hios_tvm.passes.cpu_rules.convolution_kernel import ConvolutionKernel, ConvolutionRule
 from hios_tvm.passes.cpu_rules.convolution_tiles import (
     BlockedWeights,
     ConvolutionTiles,
@@ -61,20 +61,10 @@ _UNROLLED_FMAS = 512
 """Where channels are unrolled, so are kernel columns, while a tile's code stays below this."""
 
 
-class Convolution:
-    """Write out convolutions, whose weights it packs, for vectors of `lanes` floats.
+class Convolution(ConvolutionRule):
+    """Write out convolutions."""
 
-    `registers` is how many vector registers the CPU has.
-    """
-
-    def __init__(self, lanes: int, registers: int) -> None:
-        self.lanes = lanes
-        self.registers = registers
-
-    def apply(self, func: tirx.PrimFunc) -> Scheduled | None:
-        kernel = ConvolutionKernel.of(func)
-        if kernel is None:
-            return None
+    def write(self, kernel: ConvolutionKernel) -> Scheduled | None:
         shape = TiledConvolution.of(kernel.shape, self.lanes, self.registers)
         weight = kernel.packed_weight(shape.packed_shape)
         body = _Nest(shape, kernel.image, weight, kernel.epilogue).body()

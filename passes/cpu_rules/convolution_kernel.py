@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -12,6 +13,7 @@ from tvm.tirx import Stmt
 
 from hios_tvm.passes.cpu_rules.epilogue import Epilogue, find_block, fused_epilogue, image_buffer
 from hios_tvm.passes.cpu_rules.loop_nest import as_index, rebuilt
+from hios_tvm.passes.cpu_rules.vector_rule import VectorRule
 from hios_tvm.passes.schedule_kernels import Packing, Scheduled
 from hios_tvm.passes.tir_trees import nodes_of
 from hios_tvm.schema.kernel_shapes import CONVOLUTION, ConvolutionShape
@@ -62,3 +64,15 @@ class ConvolutionKernel:
 
 def _reads(epilogue: Epilogue, buffer: tirx.Var) -> bool:
     return any(load.source.same_as(buffer) for load in nodes_of(epilogue.value, TensorLoad))
+
+
+class ConvolutionRule(VectorRule):
+    """A rule for kernels with one convolution, whose weights it packs."""
+
+    def apply(self, func: tirx.PrimFunc) -> Scheduled | None:
+        kernel = ConvolutionKernel.of(func)
+        return None if kernel is None else self.write(kernel)
+
+    @abstractmethod
+    def write(self, kernel: ConvolutionKernel) -> Scheduled | None:
+        """Return the kernel with its loops, or None if another rule has to write it."""

@@ -7,20 +7,18 @@ from tvm.ir import TensorLoad
 from tvm.s_tir.dlight.analysis import SBlockInfo, normalize_prim_func
 
 from hios_tvm.passes.cpu_rules.loop_nest import coefficients_of
+from hios_tvm.passes.cpu_rules.vector_rule import VectorRule
 from hios_tvm.passes.schedule_kernels import NO_RULE
 from hios_tvm.passes.tir_trees import nodes_of
 
 
-class Fallback:
+class Fallback(VectorRule):
     """Parallelise the spatial loops of each block, and let the compiler vectorise the innermost.
 
     A reduction whose last spatial axis is contiguous in memory has that axis innermost, so that
     neighbouring results are one vector. Kernels that cannot be analysed, such as ones with loops
     that depend on data, keep their loops.
     """
-
-    def __init__(self, lanes: int) -> None:
-        self.lanes = lanes
 
     def apply(self, func: tirx.PrimFunc) -> tirx.PrimFunc | None:
         sch = s_tir.Schedule(func)

@@ -35,7 +35,7 @@ from tvm.tirx import BufferLoad, Ramp, Shuffle
 
 from hios_tvm.passes.cpu_rules.blocked_sums import MOST_TERMS, BlockedSums
 from hios_tvm.passes.cpu_rules.borders import Tile, kernel_rows, pixels_inside, tiles_of_row
-from hios_tvm.passes.cpu_rules.convolution_kernel import ConvolutionKernel
+from hios_tvm.passes.cpu_rules.convolution_kernel import ConvolutionKernel, ConvolutionRule
 from hios_tvm.passes.cpu_rules.epilogue import Epilogue
 from hios_tvm.passes.cpu_rules.loop_nest import (
     Index,
@@ -57,19 +57,11 @@ _TURNS_AT_A_TIME = 2
 """Their weights stay in registers beside the sums of 14 pixels of 32 registers, or 7 of 16."""
 
 
-class GroupedConvolution:
-    """Write out convolutions of groups that are narrower than a vector of `lanes` floats.
+class GroupedConvolution(ConvolutionRule):
+    """Write out convolutions of groups that are narrower than a vector."""
 
-    `registers` is how many vector registers the CPU has.
-    """
-
-    def __init__(self, lanes: int, registers: int) -> None:
-        self.lanes = lanes
-        self.registers = registers
-
-    def apply(self, func: tirx.PrimFunc) -> Scheduled | None:
-        kernel = ConvolutionKernel.of(func)
-        if kernel is None or not _has_narrow_groups(kernel.shape, self.lanes):
+    def write(self, kernel: ConvolutionKernel) -> Scheduled | None:
+        if not _has_narrow_groups(kernel.shape, self.lanes):
             return None
         shape = TiledGroups.of(kernel.shape, self.lanes, self.registers)
         weight = kernel.packed_weight(shape.packed_shape)

@@ -44,6 +44,7 @@ from hios_tvm.passes.cpu_rules.loop_nest import (
     serial,
     vectors,
 )
+from hios_tvm.passes.cpu_rules.vector_rule import VectorRule
 from hios_tvm.passes.tir_trees import nodes_of, with_values
 
 _CHUNK = 2048
@@ -52,11 +53,8 @@ _CHUNK = 2048
 _COMPARISONS = (tirx.LT, tirx.LE, tirx.GT, tirx.GE, tirx.EQ, tirx.NE)
 
 
-class Injective:
+class Injective(VectorRule):
     """Write out kernels whose elements do not depend on each other."""
-
-    def __init__(self, lanes: int) -> None:
-        self.lanes = lanes
 
     def apply(self, func: tirx.PrimFunc) -> tirx.PrimFunc | None:
         stores = _inlined_stores(func)

@@ -32,7 +32,7 @@ from tvm.tirx import BufferLoad, Ramp
 
 from hios_tvm.passes.cpu_rules.blocked_sums import MOST_TERMS, BlockedSums
 from hios_tvm.passes.cpu_rules.borders import Tile
-from hios_tvm.passes.cpu_rules.convolution_kernel import ConvolutionKernel
+from hios_tvm.passes.cpu_rules.convolution_kernel import ConvolutionKernel, ConvolutionRule
 from hios_tvm.passes.cpu_rules.convolution_tiles import (
     BlockedWeights,
     ConvolutionTiles,
@@ -59,19 +59,11 @@ _CACHE_BYTES = 1 << 20
 """A part of the inputs should stay in an L2 cache."""
 
 
-class LongProduct:
-    """Write out long products, whose weights it packs, for vectors of `lanes` floats.
+class LongProduct(ConvolutionRule):
+    """Write out products over so many channels that the input does not fit into the cache."""
 
-    `registers` is how many vector registers the CPU has.
-    """
-
-    def __init__(self, lanes: int, registers: int) -> None:
-        self.lanes = lanes
-        self.registers = registers
-
-    def apply(self, func: tirx.PrimFunc) -> Scheduled | None:
-        kernel = ConvolutionKernel.of(func)
-        if kernel is None or not _is_long(kernel.shape):
+    def write(self, kernel: ConvolutionKernel) -> Scheduled | None:
+        if not _is_long(kernel.shape):
             return None
         shape = TiledConvolution.of(kernel.shape, self.lanes, self.registers)
         weight = kernel.packed_weight(shape.packed_shape)

@@ -41,21 +41,15 @@ from hios_tvm.passes.cpu_rules.loop_nest import (
     when,
 )
 from hios_tvm.passes.cpu_rules.tiled_shapes import TiledProduct
+from hios_tvm.passes.cpu_rules.vector_rule import VectorRule
 from hios_tvm.schema.kernel_shapes import PRODUCT, ProductShape
 
 _CACHE_BYTES = 256 * 1024
 """Rows of the left matrix that the next block of columns reads again."""
 
 
-class Product:
-    """Write out kernels that carry `PRODUCT`, for vectors of `lanes` floats.
-
-    `registers` is how many vector registers the CPU has.
-    """
-
-    def __init__(self, lanes: int, registers: int) -> None:
-        self.lanes = lanes
-        self.registers = registers
+class Product(VectorRule):
+    """Write out kernels that carry `PRODUCT`."""
 
     def apply(self, func: tirx.PrimFunc) -> tirx.PrimFunc | None:
         sch = s_tir.Schedule(func)

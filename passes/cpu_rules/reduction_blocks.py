@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tvm import s_tir, tirx
@@ -9,6 +11,7 @@ from tvm.ir import TensorLoad
 from tvm.tirx import BufferStore
 
 from hios_tvm.passes.cpu_rules.loop_nest import Combiner
+from hios_tvm.passes.cpu_rules.vector_rule import VectorRule
 from hios_tvm.passes.tir_trees import nodes_of
 
 _COMBINERS = (tirx.Add, tirx.Mul, tirx.Max, tirx.Min)
@@ -94,3 +97,16 @@ def combined(block: Block) -> tuple[Combiner, tirx.Expr] | None:
     if not value.a.source.same_as(block.buffer):
         return None
     return type(value), value.b
+
+
+class ReductionRule(VectorRule):
+    """A rule for kernels in which at least one block reduces something."""
+
+    def apply(self, func: tirx.PrimFunc) -> tirx.PrimFunc | None:
+        func = without_conditions(func)
+        blocks = reduction_blocks(func)
+        return None if blocks is None else self.write(func, blocks)
+
+    @abstractmethod
+    def write(self, func: tirx.PrimFunc, blocks: Sequence[Block]) -> tirx.PrimFunc | None:
+        """Return `func`, which consists of `blocks`, with its loops, or None if it is not mine."""

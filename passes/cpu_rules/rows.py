@@ -51,10 +51,9 @@ from hios_tvm.passes.cpu_rules.loop_nest import (
 )
 from hios_tvm.passes.cpu_rules.reduction_blocks import (
     Block,
+    ReductionRule,
     combined,
     loads,
-    reduction_blocks,
-    without_conditions,
 )
 from hios_tvm.passes.tir_trees import with_values
 
@@ -71,17 +70,10 @@ _LARGEST_ROW = 1 << 16
 """Elements of a row of which something is computed; other rows may have any number."""
 
 
-class Rows:
+class Rows(ReductionRule):
     """Write out kernels that reduce the last axes of tensors."""
 
-    def __init__(self, lanes: int) -> None:
-        self.lanes = lanes
-
-    def apply(self, func: tirx.PrimFunc) -> tirx.PrimFunc | None:
-        func = without_conditions(func)
-        blocks = reduction_blocks(func)
-        if blocks is None:
-            return None
+    def write(self, func: tirx.PrimFunc, blocks: Sequence[Block]) -> tirx.PrimFunc | None:
         rows = _rows(blocks)
         if rows is None:
             return None
@@ -116,7 +108,7 @@ class _Nest:
 
     func: tirx.PrimFunc
     rows: tuple[int, ...]
-    blocks: list[Block]
+    blocks: Sequence[Block]
     lanes: int
 
     def keeps_to_its_row(self) -> bool:

@@ -55,6 +55,7 @@ from hios_tvm.passes.cpu_rules.loop_nest import (
     vectors,
 )
 from hios_tvm.passes.cpu_rules.tiled_shapes import TiledWindow
+from hios_tvm.passes.cpu_rules.vector_rule import VectorRule
 from hios_tvm.schema.kernel_shapes import WINDOW, WindowShape
 
 _LEAST_CHUNKS = 16
@@ -67,15 +68,8 @@ _UNROLLED_STEPS = 256
 """Kernel columns are unrolled as long as a tile's code stays below this many vector operations."""
 
 
-class SlidingWindow:
-    """Write out kernels that carry `WINDOW`, for vectors of `lanes` floats.
-
-    `registers` is how many vector registers the CPU has.
-    """
-
-    def __init__(self, lanes: int, registers: int) -> None:
-        self.lanes = lanes
-        self.registers = registers
+class SlidingWindow(VectorRule):
+    """Write out kernels that carry `WINDOW`."""
 
     def apply(self, func: tirx.PrimFunc) -> tirx.PrimFunc | None:
         sch = s_tir.Schedule(func)

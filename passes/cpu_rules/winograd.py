@@ -29,7 +29,7 @@ from tvm.script import tirx as T
 from tvm.tirx import Broadcast, BufferLoad, Ramp, Stmt
 
 from hios_tvm.passes.cpu_rules.blocked_sums import MOST_TERMS, BlockedSums
-from hios_tvm.passes.cpu_rules.convolution_kernel import ConvolutionKernel
+from hios_tvm.passes.cpu_rules.convolution_kernel import ConvolutionKernel, ConvolutionRule
 from hios_tvm.passes.cpu_rules.epilogue import Epilogue
 from hios_tvm.passes.cpu_rules.loop_nest import (
     Index,
@@ -62,20 +62,10 @@ _WIDTH = TILE + 2
 """Inputs of a tile in each dimension."""
 
 
-class Winograd:
-    """Write out convolutions that are less work this way, for vectors of `lanes` floats.
+class Winograd(ConvolutionRule):
+    """Write out convolutions that are less work this way."""
 
-    `registers` is how many vector registers the CPU has.
-    """
-
-    def __init__(self, lanes: int, registers: int) -> None:
-        self.lanes = lanes
-        self.registers = registers
-
-    def apply(self, func: tirx.PrimFunc) -> Scheduled | None:
-        kernel = ConvolutionKernel.of(func)
-        if kernel is None:
-            return None
+    def write(self, kernel: ConvolutionKernel) -> Scheduled | None:
         shape = WinogradShape.of(kernel.shape, self.lanes, self.registers)
         if shape is None:
             return None

@@ -82,9 +82,9 @@ def test_results_of_other_columns_are_none_of_the_rule() -> None:
     totals = topi.sum(a, 0)
     mirrored = te.compute((5, 48), lambda i, j: a[i, j] * totals[47 - j])
     own = te.compute((5, 48), lambda i, j: a[i, j] * totals[j])
-    assert Columns(16).apply(te.create_prim_func([a, mirrored])) is None
-    assert Columns(16).apply(te.create_prim_func([a, topi.sum(a, 1)])) is None
-    assert Columns(16).apply(te.create_prim_func([a, own])) is not None
+    assert Columns(16, 32).apply(te.create_prim_func([a, mirrored])) is None
+    assert Columns(16, 32).apply(te.create_prim_func([a, topi.sum(a, 1)])) is None
+    assert Columns(16, 32).apply(te.create_prim_func([a, own])) is not None
 
 
 def test_long_rows_are_summed_in_pieces() -> None:

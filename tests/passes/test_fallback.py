@@ -11,7 +11,7 @@ from hios_tvm.passes.cpu_rules.fallback import Fallback
 
 
 def scheduled(func: tvm.tirx.PrimFunc) -> tvm.tirx.PrimFunc:
-    kernel = Fallback(16).apply(func)
+    kernel = Fallback(16, 32).apply(func)
     assert kernel is not None
     return kernel
 

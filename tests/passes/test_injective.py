@@ -21,7 +21,7 @@ def run(compute: Callable[..., te.Tensor], *arrays: Array) -> Array:
         for i, array in enumerate(arrays)
     ]
     result = compute(*operands)
-    kernel = Injective(16).apply(te.create_prim_func([*operands, result]))
+    kernel = Injective(16, 32).apply(te.create_prim_func([*operands, result]))
     assert kernel is not None
     library = tvm.compile(kernel.with_attr("global_symbol", "kernel"), target=host_target())
     output = tvm.runtime.tensor(np.full([int(e) for e in result.shape], np.nan, "float32"))
@@ -91,7 +91,7 @@ def test_values_of_indices() -> None:
 def test_a_concatenation_has_no_conditions() -> None:
     operands = [te.placeholder((4, 7, extent), name=f"p{extent}") for extent in (16, 35, 64)]
     func = te.create_prim_func([*operands, topi.concatenate(operands, 2)])
-    kernel = Injective(16).apply(func)
+    kernel = Injective(16, 32).apply(func)
     assert kernel is not None
     assert "if_then_else" in func.script()
     assert "if" not in kernel.script().partition("def main")[2]
@@ -99,7 +99,9 @@ def test_a_concatenation_has_no_conditions() -> None:
 
 def test_an_element_wise_chain_is_one_loop() -> None:
     operand = te.placeholder((2, 7, 9, 16), name="p")
-    kernel = Injective(16).apply(te.create_prim_func([operand, topi.exp(topi.nn.relu(operand))]))
+    kernel = Injective(16, 32).apply(
+        te.create_prim_func([operand, topi.exp(topi.nn.relu(operand))])
+    )
     assert kernel is not None
     assert kernel.script().count("for ") == 2  # vectors and their lanes
 
@@ -107,4 +109,4 @@ def test_an_element_wise_chain_is_one_loop() -> None:
 @pytest.mark.parametrize("compute", [lambda p: topi.sum(p, 1), lambda p: topi.nn.softmax(p)])
 def test_reductions_are_for_other_rules(compute: Callable[[te.Tensor], te.Tensor]) -> None:
     operand = te.placeholder((4, 5), name="p")
-    assert Injective(16).apply(te.create_prim_func([operand, compute(operand)])) is None
+    assert Injective(16, 32).apply(te.create_prim_func([operand, compute(operand)])) is None
