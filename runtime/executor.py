@@ -139,8 +139,8 @@ class Executor:
         RunTimeoutError
             If `timeout` is over. Where a kernel does not return either, the executor is closed.
         """
-        self.require_open()
-        if self._stuck:
+        if self._closed or self._stuck:
+            self.require_open()
             raise SessionClosedError(
                 "a kernel of an earlier run has not returned: load the artifact again"
             )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -109,6 +108,7 @@ class Interface:
         self._aligned: dict[str, Array] = {}  # copies of inputs that are not, by name
         self._outputs = tuple(_routes(manifest, weights, pinned, tensors))
         self._written = tuple(route for route in self._outputs if isinstance(route, _Written))
+        self._fetched = tuple(route for route in self._written if route.pinned is not None)
         self._checks = manifest.checks
         self._extremes: dict[str, Array] = {}
         for buffer in dict.fromkeys(check.buffer for check in manifest.checks):
@@ -156,9 +156,16 @@ class Interface:
         """Let kernels read `inputs`, in place where they are aligned; return what must be kept."""
         return [self._place_input(item, inputs[item.spec.name]) for item in self._inputs]
 
-    def new_outputs(
-        self, out: Mapping[str, Array] = MappingProxyType({}), inputs: Iterable[Array] = ()
-    ) -> dict[str, Array]:
+    def new_outputs(self) -> dict[str, Array]:
+        """Return a new array for each output that programs write, and let them write there."""
+        arrays = {}
+        for item in self._written:
+            arrays[item.spec.name], address = item.new()
+            if item.pinned is None:
+                item.address.value = address
+        return arrays
+
+    def place_outputs(self, out: Mapping[str, Array], inputs: Iterable[Array]) -> dict[str, Array]:
         """Return an array for each output that programs write, and let them write there.
 
         It is the one of `out` where kernels can write there while they read `inputs`, or else new.
@@ -167,23 +174,38 @@ class Interface:
         arrays = {}
         for item in self._written:
             array = out.get(item.spec.name)
-            if array is None or not _is_usable(array) or _overlaps(array, taken):
-                array = item.new()
-            if out:
-                taken.append(array)
+            if array is not None and _is_usable(array) and not _overlaps(array, taken):
+                address = address_of(array)
+            else:
+                array, address = item.new()
+            taken.append(array)
             arrays[item.spec.name] = array
             if item.pinned is None:
-                item.address.value = address_of(array)
+                item.address.value = address
         return arrays
 
-    def fetch(self, outputs: Mapping[str, Array]) -> None:
-        """Copy what GPUs have written from pinned memory into the arrays of `new_outputs`."""
-        for item in self._written:
-            if item.pinned is not None:
-                outputs[item.spec.name][...] = item.pinned
+    def results(self, outputs: dict[str, Array], inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Return all outputs of the model in its order; no two of them share memory.
 
-    def check_values(self) -> None:
-        """Raise an `InputError` if an operator of the last run got values that it cannot use."""
+        Parameters
+        ----------
+        outputs
+            The arrays of `new_outputs` or `place_outputs`, after the run.
+        inputs
+            The arrays that the run has read.
+
+        Raises
+        ------
+        InputError
+            If an operator of the run got values that it cannot use.
+        """
+        if self._checks:
+            self._check_values()
+        for item in self._fetched:
+            outputs[item.spec.name][...] = item.pinned
+        return outputs if len(self._written) == len(self._outputs) else self._route(outputs, inputs)
+
+    def _check_values(self) -> None:
         problems = []
         for check in self._checks:
             extremes = self._extremes[check.buffer]
@@ -194,10 +216,7 @@ class Interface:
         if problems:
             raise InputError("; ".join(dict.fromkeys(problems)))
 
-    def results(
-        self, outputs: Mapping[str, Array], inputs: Mapping[str, Array]
-    ) -> dict[str, Array]:
-        """Return all outputs of the model in its order; no two of them share memory."""
+    def _route(self, outputs: Mapping[str, Array], inputs: Mapping[str, Array]) -> dict[str, Array]:
         results: dict[str, Array] = {}
         for route in self._outputs:
             match route:

@@ -30,7 +30,7 @@ def aligned_empty(shape: Sequence[int], dtype: str) -> np.ndarray[Any, Any]:
     >>> aligned_empty((2, 3), "float32").ctypes.data % 64
     0
     """
-    return AlignedEmpty(shape, dtype)()
+    return AlignedEmpty(shape, dtype)()[0]
 
 
 class AlignedEmpty:
@@ -41,9 +41,12 @@ class AlignedEmpty:
         self._dtype = numpy_dtype(dtype)
         self._nbytes = tensor_bytes(shape, dtype) + ALIGNMENT
 
-    def __call__(self) -> np.ndarray[Any, Any]:
+    def __call__(self) -> tuple[np.ndarray[Any, Any], int]:
+        """Return a new array, and its address."""
         memory = np.empty(self._nbytes, _BYTES)
-        return np.ndarray(self._shape, self._dtype, memory, -address_of(memory) % ALIGNMENT)
+        address = address_of(memory)
+        offset = -address % ALIGNMENT
+        return np.ndarray(self._shape, self._dtype, memory, offset), address + offset
 
 
 def address_of(array: np.ndarray[Any, Any]) -> int:

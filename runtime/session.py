@@ -265,13 +265,12 @@ class Session:
         if out is None:
             outputs = self._interface.new_outputs()
         else:
-            outputs = self._interface.new_outputs(out, inputs.values())
+            outputs = self._interface.place_outputs(out, inputs.values())
         start = time.monotonic_ns()
         self._executor.run(timeout, held=(held, outputs))
-        self._interface.check_values()
-        self._interface.fetch(outputs)
+        results = self._interface.results(outputs, inputs)
         self._span = (start, time.monotonic_ns())
-        return self._interface.results(outputs, inputs)
+        return results
 
     def _last_trace(self) -> RunTrace:
         times = [self._executor.times(number) for number in range(len(self._loaded.tasks))]
