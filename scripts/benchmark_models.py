@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
-"""Compare artifacts of ONNX files with ONNX Runtime and OpenVINO, in turn, on all cores.
+"""Compare artifacts of ONNX files with ONNX Runtime, OpenVINO and torch.compile, in turn.
 
 PATHS are ONNX files and folders of them; the networks that `--export` names are exported from
 PyTorch into `--folder` first (scripts/export_networks.py --list names them). Results are written
 after each network; a run that is started again with the same JSON file goes on where it ended.
+torch.compile takes part where NAME.pt2 lies beside NAME.dynamo.onnx, and PyTorch is installed.
 
     python scripts/benchmark_models.py networks --json results.json
     python scripts/benchmark_models.py --export resnet50,bert --json results.json
@@ -29,13 +30,13 @@ from hios_tvm.compiler import CompileOptions, compile_model
 from hios_tvm.errors import HiosError
 from hios_tvm.files import atomic_write
 from hios_tvm.frontends import load_model
-from hios_tvm.measuring.compare import ARTIFACT, compare
+from hios_tvm.measuring.compare import ARTIFACT, TORCH, compare
 from hios_tvm.runtime.devices.cpu.cores import allowed_cores, default_devices
 from hios_tvm.runtime.machine import describe_machine
 from hios_tvm.runtime.read_artifact import read_manifest
 from hios_tvm.verification.inputs import random_inputs
 
-RIVALS = ("onnxruntime", "openvino")
+RIVALS = ("onnxruntime", "openvino", TORCH)
 Result = Mapping[str, Any]
 
 
@@ -94,6 +95,7 @@ def _measure(model: Path, target: str, iterations: int, time_limit: float) -> Re
     with tempfile.TemporaryDirectory() as folder:
         artifact = Path(folder) / "model.hios"
         options = CompileOptions(devices=default_devices(), target=target)
+        program = model.with_name(f"{model.name.partition('.')[0]}.pt2")
         compiled = compile_model(load_model(model), artifact, options, name=model.stem)
         comparison = compare(
             model,
@@ -102,7 +104,8 @@ def _measure(model: Path, target: str, iterations: int, time_limit: float) -> Re
             cores=sorted(allowed_cores()),
             iterations=iterations,
             time_limit=time_limit,
-            rivals=RIVALS,
+            rivals=RIVALS if program.exists() else [name for name in RIVALS if name != TORCH],
+            torch_program=program if program.exists() else None,
         )
     ours = comparison[ARTIFACT]
     medians = {c.name: c.latency.median_ms for c in comparison.contestants if c is not ours}

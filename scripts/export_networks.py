@@ -2,8 +2,9 @@
 
 Runs where PyTorch and those three packages are installed. Weights are random, drawn from a fixed
 seed. For each network the folder gets NAME.dynamo.onnx and NAME.torchscript.onnx, one for each of
-PyTorch's exporters, and NAME.reference.npz: inputs, and what PyTorch returns for them in float64.
-`check_networks.py` reads all three.
+PyTorch's exporters, NAME.reference.npz: inputs, and what PyTorch returns for them in float64, and
+NAME.pt2: the program for torch.compile. `check_networks.py` reads the first three,
+`benchmark_models.py` all.
 
     python scripts/export_networks.py -o networks
     python scripts/export_networks.py -o networks --only resnet50,bert --exporter dynamo
@@ -196,6 +197,7 @@ def export(name: str, network: Network, folder: Path, exporters: Sequence[str]) 
         traceback.print_exc(file=sys.stderr)
         yield f"reference failed: {first_line(error)}"
         return
+    save_program(folder / f"{name}.pt2", module, draws[0])
     for exporter in exporters:
         file = folder / f"{name}.{exporter}.onnx"
         try:
@@ -215,6 +217,14 @@ def export(name: str, network: Network, folder: Path, exporters: Sequence[str]) 
             yield f"{exporter} failed: {first_line(error)}"
         else:
             yield f"{exporter} exported"
+
+
+def save_program(file: Path, module: nn.Module, inputs: Inputs) -> None:
+    """Write the network for `torch.compile`, where PyTorch can."""
+    try:
+        torch.export.save(torch.export.export(module, tuple(inputs.values())), file)
+    except Exception:
+        traceback.print_exc(file=sys.stderr)
 
 
 def write_reference(file: Path, module: nn.Module, draws: Sequence[Inputs]) -> int:

@@ -48,6 +48,12 @@ if TYPE_CHECKING:
     metavar="NAMES",
     help="Compare with these alone, for example onnxruntime,openvino.",
 )
+@click.option(
+    "--torch",
+    "torch_program",
+    type=EXISTING_FILE,
+    help="MODEL as torch.export.save wrote it, for the rival torch.",
+)
 @no_progress_option
 @verify_key_option
 @json_option
@@ -59,6 +65,7 @@ def command(
     warmup: int,
     time_limit: float,
     rivals: str | None,
+    torch_program: Path | None,
     no_progress: bool,
     verify_key: Path | None,
     json_file: str | None,
@@ -70,6 +77,7 @@ def command(
     same-kernels  the artifact's kernels on one device with all cores, in the virtual machine
     onnxruntime   ONNX Runtime, in its faster mode
     openvino      OpenVINO, where installed, for the lowest latency, in single precision
+    torch         torch.compile of the program that --torch names
     artifact      the artifact
     """
     from hios_tvm.measuring.benchmark import benchmark
@@ -98,6 +106,7 @@ def command(
             time_limit=time_limit,
             rivals=None if rivals is None else [name.strip() for name in rivals.split(",")],
             verify_key=verify_key,
+            torch_program=torch_program,
             progress=progress,
         )
     with artifact_file.load() as session:

@@ -35,6 +35,7 @@ Runner = Callable[[], Arrays]
 Reporter = Callable[[str, int, int], None]
 
 REFERENCE = "onnxruntime"
+TORCH = "torch"
 ARTIFACT = "artifact"
 _SLOW_MS = 100.0  # from here on, caches that a rival has cleared do not show in a run
 # Between rivals: an idle pool spins for tens of milliseconds before it sleeps, and would take a
@@ -44,7 +45,10 @@ _PAUSE_SECONDS = 0.3
 
 @dataclass(frozen=True)
 class Subject:
-    """What is compared: a model, its artifact, and what both are run on."""
+    """What is compared: a model, its artifact, and what both are run on.
+
+    `torch_program` is the model as `torch.export.save` wrote it.
+    """
 
     model: Path
     artifact: Path
@@ -52,6 +56,7 @@ class Subject:
     shapes: Mapping[str, tuple[int, ...]]
     params: Path | None
     verify_key: Path | None
+    torch_program: Path | None
 
     def module(self) -> IRModule:
         """Import the model."""
@@ -104,6 +109,7 @@ def compare(
     rivals: Sequence[str] | None = None,
     artifacts: Mapping[str, Path] = MappingProxyType({}),
     verify_key: Path | None = None,
+    torch_program: Path | None = None,
     progress: Reporter = lambda phase, done, total: None,
 ) -> Comparison:
     """Run the model through every rival in turn.
@@ -122,17 +128,27 @@ def compare(
         Seconds of runs after which a slow rival is not run further. One that takes longer for
         its first run is stopped, and is among the failures.
     rivals : sequence of str, optional
-        Names in `RIVALS`; all by default.
+        Names in `RIVALS`; by default all that have what they need.
     artifacts : mapping of str to Path
         Other artifacts of the model that take part, by the names of these contestants.
     verify_key : Path, optional
         Public key whose owner must have signed the artifact.
+    torch_program : Path, optional
+        The model as `torch.export.save` wrote it, for the rival `torch`.
     """
     unknown = [name for name in rivals or () if name not in RIVALS]
     if unknown:
         raise UsageError(f"no rival {unknown[0]!r}: there are {', '.join(OTHERS)}")
-    subject = Subject(model, artifact, dict(inputs), dict(shapes or {}), params, verify_key)
-    names = list(RIVALS) if rivals is None else [*dict.fromkeys([*rivals, ARTIFACT])]
+    if rivals is None:
+        rivals = [name for name in OTHERS if name != TORCH or torch_program is not None]
+    elif TORCH in rivals and torch_program is None:
+        raise UsageError(
+            f"the rival {TORCH!r} needs the model as torch.export.save writes it: --torch"
+        )
+    subject = Subject(
+        model, artifact, dict(inputs), dict(shapes or {}), params, verify_key, torch_program
+    )
+    names = dict.fromkeys([*rivals, ARTIFACT])
     entrants = {name: (name, subject) for name in names}
     entrants |= {name: (ARTIFACT, replace(subject, artifact=p)) for name, p in artifacts.items()}
     processes: dict[str, _Process] = {}
@@ -382,11 +398,37 @@ def _openvino(subject: Subject) -> tuple[str, Runner]:
     return f"OpenVINO {version}, latency hint, f32, {threads} threads", run
 
 
+def _torch(subject: Subject) -> tuple[str, Runner]:
+    """Compile with all weights constant, which lets PyTorch choose layouts for them."""
+    try:
+        import torch
+    except ImportError:
+        raise UsageError("not installed: pip install torch") from None
+    assert subject.torch_program is not None
+    threads = len(os.sched_getaffinity(0))
+    torch.set_num_threads(threads)
+    module = torch.export.load(subject.torch_program).module()
+    function = torch.compile(module, options={"freezing": True})
+    graph = onnx.load(subject.model, load_external_data=False).graph
+    names_in = [value.name for value in graph.input if value.name in subject.inputs]
+    inputs = [torch.from_numpy(subject.inputs[name]) for name in names_in]
+    names = [value.name for value in graph.output]
+
+    def run() -> Arrays:
+        with torch.inference_mode():
+            results = torch.utils._pytree.tree_leaves(function(*inputs))
+        return {name: value.numpy() for name, value in zip(names, results, strict=True)}
+
+    run()  # it compiles when it is first called
+    return f"PyTorch {torch.__version__}, torch.compile with freezing, {threads} threads", run
+
+
 RIVALS: dict[str, Callable[[Subject], tuple[str, Runner]]] = {
     "tvm-default": _tvm_default,
     "same-kernels": _same_kernels,
     "onnxruntime": _onnxruntime,
     "openvino": _openvino,
+    TORCH: _torch,
     "artifact": _artifact,
 }
 """Ways to run a model; each returns what it is and a function that runs it once."""

@@ -234,6 +234,9 @@ def test_compare_lists_every_contestant(artifact: Path, model: Path, tmp_path: P
     result = run("compare", model, artifact, "--rivals", "tvm")
     assert result.exit_code == 2
     assert "no rival 'tvm': there are tvm-default, same-kernels, onnxruntime" in result.stderr
+    result = run("compare", model, artifact, "--rivals", "torch")
+    assert result.exit_code == 2
+    assert "'torch' needs the model as torch.export.save writes it: --torch" in result.stderr
 
 
 def test_a_saved_placement_and_costs_compile_to_the_same_schedule(
