@@ -15,7 +15,7 @@ from hios_tvm.report.svg import FILLS, LETTER, add, drawing, shortened
 from hios_tvm.report.timeline import Node, OperatorView
 from hios_tvm.report.words import milliseconds
 
-_STEP_X, _STEP_Y = 176, 56  # pixels from box to box
+_STEP_X, _STEP_Y = 176, 60  # pixels from box to box
 _BOX_WIDTH, _BOX_HEIGHT = 164, 36
 _MARGIN = 16
 _HEAD = 30  # pixels of a legend or a heading
@@ -267,16 +267,17 @@ def _place(point: Point) -> Point:
 
 
 def _segments(part: _Part, layout: Layout) -> dict[tuple[Point, ...], bool]:
-    """Return what edges consist of, each curve once: upright Bezier curves from layer to layer.
+    """Return what edges consist of, each curve once.
 
-    True for curves all of whose edges go from one device to another.
+    They are Bezier curves between rows of boxes and straight lines beside boxes. True for those all
+    of whose edges cross devices.
     """
     crosses: dict[tuple[Point, ...], bool] = {}
+    half = _BOX_HEIGHT / 2
     for (src, dst), between in part.edges.items():
         route = [_place(point) for point in layout.route[src, dst]]
-        route[0] = route[0][0], route[0][1] + _BOX_HEIGHT / 2
-        route[-1] = route[-1][0], route[-1][1] - _BOX_HEIGHT / 2
-        for (x0, y0), (x1, y1) in pairwise(route):
+        ends = [point for x, y in route for point in ((x, y - half), (x, y + half))]
+        for (x0, y0), (x1, y1) in pairwise(ends[1:-1]):
             middle = (y0 + y1) / 2
             points = (x0, y0), (x0, middle), (x1, middle), (x1, y1)
             crosses[points] = crosses.get(points, True) and between

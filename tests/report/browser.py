@@ -6,7 +6,7 @@ import json
 import shutil
 import subprocess
 from collections.abc import Mapping
-from html import escape
+from html import escape, unescape
 from pathlib import Path
 from typing import Any
 
@@ -50,10 +50,9 @@ def check_layout(
     path = folder / "frames.html"
     path.write_text(f"<!DOCTYPE html><body>{frames}<script>{script}</script></body>")
     scheme = f"--blink-settings=preferredColorScheme={0 if dark else 1}"
-    dom, _ = browse(path, folder / "profile", scheme)
+    dom, console = browse(path, folder / "profile", scheme)
+    assert console == []
     text = dom.split('<pre id="found">')[1].split("</pre>")[0]
-    found: dict[str, Any] = json.loads(
-        text.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")
-    )
+    found: dict[str, Any] = json.loads(unescape(text))
     assert found["dark"] == dark
     return found

@@ -20,7 +20,7 @@ function checkDrawing(svg, report) {
   const texts = [...svg.querySelectorAll("text")].filter((text) => text.textContent);
   const placed = texts.map((text) => [text, text.getBoundingClientRect()]);
   for (const [text, place] of placed) {
-    const rect = text.closest(".box, .neighbour")?.querySelector("rect");
+    const rect = text.closest("g:has(> rect)")?.querySelector("rect");
     const paper = rect ?? svg.querySelector("rect");
     const ratio = contrast(view.getComputedStyle(text).fill, view.getComputedStyle(paper).fill);
     if (ratio < 4.5) report("contrast", text, ratio);
@@ -32,7 +32,7 @@ function checkDrawing(svg, report) {
     for (let j = i + 1; j < placed.length && placed[j][1].top < place.bottom; j++)
       if (overlap(place, placed[j][1])) report("overlap", text, placed[j][0].textContent);
   });
-  for (const box of svg.querySelectorAll(".box"))
+  for (const box of svg.querySelectorAll(".box, .neighbour"))
     if (!box.querySelector("title")?.textContent) report("no title", box);
   return texts.length;
 }
@@ -57,7 +57,7 @@ function checkPage(page, report) {
 }
 
 function checkSorting(page, report) {
-  const table = [...page.querySelectorAll("table")].sort((a, b) => b.rows.length - a.rows.length)[0];
+  const table = [...page.querySelectorAll("table:has(thead)")].sort((a, b) => b.rows.length - a.rows.length)[0];
   if (!table) return;
   const column = [...table.tHead.rows[0].cells].findIndex((head) => head.textContent === "cost ms");
   const values = () => [...table.tBodies[0].rows].map((row) => parseFloat(row.cells[column].textContent));

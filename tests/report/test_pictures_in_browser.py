@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -10,13 +11,18 @@ from drawn_networks import manifest_of
 from test_page import RESULT
 from test_timeline import MANIFEST
 
+from hios_tvm.compiler.compilation import Compilation
 from hios_tvm.experiments.comparison import schedule_instance
+from hios_tvm.measuring.contest import MeasuredSchedule
+from hios_tvm.measuring.latency import LatencySummary
 from hios_tvm.report.graph_drawing import draw_graph
 from hios_tvm.report.page import render_page
 from hios_tvm.report.schedule_drawing import draw_schedules
 from hios_tvm.report.svg import to_svg
 from hios_tvm.report.timeline import OperatorView
 from hios_tvm.schema.instance import read_instance
+from hios_tvm.schema.manifest import Manifest
+from hios_tvm.schema.schedule import Schedule
 from hios_tvm.zoo.costs import cost_file
 
 pytestmark = needs_chromium
@@ -38,6 +44,16 @@ PROBLEMS = (
 )  # fmt: skip
 
 
+def compilation(manifest: Manifest) -> Compilation:
+    """Return a compile that made this manifest."""
+    assert manifest.graph is not None
+    schedule = Schedule.from_json(json.dumps(manifest.schedule))
+    trial = MeasuredSchedule("sequential", ("cpu@0",), 2.0, LatencySummary.of([2.0, 3.0]))
+    return Compilation(
+        Path("model.hios"), manifest.graph, schedule, manifest, {"lower": 1.0}, trials=(trial,)
+    )
+
+
 @pytest.fixture(scope="module")
 def pages() -> dict[str, str]:
     """Pages of a small and a large network, and pictures that stand alone."""
@@ -48,6 +64,7 @@ def pages() -> dict[str, str]:
         "schedules": to_svg(draw_schedules(schedules, inception)).decode(),
         "graph": to_svg(draw_graph(squeezenet, {"transpose": 1.0})).decode(),
         "layers": LAYERS.read_text(),
+        "notebook": compilation(squeezenet.manifest)._repr_html_(),
     }
     return {
         "small report": render_page(MANIFEST, RESULT, "a machine"),
