@@ -24,16 +24,20 @@ OPERATOR_TYPES = tuple(_WORDS)
 # A fused kernel is named after all its parts: the one that takes most time says what it is.
 _HEAVIEST_FIRST = (
     "attention", "depthwise convolution", "convolution", "matrix product", "pooling", "reduction",
-    "data movement", "elementwise",
+    "elementwise", "data movement",
 )  # fmt: skip
 _KNOWN = {name: frozenset(words.split()) for name, words in _WORDS.items()}
 
 
 def operator_type(kernel: str) -> str:
-    """Return one of `OPERATOR_TYPES`; softmax and normalizations are reductions.
+    """Return one of `OPERATOR_TYPES`.
 
-    >>> operator_type("fused_conv2d17_add13_relu13"), operator_type("max_pool2d")
-    ('convolution', 'pooling')
+    Softmax and normalizations are reductions; data movement computes nothing.
+
+    >>> operator_type("fused_conv2d17_add13_relu13"), operator_type("layer_norm")
+    ('convolution', 'reduction')
+    >>> operator_type("fused_reshape_multiply_add"), operator_type("fused_strided_slice_pad")
+    ('elementwise', 'data movement')
     """
     words = set(re.findall("[a-z]+", kernel.lower()))
     return next((name for name in _HEAVIEST_FIRST if words & _KNOWN[name]), "other")

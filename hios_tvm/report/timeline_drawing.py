@@ -152,14 +152,6 @@ def _draw_panel(
     timeline: Timeline,
     scale: _Scale,
 ) -> None:
-    for stream in rows:
-        bars = [bar for bar in timeline.bars if bar.row == stream]
-        if bars:
-            name = f"{stream[0]}, stream {stream[1]}" if stream[1] else stream[0]
-            group = add(panel, "g", role="list", aria_label=f"{name}: {len(bars)} steps")
-            for bar in bars:
-                for first, last in _runs(rows[stream]):
-                    _draw_bar(group, bar, first * _ROW, (last - first) * _ROW, scale)
     for transfer in timeline.transfers:
         src, dst = rows[transfer.src], rows[transfer.dst]
         if not set(src) & set(dst):
@@ -169,6 +161,14 @@ def _draw_panel(
             )
             end = (min(dst) + 0.5) * _ROW - _BAR / 2 if down else (max(dst) + 0.5) * _ROW + _BAR / 2
             _draw_arrow(panel, scale.x(transfer.start_ms), start, scale.x(transfer.end_ms), end)
+    for stream in rows:
+        bars = [bar for bar in timeline.bars if bar.row == stream]
+        if bars:
+            name = f"{stream[0]}, stream {stream[1]}" if stream[1] else stream[0]
+            group = add(panel, "g", role="list", aria_label=f"{name}: {len(bars)} steps")
+            for bar in bars:
+                for first, last in _runs(rows[stream]):
+                    _draw_bar(group, bar, first * _ROW, (last - first) * _ROW, scale)
     x = scale.x(timeline.makespan_ms)
     add(panel, "line", class_="limit", x1=x, y1=0, x2=x, y2=len(labels) * _ROW)
 
@@ -203,8 +203,14 @@ def _facts(bar: Bar) -> list[str]:
 
 def _draw_arrow(panel: Element, x0: float, y0: float, x1: float, y1: float) -> None:
     add(panel, "line", class_="handover", x1=x0, y1=y0, x2=x1, y2=y1)
-    side = 4 if y1 > y0 else -4
-    points = f"{x1:.1f},{y1:.1f} {x1 - 2.5:.1f},{y1 - side:.1f} {x1 + 2.5:.1f},{y1 - side:.1f}"
+    length = math.hypot(x1 - x0, y1 - y0) or 1.0
+    right, down = 4 * (x1 - x0) / length, 4 * (y1 - y0) / length
+    corners = (
+        (x1, y1),
+        (x1 - right - down / 2, y1 - down + right / 2),
+        (x1 - right + down / 2, y1 - down - right / 2),
+    )
+    points = " ".join(f"{x:.1f},{y:.1f}" for x, y in corners)
     add(panel, "polygon", class_="ink", points=points)
 
 
