@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from hios_tvm.schema.graph import OperatorGraph
+from hios_tvm.schema.manifest import Buffer, Manifest
 from hios_tvm.schema.program import (
     COPY_STREAM,
     Call,
@@ -89,15 +89,16 @@ def span_of(program: Program, step: Instruction, start_ns: int, end_ns: int) -> 
 
 
 def write_chrome_trace(
-    path: Path, traces: Sequence[RunTrace], graph: OperatorGraph | None = None
+    path: Path, traces: Sequence[RunTrace], manifest: Manifest | None = None
 ) -> None:
     """Write runs as a JSON file that Perfetto and chrome://tracing open.
 
     A process for each device with a thread for each of its streams, one more process for the
-    caller, and an arrow from each signal to those that waited for it. Operators of `graph` show
-    their kernel and the nodes of the model that they came from.
+    caller, and an arrow from each signal to those that waited for it. With the `manifest` of what
+    ran, operators show their kernel, the nodes of the model that they came from, their tensors, the
+    bytes that they read and write, and their cost in the schedule; copies show their tensor.
     """
-    operators = {} if graph is None else graph.operator
+    details = {} if manifest is None else _details(manifest)
     rows = sorted({(span.device, span.stream) for trace in traces for span in trace.spans})
     devices = sorted({device for device, _ in rows})
     caller = len(devices)
@@ -112,13 +113,52 @@ def write_chrome_trace(
         events.append(_event(whole, caller, begin))
         for span in trace.spans:
             events.append(_event(span, devices.index(span.device), begin))
-            operator = operators.get(span.name)
-            if span.kind == "call" and operator is not None:
-                nodes = ", ".join(operator.nodes)
-                events[-1]["args"] = {"kernel": operator.kernel, "nodes": nodes}
+            if (span.kind, span.name) in details:
+                events[-1]["args"] = details[span.kind, span.name]
             if span.kind in ("signal", "wait"):
                 events.append(_arrow(events[-1], f"run {number} {span.name}"))
     path.write_text(json.dumps({"traceEvents": events, "displayTimeUnit": "ms"}), encoding="utf-8")
+
+
+def _details(manifest: Manifest) -> dict[tuple[Kind, str], dict[str, Any]]:
+    """Return what is known of each call and copy beside its time, by kind and name of its span."""
+    operators = {} if manifest.graph is None else manifest.graph.operator
+    cost_ms = {item.operator: item.cost_ms for item in manifest.prediction.operators}
+    details: dict[tuple[Kind, str], dict[str, Any]] = {}
+    for program in manifest.programs:
+        for step in program.instructions:
+            if isinstance(step, Copy):
+                tensor = manifest.buffer[step.dst]
+                details[_label(step)] = {"tensor": _tensor(tensor), "bytes": tensor.nbytes}
+            elif isinstance(step, Call):
+                found = _call_details(step, manifest)
+                if step.operator in operators:
+                    found["nodes"] = ", ".join(operators[step.operator].nodes)
+                if step.operator in cost_ms:
+                    found["cost_ms"] = cost_ms[step.operator]
+                details[_label(step)] = found
+    return details
+
+
+def _call_details(call: Call, manifest: Manifest) -> dict[str, Any]:
+    first_output = len(call.args) - call.outputs
+    inputs = [manifest.buffer[name] for name in dict.fromkeys(call.args[:first_output])]
+    outputs = [manifest.buffer[name] for name in call.args[first_output:]]
+    weights = [buffer for buffer in inputs if buffer.space == "param"]
+    others = [buffer for buffer in inputs if buffer.space != "param"]
+    return {
+        "kernel": call.kernel,
+        "inputs": ", ".join(map(_tensor, others)),
+        "weights": ", ".join(map(_tensor, weights)),
+        "outputs": ", ".join(map(_tensor, outputs)),
+        "input_bytes": sum(buffer.nbytes for buffer in others),
+        "weight_bytes": sum(buffer.nbytes for buffer in weights),
+        "output_bytes": sum(buffer.nbytes for buffer in outputs),
+    }
+
+
+def _tensor(buffer: Buffer) -> str:
+    return f"{'x'.join(map(str, buffer.shape)) or 'scalar'} {buffer.dtype}"
 
 
 def _row_label(stream: int) -> str:

@@ -9,11 +9,14 @@ its way, as docs/architecture.md explains them.
 import ast
 import sys
 import textwrap
-from html import escape
 from pathlib import Path
+from xml.etree.ElementTree import Element
+
+from hios_tvm.report.svg import LETTER, add, drawing, to_svg
 
 ROOT = Path(__file__).parents[1]
 PICTURE = ROOT / "docs" / "layers.svg"
+TITLE = "Packages by layer: imports go down only"
 STEPS = {
     "frontends": "1",
     "passes": "2",
@@ -24,7 +27,7 @@ STEPS = {
     "verification": "7",
     "runtime": "8",
 }
-WIDTH, GAP, LINE, LETTER = 1180, 10, 15, 6.1  # pixels; a letter's is the mean of 11-pixel text
+WIDTH, GAP, PADDING, LINE = 1180, 14, 12, 17  # pixels
 
 
 def layers() -> list[list[str]]:
@@ -44,41 +47,43 @@ def first_line(package: str) -> str:
     return text.split("\n", 1)[0].rstrip(".:")
 
 
-def drawn() -> str:
+def drawn() -> bytes:
     """Return the picture."""
-    shapes, y = [], GAP
+    rows = []
     for names in layers():
         width = (WIDTH - GAP * (len(names) + 1)) / len(names)
-        columns = int((width - 2 * GAP) / LETTER)
-        texts = [textwrap.wrap(first_line(name), columns) for name in names]
-        height = LINE * (1 + max(map(len, texts))) + 2 * GAP
-        for i, (name, lines) in enumerate(zip(names, texts, strict=True)):
-            shapes.append(_box(GAP + i * (width + GAP), y, width, height, name, lines))
+        columns = int((width - 2 * PADDING) / LETTER)
+        rows.append((width, [(name, textwrap.wrap(first_line(name), columns)) for name in names]))
+    heights = [
+        LINE * (1 + max(len(lines) for _, lines in boxes)) + 2 * PADDING for _, boxes in rows
+    ]
+    picture = drawing(WIDTH, sum(heights) + GAP * (len(rows) + 1), TITLE)
+    y = float(GAP)
+    for (width, boxes), height in zip(rows, heights, strict=True):
+        layer = add(picture, "g", role="list", aria_label="Layer")
+        for i, (name, lines) in enumerate(boxes):
+            x = GAP + i * (width + GAP)
+            box = add(layer, "g", class_="neighbour", role="listitem")
+            add(box, "title", f"{name}: {first_line(name)}")
+            add(box, "rect", x=x, y=y, width=width, height=height, rx=6)
+            _write(box, name, lines, x + PADDING, y + PADDING)
         y += height + GAP
-    style = (
-        "text{font:11px sans-serif}.name{font:bold 13px monospace}"
-        "rect{fill:#f4f6fa;stroke:#5a6b8c}.step{font-weight:bold;fill:#b03a2e}"
-    )
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {y}" role="img">\n'
-        "<title>Packages by layer: imports go down only</title>\n"
-        f"<style>{style}</style>\n" + "".join(shapes) + "</svg>\n"
-    )
+    return to_svg(picture)
 
 
-def _box(x: float, y: float, width: float, height: float, name: str, lines: list[str]) -> str:
-    step = f' <tspan class="step">({STEPS[name]})</tspan>' if name in STEPS else ""
-    text = "".join(
-        f'<text x="{x + GAP:g}" y="{y + GAP + LINE * (i + 2) - 3:g}">{escape(line)}</text>\n'
-        for i, line in enumerate(lines)
-    )
-    return (
-        f'<rect x="{x:g}" y="{y:g}" width="{width:g}" height="{height:g}" rx="4"/>\n'
-        f'<text x="{x + GAP:g}" y="{y + GAP + LINE - 3:g}">'
-        f'<tspan class="name">{escape(name)}</tspan>{step}</text>\n{text}'
-    )
+def _write(box: Element, name: str, lines: list[str], x: float, y: float) -> None:
+    """Write a package's step, name and text, from the corner (x, y)."""
+    left = x
+    if name in STEPS:
+        step = add(box, "g", class_="c0")
+        add(step, "rect", x=x, y=y, width=18, height=18, rx=9)
+        add(step, "text", STEPS[name], class_="middle", x=x + 9, y=y + 13.5)
+        left += 25
+    add(box, "text", name, class_="title", x=left, y=y + 14)
+    for i, line in enumerate(lines, start=1):
+        add(box, "text", line, class_="soft", x=x, y=y + 15 + LINE * i)
 
 
 if __name__ == "__main__":
-    PICTURE.write_text(drawn())
+    PICTURE.write_bytes(drawn())
     print(f"{PICTURE}: {len(layers())} layers", file=sys.stderr)

@@ -15,8 +15,8 @@ from hios_tvm.files import atomic_write, check_writable
 def command(artifact_file: ArtifactFile, output: Path | None, inputs: Inputs, runs: Runs) -> None:
     """Write all about ARTIFACT, predicted and measured on this machine, on one HTML page.
 
-    The page holds everything that it shows: it needs no network and runs no script. Needs
-    matplotlib and Jinja2 (pip install 'hios-tvm[report]').
+    The page holds everything that it shows, and needs no network: its one script sorts tables.
+    Needs Jinja2 (pip install 'hios-tvm[report]').
     """
     from hios_tvm.report.page import render_page, require_page
     from hios_tvm.runtime.machine import describe_machine

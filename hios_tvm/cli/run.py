@@ -24,8 +24,10 @@ from hios_tvm.cli.verification import Expected, check_outputs
 from hios_tvm.errors import UsageError
 from hios_tvm.files import check_writable
 from hios_tvm.runtime.trace import RunTrace, write_chrome_trace
-from hios_tvm.schema.graph import OperatorGraph
+from hios_tvm.schema.manifest import Manifest
 from hios_tvm.verification.deviation import Arrays, tolerance_of
+
+_TRACE_WARMUP = 5  # runs: a trace is of how the artifact runs, and a first run is slower
 
 
 @click.command("run")
@@ -41,9 +43,9 @@ from hios_tvm.verification.deviation import Arrays, tolerance_of
 )
 @click.option(
     "--warmup",
-    default=0,
     type=click.IntRange(0),
-    help="Runs before the one that counts: a first run also reads the weights.",
+    help="Runs before the one that counts: a first run also reads the weights.  [default: 0, with "
+    f"--trace {_TRACE_WARMUP}]",
 )
 @click.option("--timeout", type=click.FloatRange(min=0), help="Seconds after which to give up.")
 @cuda_graph_option
@@ -61,7 +63,7 @@ def command(
     output_dir: Path | None,
     save_inputs: bool,
     trace_file: Path | None,
-    warmup: int,
+    warmup: int | None,
     timeout: float | None,
     cuda_graph: bool,
     reference: Path | None,
@@ -73,6 +75,8 @@ def command(
         raise UsageError("--save-inputs writes beside the outputs: give --output-dir too")
     if trace_file is not None:
         check_writable(trace_file)
+    if warmup is None:
+        warmup = 0 if trace_file is None else _TRACE_WARMUP
     expected_of = None if reference is None else Expected.read(reference)
     with artifact_file.load(gpu_trace=trace_file is not None, cuda_graph=cuda_graph) as session:
         arrays = inputs.arrays(session)
@@ -80,7 +84,7 @@ def command(
             session.run(arrays, timeout=timeout)
         outputs, trace = session.run_traced(arrays, timeout=timeout)
     if trace_file is not None:
-        _write_trace(trace_file, trace, session.manifest.graph)
+        _write_trace(trace_file, trace, session.manifest)
     if output_dir is not None:
         _save(output_dir, {**outputs, **arrays} if save_inputs else outputs)
     summaries = {name: _summary(array) for name, array in outputs.items()}
@@ -94,9 +98,9 @@ def command(
         check_outputs(outputs, arrays, expected_of, tolerance_of(session.manifest.recipe, rtol))
 
 
-def _write_trace(path: Path, trace: RunTrace, graph: OperatorGraph | None) -> None:
+def _write_trace(path: Path, trace: RunTrace, manifest: Manifest) -> None:
     try:
-        write_chrome_trace(path, [trace], graph)
+        write_chrome_trace(path, [trace], manifest)
     except OSError as error:
         raise UsageError(f"cannot write {path}: {error}") from error
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from xml.etree.ElementTree import Element
 
 import click
 
@@ -19,6 +20,7 @@ from hios_tvm.cli.options import (
     print_table,
     scheduler_options,
 )
+from hios_tvm.cli.pictures import check_picture, write_picture
 from hios_tvm.cli.progress import progress_bar
 from hios_tvm.schema.links import LINKS
 
@@ -45,6 +47,11 @@ def _list(context: click.Context, _parameter: click.Parameter, wanted: bool) -> 
 @click.command("schedule")
 @click.argument("graph", type=EXISTING_FILE)
 @click.option("-o", "--output", type=NEW_FILE, help="Write the (best) schedule as JSON.")
+@click.option(
+    "--plot",
+    type=NEW_FILE,
+    help="Draw the schedules one above the other, the best first: .svg or .png.",
+)
 @click.option(
     "--devices",
     type=click.IntRange(1),
@@ -78,6 +85,7 @@ def _list(context: click.Context, _parameter: click.Parameter, wanted: bool) -> 
 def command(
     graph: Path,
     output: Path | None,
+    plot: Path | None,
     devices: int | None,
     streams: int | None,
     link: str | None,
@@ -101,6 +109,8 @@ def command(
 
     if output is not None:
         check_writable(output)
+    if plot is not None:
+        check_picture(plot)
     names = choose_schedulers(scheduler)
     instance = read_instance(graph, devices=devices)
     if streams is not None or link is not None:
@@ -112,6 +122,8 @@ def command(
     if output is not None:
         with atomic_write(output) as file:
             file.write(best.to_json(indent=1).encode())
+    if plot is not None:
+        write_picture(_drawn(contestants, instance), plot)
     if json_file is not None:
         print_json(_data(contestants, failures, instance, names), json_file)
     else:
@@ -125,6 +137,13 @@ def command(
         print_table(title, columns, rows)
     for name, message in failures.items():
         stderr().print(f"{name}: {message}", soft_wrap=True)
+
+
+def _drawn(contestants: dict[str, Contestant], instance: Instance) -> Element:
+    from hios_tvm.report.schedule_drawing import draw_schedules
+
+    best_first = sorted(contestants, key=lambda name: contestants[name].makespan_ms)
+    return draw_schedules({name: contestants[name].schedule for name in best_first}, instance)
 
 
 def _cells(name: str, contestant: Contestant) -> list[str]:

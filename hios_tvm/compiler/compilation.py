@@ -16,6 +16,9 @@ from hios_tvm.schema.manifest import Manifest
 from hios_tvm.schema.platform import Platform
 from hios_tvm.schema.schedule import Schedule
 
+_TEXT = "text-align: left"
+_BAR = "display: inline-block; height: 0.6em; background: #0072b2"
+
 
 @dataclass(frozen=True, repr=False)
 class Compilation:
@@ -45,13 +48,25 @@ class Compilation:
         return f"<Compilation of {self.manifest.summary} into {self.path}; {rows}; {self._times()}>"
 
     def _repr_html_(self) -> str:
-        rows = "".join(
-            f"<tr><td>{escape(device)}</td><td>{text}</td></tr>" for device, text in self._devices()
-        )
+        """What notebooks show; their own colours make it light or dark."""
+        work_ms = self.manifest.prediction.work_ms
+        most_ms = max(work_ms.values(), default=0.0) or 1.0
+        rows = []
+        for device, text in self._devices():
+            ms = work_ms.get(device)
+            width = 12 * (ms or 0.0) / most_ms
+            bar = f"<span style='{_BAR}; width: {width:.2f}em'></span>" if ms else ""
+            work = "" if ms is None else f"{ms:.3g} ms"
+            cells = (f"<td style='{_TEXT}'>{cell}</td>" for cell in (text, f"{work} {bar}"))
+            rows.append(
+                f"<tr><th scope='row' style='{_TEXT}'>{escape(device)}</th>{''.join(cells)}</tr>"
+            )
+        trials = "".join(f"<li>{escape(str(trial))}</li>" for trial in self.trials)
+        tried = f"<p>Schedules that were tried out:</p><ul>{trials}</ul>" if trials else ""
         return (
             f"<p><b>{escape(self.manifest.summary)}</b><br>{escape(str(self.path))}</p>"
-            f"<table>{rows}</table><p>{self._times()}<br>"
-            f"{escape(str(self.manifest.verification))}</p>"
+            f"<table><caption>Work of each device</caption>{''.join(rows)}</table>{tried}"
+            f"<p>{self._times()}<br>{escape(str(self.manifest.verification))}</p>"
         )
 
     def _devices(self) -> Iterator[tuple[str, str]]:

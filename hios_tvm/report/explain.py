@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, ClassVar
 
 from hios_tvm.measuring.load import LOADED, load_note
+from hios_tvm.report.rows import users_of
+from hios_tvm.report.timeline import OperatorView
 from hios_tvm.report.words import milliseconds, significant
 from hios_tvm.schema.device_names import cores_of
 
@@ -196,7 +198,9 @@ def bottlenecks(result: BenchmarkResult, manifest: Manifest) -> list[str]:
     predicted_ms = manifest.prediction.makespan_ms
     independence = manifest.prediction.independence
     busy_ms, copy_ms = result.busy_ms, result.copy_ms
-    unit_ms = {unit: sum(busy_ms[name] for name in names) for unit, names in _units(busy_ms)}
+    unit_ms = {
+        unit: sum(busy_ms[name] for name in names) for unit, names in users_of(busy_ms).items()
+    }
     lines = []
     for unit, busy in unit_ms.items():
         if busy == 0.0:
@@ -240,22 +244,6 @@ def _why_off(result: BenchmarkResult, manifest: Manifest) -> str:
     return "it was compiled on this machine, whose load or clock may have been another then"
 
 
-def _units(devices: Iterable[str]) -> list[tuple[str, list[str]]]:
-    """Return what is busy or idle, each with the devices that use it.
-
-    These are the devices that share no core, and the single cores of the others.
-    """
-    users: dict[int, list[str]] = {}
-    for name in devices:
-        for core in cores_of(name):
-            users.setdefault(core, []).append(name)
-    shared = {name for names in users.values() if len(names) > 1 for name in names}
-    units = [(name, [name]) for name in devices if name not in shared]
-    return units + [
-        (f"core {core}", names) for core, names in sorted(users.items()) if shared & set(names)
-    ]
-
-
 @dataclass(frozen=True)
 class OperatorDifference:
     """An operator, its cost when the schedule was made, and what it took in runs."""
@@ -287,14 +275,12 @@ def cost_differences(
     manifest: Manifest, operator_ms: Mapping[str, float]
 ) -> list[OperatorDifference]:
     """Return the operators that were measured and have a cost, largest difference first."""
-    from hios_tvm.report.timeline import OperatorView
-
-    nodes = OperatorView(manifest).nodes
+    row = OperatorView(manifest).row
     found = [
         OperatorDifference(
-            item.operator, nodes[item.operator].row[0], item.cost_ms, operator_ms[item.operator]
+            item.operator, row[item.operator][0], item.cost_ms, operator_ms[item.operator]
         )
         for item in manifest.prediction.operators
-        if item.operator in operator_ms and item.operator in nodes
+        if item.operator in operator_ms and item.operator in row
     ]
     return sorted(found, key=lambda item: -abs(item.difference_ms))

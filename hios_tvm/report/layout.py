@@ -104,15 +104,21 @@ def _columns(
         places = _spread([wanted[name] for name in layer], [width[name] for name in layer])
         x.update(zip(layer, places, strict=True))
 
+    def mean(name: str, others: Sequence[str]) -> float:
+        """Return the mean place of `others`; boxes count more, so that they stand in columns."""
+        weights = [_BEND if other in bends else 1.0 for other in others]
+        total = sum(weight * x[other] for weight, other in zip(weights, others, strict=True))
+        return total / sum(weights) if others else x[name]
+
     for sweep in range(_SWEEPS):
         down = sweep % 2 == 0
         neighbours = above if down else below
         for layer in layers if down else reversed(layers):
-            wanted = {name: _mean([x[n] for n in neighbours[name]], x[name]) for name in layer}
+            wanted = {name: mean(name, neighbours[name]) for name in layer}
             layer.sort(key=lambda name: wanted[name])
             settle(layer, wanted)
     for layer in [*layers, *reversed(layers)] * 2:
-        settle(layer, {name: _mean([x[n] for n in ends[name]], x[name]) for name in layer})
+        settle(layer, {name: mean(name, ends[name]) for name in layer})
     return x
 
 
@@ -129,27 +135,23 @@ def _chains(
     return chain
 
 
-def _mean(values: Sequence[float], otherwise: float) -> float:
-    return sum(values) / len(values) if values else otherwise
-
-
 def _spread(wanted: Sequence[float], widths: Sequence[float]) -> list[float]:
     """Return places in this order where nothing overlaps, as near to `wanted` as can be.
 
     Least squares by pooling adjacent violators: what would overlap becomes one block around its
-    mean.
+    mean. What is wide counts more: edges make way for boxes.
 
     >>> _spread([0.0, 0.0, 5.0], [1.0, 1.0, 1.0])
     [-0.5, 0.5, 5.0]
     """
     offsets = [0.0, *accumulate((a + b) / 2 for a, b in pairwise(widths))]
-    blocks: list[tuple[float, int]] = []  # mean of `wanted` less the offset, number of members
-    for value, offset in zip(wanted, offsets, strict=True):
-        mean, count = value - offset, 1
+    blocks: list[tuple[float, float, int]] = []  # mean of wanted - offset, weight, members
+    for value, offset, width in zip(wanted, offsets, widths, strict=True):
+        mean, weight, count = value - offset, width, 1
         while blocks and blocks[-1][0] > mean:
-            other, members = blocks.pop()
-            mean = (mean * count + other * members) / (count + members)
-            count += members
-        blocks.append((mean, count))
-    starts = [mean for mean, count in blocks for _ in range(count)]
+            other, more, members = blocks.pop()
+            mean = (mean * weight + other * more) / (weight + more)
+            weight, count = weight + more, count + members
+        blocks.append((mean, weight, count))
+    starts = [mean for mean, _, count in blocks for _ in range(count)]
     return [start + offset for start, offset in zip(starts, offsets, strict=True)]

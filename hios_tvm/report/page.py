@@ -1,32 +1,35 @@
-"""One page about an artifact, with everything in it: no network, no scripts (extra ``report``)."""
+"""One page about an artifact, with everything in it: no network (extra ``report``)."""
 
-import re
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.resources import files
 from importlib.util import find_spec
 from statistics import median
+from typing import Any
 
-from hios_tvm.errors import UsageError
+from hios_tvm.errors import ArtifactError, UsageError
 from hios_tvm.measuring.benchmark import BenchmarkResult
-from hios_tvm.report.drawing import Theme, draw_graph, draw_timelines, render
+from hios_tvm.report.blocks import LARGE
 from hios_tvm.report.explain import bottlenecks, cost_differences, manifest_reports
-from hios_tvm.report.figures import require_matplotlib
-from hios_tvm.report.timeline import OperatorView, timelines
+from hios_tvm.report.graph_drawing import draw_blocks, draw_graph
+from hios_tvm.report.operator_types import OPERATOR_TYPES, time_by_type
+from hios_tvm.report.svg import DARK, FILLS, LIGHT, stylesheet, to_html
+from hios_tvm.report.timeline import Node, OperatorView, Timeline, timelines
+from hios_tvm.report.timeline_drawing import WIDTH, draw_timelines, readable_width
 from hios_tvm.schema.manifest import Manifest
-from hios_tvm.schema.program import Call, Copy
-
-# Colours that stand for those of the page, which follow the reader's light or dark mode.
-_THEME = Theme(ink="#010203", faint="#010204", paper="#010205", copy="#010206")
-_VARIABLES = {"#010203": "ink", "#010204": "faint", "#010205": "paper", "#010206": "copy"}
+from hios_tvm.schema.program import Copy
+from hios_tvm.schema.strict_json import decode
 
 
 @dataclass(frozen=True)
 class OperatorRow:
     """A line of the table of operators; None where a time is not known."""
 
-    number: int
-    operator: str
-    kernel: str
-    nodes: str
+    node: Node
     device: str
     stream: int
     start_ms: float | None
@@ -38,6 +41,28 @@ class OperatorRow:
         if self.cost_ms is None or self.measured_ms is None:
             return None
         return self.measured_ms - self.cost_ms
+
+
+@dataclass(frozen=True)
+class TypeRow:
+    """A line of the table of operator types; `colour` is the place of its colour in `FILLS`."""
+
+    type: str
+    operators: int
+    ms: float
+    share: float
+    colour: int
+
+
+@dataclass(frozen=True)
+class TrialRow:
+    """A line of the table of schedules that were tried out, as `compile_info` has them."""
+
+    scheduler: str
+    devices: tuple[str, ...]
+    predicted_ms: float
+    measured_ms: float
+    spread_ms: float
 
 
 @dataclass(frozen=True)
@@ -54,7 +79,6 @@ class TransferRow:
 
 def require_page() -> None:
     """Raise `UsageError` where a library is missing, before work is spent on a page."""
-    require_matplotlib()
     if find_spec("jinja2") is None:
         raise UsageError("reports need Jinja2: pip install 'hios-tvm[report]'")
 
@@ -75,8 +99,9 @@ def render_page(manifest: Manifest, result: BenchmarkResult | None, machine: str
 
     view = OperatorView(manifest)
     operators = _operators(view, result)
-    times = {row.operator: row.cost_ms for row in operators if row.cost_ms is not None}
-    panels = timelines(view, result)
+    costs = {row.node.name: row.cost_ms for row in operators if row.cost_ms is not None}
+    times = result.operator_ms if result else costs
+    script = files("hios_tvm.report").joinpath("sort.js").read_text(encoding="utf-8")
     environment = Environment(
         loader=PackageLoader("hios_tvm.report", "."),
         autoescape=True,
@@ -85,6 +110,12 @@ def render_page(manifest: Manifest, result: BenchmarkResult | None, machine: str
         lstrip_blocks=True,
     )
     return environment.get_template("page.html.j2").render(
+        light=LIGHT,
+        dark=DARK,
+        fills=FILLS,
+        drawing_style=stylesheet(),
+        script=script,
+        script_hash=_csp_hash(script),
         manifest=manifest,
         result=result,
         machine=machine,
@@ -94,34 +125,69 @@ def render_page(manifest: Manifest, result: BenchmarkResult | None, machine: str
         numbers={node.name: node.number for node in view.nodes.values()},
         operators=operators,
         transfers=_transfers(view, result),
-        timeline_svg=_inline(render(draw_timelines(view, panels, _THEME), "svg")) if panels else "",
-        graph_svg=_inline(
-            render(draw_graph(view, result.operator_ms if result else times, _THEME), "svg")
-        ),
+        types=_types(view, times),
+        trials=_trials(manifest),
+        **_timeline_pictures(view, timelines(view, result)),
+        **_graph_pictures(view, times),
     )
+
+
+def _timeline_pictures(view: OperatorView, panels: Mapping[str, Timeline]) -> dict[str, str]:
+    """Return the timeline as it fits on a screen, and a wider one where that hides operators."""
+    if not panels:
+        return {"timeline_svg": "", "wide_timeline_svg": ""}
+    width = readable_width(panels)
+    wide = to_html(draw_timelines(view.rows, panels, width=width)) if width > 1.2 * WIDTH else ""
+    fitted = to_html(draw_timelines(view.rows, panels))
+    return {"timeline_svg": fitted, "wide_timeline_svg": wide}
+
+
+def _graph_pictures(view: OperatorView, times: Mapping[str, float]) -> dict[str, Any]:
+    if len(view.nodes) <= LARGE:
+        return {"graph_svg": to_html(draw_graph(view, times)), "blocks": []}
+    overview, blocks = draw_blocks(view, times)
+    pictures = [(block, title, to_html(picture)) for block, title, picture in blocks]
+    return {"graph_svg": to_html(overview), "blocks": pictures}
+
+
+def _types(view: OperatorView, times: Mapping[str, float]) -> Sequence[TypeRow]:
+    """Return the time of each operator type, the largest first."""
+    nodes = [view.nodes[name] for name in times if name in view.nodes]
+    sums = time_by_type((node.type, times[node.name]) for node in nodes)
+    total = sum(sums.values()) or 1.0
+    return [
+        TypeRow(
+            name, sum(n.type == name for n in nodes), ms, ms / total, OPERATOR_TYPES.index(name)
+        )
+        for name, ms in sums.items()
+    ]
+
+
+def _trials(manifest: Manifest) -> tuple[TrialRow, ...]:
+    """Return the schedules that were tried out; none where the artifact says something else."""
+    try:
+        data = manifest.compile_info.get("trials", [])
+        trials: tuple[TrialRow, ...] = decode(tuple[TrialRow, ...], data, "trials")
+    except ArtifactError:
+        return ()
+    return trials
+
+
+def _csp_hash(script: str) -> str:
+    """Return what a content security policy calls an inline script that may run."""
+    return f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}"
 
 
 def _operators(view: OperatorView, result: BenchmarkResult | None) -> list[OperatorRow]:
     predicted = {item.operator: item for item in view.manifest.prediction.operators}
     measured = {} if result is None else result.operator_ms
-    kernels = {
-        step.operator: step.kernel
-        for program in view.manifest.programs
-        for step in program.instructions
-        if isinstance(step, Call)
-    }
-    graph = view.manifest.graph
-    nodes = {} if graph is None else {item.name: item.nodes for item in graph.operators}
     rows = []
     for node in view.nodes.values():
         item = predicted.get(node.name)
         rows.append(
             OperatorRow(
-                node.number,
-                node.name,
-                kernels[node.name],
-                ", ".join(nodes.get(node.name, ())),
-                *node.row,
+                node,
+                *view.row[node.name],
                 None if item is None else item.start_ms,
                 None if item is None else item.cost_ms,
                 measured.get(node.name),
@@ -133,7 +199,7 @@ def _operators(view: OperatorView, result: BenchmarkResult | None) -> list[Opera
 def _transfers(view: OperatorView, result: BenchmarkResult | None) -> list[TransferRow]:
     """Return a line for each copy between devices, in the order of the programs."""
     predicted = {
-        (item.src, view.nodes[item.dst].row[0]): item.end_ms - item.start_ms
+        (item.src, view.row[item.dst][0]): item.end_ms - item.start_ms
         for item in view.manifest.prediction.transfers
         if item.dst in view.nodes
     }
@@ -147,7 +213,7 @@ def _transfers(view: OperatorView, result: BenchmarkResult | None) -> list[Trans
                 rows.append(
                     TransferRow(
                         producer,
-                        view.nodes[producer].row[0],
+                        view.row[producer][0],
                         program.device,
                         0 if buffer is None else buffer.nbytes,
                         predicted.get((producer, program.device)),
@@ -155,16 +221,3 @@ def _transfers(view: OperatorView, result: BenchmarkResult | None) -> list[Trans
                     )
                 )
     return rows
-
-
-def _inline(svg: bytes) -> str:
-    """Return an SVG as an element of the page, in the page's colours.
-
-    Names inside it were escaped when it was drawn.
-    """
-    text = svg.decode()
-    text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, count=1, flags=re.DOTALL)
-    for colour, variable in _VARIABLES.items():
-        text = text.replace(colour, f"var(--{variable})")
-    return text

@@ -1,33 +1,49 @@
 """The operators of an artifact, and when they run: as predicted, and as measured."""
 
-from collections.abc import Mapping, Sequence
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
-from hios_tvm.measuring.benchmark import BenchmarkResult
-from hios_tvm.runtime.trace import RunTrace
-from hios_tvm.schema.graph import Edge
+from hios_tvm.report.operator_types import operator_type
+from hios_tvm.report.rows import Stream
+from hios_tvm.report.words import milliseconds
+from hios_tvm.schema.graph import Edge, OperatorGraph
 from hios_tvm.schema.manifest import Manifest
 from hios_tvm.schema.program import Call, Copy
 
-Row = tuple[str, int]
-"""A device and one of its streams."""
+if TYPE_CHECKING:
+    from hios_tvm.measuring.benchmark import BenchmarkResult
+    from hios_tvm.runtime.trace import RunTrace
+    from hios_tvm.schedulers.evaluate import Timeline as Evaluation
+    from hios_tvm.schema.schedule import Schedule
 
 
 @dataclass(frozen=True)
 class Node:
-    """An operator under the `number` that figures and tables give it."""
+    """An operator under the `number` that figures and tables give it.
+
+    `facts` are sentences for who wants to know more: its kernel, nodes, and outputs.
+    """
 
     number: int
     name: str
-    row: Row
+    kernel: str = ""
+    facts: tuple[str, ...] = ()
+
+    @property
+    def type(self) -> str:
+        """One of `OPERATOR_TYPES`."""
+        return operator_type(self.kernel)
 
 
 @dataclass(frozen=True)
 class Bar:
     """An operator (`node`) or a copy (None) in time, milliseconds from the start of the run."""
 
-    row: Row
+    row: Stream
     node: Node | None
     start_ms: float
     end_ms: float
@@ -37,8 +53,8 @@ class Bar:
 class Transfer:
     """Data on its way between devices: from the end of its producer to the end of its copy."""
 
-    src: Row
-    dst: Row
+    src: Stream
+    dst: Stream
     start_ms: float
     end_ms: float
 
@@ -55,24 +71,26 @@ class Timeline:
 class OperatorView:
     """The operators of an artifact as its programs hold them, and the data between them.
 
-    `nodes` has them by name, numbered in the order of their predicted starts; `in_order` names them
-    in the topological order of the graph.
+    `nodes` has them by name, numbered in the order of their predicted starts, `row` the stream of
+    each; `in_order` names them in the topological order of the graph.
     """
 
     def __init__(self, manifest: Manifest) -> None:
         self.manifest = manifest
-        rows = {
-            step.operator: (program.device, program.stream)
-            for program in manifest.programs
-            for step in program.instructions
-            if isinstance(step, Call) and program.device in manifest.device
-        }
+        kernels: dict[str, str] = {}
+        self.row: dict[str, Stream] = {}
+        for program in manifest.programs:
+            for step in program.instructions:
+                if isinstance(step, Call) and program.device in manifest.device:
+                    kernels[step.operator] = step.kernel
+                    self.row[step.operator] = program.device, program.stream
         graph = () if manifest.graph is None else manifest.graph.operators
-        self.in_order = tuple(dict.fromkeys([o.name for o in graph if o.name in rows] + list(rows)))
+        placed = [o.name for o in graph if o.name in self.row]
+        self.in_order = tuple(dict.fromkeys([*placed, *self.row]))
         predicted = [item.operator for item in manifest.prediction.operators]
-        names = dict.fromkeys([*(name for name in predicted if name in rows), *self.in_order])
-        self.nodes = {name: Node(i + 1, name, rows[name]) for i, name in enumerate(names)}
-        self.rows: tuple[Row, ...] = tuple(
+        names = dict.fromkeys([*(name for name in predicted if name in self.row), *self.in_order])
+        self.nodes = number_nodes(names, kernels, manifest.graph)
+        self.rows: tuple[Stream, ...] = tuple(
             (device.name, program.stream)
             for device in manifest.devices
             for program in sorted(manifest.programs, key=lambda program: program.stream)
@@ -102,20 +120,72 @@ class OperatorView:
         return tuple(edge for edge in edges if edge.src in self.nodes and edge.dst in self.nodes)
 
 
-def predicted_timeline(view: OperatorView) -> Timeline | None:
-    """Return what the compiler expects; None where the artifact does not say.
+def number_nodes(
+    names: Iterable[str], kernels: Mapping[str, str], graph: OperatorGraph | None
+) -> dict[str, Node]:
+    """Return the operators by name, numbered from 1 in the given order."""
+    nodes = {}
+    for number, name in enumerate(names, start=1):
+        facts = [f"kernel {kernels[name]}"]
+        operator = None if graph is None else graph.operator.get(name)
+        if graph is not None and operator is not None:
+            if operator.nodes:
+                facts.append(f"nodes {', '.join(operator.nodes)}")
+            facts += [f"output {_tensor(graph, tensor)}" for tensor in operator.outputs]
+        nodes[name] = Node(number, name, kernels[name], tuple(facts))
+    return nodes
 
-    The operators of a stream group share the time of their stage as their costs do.
-    """
+
+def _tensor(graph: OperatorGraph, name: str) -> str:
+    tensor = graph.tensor[name]
+    return f"{'x'.join(map(str, tensor.shape)) or 'scalar'} {tensor.dtype}"
+
+
+def predicted_timeline(view: OperatorView) -> Timeline | None:
+    """Return what the compiler expects; None where the artifact does not say."""
     prediction = view.manifest.prediction
     items = [item for item in prediction.operators if item.operator in view.nodes]
     if not items:
         return None
-    stages: dict[tuple[Row, float, float], list[tuple[Node, float]]] = {}
-    for item in items:
-        node = view.nodes[item.operator]
-        key = node.row, item.start_ms, item.end_ms
-        stages.setdefault(key, []).append((node, item.cost_ms))
+    transfers = tuple(
+        Transfer(view.row[t.src], view.row[t.dst], t.start_ms, t.end_ms)
+        for t in prediction.transfers
+        if t.src in view.nodes and t.dst in view.nodes
+    )
+    spans = [
+        (view.row[i.operator], view.nodes[i.operator], i.start_ms, i.end_ms, i.cost_ms)
+        for i in items
+    ]
+    makespan_ms = prediction.makespan_ms or max(item.end_ms for item in items)
+    return Timeline(_shared_stages(spans), transfers, makespan_ms)
+
+
+def scheduled_timeline(
+    nodes: Mapping[str, Node], schedule: Schedule, evaluation: Evaluation
+) -> Timeline:
+    """Return what the evaluator expects of a schedule; a stream group has a row of its own."""
+    spans = []
+    for device in schedule:
+        for stage in device.stages:
+            for stream, group in enumerate(stage.groups):
+                for name in group:
+                    times = evaluation.start_ms[name], evaluation.end_ms[name]
+                    spans.append(((device.device, stream), nodes[name], *times, 1.0))
+    row = {node.name: row for row, node, *_ in spans}
+    transfers = tuple(
+        Transfer(row[t.src], row[t.dst], t.start_ms, t.end_ms) for t in evaluation.transfers
+    )
+    return Timeline(_shared_stages(spans), transfers, evaluation.makespan_ms)
+
+
+def _shared_stages(spans: Sequence[tuple[Stream, Node, float, float, float]]) -> tuple[Bar, ...]:
+    """Return bars of (row, node, start, end, cost).
+
+    The operators of a stream group share the time of their stage as their costs do.
+    """
+    stages: dict[tuple[Stream, float, float], list[tuple[Node, float]]] = {}
+    for row, node, start_ms, end_ms, cost_ms in spans:
+        stages.setdefault((row, start_ms, end_ms), []).append((node, cost_ms))
     bars = []
     for (row, start_ms, end_ms), members in stages.items():
         total, duration_ms = sum(cost for _, cost in members), end_ms - start_ms
@@ -124,13 +194,7 @@ def predicted_timeline(view: OperatorView) -> Timeline | None:
             stop_ms = start_ms + share * duration_ms
             bars.append(Bar(row, node, start_ms, stop_ms))
             start_ms = stop_ms
-    transfers = tuple(
-        Transfer(view.nodes[t.src].row, view.nodes[t.dst].row, t.start_ms, t.end_ms)
-        for t in prediction.transfers
-        if t.src in view.nodes and t.dst in view.nodes
-    )
-    makespan_ms = view.manifest.prediction.makespan_ms
-    return Timeline(tuple(bars), transfers, makespan_ms or max(item.end_ms for item in items))
+    return tuple(bars)
 
 
 def measured_timeline(view: OperatorView, trace: RunTrace) -> Timeline:
@@ -149,7 +213,7 @@ def measured_timeline(view: OperatorView, trace: RunTrace) -> Timeline:
             bars.append(Bar(row, None, ms(span.start_ns), ms(span.end_ns)))
             producer = view.producer.get(span.name)
             if producer is not None and producer in end_ns:
-                source = view.nodes[producer].row
+                source = view.row[producer]
                 transfers.append(Transfer(source, row, ms(end_ns[producer]), ms(span.end_ns)))
     return Timeline(tuple(bars), tuple(transfers), ms(trace.end_ns))
 
@@ -159,11 +223,11 @@ def timelines(view: OperatorView, result: BenchmarkResult | None) -> dict[str, T
     found = {}
     predicted = predicted_timeline(view)
     if predicted is not None:
-        found[f"predicted: {predicted.makespan_ms:.2f} ms"] = predicted
+        found[f"predicted: {milliseconds(predicted.makespan_ms)}"] = predicted
     if result is not None and result.traces:
         measured = measured_timeline(view, median_run(result.traces))
-        title = f"measured: {measured.makespan_ms:.2f} ms, the median of {len(result.traces)} runs"
-        found[title] = measured
+        runs = f"the median of {len(result.traces)} runs"
+        found[f"measured: {milliseconds(measured.makespan_ms)}, {runs}"] = measured
     return found
 
 
@@ -171,12 +235,3 @@ def median_run(traces: Sequence[RunTrace]) -> RunTrace:
     """Return the run of median duration."""
     ordered = sorted(traces, key=lambda trace: trace.end_ns - trace.start_ns)
     return ordered[len(ordered) // 2]
-
-
-def short_label(operator: str) -> str:
-    """Return the end of an operator's name, which tells more than its beginning.
-
-    >>> short_label("relu1"), short_label("features_3_squeeze_1x1_conv")
-    ('relu1', '…es_3_squeeze_1x1_conv')
-    """
-    return operator if len(operator) <= 22 else f"…{operator[-21:]}"

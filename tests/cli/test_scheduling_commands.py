@@ -90,6 +90,17 @@ def test_schedule_writes_what_the_evaluator_accepts(graph: Path, tmp_path: Path)
     assert timeline.makespan_ms == schedule.makespan_ms == 8.5
 
 
+def test_schedule_draws_what_it_compares(graph: Path, tmp_path: Path) -> None:
+    svg = tmp_path / "schedules.svg"
+    succeed("schedule", graph, "--scheduler", "sequential,auto,refine", "--plot", svg)
+    picture = svg.read_text()
+    assert picture.index(">auto: ") < picture.index(">sequential: 16.0 ms")  # the best first
+    assert ">refine: " in picture
+    result = run("schedule", graph, "--plot", tmp_path / "schedules.gif")
+    assert result.exit_code == 2
+    assert "name a .svg or .png file" in result.stderr
+
+
 def test_schedule_takes_options(graph: Path) -> None:
     data = json.loads(
         succeed(

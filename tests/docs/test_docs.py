@@ -78,7 +78,7 @@ def test_the_picture_shows_the_layers_of_the_import_contract() -> None:
     finally:
         sys.path.pop(0)
     redraw = "run: python scripts/draw_layers.py"
-    assert draw_layers.PICTURE.read_text() == draw_layers.drawn(), redraw
+    assert draw_layers.PICTURE.read_bytes() == draw_layers.drawn(), redraw
     pages = {path.stem for path in (ROOT / "docs" / "api").glob("*.md")}
     packages = {name for layer in draw_layers.layers() for name in layer}
     private = {

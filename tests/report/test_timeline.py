@@ -69,8 +69,8 @@ TRACE = RunTrace(
 
 
 def test_operators_are_numbered_as_the_prediction_lists_them() -> None:
-    nodes = OperatorView(MANIFEST).nodes
-    assert [(n.name, n.number, n.row) for n in nodes.values()] == [
+    view = OperatorView(MANIFEST)
+    assert [(n.name, n.number, view.row[n.name]) for n in view.nodes.values()] == [
         ("a", 1, FIRST),
         ("c", 2, SECOND),
         ("b", 3, FIRST),

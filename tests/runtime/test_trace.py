@@ -51,6 +51,22 @@ def test_a_chrome_trace_has_a_row_for_every_stream(session: Session, tmp_path: P
     assert min(event["ts"] for event in complete) >= 0
 
 
+def test_calls_of_a_chrome_trace_show_tensors_and_bytes(session: Session, tmp_path: Path) -> None:
+    path = tmp_path / "trace.json"
+    trace = session.run_traced({"the input": np.ones(LENGTH, np.float32)})[1]
+    write_chrome_trace(path, [trace], session.manifest)
+    events = json.loads(path.read_text())["traceEvents"]
+    shown = {event["name"]: event["args"] for event in events if event.get("cat") == "call"}
+    assert shown.keys() == {"add1", "mul2", "mul1", "add2"}
+    tensor, size = f"{LENGTH} float32", 4 * LENGTH
+    assert shown["add1"] == {
+        "kernel": "add", "inputs": tensor, "weights": tensor, "outputs": tensor,
+        "input_bytes": size, "weight_bytes": size, "output_bytes": size,
+    }  # fmt: skip
+    assert shown["mul1"]["input_bytes"] == size  # which it takes twice
+    assert shown["add2"]["inputs"] == f"{tensor}, {tensor}"
+
+
 def test_a_chrome_trace_keeps_the_rules_of_its_format(session: Session, tmp_path: Path) -> None:
     path = tmp_path / "trace.json"
     x = {"the input": np.ones(LENGTH, np.float32)}

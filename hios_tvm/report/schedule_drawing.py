@@ -1,0 +1,33 @@
+"""Schedules of one graph as timelines, without an artifact."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from xml.etree.ElementTree import Element
+
+from hios_tvm.report.timeline import Timeline, number_nodes, scheduled_timeline
+from hios_tvm.report.timeline_drawing import draw_timelines
+from hios_tvm.report.words import milliseconds
+from hios_tvm.schedulers.evaluate import evaluate
+from hios_tvm.schema.instance import Instance
+from hios_tvm.schema.schedule import Schedule
+
+
+def draw_schedules(schedules: Mapping[str, Schedule], instance: Instance) -> Element:
+    """Draw what the evaluator expects of each schedule, one above the other on one time axis.
+
+    Operators are numbered in the order of the graph.
+    """
+    kernels = {operator.name: operator.kernel for operator in instance.graph.operators}
+    nodes = number_nodes(kernels, kernels, instance.graph)
+    panels: dict[str, Timeline] = {}
+    for name, schedule in schedules.items():
+        evaluation = evaluate(instance.graph, instance.costs, instance.platform, schedule)
+        timeline = scheduled_timeline(nodes, schedule, evaluation)
+        panels[f"{name}: {milliseconds(timeline.makespan_ms)}"] = timeline
+    devices = {device.name: i for i, device in enumerate(instance.platform.devices)}
+    used = {bar.row for timeline in panels.values() for bar in timeline.bars}
+    streams = sorted(
+        used | {(name, 0) for name in devices}, key=lambda row: (devices[row[0]], row[1])
+    )
+    return draw_timelines(streams, panels)
