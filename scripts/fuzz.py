@@ -21,7 +21,9 @@ from pathlib import Path
 import click
 
 ROOT = Path(__file__).parents[1]
-sys.path[:0] = [str(ROOT / "tests" / folder) for folder in ("robustness", "runtime")]
+TESTS = ROOT / "tests"
+sys.path.insert(0, str(TESTS / "runtime"))
+sys.path.insert(0, str(TESTS / "robustness"))
 
 try:
     import atheris
@@ -35,7 +37,7 @@ with watched:  # counts the branches of what is imported here
 
 EXECUTORS = {f"executor-{name}": name for name in SANITIZERS}
 NAMES = [*TARGETS, *EXECUTORS]
-SLOW_S = 20
+SLOW_S = 120
 MEMORY_MIB = 4096
 
 
