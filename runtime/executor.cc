@@ -194,7 +194,8 @@ HIOS_EXPORT void hios_open(Session* session, uint32_t num_workers, uint32_t num_
 // Takes part in runs: the body of a worker thread. Returns 1 when a kernel failed: the caller
 // fetches the error and calls again, and only then can the run end. Returns 0 after `hios_stop`.
 HIOS_EXPORT int32_t hios_work(Session* session, Worker* worker) {
-  if (worker->failed != 0) LeaveAfterFailure(session, worker);
+  // Before its own first run a thread has none to leave: what it finds then is of a caller that leads.
+  if (worker->seen != 0 && worker->failed != 0) LeaveAfterFailure(session, worker);
   Event& start = worker->core == kNoCore ? session->start : session->start_leader;
   while (true) {
     const uint64_t run = AwaitChange(start, worker->seen, worker->spin_ns, kForever);

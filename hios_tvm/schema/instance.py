@@ -8,6 +8,7 @@ people and other programs write by hand (`hios_tvm.schema.plain_graph`).
 from __future__ import annotations
 
 import gzip
+import io
 import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from hios_tvm.schema.platform import Device, Link, Platform
 from hios_tvm.schema.strict_json import parse
 
 _GZIP_MAGIC = b"\x1f\x8b"
+_MAX_UNPACKED = 64 << 20  # bytes: compressed files may unpack to a thousand times their size
 
 
 @dataclass(frozen=True)
@@ -133,6 +135,12 @@ def _from_cost_file(path: Path, data: object) -> Instance:
 def _read(path: Path) -> bytes:
     try:
         data = path.read_bytes()
-        return gzip.decompress(data) if data.startswith(_GZIP_MAGIC) else data
+        if not data.startswith(_GZIP_MAGIC):
+            return data
+        with gzip.open(io.BytesIO(data)) as file:
+            unpacked = file.read(_MAX_UNPACKED + 1)
     except (OSError, EOFError, zlib.error) as error:
         raise GraphError(f"cannot read {path}: {error}") from error
+    if len(unpacked) > _MAX_UNPACKED:
+        raise GraphError(f"{path} unpacks to more than {_MAX_UNPACKED >> 20} MiB")
+    return unpacked

@@ -21,6 +21,9 @@ from hios_tvm.schema.graph import Operator, OperatorGraph, Tensor
 DEVICE_MODEL = "device"
 """The one device model of graphs that name none."""
 
+MAX_DEVICES = 4096
+"""Each device takes memory, and a file names any number of them in a few bytes."""
+
 _SHOWN_OF_A_CYCLE = 8
 
 
@@ -184,6 +187,8 @@ def _num_devices(data: dict[str, Any]) -> int | None:
     count = data.get("num_devices")
     if count is None:
         return None
-    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-        raise GraphError(f"num_devices must be a positive integer, got {count!r}")
+    if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= MAX_DEVICES:
+        raise GraphError(
+            f"num_devices must be a whole number from 1 to {MAX_DEVICES}, got {count!r:.60}"
+        )
     return count

@@ -10,15 +10,21 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from hand_made import LENGTH, HandMade
+from hand_made import LENGTH, HandMade, make_manifest
 
 from hios_tvm import runtime
+from hios_tvm.artifact.write import pack, write
 from hios_tvm.errors import ExecutionError, RunTimeoutError, SessionClosedError, UsageError
 from hios_tvm.runtime import Session, executor, tasks
+from hios_tvm.runtime.abi import NativeWorker
+from hios_tvm.schema.manifest import Buffer
+from hios_tvm.schema.program import Call, Copy, Program, Signal, Wait
 
 
 @pytest.fixture
@@ -47,18 +53,9 @@ def test_a_kernel_that_raises_is_named(session: Session) -> None:
         assert works(session)
 
 
-def test_a_kernel_that_raises_stops_workers_that_wait(
-    hand_made: HandMade, faulty_library: bytes, tmp_path: Path
-) -> None:
-    """cpu@0 fails before it signals; cpu@1 would wait for ever."""
-    from dataclasses import replace
-
-    from hand_made import make_manifest
-
-    from hios_tvm.artifact.write import pack, write
-    from hios_tvm.schema.manifest import Buffer
-    from hios_tvm.schema.program import Call, Copy, Program, Signal, Wait
-
+@pytest.fixture
+def failing(faulty_library: bytes, tmp_path: Path) -> Path:
+    """An artifact whose first device calls a kernel that may raise; the second waits for it."""
     shape = (LENGTH,)
     base = make_manifest()
     manifest = replace(
@@ -77,12 +74,45 @@ def test_a_kernel_that_raises_stops_workers_that_wait(
     )
     path = tmp_path / "fails.hios"
     write(pack(manifest, dict.fromkeys(("cpu@0", "cpu@1"), faulty_library), {}), path)
-    with runtime.load(path, devices=hand_made.devices) as session:
+    return path
+
+
+def test_a_kernel_that_raises_stops_workers_that_wait(
+    failing: Path, two_devices: tuple[str, str]
+) -> None:
+    """cpu@0 fails before it signals; cpu@1 would wait for ever."""
+    with runtime.load(failing, devices=two_devices) as session:
         good, bad = make_input()["x"], make_input(second=-1.0)["x"]
         for _ in range(20):
             with pytest.raises(ExecutionError, match="operator 'fails'"):
                 session.run({"the input": bad})
             np.testing.assert_array_equal(session.run({"the input": good})["y"], good)
+
+
+def test_a_kernel_that_raises_before_the_threads_are_at_work(
+    failing: Path, two_devices: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The caller leads the first run, and has not taken the error yet when its thread begins."""
+
+    class LateWorker(NativeWorker):
+        @classmethod
+        def from_address(cls, address: int) -> NativeWorker:
+            time.sleep(0.1)
+            return NativeWorker.from_address(address)
+
+    lead_on = executor.Executor._lead_on
+
+    def lead_on_late(*arguments: Any) -> None:
+        time.sleep(0.3)
+        lead_on(*arguments)
+
+    monkeypatch.setattr(executor, "NativeWorker", LateWorker)
+    monkeypatch.setattr(executor.Executor, "_lead_on", lead_on_late)
+    good, bad = make_input()["x"], make_input(second=-1.0)["x"]
+    with runtime.load(failing, devices=two_devices) as session:
+        with pytest.raises(ExecutionError, match="operator 'fails' failed"):
+            session.run({"the input": bad})
+        np.testing.assert_array_equal(session.run({"the input": good})["y"], good)
 
 
 def test_a_timeout_counts_from_the_call_while_others_run(session: Session) -> None:

@@ -6,7 +6,6 @@ import os
 import random
 import struct
 import zipfile
-import zlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,45 +13,25 @@ from pathlib import Path
 import numpy as np
 import pytest
 import safetensors.numpy
+from archives import archive_of, entries_of
 from hand_made import HandMade, make_manifest
+from mutations import damage
 
 from hios_tvm.artifact.write import pack, write
 from hios_tvm.errors import ArtifactError
 from hios_tvm.runtime import read_artifact
-from hios_tvm.runtime.artifact_format import (
-    MANIFEST,
-    PARAMS,
-    Entry,
-    central_directory,
-    local_header,
-)
+from hios_tvm.runtime.artifact_format import MANIFEST, PARAMS
 from hios_tvm.runtime.read_artifact import open_artifact, read_manifest
 from hios_tvm.runtime.sealed_memory import SealedMemory
 from hios_tvm.runtime.session import Session
 from hios_tvm.schema.manifest import Manifest
 
 
-def entries_of(path: Path) -> dict[str, bytes]:
-    with zipfile.ZipFile(path) as file:
-        return {name: file.read(name) for name in file.namelist()}
-
-
-def write_entries(path: Path, entries: dict[str, bytes]) -> Path:
-    """Write an archive whose directory is right, whatever it holds."""
-    written: list[Entry] = []
-    content = b""
-    for name, data in entries.items():
-        entry = Entry(name, len(data), zlib.crc32(data), len(content))
-        content += local_header(entry) + data
-        written.append(entry)
-    path.write_bytes(content + central_directory(written))
-    return path
-
-
 def rewrite(path: Path, change: Callable[[dict[str, bytes]], object]) -> Path:
     entries = entries_of(path)
     change(entries)
-    return write_entries(path, entries)
+    path.write_bytes(archive_of(entries))
+    return path
 
 
 def with_manifest(path: Path, change: Callable[[Manifest], Manifest]) -> Path:
@@ -253,30 +232,6 @@ def test_broken_weights_are_refused_even_with_a_right_hash(
         open_artifact(hand_made.path)
 
 
-def _damage(content: bytes, rng: random.Random) -> bytes:
-    """Flip, cut, repeat, move or overwrite bytes at a random place."""
-    i, j, k = sorted(rng.randrange(len(content) + 1) for _ in range(3))
-    near = min(len(content), i + rng.choice([1, 4, 30, 64, 1000]))
-    match rng.randrange(8):
-        case 0:
-            i = rng.randrange(len(content))
-            return content[:i] + bytes([content[i] ^ (1 << rng.randrange(8))]) + content[i + 1 :]
-        case 1:
-            return content[:i]
-        case 2:
-            return content[:i] + content[j:]
-        case 3:
-            return content[:j] + content[i:j] + content[j:]
-        case 4:
-            return content[:i] + content[j:k] + content[i:j] + content[k:]
-        case 5:
-            return content[:i] + rng.randbytes(near - i) + content[near:]
-        case 6:
-            return content[:i] + bytes(near - i) + content[near:]
-        case _:
-            return content[:i] + rng.randbytes(rng.randrange(1, 100)) + content[i:]
-
-
 def _damage_directory(content: bytes, rng: random.Random) -> bytes:
     """Damage headers and the directory, where a blind hit is rare."""
     places = [i for i in range(len(content) - 300, len(content))]
@@ -293,9 +248,9 @@ def _find_all(content: bytes, what: bytes) -> list[int]:
     return found
 
 
-@pytest.mark.parametrize("damage", [_damage, _damage_directory])
+@pytest.mark.parametrize("change", [damage, _damage_directory])
 def test_damaged_files_are_refused_or_harmless(
-    hand_made: HandMade, x: np.ndarray, damage: Callable[[bytes, random.Random], bytes]
+    hand_made: HandMade, x: np.ndarray, change: Callable[[bytes, random.Random], bytes]
 ) -> None:
     """At least 2,000 damaged artifacts: an `ArtifactError`, or outputs equal bit for bit."""
     whole = hand_made.path.read_bytes()
@@ -303,7 +258,7 @@ def test_damaged_files_are_refused_or_harmless(
     rng = random.Random(0)
     refused = 0
     for _ in range(1100):
-        damaged = damage(whole, rng)
+        damaged = change(whole, rng)
         hand_made.path.write_bytes(damaged)
         try:
             artifact = open_artifact(hand_made.path)

@@ -83,8 +83,9 @@ def test_a_graph_in_any_order_means_the_same() -> None:
         (edges(("a", "b", 1), ("b", "c", 1), ("c", "a", 1)), "have a cycle: "),
         (edges(("b", "b", 1)), "have a cycle: b -> b"),
         (changed(edges=[{"src": "a", "dst": "b"}]), "edge 'a' -> 'b' has no 'transfer_ms'"),
-        (changed(num_devices=0), "num_devices must be a positive integer, got 0"),
-        (changed(num_devices=1.5), "num_devices must be a positive integer, got 1.5"),
+        (changed(num_devices=0), "num_devices must be a whole number from 1 to 4096, got 0"),
+        (changed(num_devices=1.5), "num_devices must be a whole number from 1 to 4096, got 1.5"),
+        (changed(num_devices=2**31), "num_devices must be a whole number from 1 to 4096, got 2147"),
     ],
 )
 def test_what_is_no_graph_is_named(data: Any, message: str) -> None:
@@ -114,6 +115,13 @@ def test_a_long_cycle_is_shown_in_part() -> None:
     data["edges"] = edges(*entries)["edges"]
     with pytest.raises(GraphError, match=r"cycle: (v[0-9]+ -> ){8}\.\.\. -> v[0-9]+$"):
         read_plain_graph(data)
+
+
+def test_a_file_that_unpacks_to_far_more_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "bomb.json.gz"
+    path.write_bytes(gzip.compress(bytes(65 << 20), 1))
+    with pytest.raises(GraphError, match="unpacks to more than 64 MiB"):
+        read_instance(path, devices=1)
 
 
 JSON = st.recursive(

@@ -1,5 +1,6 @@
 """Import of an ONNX model: read, check, convert."""
 
+import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -70,7 +71,9 @@ def from_onnx(
     ModelError, UnsupportedOperatorError, DynamicShapeError, UsageError
         As `load_onnx`.
     """
-    label = model.graph.name or "the model"
+    label = "the model"
+    with contextlib.suppress(UnicodeDecodeError):
+        label = model.graph.name or label
     if next(external_tensors(model.graph), None) is None:
         return _import(model, label, shapes or {}, None)
     if base_dir is None:
@@ -81,6 +84,17 @@ def from_onnx(
 
 
 def _import(
+    model: ModelProto, label: str, shapes: Mapping[str, tuple[int, ...]], file: Path | None
+) -> tvm.IRModule:
+    try:
+        return _import_named(model, label, shapes, file)
+    except UnicodeDecodeError as error:
+        raise ModelError(
+            f"{label}: a name or text in it is not valid UTF-8; export the model again"
+        ) from error
+
+
+def _import_named(
     model: ModelProto, label: str, shapes: Mapping[str, tuple[int, ...]], file: Path | None
 ) -> tvm.IRModule:
     """Cheap checks, before gigabytes of weights are read."""

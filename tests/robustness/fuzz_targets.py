@@ -1,0 +1,261 @@
+"""What reads foreign bytes, as functions for fuzzers.
+
+A target returns, or raises an error of `hios_tvm.errors`; any other exception is a defect, and so
+is a crash or a hang.
+"""
+
+from __future__ import annotations
+
+import functools
+import gzip
+import hashlib
+import io
+import json
+import os
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import onnx
+import safetensors.numpy
+import tvm
+from archives import archive_of, entries_of
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from hand_made import LENGTH, make_manifest
+from mutations import damage, edit_json
+from onnx import TensorProto, helper, numpy_helper
+
+from hios_tvm.artifact.write import pack, write
+from hios_tvm.errors import HiosError
+from hios_tvm.frontends.onnx import load_onnx
+from hios_tvm.frontends.params import load_params
+from hios_tvm.frontends.relay import from_relay, from_relay_json
+from hios_tvm.runtime.artifact_format import MANIFEST, PARAMS
+from hios_tvm.runtime.memory_limit import memory_limit
+from hios_tvm.runtime.read_artifact import open_artifact
+from hios_tvm.runtime.signature import check_signature, read_public_key, signed_message
+from hios_tvm.schema.instance import Instance, read_instance
+from hios_tvm.schema.manifest import Manifest
+from hios_tvm.schema.schedule import DeviceSchedule, Schedule, Stage
+
+INPUTS = Path(__file__).parent / "inputs"
+"""Inputs that once failed, in a folder for each target."""
+
+_RELAY = Path(__file__).parents[1] / "data" / "relay"
+_MEMORY = 1 << 30  # bytes that a model may ask for
+_KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
+
+
+@dataclass(frozen=True)
+class Target:
+    """A reader.
+
+    Attributes
+    ----------
+    read : callable
+        Takes the bytes.
+    seeds : callable
+        Returns valid files.
+    mutate : callable
+        Damages a file.
+    """
+
+    read: Callable[[bytes], object]
+    seeds: Callable[[], list[bytes]]
+    mutate: Callable[[bytes, random.Random], bytes] = damage
+
+    def accepts(self, content: bytes) -> bool:
+        """Whether `content` is read, and not refused with an error of this project."""
+        try:
+            self.read(content)
+        except HiosError:
+            return False
+        return True
+
+    def inputs(self, name: str) -> list[bytes]:
+        """Return the seeds, and the kept inputs of the target called `name`."""
+        kept = sorted((INPUTS / name).glob("*")) if (INPUTS / name).is_dir() else []
+        return [*self.seeds(), *(path.read_bytes() for path in kept)]
+
+
+@contextmanager
+def _file(content: bytes) -> Iterator[Path]:
+    """Yield the path of a file in memory."""
+    descriptor = os.memfd_create("fuzz")
+    try:
+        os.write(descriptor, content)
+        yield Path(f"/proc/self/fd/{descriptor}")
+    finally:
+        os.close(descriptor)
+
+
+def _edit_or_damage(content: bytes, rng: random.Random) -> bytes:
+    try:
+        return (edit_json if rng.randrange(4) else damage)(content, rng)
+    except (ValueError, RecursionError):  # it is no JSON any more
+        return damage(content, rng)
+
+
+# --- Artifacts
+
+
+@functools.cache
+def _archive() -> bytes:
+    weights = {"w": np.ones(LENGTH, np.float32)}
+    build = pack(make_manifest(), {"cpu@0": b"code", "cpu@1": b"other"}, weights)
+    with TemporaryDirectory() as folder:
+        write(build, path := Path(folder, "small.hios"))
+        return path.read_bytes()
+
+
+@functools.cache
+def _entries() -> dict[str, bytes]:
+    return entries_of(_archive())
+
+
+def _open(content: bytes) -> object:
+    with _file(content) as path:
+        return open_artifact(path)
+
+
+def _read_manifest(content: bytes) -> object:
+    return _open(archive_of({**_entries(), MANIFEST: content}))
+
+
+def _read_weights(content: bytes) -> object:
+    manifest = Manifest.from_json(_entries()[MANIFEST])
+    digests = {**manifest.entries, PARAMS: hashlib.sha256(content).hexdigest()}
+    text = replace(manifest, entries=digests).to_json()
+    return _open(archive_of({**_entries(), MANIFEST: text, PARAMS: content}))
+
+
+def _read_signature(content: bytes) -> object:
+    """Read a key where the bytes begin as one does, else a signature with its message."""
+    if content.startswith(b"-----"):
+        with _file(content) as path:
+            return read_public_key(path)
+    return check_signature(content[64:], content[:64], _KEY.public_key())
+
+
+def _signatures() -> list[bytes]:
+    encoding, form = serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+    message = b'{"a": 1}'
+    key = _KEY.public_key().public_bytes(encoding, form)
+    return [_KEY.sign(signed_message(message)) + message, key]
+
+
+# --- JSON files of commands
+
+
+def _instance(content: bytes) -> Instance:
+    with _file(content) as path:
+        return read_instance(path)
+
+
+def _read_json(content: bytes) -> object:
+    """Read a schedule where the bytes say so, else a cost file or a plain graph."""
+    return Schedule.from_json(content) if b'"stages"' in content else _instance(content)
+
+
+def _json_files() -> list[bytes]:
+    stages = (Stage((("a",), ("b",)), 0), Stage((("c",),), 1))
+    schedule = Schedule("hand", (DeviceSchedule("cpu@0", stages),))
+    times = [("a", 2.0), ("b", 0.5), ("c", 1.0)]
+    graph = {
+        "operators": [{"name": name, "latency_ms": ms, "utilization": 0.5} for name, ms in times],
+        "edges": [{"src": "a", "dst": dst, "transfer_ms": 0.1} for dst in "bc"],
+        "num_devices": 2,
+    }
+    plain = json.dumps(graph).encode()
+    costs = _instance(plain).to_json().encode()
+    return [schedule.to_json().encode(), plain, costs, gzip.compress(plain, mtime=0)]
+
+
+# --- Models
+
+
+def _relay_texts() -> list[bytes]:
+    paths = sorted((_RELAY / "operators").glob("*.relay"))
+    return [path.read_bytes() for path in [*paths, _RELAY / "models" / "mlp.relay"]]
+
+
+def _read_relay(content: bytes) -> object:
+    with memory_limit(_MEMORY):
+        return from_relay(content.decode("utf-8", errors="replace"))
+
+
+def _read_relay_json(content: bytes) -> object:
+    with memory_limit(_MEMORY):
+        return from_relay_json(content.decode("utf-8", errors="replace"))
+
+
+def _read_params(content: bytes) -> object:
+    with _file(content) as path:
+        return load_params(path)
+
+
+def _params() -> list[bytes]:
+    arrays = {"w": np.arange(6, dtype=np.float32).reshape(2, 3), "é": np.array(2, np.int64)}
+    plain, compressed = io.BytesIO(), io.BytesIO()
+    np.savez(plain, **arrays)
+    np.savez_compressed(compressed, **arrays)
+    tensors = {name: tvm.runtime.tensor(array) for name, array in arrays.items()}
+    of_tvm = bytes(tvm.runtime.save_param_dict(tensors))
+    return [plain.getvalue(), compressed.getvalue(), of_tvm, safetensors.numpy.save(arrays)]
+
+
+def _read_onnx(content: bytes) -> object:
+    with memory_limit(_MEMORY), _file(content) as path:
+        return load_onnx(path)
+
+
+def _networks() -> list[bytes]:
+    """Return a network of common operators, one with a loop, and one with a function."""
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 2, 6, 6])
+    weights = {"w": np.ones((4, 2, 3, 3), np.float32), "shape": np.array([1, -1]), "n": np.array(3)}
+    common = [
+        helper.make_node("Conv", ["x", "w"], ["c"], pads=[1, 1, 1, 1], strides=[2, 2]),
+        helper.make_node("Relu", ["c"], ["r"]),
+        helper.make_node("MaxPool", ["r"], ["p"], kernel_shape=[2, 2]),
+        helper.make_node("Concat", ["p", "p"], ["k"], axis=1),
+        helper.make_node("Reshape", ["k", "shape"], ["f"]),
+        helper.make_node("Softmax", ["f"], ["y"], axis=-1),
+    ]
+    scalar = [helper.make_tensor_value_info(*v, []) for v in (("i", 7), ("go", 9), ("went", 9))]
+    value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in "vu"]
+    steps = [helper.make_node("Identity", ["go"], ["went"]), helper.make_node("Exp", ["v"], ["u"])]
+    body = helper.make_graph(steps, "body", [*scalar[:2], value[0]], [scalar[2], value[1]])
+    loop = helper.make_node("Loop", ["n", "", "x"], ["y"], body=body)
+    imports = [helper.make_opsetid("", 17), helper.make_opsetid("own", 1)]
+    own = helper.make_function(
+        "own", "F", ["a"], ["b"], [helper.make_node("Abs", "a", "b")], imports
+    )
+    call = helper.make_node("F", ["x"], ["y"], domain="own")
+    models = []
+    for nodes in (common, [loop], [call]):
+        constants = [numpy_helper.from_array(array, name) for name, array in weights.items()]
+        graph = helper.make_graph(nodes, "g", [x], [onnx.ValueInfoProto(name="y")], constants)
+        model = helper.make_model(graph, opset_imports=imports, ir_version=8, functions=[own])
+        models.append(model.SerializeToString())
+    return models
+
+
+TARGETS = {
+    "archive": Target(_open, lambda: [_archive()]),
+    "manifest": Target(_read_manifest, lambda: [_entries()[MANIFEST]], _edit_or_damage),
+    "weights": Target(_read_weights, lambda: [_entries()[PARAMS]]),
+    "signature": Target(_read_signature, _signatures),
+    "json": Target(_read_json, _json_files, _edit_or_damage),
+    "relay": Target(_read_relay, _relay_texts),
+    "relay_json": Target(
+        _read_relay_json, lambda: [(_RELAY / "models" / "mlp.json").read_bytes()], _edit_or_damage
+    ),
+    "params": Target(_read_params, _params),
+    "onnx": Target(_read_onnx, _networks),
+}
+"""Every target by the name that `scripts/fuzz.py` takes."""
