@@ -222,7 +222,7 @@ def _answer(
                 return f"its results differ from the default kernel's by {error:.1e} of the largest"
 
     def burst(library: bytes, _: Sequence[float]) -> list[float]:
-        return [measure_kernels(library, [call_of[library]], cores)[0].ms]
+        return [measure_kernels(library, [(call_of[library], cores)])[0].ms]
 
     bursts = [partial(burst, library) for library in job.timed]
     times = measure_in_turn(bursts, lambda turn, _: turn == job.turns)

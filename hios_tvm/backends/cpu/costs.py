@@ -57,7 +57,7 @@ def collect_costs(
     """
     laboratory = _Laboratory(mod, graph, target, platform, cache, kernel_dir, progress)
     return CostTable(
-        latency={model: laboratory.latencies(model) for model in laboratory.models},
+        latency=laboratory.latencies(),
         platform=platform,
         measure_stage=laboratory.stage,
     )
@@ -105,24 +105,31 @@ class _Laboratory:
             cores.setdefault(device.model, parse_cores(device.name))
         return cores
 
-    def latencies(self, model: str) -> dict[str, Measurement]:
-        """Time of each operator alone on a device of `model`."""
+    def latencies(self) -> dict[str, dict[str, Measurement]]:
+        """Time of each operator alone on a device, by the device's model and the operator."""
         call_of = {op.kernel: self._call(op.name) for op in self.graph.operators}
-        keys = {kernel: f"kernel {key} {model}" for kernel, key in self._key_of.items()}
+        models = self.models
+        keys = {  # of a kernel on all models, and then the next: ratios are of times close together
+            (kernel, model): f"kernel {self._key_of[kernel]} {model}"
+            for kernel in call_of
+            for model in models
+        }
         known = {} if self.cache is None else self.cache.get(keys.values())
-        missing = [kernel for kernel in call_of if keys[kernel] not in known]
+        missing = [place for place, key in keys.items() if key not in known]
         if missing:
             times = measure_kernels(
                 self._linked(),
-                [call_of[kernel] for kernel in missing],
-                self.models[model],
+                [(call_of[kernel], models[model]) for kernel, model in missing],
                 progress=lambda done, total: self.progress("measure", done, total),
             )
-            measured = {keys[kernel]: m for kernel, m in zip(missing, times, strict=True)}
+            measured = {keys[place]: m for place, m in zip(missing, times, strict=True)}
             if self.cache is not None:
                 self.cache.put(measured)
             known |= measured
-        return {op.name: known[keys[op.kernel]] for op in self.graph.operators}
+        return {
+            model: {op.name: known[keys[op.kernel, model]] for op in self.graph.operators}
+            for model in models
+        }
 
     def stage(self, model: str, groups: StageKey) -> Measurement | None:
         """Time of stream groups together on a device of `model`; None where none is here."""

@@ -33,26 +33,25 @@ _MIN_CALLS = 5
 
 def measure_kernels(
     library: bytes,
-    calls: Sequence[KernelCall],
-    cores: Cores,
+    calls: Sequence[tuple[KernelCall, Cores]],
     *,
     budget_ms: float = 30.0,
     cold_bytes: int = COLD_BYTES,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Measurement]:
-    """Time each kernel alone on `cores`.
+    """Time each kernel alone on cores of a device.
 
     Parameters
     ----------
     library : bytes
         From `build_library` or an artifact.
     calls
-        Kernels of it; equal calls are measured once.
-    cores
-        Cores of one device; a kernel's parallel loops use all of them.
+        Kernels of it, each with the cores of a device, all of which its parallel loops use. Equal
+        pairs are measured once. They are measured in this order, and a machine's speed drifts: put
+        the same kernel on several devices next to each other where the ratio of their times counts.
     budget_ms : float
-        How long to run each kernel, within 5 to 200 calls, in two parts with all other kernels
-        between them: the faster one counts, since another process may have disturbed one.
+        How long to run each kernel, within 5 to 200 calls, in parts with all other kernels between
+        them: the fastest one counts, since another process may have disturbed one.
     cold_bytes : int
         Weights lie at changing places of a region of this size.
     progress : function, optional
@@ -65,15 +64,15 @@ def measure_kernels(
     """
     loaded = load_library(library)
     cold = ColdMemory(cold_bytes)
-    known: dict[KernelCall, Measurement] = {}
+    known: dict[tuple[KernelCall, Cores], Measurement] = {}
     distinct = tuple(dict.fromkeys(calls))
     for done in range(_SWEEPS * len(distinct)):
-        call = distinct[done % len(distinct)]
+        pair = call, cores = distinct[done % len(distinct)]
         timing = _measure_kernel(loaded, call, cores, cold, budget_ms / _SWEEPS)
-        if call not in known or timing.ms < known[call].ms:
-            known[call] = timing
+        if pair not in known or timing.ms < known[pair].ms:
+            known[pair] = timing
         progress((done + 1) * len(calls) // (_SWEEPS * len(distinct)), len(calls))
-    return [known[call] for call in calls]
+    return [known[pair] for pair in calls]
 
 
 def measure_joint(

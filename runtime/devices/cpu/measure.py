@@ -31,14 +31,16 @@ def measure_on_cpus(artifact: Artifact, names: Sequence[str], progress: Progress
     calls = _kernel_calls(artifact)
     models = {cpu_model_name(name): cores[name] for name in reversed(names)}
     times: dict[str, dict[str, Measurement]] = {model: {} for model in models}
-    of_library: dict[str, dict[str, KernelCall]] = {}
-    for name, (entry, call) in calls.items():
-        of_library.setdefault(entry, {})[name] = call
-    for (model, own), (entry, some) in product(models.items(), of_library.items()):
+    of_library: dict[str, list[str]] = {}
+    for name, (entry, _) in calls.items():
+        of_library.setdefault(entry, []).append(name)
+    for entry, some in of_library.items():
         report = partial(_report, progress, sum(map(len, times.values())), len(calls) * len(models))
-        library, kernels = artifact.libraries[entry], list(some.values())
-        measured = measure_kernels(library, kernels, own, progress=report)
-        times[model].update(zip(some, measured, strict=True))
+        places = list(product(some, models))  # an operator on all models, and then the next
+        pairs = [(calls[name][1], models[model]) for name, model in places]
+        measured = measure_kernels(artifact.libraries[entry], pairs, progress=report)
+        for (name, model), measurement in zip(places, measured, strict=True):
+            times[model][name] = measurement
     longest = max(calls, key=lambda name: next(iter(times.values()))[name].ms)
     entry, call = calls[longest]
     platform = cpu_platform_of(names)

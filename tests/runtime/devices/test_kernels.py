@@ -60,8 +60,7 @@ def test_more_work_takes_longer(library: bytes, cores: tuple[Cores, Cores]) -> N
     done: list[tuple[int, int]] = []
     short, long, again = measure_kernels(
         library,
-        calls,
-        cores[0],
+        [(each, cores[0]) for each in calls],
         budget_ms=5.0,
         cold_bytes=1 << 24,
         progress=lambda *step: done.append(step),
