@@ -34,7 +34,8 @@ def command(
 
     One row for each device or stream, one for each core where devices share cores. Colours are
     types of operators, arrows transfers. The numbers are those of the graph and of the report.
-    PNG files need resvg (pip install 'hios-tvm[plot]').
+    hios-tvm schedule --plot draws what schedulers make of a cost file, without an artifact. PNG
+    files need pip install 'hios-tvm[plot]'.
     """
     from hios_tvm.report.graph_drawing import draw_graph
     from hios_tvm.report.timeline import OperatorView, timelines
@@ -53,6 +54,6 @@ def command(
             raise UsageError(
                 f"{artifact_file.artifact} holds no prediction: measure it with --iterations"
             )
-        picture = draw_timelines(view.rows, panels, width=width)
+        picture = draw_timelines(view.streams, panels, width=width)
     write_picture(picture, path)
     click.echo(path)

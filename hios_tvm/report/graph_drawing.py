@@ -91,7 +91,7 @@ class _Graph:
         self.devices = [d.name for d in view.manifest.devices if d.name in self._busy()]
 
     def _busy(self) -> set[str]:
-        return {device for device, _ in self.view.row.values()}
+        return {device for device, _ in self.view.stream.values()}
 
     @property
     def legend(self) -> list[tuple[str, int]]:
@@ -152,7 +152,7 @@ class _Graph:
         return _Part(title.capitalize(), boxes, edges)
 
     def _box(self, node: Node) -> _Box:
-        device, stream = self.view.row[node.name]
+        device, stream = self.view.stream[node.name]
         ms = self.times_ms.get(node.name)
         time = "" if ms is None else milliseconds(ms)
         lines = (shortened(f"{node.number} {node.name}", _LETTERS), time)
@@ -167,7 +167,7 @@ class _Graph:
 
     def _colour(self, node: Node) -> int:
         if len(self.devices) > 1:
-            return self.devices.index(self.view.row[node.name][0]) % len(FILLS)
+            return self.devices.index(self.view.stream[node.name][0]) % len(FILLS)
         return OPERATOR_TYPES.index(node.type)
 
     def _bar(self, block: Block, longest_ms: float) -> tuple[tuple[int | None, float], ...]:
@@ -180,7 +180,7 @@ class _Graph:
 
     def _crosses(self, src: str, dst: str) -> bool:
         """Whether the two run on different devices that share no core."""
-        one, other = (self.units[self.view.row[name][0]] for name in (src, dst))
+        one, other = (self.units[self.view.stream[name][0]] for name in (src, dst))
         return not set(one) & set(other)
 
 

@@ -162,7 +162,7 @@ def _draw_panel(
             end = (min(dst) + 0.5) * _ROW - _BAR / 2 if down else (max(dst) + 0.5) * _ROW + _BAR / 2
             _draw_arrow(panel, scale.x(transfer.start_ms), start, scale.x(transfer.end_ms), end)
     for stream in rows:
-        bars = [bar for bar in timeline.bars if bar.row == stream]
+        bars = [bar for bar in timeline.bars if bar.stream == stream]
         if bars:
             name = f"{stream[0]}, stream {stream[1]}" if stream[1] else stream[0]
             group = add(panel, "g", role="list", aria_label=f"{name}: {len(bars)} steps")
@@ -192,7 +192,7 @@ def _draw_bar(group: Element, bar: Bar, top: float, more: float, scale: _Scale) 
 
 
 def _facts(bar: Bar) -> list[str]:
-    device, stream = bar.row
+    device, stream = bar.stream
     where = f"{device}, stream {stream}" if stream else device
     when = f"{milliseconds(bar.end_ms - bar.start_ms)} from {milliseconds(bar.start_ms)}"
     if bar.node is None:

@@ -46,14 +46,14 @@ def both(manifest: Manifest) -> bytes:
     predicted = predicted_timeline(view)
     assert predicted is not None
     panels = {"predicted": predicted, "measured": measured_timeline(view, TRACE)}
-    return to_svg(draw_timelines(view.rows, panels))
+    return to_svg(draw_timelines(view.streams, panels))
 
 
 def predicted_only(manifest: Manifest) -> bytes:
     view = OperatorView(manifest)
     predicted = predicted_timeline(view)
     assert predicted is not None
-    return to_svg(draw_timelines(view.rows, {"predicted": predicted}))
+    return to_svg(draw_timelines(view.streams, {"predicted": predicted}))
 
 
 def test_a_timeline_names_devices_and_numbers_operators() -> None:
@@ -121,6 +121,28 @@ def test_schedules_are_drawn_on_one_axis() -> None:
     assert upper[0] > lower[0]
 
 
+def test_stream_groups_have_rows_and_share_time_as_their_costs_do() -> None:
+    """a and b are one group of a stage; c is a group beside b in another schedule."""
+    graph = MANIFEST.graph
+    assert graph is not None
+    platform = Platform((Device("cuda:0"),))
+    times = {name: Measurement(ms) for name, ms in (("a", 1.0), ("b", 3.0), ("c", 3.0))}
+    instance = Instance(graph, CostTable({platform.devices[0].model: times}), platform)
+    one = (Stage((("a", "b"),)), Stage((("c",),)))
+    two = (Stage((("a",),)), Stage((("b",), ("c",))))
+    schedules = {
+        name: Schedule(name, (DeviceSchedule("cuda:0", stages),))
+        for name, stages in (("one", one), ("two", two))
+    }
+    svg = to_svg(draw_schedules(schedules, instance))
+    assert {"cuda:0", "cuda:0 stream 1"} <= set(texts(svg))
+    found = boxes(svg)
+    assert found["2 b: other"][0][2] == pytest.approx(3 * found["1 a: other"][0][2], abs=0.1)
+    (_, b_top, b_width, _), (_, c_top, c_width, _) = found["2 b: other"][1], found["3 c: other"][1]
+    assert b_top < c_top
+    assert b_width == c_width
+
+
 def test_short_operators_make_a_wider_timeline() -> None:
     items = tuple(PredictedOperator(name, 1.0, i, i + 1.0) for i, name in enumerate("abc"))
     few = predicted_timeline(OperatorView(replace(MANIFEST, prediction=Prediction(items))))
@@ -160,7 +182,7 @@ def test_names_are_text_and_nothing_else() -> None:
     predicted = predicted_timeline(view)
     assert predicted is not None
     for picture in (
-        draw_timelines(view.rows, {HOSTILE: predicted}),
+        draw_timelines(view.streams, {HOSTILE: predicted}),
         draw_graph(view, {HOSTILE: 1.0}),
     ):
         svg = to_svg(picture)
