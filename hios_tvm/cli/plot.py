@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from hios_tvm.cli.console import stderr
 from hios_tvm.cli.observation import Runs, observation_options
 from hios_tvm.cli.options import NEW_FILE, ArtifactFile, Inputs
 from hios_tvm.cli.pictures import check_picture, write_picture
@@ -20,7 +21,12 @@ from hios_tvm.errors import UsageError
     type=click.IntRange(640, 20_000),
     help="Pixels of a timeline: more show what is short.",
 )
-@click.option("--graph", is_flag=True, help="Draw the operator graph, coloured by device.")
+@click.option(
+    "--graph",
+    is_flag=True,
+    help="Draw the operator graph, coloured by device, or by type where one device has all; large "
+    "ones in blocks.",
+)
 @observation_options
 def command(
     artifact_file: ArtifactFile,
@@ -37,6 +43,7 @@ def command(
     hios-tvm schedule --plot draws what schedulers make of a cost file, without an artifact. PNG
     files need pip install 'hios-tvm[plot]'.
     """
+    from hios_tvm.measuring.load import load_note
     from hios_tvm.report.graph_drawing import draw_graph
     from hios_tvm.report.timeline import OperatorView, timelines
     from hios_tvm.report.timeline_drawing import draw_timelines
@@ -56,4 +63,6 @@ def command(
             )
         picture = draw_timelines(view.streams, panels, width=width)
     write_picture(picture, path)
+    for note in load_note(0.0 if result is None else result.others, "the runs"):
+        stderr().print(note, soft_wrap=True)
     click.echo(path)

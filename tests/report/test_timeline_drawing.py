@@ -97,6 +97,7 @@ def test_an_operator_on_both_cores_spans_the_rows_of_both() -> None:
     assert (wide[1], wide[1] + wide[3]) == (first[1], second[1] + second[3])
     assert wide[0] + wide[2] == pytest.approx(first[0], abs=0.1)
     assert second[2] == pytest.approx(2 * first[2], abs=0.1)
+    assert "67% busy" in found and "100% busy" in found
 
 
 def test_schedules_are_drawn_on_one_axis() -> None:
