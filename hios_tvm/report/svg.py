@@ -13,6 +13,9 @@ from hios_tvm.errors import UsageError
 LETTER = 6.7
 """Pixels that a letter of class ``mono`` takes in the widest of the usual fonts."""
 
+LONGEST_LABEL = 24
+"""Letters of a device's name; what is longer is shortened."""
+
 _NAMESPACE = "http://www.w3.org/2000/svg"
 _MOST_PIXELS = 12_000  # a side of a PNG; what viewers open without trouble
 

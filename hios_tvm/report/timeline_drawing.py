@@ -10,7 +10,7 @@ from xml.etree.ElementTree import Element
 
 from hios_tvm.report.operator_types import OPERATOR_TYPES, time_by_type
 from hios_tvm.report.rows import Stream, rows_of
-from hios_tvm.report.svg import LETTER, add, drawing, shortened
+from hios_tvm.report.svg import LETTER, LONGEST_LABEL, add, drawing, shortened
 from hios_tvm.report.timeline import Bar, Timeline, Transfer
 from hios_tvm.report.words import milliseconds
 
@@ -20,6 +20,7 @@ WIDTH = 1280
 _MARGIN = 16
 _ROW, _BAR = 30, 24  # pixels from row to row, and of a bar
 _LINE = 18  # pixels from line to line of text
+_SHORTEST_MS = 1e-6  # of an axis: what an artifact predicts may be nothing
 _TICK_SPACE = 90  # pixels between ticks at least
 _KEY_LINES, _KEY_WIDTH = 6, 300  # of the list of the longest operators
 _OUTLINED = 4  # pixels of a bar that has a light outline: it would hide smaller ones
@@ -54,8 +55,8 @@ def draw_timelines(
         Pixels.
     """
     labels, rows = rows_of(streams)
-    left = _MARGIN + LETTER * max(len(label) for label in labels) + 10
-    end_ms = max(timeline.makespan_ms for timeline in timelines.values()) or 1.0
+    left = _MARGIN + LETTER * min(LONGEST_LABEL, max(map(len, labels))) + 10
+    end_ms = max(_SHORTEST_MS, *(timeline.makespan_ms for timeline in timelines.values()))
     right = width - 2 * _MARGIN - LETTER * len("100% busy")
     scale = _Scale(left, (right - left) / end_ms, end_ms)
     types = {name: _time_by_type(timeline) for name, timeline in timelines.items()}
@@ -143,7 +144,8 @@ def _draw_axis(panel: Element, labels: Sequence[str], scale: _Scale) -> None:
         add(panel, "text", label, class_="soft mono middle", x=x, y=bottom + 16)
     for i, label in enumerate(labels):
         y = (i + 0.5) * _ROW + 4
-        add(panel, "text", label, class_="mono end", x=scale.left - 10, y=y)
+        text = shortened(label, LONGEST_LABEL)
+        add(panel, "text", text, class_="mono end", x=scale.left - 10, y=y)
 
 
 def _draw_panel(

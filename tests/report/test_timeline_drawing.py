@@ -173,18 +173,20 @@ def test_a_png_is_a_picture() -> None:
     assert int.from_bytes(png[16:20], "big") > 500  # the width
 
 
-def test_names_are_text_and_nothing_else() -> None:
-    """Markup, mathematics, control characters, and letters that fonts lack."""
-    program = Program(HOSTILE, 0, (Call(HOSTILE, "k", ("x", "a")),))
-    items = (PredictedOperator(HOSTILE, 1.0, 0.0, 1.0),)
-    devices = (replace(MANIFEST.devices[0], name=HOSTILE),)
+@pytest.mark.parametrize("ms", [-1.0, 0.0, 5e-324, 1.0, 1e308])
+def test_names_are_text_and_nothing_else(ms: float) -> None:
+    """Markup, mathematics, control characters, and letters that fonts lack; many of them."""
+    name = 9 * HOSTILE
+    program = Program(name, 0, (Call(name, "k", ("x", "a")),))
+    items = (PredictedOperator(name, ms, 0.0, ms),)
+    devices = (replace(MANIFEST.devices[0], name=name),)
     manifest = replace(MANIFEST, devices=devices, programs=(program,), prediction=Prediction(items))
     view = OperatorView(manifest)
     predicted = predicted_timeline(view)
     assert predicted is not None
     for picture in (
-        draw_timelines(view.streams, {HOSTILE: predicted}),
-        draw_graph(view, {HOSTILE: 1.0}),
+        draw_timelines(view.streams, {name: predicted}),
+        draw_graph(view, {name: ms}),
     ):
         svg = to_svg(picture)
         tags = {element.tag for element in ElementTree.fromstring(svg).iter()}
