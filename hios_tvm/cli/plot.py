@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from hios_tvm.cli.console import stderr
 from hios_tvm.cli.observation import Runs, observation_options
 from hios_tvm.cli.options import NEW_FILE, ArtifactFile, Inputs
 from hios_tvm.cli.pictures import check_picture, write_picture
@@ -20,7 +21,12 @@ from hios_tvm.errors import UsageError
     type=click.IntRange(640, 20_000),
     help="Pixels of a timeline: more show what is short.",
 )
-@click.option("--graph", is_flag=True, help="Draw the operator graph, coloured by device.")
+@click.option(
+    "--graph",
+    is_flag=True,
+    help="Draw the operator graph, coloured by device, or by type where one device has all; large "
+    "ones in blocks.",
+)
 @observation_options
 def command(
     artifact_file: ArtifactFile,
@@ -34,8 +40,10 @@ def command(
 
     One row for each device or stream, one for each core where devices share cores. Colours are
     types of operators, arrows transfers. The numbers are those of the graph and of the report.
-    PNG files need resvg (pip install 'hios-tvm[plot]').
+    hios-tvm schedule --plot draws what schedulers make of a cost file, without an artifact. PNG
+    files need pip install 'hios-tvm[plot]'.
     """
+    from hios_tvm.measuring.load import load_note
     from hios_tvm.report.graph_drawing import draw_graph
     from hios_tvm.report.timeline import OperatorView, timelines
     from hios_tvm.report.timeline_drawing import draw_timelines
@@ -53,6 +61,8 @@ def command(
             raise UsageError(
                 f"{artifact_file.artifact} holds no prediction: measure it with --iterations"
             )
-        picture = draw_timelines(view.rows, panels, width=width)
+        picture = draw_timelines(view.streams, panels, width=width)
     write_picture(picture, path)
+    for note in load_note(0.0 if result is None else result.others, "the runs"):
+        stderr().print(note, soft_wrap=True)
     click.echo(path)

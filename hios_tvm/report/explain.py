@@ -275,12 +275,12 @@ def cost_differences(
     manifest: Manifest, operator_ms: Mapping[str, float]
 ) -> list[OperatorDifference]:
     """Return the operators that were measured and have a cost, largest difference first."""
-    row = OperatorView(manifest).row
+    stream = OperatorView(manifest).stream
     found = [
         OperatorDifference(
-            item.operator, row[item.operator][0], item.cost_ms, operator_ms[item.operator]
+            item.operator, stream[item.operator][0], item.cost_ms, operator_ms[item.operator]
         )
         for item in manifest.prediction.operators
-        if item.operator in operator_ms and item.operator in row
+        if item.operator in operator_ms and item.operator in stream
     ]
     return sorted(found, key=lambda item: -abs(item.difference_ms))

@@ -11,7 +11,7 @@ from hios_tvm.report.blocks import LARGE, Block, fold
 from hios_tvm.report.layout import Layout, Point, layered_layout
 from hios_tvm.report.operator_types import OPERATOR_TYPES
 from hios_tvm.report.rows import units_of
-from hios_tvm.report.svg import FILLS, LETTER, add, drawing, shortened
+from hios_tvm.report.svg import FILLS, LETTER, LONGEST_LABEL, add, drawing, shortened
 from hios_tvm.report.timeline import Node, OperatorView
 from hios_tvm.report.words import milliseconds
 
@@ -88,16 +88,15 @@ class _Graph:
         self.longest_ms = max(times_ms.values(), default=0.0) or 1.0
         self.pairs = [(edge.src, edge.dst) for edge in view.edges]
         self.units = units_of(device.name for device in view.manifest.devices)
-        self.devices = [d.name for d in view.manifest.devices if d.name in self._busy()]
-
-    def _busy(self) -> set[str]:
-        return {device for device, _ in self.view.row.values()}
+        busy = {device for device, _ in view.stream.values()}
+        self.devices = [d.name for d in view.manifest.devices if d.name in busy]
 
     @property
     def legend(self) -> list[tuple[str, int]]:
         """What colours mean."""
         if len(self.devices) > 1:
-            return [(name, i % len(FILLS)) for i, name in enumerate(self.devices)]
+            names = [shortened(name, LONGEST_LABEL) for name in self.devices]
+            return [(name, i % len(FILLS)) for i, name in enumerate(names)]
         used = {node.type for node in self.view.nodes.values()}
         return [(name, i) for i, name in enumerate(OPERATOR_TYPES) if name in used]
 
@@ -152,22 +151,18 @@ class _Graph:
         return _Part(title.capitalize(), boxes, edges)
 
     def _box(self, node: Node) -> _Box:
-        device, stream = self.view.row[node.name]
+        device, stream = self.view.stream[node.name]
         ms = self.times_ms.get(node.name)
         time = "" if ms is None else milliseconds(ms)
-        lines = (shortened(f"{node.number} {node.name}", _LETTERS), time)
-        if len(lines[0]) == _LETTERS:
-            lines = (
-                f"{node.number} {shortened(node.name, _LETTERS - len(str(node.number)) - 1)}",
-                time,
-            )
+        number = str(node.number)
+        lines = f"{number} {shortened(node.name, _LETTERS - len(number) - 1)}", time
         where = f"{device}, stream {stream}" if stream else device
         facts = f"{node.number} {node.name}: {node.type}", f"{where}: {time}", *node.facts
         return _Box(lines, facts, self._colour(node), ((None, (ms or 0.0) / self.longest_ms),))
 
     def _colour(self, node: Node) -> int:
         if len(self.devices) > 1:
-            return self.devices.index(self.view.row[node.name][0]) % len(FILLS)
+            return self.devices.index(self.view.stream[node.name][0]) % len(FILLS)
         return OPERATOR_TYPES.index(node.type)
 
     def _bar(self, block: Block, longest_ms: float) -> tuple[tuple[int | None, float], ...]:
@@ -180,7 +175,7 @@ class _Graph:
 
     def _crosses(self, src: str, dst: str) -> bool:
         """Whether the two run on different devices that share no core."""
-        one, other = (self.units[self.view.row[name][0]] for name in (src, dst))
+        one, other = (self.units[self.view.stream[name][0]] for name in (src, dst))
         return not set(one) & set(other)
 
 

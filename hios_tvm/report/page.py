@@ -137,8 +137,8 @@ def _timeline_pictures(view: OperatorView, panels: Mapping[str, Timeline]) -> di
     if not panels:
         return {"timeline_svg": "", "wide_timeline_svg": ""}
     width = readable_width(panels)
-    wide = to_html(draw_timelines(view.rows, panels, width=width)) if width > 1.2 * WIDTH else ""
-    fitted = to_html(draw_timelines(view.rows, panels))
+    wide = to_html(draw_timelines(view.streams, panels, width=width)) if width > 1.2 * WIDTH else ""
+    fitted = to_html(draw_timelines(view.streams, panels))
     return {"timeline_svg": fitted, "wide_timeline_svg": wide}
 
 
@@ -187,7 +187,7 @@ def _operators(view: OperatorView, result: BenchmarkResult | None) -> list[Opera
         rows.append(
             OperatorRow(
                 node,
-                *view.row[node.name],
+                *view.stream[node.name],
                 None if item is None else item.start_ms,
                 None if item is None else item.cost_ms,
                 measured.get(node.name),
@@ -199,7 +199,7 @@ def _operators(view: OperatorView, result: BenchmarkResult | None) -> list[Opera
 def _transfers(view: OperatorView, result: BenchmarkResult | None) -> list[TransferRow]:
     """Return a line for each copy between devices, in the order of the programs."""
     predicted = {
-        (item.src, view.row[item.dst][0]): item.end_ms - item.start_ms
+        (item.src, view.stream[item.dst][0]): item.end_ms - item.start_ms
         for item in view.manifest.prediction.transfers
         if item.dst in view.nodes
     }
@@ -213,7 +213,7 @@ def _transfers(view: OperatorView, result: BenchmarkResult | None) -> list[Trans
                 rows.append(
                     TransferRow(
                         producer,
-                        view.row[producer][0],
+                        view.stream[producer][0],
                         program.device,
                         0 if buffer is None else buffer.nbytes,
                         predicted.get((producer, program.device)),

@@ -18,16 +18,20 @@ def draw_schedules(schedules: Mapping[str, Schedule], instance: Instance) -> Ele
 
     Operators are numbered in the order of the graph.
     """
-    kernels = {operator.name: operator.kernel for operator in instance.graph.operators}
-    nodes = number_nodes(kernels, kernels, instance.graph)
+    graph, costs, platform = instance.graph, instance.costs, instance.platform
+    kernels = {operator.name: operator.kernel for operator in graph.operators}
+    nodes = number_nodes(kernels, kernels, graph)
+    model = {device.name: device.model for device in platform.devices}
+
+    def cost_ms(operator: str, device: str) -> float:
+        return costs.latency_ms(operator, model[device])
+
     panels: dict[str, Timeline] = {}
     for name, schedule in schedules.items():
-        evaluation = evaluate(instance.graph, instance.costs, instance.platform, schedule)
-        timeline = scheduled_timeline(nodes, schedule, evaluation)
+        evaluation = evaluate(graph, costs, platform, schedule)
+        timeline = scheduled_timeline(nodes, schedule, evaluation, cost_ms)
         panels[f"{name}: {milliseconds(timeline.makespan_ms)}"] = timeline
-    devices = {device.name: i for i, device in enumerate(instance.platform.devices)}
-    used = {bar.row for timeline in panels.values() for bar in timeline.bars}
-    streams = sorted(
-        used | {(name, 0) for name in devices}, key=lambda row: (devices[row[0]], row[1])
-    )
+    used = {bar.stream for timeline in panels.values() for bar in timeline.bars}
+    order = list(model)
+    streams = sorted(used | {(name, 0) for name in order}, key=lambda s: (order.index(s[0]), s[1]))
     return draw_timelines(streams, panels)

@@ -5,12 +5,16 @@ from __future__ import annotations
 import xml.etree.ElementTree as ElementTree
 from dataclasses import dataclass
 from importlib.util import find_spec
+from pathlib import Path
 from xml.etree.ElementTree import Element
 
 from hios_tvm.errors import UsageError
 
 LETTER = 6.7
 """Pixels that a letter of class ``mono`` takes in the widest of the usual fonts."""
+
+LONGEST_LABEL = 24
+"""Letters of a device's name; what is longer is shortened."""
 
 _NAMESPACE = "http://www.w3.org/2000/svg"
 _MOST_PIXELS = 12_000  # a side of a PNG; what viewers open without trouble
@@ -120,17 +124,23 @@ def to_svg(picture: Element) -> bytes:
 
 def to_png(picture: Element) -> bytes:
     """Return `picture` in its light colours, at twice its size where that is not too large."""
+    import matplotlib
     import resvg_py
 
+    fonts = Path(matplotlib.get_data_path()) / "fonts" / "ttf"  # where the system has none
     sides = (float(picture.get(side, "1")) for side in ("width", "height"))
     zoom = min(2.0, _MOST_PIXELS / max(sides))
-    return bytes(resvg_py.svg_to_bytes(svg_string=to_svg(picture).decode(), zoom=zoom))
+    svg = to_svg(picture).decode()
+    return bytes(resvg_py.svg_to_bytes(svg_string=svg, zoom=zoom, font_dirs=[str(fonts)]))
 
 
 def require_png() -> None:
     """Raise `UsageError` where PNG files cannot be written, before work is spent on a picture."""
-    if find_spec("resvg_py") is None:
-        raise UsageError("PNG files need resvg: pip install 'hios-tvm[plot]', or name a .svg file")
+    if find_spec("resvg_py") is None or find_spec("matplotlib") is None:
+        raise UsageError(
+            "PNG files need resvg and matplotlib's fonts: pip install 'hios-tvm[plot]', or name a "
+            ".svg file"
+        )
 
 
 def printable(text: str) -> str:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -43,7 +43,7 @@ class Node:
 class Bar:
     """An operator (`node`) or a copy (None) in time, milliseconds from the start of the run."""
 
-    row: Stream
+    stream: Stream
     node: Node | None
     start_ms: float
     end_ms: float
@@ -71,26 +71,28 @@ class Timeline:
 class OperatorView:
     """The operators of an artifact as its programs hold them, and the data between them.
 
-    `nodes` has them by name, numbered in the order of their predicted starts, `row` the stream of
+    `nodes` has them by name, numbered in the order of their predicted starts, `stream` has that of
     each; `in_order` names them in the topological order of the graph.
     """
 
     def __init__(self, manifest: Manifest) -> None:
         self.manifest = manifest
         kernels: dict[str, str] = {}
-        self.row: dict[str, Stream] = {}
+        self.stream: dict[str, Stream] = {}
         for program in manifest.programs:
             for step in program.instructions:
                 if isinstance(step, Call) and program.device in manifest.device:
                     kernels[step.operator] = step.kernel
-                    self.row[step.operator] = program.device, program.stream
+                    self.stream[step.operator] = program.device, program.stream
         graph = () if manifest.graph is None else manifest.graph.operators
-        placed = [o.name for o in graph if o.name in self.row]
-        self.in_order = tuple(dict.fromkeys([*placed, *self.row]))
+        placed = [o.name for o in graph if o.name in self.stream]
+        self.in_order = tuple(dict.fromkeys([*placed, *self.stream]))
         predicted = [item.operator for item in manifest.prediction.operators]
-        names = dict.fromkeys([*(name for name in predicted if name in self.row), *self.in_order])
+        names = dict.fromkeys(
+            [*(name for name in predicted if name in self.stream), *self.in_order]
+        )
         self.nodes = number_nodes(names, kernels, manifest.graph)
-        self.rows: tuple[Stream, ...] = tuple(
+        self.streams: tuple[Stream, ...] = tuple(
             (device.name, program.stream)
             for device in manifest.devices
             for program in sorted(manifest.programs, key=lambda program: program.stream)
@@ -148,51 +150,65 @@ def predicted_timeline(view: OperatorView) -> Timeline | None:
     if not items:
         return None
     transfers = tuple(
-        Transfer(view.row[t.src], view.row[t.dst], t.start_ms, t.end_ms)
+        Transfer(view.stream[t.src], view.stream[t.dst], t.start_ms, t.end_ms)
         for t in prediction.transfers
         if t.src in view.nodes and t.dst in view.nodes
     )
-    spans = [
-        (view.row[i.operator], view.nodes[i.operator], i.start_ms, i.end_ms, i.cost_ms)
+    stages = [
+        (Bar(view.stream[i.operator], view.nodes[i.operator], i.start_ms, i.end_ms), i.cost_ms)
         for i in items
     ]
     makespan_ms = prediction.makespan_ms or max(item.end_ms for item in items)
-    return Timeline(_shared_stages(spans), transfers, makespan_ms)
+    return Timeline(_share_stages(stages), transfers, makespan_ms)
 
 
 def scheduled_timeline(
-    nodes: Mapping[str, Node], schedule: Schedule, evaluation: Evaluation
+    nodes: Mapping[str, Node],
+    schedule: Schedule,
+    evaluation: Evaluation,
+    cost_ms: Callable[[str, str], float],
 ) -> Timeline:
-    """Return what the evaluator expects of a schedule; a stream group has a row of its own."""
-    spans = []
-    for device in schedule:
-        for stage in device.stages:
-            for stream, group in enumerate(stage.groups):
-                for name in group:
-                    times = evaluation.start_ms[name], evaluation.end_ms[name]
-                    spans.append(((device.device, stream), nodes[name], *times, 1.0))
-    row = {node.name: row for row, node, *_ in spans}
+    """Return what the evaluator expects of a schedule.
+
+    Parameters
+    ----------
+    cost_ms : function
+        ``(operator, device) -> milliseconds`` of the operator alone.
+    """
+    start_ms, end_ms = evaluation.start_ms, evaluation.end_ms
+    stages = [
+        (
+            Bar((device.device, stream), nodes[name], start_ms[name], end_ms[name]),
+            cost_ms(name, device.device),
+        )
+        for device in schedule
+        for stage in device.stages
+        for stream, group in enumerate(stage.groups)
+        for name in group
+    ]
+    stream_of = {bar.node.name: bar.stream for bar, _ in stages if bar.node is not None}
     transfers = tuple(
-        Transfer(row[t.src], row[t.dst], t.start_ms, t.end_ms) for t in evaluation.transfers
+        Transfer(stream_of[t.src], stream_of[t.dst], t.start_ms, t.end_ms)
+        for t in evaluation.transfers
     )
-    return Timeline(_shared_stages(spans), transfers, evaluation.makespan_ms)
+    return Timeline(_share_stages(stages), transfers, evaluation.makespan_ms)
 
 
-def _shared_stages(spans: Sequence[tuple[Stream, Node, float, float, float]]) -> tuple[Bar, ...]:
-    """Return bars of (row, node, start, end, cost).
+def _share_stages(operators: Iterable[tuple[Bar, float]]) -> tuple[Bar, ...]:
+    """Return bars of operators, given bars of their whole stages and their costs.
 
     The operators of a stream group share the time of their stage as their costs do.
     """
-    stages: dict[tuple[Stream, float, float], list[tuple[Node, float]]] = {}
-    for row, node, start_ms, end_ms, cost_ms in spans:
-        stages.setdefault((row, start_ms, end_ms), []).append((node, cost_ms))
+    groups: dict[tuple[Stream, float, float], list[tuple[Bar, float]]] = {}
+    for bar, cost in operators:
+        groups.setdefault((bar.stream, bar.start_ms, bar.end_ms), []).append((bar, cost))
     bars = []
-    for (row, start_ms, end_ms), members in stages.items():
+    for (_, start_ms, end_ms), members in groups.items():
         total, duration_ms = sum(cost for _, cost in members), end_ms - start_ms
-        for node, cost in members:
+        for bar, cost in members:
             share = cost / total if total else 1 / len(members)
             stop_ms = start_ms + share * duration_ms
-            bars.append(Bar(row, node, start_ms, stop_ms))
+            bars.append(replace(bar, start_ms=start_ms, end_ms=stop_ms))
             start_ms = stop_ms
     return tuple(bars)
 
@@ -206,15 +222,15 @@ def measured_timeline(view: OperatorView, trace: RunTrace) -> Timeline:
     end_ns = {span.name: span.end_ns for span in trace.spans if span.kind == "call"}
     bars, transfers = [], []
     for span in trace.spans:
-        row = span.device, span.stream
+        stream = span.device, span.stream
         if span.kind == "call":
-            bars.append(Bar(row, view.nodes[span.name], ms(span.start_ns), ms(span.end_ns)))
+            bars.append(Bar(stream, view.nodes[span.name], ms(span.start_ns), ms(span.end_ns)))
         elif span.kind == "copy":
-            bars.append(Bar(row, None, ms(span.start_ns), ms(span.end_ns)))
+            bars.append(Bar(stream, None, ms(span.start_ns), ms(span.end_ns)))
             producer = view.producer.get(span.name)
             if producer is not None and producer in end_ns:
-                source = view.row[producer]
-                transfers.append(Transfer(source, row, ms(end_ns[producer]), ms(span.end_ns)))
+                source = view.stream[producer]
+                transfers.append(Transfer(source, stream, ms(end_ns[producer]), ms(span.end_ns)))
     return Timeline(tuple(bars), tuple(transfers), ms(trace.end_ns))
 
 

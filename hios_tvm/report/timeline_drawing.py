@@ -10,8 +10,8 @@ from xml.etree.ElementTree import Element
 
 from hios_tvm.report.operator_types import OPERATOR_TYPES, time_by_type
 from hios_tvm.report.rows import Stream, rows_of
-from hios_tvm.report.svg import LETTER, add, drawing, shortened
-from hios_tvm.report.timeline import Bar, Timeline
+from hios_tvm.report.svg import LETTER, LONGEST_LABEL, add, drawing, shortened
+from hios_tvm.report.timeline import Bar, Timeline, Transfer
 from hios_tvm.report.words import milliseconds
 
 WIDTH = 1280
@@ -20,6 +20,7 @@ WIDTH = 1280
 _MARGIN = 16
 _ROW, _BAR = 30, 24  # pixels from row to row, and of a bar
 _LINE = 18  # pixels from line to line of text
+_SHORTEST_MS = 1e-6  # of an axis: what an artifact predicts may be nothing
 _TICK_SPACE = 90  # pixels between ticks at least
 _KEY_LINES, _KEY_WIDTH = 6, 300  # of the list of the longest operators
 _OUTLINED = 4  # pixels of a bar that has a light outline: it would hide smaller ones
@@ -54,9 +55,10 @@ def draw_timelines(
         Pixels.
     """
     labels, rows = rows_of(streams)
-    left = _MARGIN + LETTER * max(len(label) for label in labels) + 10
-    end_ms = max(timeline.makespan_ms for timeline in timelines.values()) or 1.0
-    scale = _Scale(left, (width - left - 2 * _MARGIN) / end_ms, end_ms)
+    left = _MARGIN + LETTER * min(LONGEST_LABEL, max(map(len, labels))) + 10
+    end_ms = max(_SHORTEST_MS, *(timeline.makespan_ms for timeline in timelines.values()))
+    right = width - 2 * _MARGIN - LETTER * len("100% busy")
+    scale = _Scale(left, (right - left) / end_ms, end_ms)
     types = {name: _time_by_type(timeline) for name, timeline in timelines.items()}
     legends = {title: _legend_lines(types[title], width) for title in timelines}
     bars = [*timelines.values()][-1].bars
@@ -142,7 +144,8 @@ def _draw_axis(panel: Element, labels: Sequence[str], scale: _Scale) -> None:
         add(panel, "text", label, class_="soft mono middle", x=x, y=bottom + 16)
     for i, label in enumerate(labels):
         y = (i + 0.5) * _ROW + 4
-        add(panel, "text", label, class_="mono end", x=scale.left - 10, y=y)
+        text = shortened(label, LONGEST_LABEL)
+        add(panel, "text", text, class_="mono end", x=scale.left - 10, y=y)
 
 
 def _draw_panel(
@@ -153,46 +156,61 @@ def _draw_panel(
     scale: _Scale,
 ) -> None:
     for transfer in timeline.transfers:
-        src, dst = rows[transfer.src], rows[transfer.dst]
-        if not set(src) & set(dst):
-            down = min(dst) > max(src)
-            start = (
-                (max(src) + 0.5) * _ROW + _BAR / 2 if down else (min(src) + 0.5) * _ROW - _BAR / 2
-            )
-            end = (min(dst) + 0.5) * _ROW - _BAR / 2 if down else (max(dst) + 0.5) * _ROW + _BAR / 2
-            _draw_arrow(panel, scale.x(transfer.start_ms), start, scale.x(transfer.end_ms), end)
+        _draw_transfer(panel, transfer, rows, scale)
     for stream in rows:
-        bars = [bar for bar in timeline.bars if bar.row == stream]
+        bars = [bar for bar in timeline.bars if bar.stream == stream]
         if bars:
             name = f"{stream[0]}, stream {stream[1]}" if stream[1] else stream[0]
             group = add(panel, "g", role="list", aria_label=f"{name}: {len(bars)} steps")
             for bar in bars:
                 for first, last in _runs(rows[stream]):
-                    _draw_bar(group, bar, first * _ROW, (last - first) * _ROW, scale)
+                    _draw_bar(group, bar, _top(first), _bottom(last), scale)
+    for row, share in enumerate(_busy_shares(len(labels), rows, timeline)):
+        place = {"x": scale.x(scale.end_ms) + 10, "y": (row + 0.5) * _ROW + 4}
+        add(panel, "text", f"{share:.0%} busy", class_="soft mono", **place)
     x = scale.x(timeline.makespan_ms)
     add(panel, "line", class_="limit", x1=x, y1=0, x2=x, y2=len(labels) * _ROW)
 
 
-def _draw_bar(group: Element, bar: Bar, top: float, more: float, scale: _Scale) -> None:
-    """Draw one box, over `more` pixels than a row has; its label is what fits."""
+def _busy_shares(
+    count: int, rows: Mapping[Stream, tuple[int, ...]], timeline: Timeline
+) -> list[float]:
+    """Return for each row which share of the run its bars take."""
+    busy_ms = [0.0] * count
+    for bar in timeline.bars:
+        for row in rows[bar.stream]:
+            busy_ms[row] += bar.end_ms - bar.start_ms
+    return [ms / (timeline.makespan_ms or 1.0) for ms in busy_ms]
+
+
+def _top(row: int) -> float:
+    return row * _ROW + (_ROW - _BAR) / 2
+
+
+def _bottom(row: int) -> float:
+    return _top(row) + _BAR
+
+
+def _draw_bar(group: Element, bar: Bar, top: float, bottom: float, scale: _Scale) -> None:
+    """Draw one box; its label is what fits."""
     name = "copies" if bar.node is None else bar.node.type
     width = (bar.end_ms - bar.start_ms) * scale.pixels_per_ms
     kind = "box" if width >= _OUTLINED else "box narrow"
     box = add(group, "g", class_=f"{kind} {_colour(name)}", role="listitem")
     add(box, "title", "\n".join(_facts(bar)))
-    y, height = top + (_ROW - _BAR) / 2, _BAR + more
-    add(box, "rect", x=scale.x(bar.start_ms), y=y, width=max(0.6, width), height=height)
+    left, height = scale.x(bar.start_ms), bottom - top
+    add(box, "rect", x=left, y=top, width=max(0.6, width), height=height)
     if bar.node is not None:
         number = str(bar.node.number)
         named = f"{number} {bar.node.name}"
         label = named if LETTER * len(named) + 6 < width else number
         if LETTER * len(label) + 2 < width:
-            x = scale.x((bar.start_ms + bar.end_ms) / 2)
-            add(box, "text", label, class_="mono middle", x=x, y=y + height / 2 + 4)
+            middle = (top + bottom) / 2 + 4
+            add(box, "text", label, class_="mono middle", x=left + width / 2, y=middle)
 
 
 def _facts(bar: Bar) -> list[str]:
-    device, stream = bar.row
+    device, stream = bar.stream
     where = f"{device}, stream {stream}" if stream else device
     when = f"{milliseconds(bar.end_ms - bar.start_ms)} from {milliseconds(bar.start_ms)}"
     if bar.node is None:
@@ -201,7 +219,18 @@ def _facts(bar: Bar) -> list[str]:
     return [f"{node.number} {node.name}: {node.type}", f"{where}: {when}", *node.facts]
 
 
-def _draw_arrow(panel: Element, x0: float, y0: float, x1: float, y1: float) -> None:
+def _draw_transfer(
+    panel: Element, transfer: Transfer, rows: Mapping[Stream, tuple[int, ...]], scale: _Scale
+) -> None:
+    """Draw an arrow from row to row; none where devices share a core, and need no transfer."""
+    src, dst = rows[transfer.src], rows[transfer.dst]
+    if set(src) & set(dst):
+        return
+    if dst[0] > src[-1]:
+        y0, y1 = _bottom(src[-1]), _top(dst[0])
+    else:
+        y0, y1 = _top(src[0]), _bottom(dst[-1])
+    x0, x1 = scale.x(transfer.start_ms), scale.x(transfer.end_ms)
     add(panel, "line", class_="handover", x1=x0, y1=y0, x2=x1, y2=y1)
     length = math.hypot(x1 - x0, y1 - y0) or 1.0
     right, down = 4 * (x1 - x0) / length, 4 * (y1 - y0) / length

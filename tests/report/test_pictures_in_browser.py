@@ -37,6 +37,7 @@ BAD = f"""
 <g class="box"><rect y="70" width="9" height="9" fill="#fff"/><text y="80">large</text></g></svg>
 <p style="color: #fefefe; width: 3000px">pale</p>
 <p style="overflow: hidden">{"long" * 200}</p>
+<script>nowhere()</script>
 """
 PROBLEMS = (
     "clipped: a clipped text", "contrast: pale", "overlap: one two", "larger than its box: large",
@@ -81,4 +82,6 @@ def test_all_text_can_be_read(pages: dict[str, str], dark: bool, tmp_path: Path)
     assert found["problems"] == bad
     for what in PROBLEMS:  # that of the bad page are noticed
         assert any(what in problem for problem in bad), (what, bad)
+    assert len(found["console"]) == 2  # of the bad page, at two widths
+    assert all("nowhere is not defined" in line for line in found["console"])
     assert found["texts"] > 8000

@@ -70,7 +70,7 @@ TRACE = RunTrace(
 
 def test_operators_are_numbered_as_the_prediction_lists_them() -> None:
     view = OperatorView(MANIFEST)
-    assert [(n.name, n.number, view.row[n.name]) for n in view.nodes.values()] == [
+    assert [(n.name, n.number, view.stream[n.name]) for n in view.nodes.values()] == [
         ("a", 1, FIRST),
         ("c", 2, SECOND),
         ("b", 3, FIRST),
@@ -88,7 +88,9 @@ def test_edges_are_those_of_the_graph() -> None:
 def test_the_prediction_is_shown_as_it_was_made() -> None:
     timeline = predicted_timeline(OperatorView(MANIFEST))
     assert timeline is not None
-    bars = {bar.node.name: (bar.row, bar.start_ms, bar.end_ms) for bar in timeline.bars if bar.node}
+    bars = {
+        bar.node.name: (bar.stream, bar.start_ms, bar.end_ms) for bar in timeline.bars if bar.node
+    }
     assert bars == {"a": (FIRST, 0, 1), "c": (SECOND, 2, 4), "b": (FIRST, 1, 6)}
     assert timeline.transfers == (Transfer(FIRST, SECOND, 1.0, 2.0),)
     assert timeline.makespan_ms == 6.0
@@ -108,7 +110,7 @@ def test_a_run_is_shown_from_when_its_caller_began() -> None:
     bars = {bar.node.name if bar.node else "copy": bar for bar in timeline.bars}
     assert bars.keys() == {"a", "b", "c", "copy"}
     assert (bars["a"].start_ms, bars["a"].end_ms) == (0.5, 2.5)
-    assert (bars["copy"].row, bars["copy"].end_ms) == (SECOND, 3.5)
+    assert (bars["copy"].stream, bars["copy"].end_ms) == (SECOND, 3.5)
     assert timeline.transfers == (Transfer(FIRST, SECOND, 2.5, 3.5),)
     assert timeline.makespan_ms == 9.0
 

@@ -46,14 +46,14 @@ def both(manifest: Manifest) -> bytes:
     predicted = predicted_timeline(view)
     assert predicted is not None
     panels = {"predicted": predicted, "measured": measured_timeline(view, TRACE)}
-    return to_svg(draw_timelines(view.rows, panels))
+    return to_svg(draw_timelines(view.streams, panels))
 
 
 def predicted_only(manifest: Manifest) -> bytes:
     view = OperatorView(manifest)
     predicted = predicted_timeline(view)
     assert predicted is not None
-    return to_svg(draw_timelines(view.rows, {"predicted": predicted}))
+    return to_svg(draw_timelines(view.streams, {"predicted": predicted}))
 
 
 def test_a_timeline_names_devices_and_numbers_operators() -> None:
@@ -97,6 +97,7 @@ def test_an_operator_on_both_cores_spans_the_rows_of_both() -> None:
     assert (wide[1], wide[1] + wide[3]) == (first[1], second[1] + second[3])
     assert wide[0] + wide[2] == pytest.approx(first[0], abs=0.1)
     assert second[2] == pytest.approx(2 * first[2], abs=0.1)
+    assert "67% busy" in found and "100% busy" in found
 
 
 def test_schedules_are_drawn_on_one_axis() -> None:
@@ -119,6 +120,28 @@ def test_schedules_are_drawn_on_one_axis() -> None:
     assert first[0] == second[0] and first[2] == second[2]
     (upper, lower) = boxes(svg)["3 c: other"]
     assert upper[0] > lower[0]
+
+
+def test_stream_groups_have_rows_and_share_time_as_their_costs_do() -> None:
+    """a and b are one group of a stage; c is a group beside b in another schedule."""
+    graph = MANIFEST.graph
+    assert graph is not None
+    platform = Platform((Device("cuda:0"),))
+    times = {name: Measurement(ms) for name, ms in (("a", 1.0), ("b", 3.0), ("c", 3.0))}
+    instance = Instance(graph, CostTable({platform.devices[0].model: times}), platform)
+    one = (Stage((("a", "b"),)), Stage((("c",),)))
+    two = (Stage((("a",),)), Stage((("b",), ("c",))))
+    schedules = {
+        name: Schedule(name, (DeviceSchedule("cuda:0", stages),))
+        for name, stages in (("one", one), ("two", two))
+    }
+    svg = to_svg(draw_schedules(schedules, instance))
+    assert {"cuda:0", "cuda:0 stream 1"} <= set(texts(svg))
+    found = boxes(svg)
+    assert found["2 b: other"][0][2] == pytest.approx(3 * found["1 a: other"][0][2], abs=0.1)
+    (_, b_top, b_width, _), (_, c_top, c_width, _) = found["2 b: other"][1], found["3 c: other"][1]
+    assert b_top < c_top
+    assert b_width == c_width
 
 
 def test_short_operators_make_a_wider_timeline() -> None:
@@ -150,18 +173,20 @@ def test_a_png_is_a_picture() -> None:
     assert int.from_bytes(png[16:20], "big") > 500  # the width
 
 
-def test_names_are_text_and_nothing_else() -> None:
-    """Markup, mathematics, control characters, and letters that fonts lack."""
-    program = Program(HOSTILE, 0, (Call(HOSTILE, "k", ("x", "a")),))
-    items = (PredictedOperator(HOSTILE, 1.0, 0.0, 1.0),)
-    devices = (replace(MANIFEST.devices[0], name=HOSTILE),)
+@pytest.mark.parametrize("ms", [-1.0, 0.0, 5e-324, 1.0, 1e308])
+def test_names_are_text_and_nothing_else(ms: float) -> None:
+    """Markup, mathematics, control characters, and letters that fonts lack; many of them."""
+    name = 9 * HOSTILE
+    program = Program(name, 0, (Call(name, "k", ("x", "a")),))
+    items = (PredictedOperator(name, ms, 0.0, ms),)
+    devices = (replace(MANIFEST.devices[0], name=name),)
     manifest = replace(MANIFEST, devices=devices, programs=(program,), prediction=Prediction(items))
     view = OperatorView(manifest)
     predicted = predicted_timeline(view)
     assert predicted is not None
     for picture in (
-        draw_timelines(view.rows, {HOSTILE: predicted}),
-        draw_graph(view, {HOSTILE: 1.0}),
+        draw_timelines(view.streams, {name: predicted}),
+        draw_graph(view, {name: ms}),
     ):
         svg = to_svg(picture)
         tags = {element.tag for element in ElementTree.fromstring(svg).iter()}
