@@ -3,7 +3,7 @@
     python examples/deploy.py
 
 The second half runs in a process of its own that imports `hios_tvm.runtime` alone: neither the
-compiler nor ONNX, and of TVM only its runtime library.
+compiler nor ONNX, and of TVM only its runtime libraries.
 """
 
 from __future__ import annotations
@@ -41,11 +41,7 @@ def main() -> None:
         public_key = write_new_key(key)
         sign_artifact(artifact, key)
 
-        subprocess.run(
-            [sys.executable, "-c", DEPLOYED, artifact, public_key],
-            env={**os.environ, "TVM_USE_RUNTIME_LIB": "1"},
-            check=True,
-        )
+        subprocess.run([sys.executable, "-c", DEPLOYED, artifact, public_key], check=True)
 
 
 if __name__ == "__main__":

@@ -114,9 +114,18 @@ else:
     }
 
     def __getattr__(name: str) -> object:
-        if name in _MODULE_OF:
-            return getattr(importlib.import_module(_MODULE_OF[name]), name)
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        if name not in _MODULE_OF:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        try:
+            module = importlib.import_module(_MODULE_OF[name])
+        except ModuleNotFoundError as error:
+            if (error.name or "").startswith("hios_tvm."):
+                raise AttributeError(
+                    f"hios_tvm.{name} is part of the compiler: install hios-tvm in place of "
+                    "hios-tvm-runtime"
+                ) from error
+            raise
+        return getattr(module, name)
 
     def __dir__() -> list[str]:
         return sorted([*globals(), *__all__])

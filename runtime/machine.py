@@ -8,8 +8,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 
 @dataclass(frozen=True)
 class Machine:
@@ -39,7 +37,7 @@ def describe_machine() -> Machine:
     return Machine(
         cpu=_cpu_field("model name") or _platform.machine(),
         cores=len(os.sched_getaffinity(0)),
-        memory_gib=psutil.virtual_memory().total / 2**30,
+        memory_gib=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30,
         governor=_governor(),
         system=f"{_platform.system()} {_platform.release()}",
         python=_platform.python_version(),

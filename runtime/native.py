@@ -15,6 +15,7 @@ import tvm_ffi.libinfo
 from hios_tvm.errors import ArtifactError
 from hios_tvm.runtime.abi import ABI_VERSION
 from hios_tvm.runtime.sealed_memory import SealedMemory
+from hios_tvm.runtime.tvm_library import load_tvm_libraries
 
 _SYMBOL_PREFIX = "__tvm_ffi_"
 
@@ -46,8 +47,7 @@ class Library:
     """
 
     def __init__(self, content: bytes) -> None:
-        import tvm  # noqa: F401  (registers what kernels call, such as parallel launch)
-
+        load_tvm_libraries()
         try:
             with _private_file(content) as path:
                 # TVM's loader fills the kernels' context pointers; ours shares its handle.

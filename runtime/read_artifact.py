@@ -38,6 +38,7 @@ from hios_tvm.runtime.signature import (
     read_public_key,
     required_key,
 )
+from hios_tvm.runtime.tvm_library import tvm_version
 from hios_tvm.runtime.weights import Weights, known_weights, sealed_weights
 from hios_tvm.schema.manifest import REBUILD_COMMAND, Manifest, rebuild_command
 
@@ -306,11 +307,9 @@ class _Reader:
 
 
 def _check_machine(reader: _Reader, manifest: Manifest) -> None:
-    import tvm
-
-    if manifest.tvm_version != tvm.__version__:
+    if manifest.tvm_version != tvm_version():
         raise reader.error(
-            f"it was compiled with TVM {manifest.tvm_version}, this is TVM {tvm.__version__}"
+            f"it was compiled with TVM {manifest.tvm_version}, this is TVM {tvm_version()}"
         )
     features = available_features()
     for device in manifest.devices:

@@ -9,7 +9,7 @@ import click
 from hios_tvm.cli.console import printable
 from hios_tvm.cli.interrupts import interruptible
 from hios_tvm.errors import HiosError, UsageError
-from hios_tvm.version import __version__
+from hios_tvm.version import __version__, check_one_installation
 
 __all__ = ["main"]
 
@@ -45,6 +45,7 @@ class _Group(click.Group):
 
     def invoke(self, ctx: click.Context) -> object:
         try:
+            check_one_installation()
             with interruptible(ctx):
                 return super().invoke(ctx)
         except HiosError as error:

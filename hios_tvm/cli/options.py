@@ -20,7 +20,6 @@ from rich.table import Table
 from hios_tvm.cli.console import stdout
 from hios_tvm.cli.devices import DeviceList, TextParameter, require_here
 from hios_tvm.errors import UsageError
-from hios_tvm.runtime.numpy_files import read_numpy
 from hios_tvm.runtime.signature import required_key
 from hios_tvm.schema.device_names import split_devices
 from hios_tvm.schema.gpu_models import PRECISIONS
@@ -123,26 +122,9 @@ class Inputs:
         UsageError
             If an option cannot be understood, a file cannot be read, or a name is unknown.
         """
-        from hios_tvm.verification.inputs import random_inputs
+        from hios_tvm.verification.inputs import given_inputs
 
-        given: dict[str, np.ndarray] = {}
-        for option in self.files:
-            name, equals, file = option.rpartition("=")
-            loaded = read_numpy(Path(file if equals else option))
-            if isinstance(loaded, dict):
-                given.update(loaded)
-            elif equals:
-                given[name] = loaded
-            else:
-                raise UsageError(f"--input {option}: write NAME={option}")
-        names = [spec.name for spec in session.inputs]
-        unknown = given.keys() - set(names)
-        if unknown:
-            raise UsageError(
-                f"unknown inputs {', '.join(sorted(unknown))}; the model has {', '.join(names)}"
-            )
-        missing = [spec for spec in session.inputs if spec.name not in given]
-        return {**random_inputs(missing, self.seed, _parse_range(self.value_range)), **given}
+        return given_inputs(self.files, session.inputs, self.seed, _parse_range(self.value_range))
 
 
 input_options = option_group(

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
 from typing import TypeAlias
 
 import numpy as np
 
-from hios_tvm.errors import ModelError
+from hios_tvm.errors import ModelError, UsageError
+from hios_tvm.runtime.numpy_files import read_numpy
 from hios_tvm.schema.dtypes import numpy_dtype
 from hios_tvm.schema.graph import Tensor
 from hios_tvm.schema.manifest import TensorSpec
@@ -76,6 +78,60 @@ def random_inputs(
             drawn = np.abs(drawn)
         inputs[name] = np.asarray(drawn).astype(numpy_dtype(dtype))
     return inputs
+
+
+def given_inputs(
+    words: Sequence[str],
+    specs: Sequence[Spec],
+    seed: int,
+    value_range: tuple[float, float] | None = None,
+) -> dict[str, np.ndarray]:
+    """Read the inputs that a command line gives, and draw the others.
+
+    Parameters
+    ----------
+    words : sequence of str
+        As in `read_arrays`.
+    specs
+        All inputs of the model.
+    seed, value_range
+        As in `random_inputs`.
+
+    Raises
+    ------
+    UsageError
+        As `read_arrays`, and if a name is unknown.
+    """
+    given = read_arrays(words, "--input")
+    names = [spec.name for spec in specs]
+    unknown = given.keys() - set(names)
+    if unknown:
+        raise UsageError(
+            f"unknown inputs {', '.join(sorted(unknown))}; the model has {', '.join(names)}"
+        )
+    missing = [spec for spec in specs if spec.name not in given]
+    return {**random_inputs(missing, seed, value_range), **given}
+
+
+def read_arrays(words: Sequence[str], option: str) -> dict[str, np.ndarray]:
+    """Read the arrays of a command line: ``NAME=FILE.npy``, or ``FILE.npz`` with several.
+
+    Raises
+    ------
+    UsageError
+        If a word of `option` cannot be understood, or a file cannot be read.
+    """
+    given: dict[str, np.ndarray] = {}
+    for word in words:
+        name, equals, file = word.rpartition("=")
+        loaded = read_numpy(Path(file if equals else word))
+        if isinstance(loaded, dict):
+            given.update(loaded)
+        elif equals:
+            given[name] = loaded
+        else:
+            raise UsageError(f"{option} {word}: write NAME={word}")
+    return given
 
 
 def _integer_limits(

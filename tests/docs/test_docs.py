@@ -84,6 +84,7 @@ def test_the_picture_shows_the_layers_of_the_import_contract() -> None:
     private = {
         "build",
         "cli",
+        "hios_run",
         "files",
         "onnx_backend",
         "version",

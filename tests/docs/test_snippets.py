@@ -5,10 +5,10 @@ A block that cannot run here says why, in a comment above it: ``<!-- not run: ne
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ import pytest
 from click.testing import CliRunner
 from onnx import TensorProto, helper
 
+from hios_tvm import hios_run
 from hios_tvm.cli import main
 
 ROOT = Path(__file__).parents[2]
@@ -81,10 +82,11 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def folder(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A user's folder with the files that the pages speak of."""
+    """A checkout, as far as the pages use it, with a model in it."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "hios_tvm").symlink_to(ROOT / "hios_tvm")  # for the cost files in it
+    for name in ("LICENSE", "hios_tvm", "pyproject.toml", "runtime", "scripts"):
+        (tmp_path / name).symlink_to(ROOT / name)
     onnx.save(small_network(), "model.onnx")
     return tmp_path
 
@@ -110,7 +112,7 @@ def commands_of(text: str) -> list[str]:
 
 
 def paste(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run a command as a shell does, those of hios-tvm in this process."""
+    """Run a command as a shell does, those of this package in this process."""
     words = shlex.split(command, comments=True)
     if words[0] == "export":
         monkeypatch.setenv(*words[1].split("=", 1))
@@ -119,11 +121,12 @@ def paste(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
         assert result.exit_code == 0, f"{command}\n{result.output}"
         if words[1] == "zoo":  # it works; what follows is quicker with a small network
             onnx.save(small_network(), words[words.index("-o") + 1])
+    elif words[0] == "hios-run":
+        assert hios_run.main(words[1:]) == 0, command
     else:
-        result = subprocess.run(
-            command, shell=True, capture_output=True, text=True, check=False, env=dict(os.environ)
-        )
-        assert result.returncode == 0, f"{command}\n{result.stderr}"
+        command = re.sub("^python ", f"{shlex.quote(sys.executable)} ", command)
+        found = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
+        assert found.returncode == 0, f"{command}\n{found.stderr}"
 
 
 def test_no_page_is_left_out() -> None:
