@@ -1,10 +1,13 @@
 """Schedules as real artifacts, run in turn: which one is the fastest on this machine."""
 
+from __future__ import annotations
+
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from hios_tvm import runtime
@@ -21,35 +24,57 @@ LEAST_GAIN = 0.03
 """By which share a schedule has to be faster than a simpler one."""
 
 # Short turns with pauses, as users call: what is faster only while nothing disturbs it loses.
-_TURNS = 5
+_TURNS = 7
 _MS_PER_TURN = 100.0
 _PAUSE_S = 0.2
-_FEWEST_RUNS = 3  # per turn, after as many that warm up
+_WARMUP_RUNS = 2
+_FEWEST_RUNS = 3
 
 
 @dataclass(frozen=True)
 class MeasuredSchedule:
-    """A schedule that was run; `devices` are those that have work."""
+    """A schedule that was run.
+
+    Attributes
+    ----------
+    scheduler : str
+    devices : tuple of str
+        Those that have work.
+    predicted_ms : float
+    turns_ms : tuple of float
+        The median latency of each turn.
+    """
 
     scheduler: str
     devices: tuple[str, ...]
     predicted_ms: float
-    latency: LatencySummary
+    turns_ms: tuple[float, ...]
+
+    @property
+    def latency(self) -> LatencySummary:
+        """Sum up the turns."""
+        return LatencySummary.of(self.turns_ms)
 
     def __str__(self) -> str:
+        latency = self.latency
         return (
-            f"{self.scheduler} on {', '.join(self.devices)}: {self.latency.median_ms:.2f} "
-            f"± {self.latency.spread_ms:.2f} ms, predicted {self.predicted_ms:.2f} ms"
+            f"{self.scheduler} on {', '.join(self.devices)}: {latency.median_ms:.2f} "
+            f"± {latency.spread_ms:.2f} ms, predicted {self.predicted_ms:.2f} ms"
         )
+
+    def relative_to(self, other: MeasuredSchedule) -> float:
+        """Return this one's latency over the `other`'s, both in the same turn: their median."""
+        return median(own / its for own, its in zip(self.turns_ms, other.turns_ms, strict=True))
 
     def to_data(self) -> dict[str, Any]:
         """Plain data for JSON."""
+        latency = self.latency
         return {
             "scheduler": self.scheduler,
             "devices": list(self.devices),
             "predicted_ms": self.predicted_ms,
-            "measured_ms": self.latency.median_ms,
-            "spread_ms": self.latency.spread_ms,
+            "measured_ms": latency.median_ms,
+            "spread_ms": latency.spread_ms,
         }
 
 
@@ -71,11 +96,12 @@ def choose_entrants(candidates: Sequence[Schedule]) -> list[Schedule]:
 def winner(trials: Sequence[MeasuredSchedule]) -> int:
     """Return which of `trials` is the fastest; the first one where the gain is below `LEAST_GAIN`.
 
-    `choose_entrants` puts the simplest schedule first.
+    `choose_entrants` puts the simplest schedule first. Trials are compared turn by turn, because
+    the machine may be slower for some turns than for others.
     """
-    medians = [trial.latency.median_ms for trial in trials]
-    best = min(range(len(medians)), key=medians.__getitem__)
-    return best if medians[best] <= (1.0 - LEAST_GAIN) * medians[0] else 0
+    ratios = [trial.relative_to(trials[0]) for trial in trials]
+    best = min(range(len(ratios)), key=ratios.__getitem__)
+    return best if ratios[best] <= 1.0 - LEAST_GAIN else 0
 
 
 def run_contest(
@@ -91,8 +117,8 @@ def run_contest(
         paths = [Path(folder) / f"{i}.hios" for i in range(len(builds))]
         for build, path in zip(builds, paths, strict=True):
             write(build, path)
-        latencies = measure_in_turn(
-            [partial(_burst, path) for path in paths],
+        medians = measure_in_turn(
+            [partial(_turn, path) for path in paths],
             lambda turn, _: turn == _TURNS,
             pause_s=_PAUSE_S,
             progress=lambda turn, i: progress(len(paths) * turn + i, len(paths) * _TURNS),
@@ -102,24 +128,24 @@ def run_contest(
             schedule.scheduler,
             _busy_devices(schedule),
             schedule.makespan_ms or 0.0,
-            LatencySummary.of(times),
+            tuple(turns_ms),
         )
-        for schedule, times in zip(schedules, latencies, strict=True)
+        for schedule, turns_ms in zip(schedules, medians, strict=True)
     ]
 
 
-def _burst(artifact: Path, _known: Sequence[float]) -> list[float]:
-    """Load an artifact, and return the latencies of its runs in one turn, in milliseconds."""
+def _turn(artifact: Path, _known: Sequence[float]) -> list[float]:
+    """Load an artifact, and return the median latency of a few runs, in milliseconds."""
     latencies: list[float] = []
     with runtime.load(artifact) as session:
         inputs = random_inputs(session.inputs, seed=0)
-        for _ in range(_FEWEST_RUNS):
+        for _ in range(_WARMUP_RUNS):
             session.run(inputs)
         for latency_ms in latencies_of(lambda: session.run(inputs)):
             latencies.append(latency_ms)
             if len(latencies) >= _FEWEST_RUNS and sum(latencies) >= _MS_PER_TURN:
                 break
-    return latencies
+    return [median(latencies)]
 
 
 def _busy_devices(schedule: Schedule) -> tuple[str, ...]:

@@ -14,7 +14,6 @@ from test_timeline import MANIFEST
 from hios_tvm.compiler.compilation import Compilation
 from hios_tvm.experiments.comparison import schedule_instance
 from hios_tvm.measuring.contest import MeasuredSchedule
-from hios_tvm.measuring.latency import LatencySummary
 from hios_tvm.report.graph_drawing import draw_graph
 from hios_tvm.report.page import render_page
 from hios_tvm.report.schedule_drawing import draw_schedules
@@ -49,7 +48,7 @@ def compilation(manifest: Manifest) -> Compilation:
     """Return a compile that made this manifest."""
     assert manifest.graph is not None
     schedule = Schedule.from_json(json.dumps(manifest.schedule))
-    trial = MeasuredSchedule("sequential", ("cpu@0",), 2.0, LatencySummary.of([2.0, 3.0]))
+    trial = MeasuredSchedule("sequential", ("cpu@0",), 2.0, (2.0, 3.0))
     return Compilation(
         Path("model.hios"), manifest.graph, schedule, manifest, {"lower": 1.0}, trials=(trial,)
     )
