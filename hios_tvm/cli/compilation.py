@@ -52,9 +52,12 @@ def _why_chosen(result: Compilation) -> list[str]:
     """Say which schedules `auto` tried out, and which one it kept."""
     if not result.trials:
         return []
-    kept = f"kept {result.schedule.scheduler}, of those that were tried out:"
-    ordered = sorted(result.trials, key=lambda trial: trial.latency.median_ms)
-    return [kept, *(f"  {trial}" for trial in ordered)]
+    first, *others = result.trials
+    lines = [f"kept {result.schedule.scheduler}, of those that were tried out:", f"  {first}"]
+    for trial in others:
+        share = f"turn by turn {trial.relative_to(first):.2f} of the first one's time"
+        lines.append(f"  {trial}, {share}")
+    return lines
 
 
 def _data(

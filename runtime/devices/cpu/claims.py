@@ -26,10 +26,14 @@ _LOG = logging.getLogger("hios_tvm")
 
 @dataclass
 class _Claims:
-    """How often this process uses each core; locks belong to a process, not to a session."""
+    """How often this process uses each core; locks belong to a process, not to a session.
+
+    `told` has cores and the other processes on them that were warned of.
+    """
 
     used: Counter[int] = field(default_factory=Counter)
     exclusive: Counter[int] = field(default_factory=Counter)
+    told: set[tuple[int, int]] = field(default_factory=set)
     descriptor: int | None = None
     # Forgotten sessions are released wherever the garbage collector runs, so also in here.
     lock: Any = field(default_factory=threading.RLock)
@@ -38,6 +42,7 @@ class _Claims:
         """Forget the claims of the parent of a forked process; the open file serves both."""
         self.used.clear()
         self.exclusive.clear()
+        self.told.clear()
         self.lock = threading.RLock()  # the parent's may have been copied locked
 
 
@@ -99,10 +104,11 @@ def claim_cores(cores: Iterable[int], *, exclusive: bool = False) -> CoreClaim:
 
 
 def _warn(descriptor: int, core: int, exclusive: bool) -> None:
-    """Say that a core is shared, where this process has not used it yet."""
+    """Say once for each other process that it shares a core with this one."""
     if not exclusive and not _CLAIMS.used[core]:
         holder = _holder(descriptor, core, exclusive=True)
-        if holder is not None:
+        if holder is not None and (core, holder) not in _CLAIMS.told:
+            _CLAIMS.told.add((core, holder))
             _LOG.warning(
                 "core %d is also used by %s: both will be slower; give each process cores of its "
                 "own with devices=",

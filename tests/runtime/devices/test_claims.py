@@ -44,6 +44,7 @@ def test_a_core_in_use_is_named_with_its_user(caplog: pytest.LogCaptureFixture) 
     with other_process("shared") as (answer, pid):
         assert answer == "claimed"
         with caplog.at_level(logging.WARNING, "hios_tvm"):
+            claim_cores([CORE]).release()
             first, second = claim_cores([CORE]), claim_cores([CORE])
         assert len(caplog.messages) == 1  # once for this process
         assert f"core {CORE} is also used by process {pid}" in caplog.messages[0]
