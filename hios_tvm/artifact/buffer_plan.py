@@ -111,7 +111,8 @@ class _Lifetimes:
         """Return which of the rows `others` may be in use while `row` is."""
         earlier = (self.last[others] < self.before[row]).all(axis=1)
         later = (self.last[row] < self.before[others]).all(axis=1)
-        return ~(earlier | later)
+        overlaps: np.ndarray[Any, Any] = ~(earlier | later)
+        return overlaps
 
 
 class _Arena:
