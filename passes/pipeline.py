@@ -16,6 +16,7 @@ from hios_tvm.errors import CompileError, HiosError
 from hios_tvm.passes.bound_indices import BoundIndices
 from hios_tvm.passes.channels_last import ChannelsLast
 from hios_tvm.passes.check_values import CheckValues
+from hios_tvm.passes.check_work import check_work
 from hios_tvm.passes.cpu_rules.attention import Attention
 from hios_tvm.passes.cpu_rules.columns import Columns
 from hios_tvm.passes.cpu_rules.convolution import Convolution
@@ -90,6 +91,8 @@ def lower_to_kernels(
     ------
     CompileError
         If TVM cannot lower an operator.
+    ModelError
+        If an operator would take longer than any user waits (`MAX_STEPS`).
     """
     phases = [
         # Phase 1. Operators only, and none that matter in training only
@@ -121,7 +124,9 @@ def lower_to_kernels(
         MergeEqualKernels(),
         DumpIR("phase3-kernels", dump_dir),
     ]
-    return run_passes(phases, mod, _ANY_CPU, progress)
+    kernels = run_passes(phases, mod, _ANY_CPU, progress)
+    check_work(kernels)
+    return kernels
 
 
 def cpu_rules(lanes: int, registers: int) -> list[ScheduleRule]:

@@ -143,6 +143,23 @@ def test_regions_of_an_image_that_is_not_there(wrong: float, tmp_path: Path) -> 
         np.testing.assert_allclose(session.run(feeds)["y"], expected, rtol=1e-6)
 
 
+@pytest.mark.parametrize("wrong", [1e9, np.inf, np.nan])
+def test_regions_so_large_that_a_run_would_not_end(wrong: float, tmp_path: Path) -> None:
+    """Without a sampling_ratio, the size of a region says how many samples it has."""
+    weights = {"b": np.zeros(2, np.int64)}
+    made = node("RoiAlign", "x r b", "y", output_height=2, output_width=2)
+    model = make_model([made], {"x": [1, 2, 6, 6], "r": [2, 4]}, ["y"], weights)
+    feeds = {"x": noise(1, 2, 6, 6), "r": np.array([[-3, -3, 40, 9], [5, 5, 1, 1]], np.float32)}
+    spoiled = feeds["r"].copy()
+    spoiled[1, 2] = wrong
+    theirs = onnxruntime.InferenceSession(model.SerializeToString())
+    with compiled(from_onnx(model), tmp_path / "m.hios") as session:
+        with pytest.raises(InputError, match="RoiAlign 'y' got the length 71; valid are 0 to 70"):
+            session.run({**feeds, "r": spoiled})
+        (expected,) = theirs.run(["y"], feeds)
+        np.testing.assert_allclose(session.run(feeds)["y"], expected, rtol=1e-5, atol=1e-6)
+
+
 # --- Values that are proven to be valid
 
 

@@ -185,3 +185,11 @@ def test_programs_that_hang_are_refused() -> None:
     ]
     with pytest.raises(ArtifactError, match="wait for each other in a cycle"):
         plan_buffers(programs, [])
+
+
+@pytest.mark.timeout(15)  # a plan that compares all pairs in Python takes more
+def test_a_long_chain_is_planned_at_once() -> None:
+    names = [f"t{i}" for i in range(6000)]
+    steps = tuple(Call(b, "k", (a, b)) for a, b in zip(["x", *names], names, strict=False))
+    buffers = [Buffer(name, "cpu@0", "arena", (100,), "float32") for name in names]
+    assert plan_buffers([Program("cpu@0", 0, steps)], buffers).arena_bytes == {"cpu@0": 2 * 448}

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from relay_programs import DATA
 from tvm import relax
 
-from hios_tvm.errors import ModelError, RelayError
+from hios_tvm.errors import MemoryLimitError, ModelError, RelayError
 from hios_tvm.frontends.relay import from_relay, from_relay_json
 
 TEXTS = {
@@ -153,6 +153,18 @@ def test_growth_is_limited() -> None:
     main = "def @main(%x: float32) { @f40(%x) }"
     with pytest.raises(RelayError, match="operators"):
         from_relay("\n".join([*functions, main]))
+
+
+def repeated(count: int) -> str:
+    body = f"repeat(%x, repeats={count}, axis=0)"
+    return f'#[version = "0.0.5"]\ndef @main(%x: Tensor[(1), float32]) {{ {body} }}\n'
+
+
+def test_repeats_beyond_32_bits_are_refused() -> None:
+    with pytest.raises(MemoryLimitError, match=r"repeat .* needs 3725.3 GiB"):
+        from_relay(repeated(10**12))
+    with pytest.raises(RelayError, match="the number of repeats cannot be -1"):
+        from_relay(repeated(-1))
 
 
 def test_file_that_is_no_text(tmp_path: Path) -> None:

@@ -221,8 +221,9 @@ def local_response_normalization(call: OperatorCall, x: relax.Expr) -> relax.Exp
 def _square_sums(x: te.Tensor, size: int) -> te.Tensor:
     """Sums over windows of `size` channels; one of even size reaches further up than down."""
     channels, zero = int(x.shape[1]), tirx.const(0, x.dtype)
-    below = (size - 1) // 2
-    k = te.reduce_axis((0, size), "k")
+    # What a window reaches beyond the channels is zero
+    below, above = (min(reach, channels - 1) for reach in ((size - 1) // 2, size // 2))
+    k = te.reduce_axis((0, below + 1 + above), "k")
 
     def element(*at: tirx.Var) -> tirx.Expr:
         image, channel, *position = at

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from tvm import te, tirx, topi
+from tvm import relax, te, tirx, topi
 
-from hios_tvm.frontends.indexing import checked_indices, checked_regions
+from hios_tvm.frontends.indexing import Position, checked_indices, checked_regions
 from hios_tvm.frontends.onnx.operators.call import Converter, OperatorCall, Value
 from hios_tvm.frontends.tensors import dtype_of, shape_of
+from hios_tvm.schema.value_checks import ValidValues
+
+MAX_SAMPLES = 1024
+"""The largest sampling_ratio: more samples than pixels change nothing, and take long."""
+
+MAX_SAMPLES_BEYOND = 64
+"""By how many pixels a part of a region may be larger than the image."""
 
 
 @dataclass(frozen=True)
@@ -39,34 +46,75 @@ def roi_align(call: OperatorCall) -> Value:
         attributes.number("spatial_scale", 1.0),
         0.5 if coordinates == "half_pixel" else 0.0,
     )
+    if how.samples > MAX_SAMPLES:
+        raise call.error(f"its sampling_ratio {how.samples} is larger than {MAX_SAMPLES}")
     dtype = dtype_of(data)
     if dtype in ("float16", "bfloat16"):
         data, rois = call.cast(data, "float32"), call.cast(rois, "float32")
     batches = checked_indices(call, batches, shape_of(data)[:1], from_end=False)
-    return call.cast(call.compute(partial(_aligned, how=how), data, rois, batches), dtype)
+    inputs = [data, rois, batches]
+    if how.samples <= 0:
+        inputs.append(_checked_counts(call, rois, shape_of(data)[2:], how))
+    return call.cast(call.compute(partial(_aligned, how=how), *inputs), dtype)
 
 
-def _aligned(data: te.Tensor, rois: te.Tensor, batches: te.Tensor, how: _Pooling) -> te.Tensor:
+def _checked_counts(
+    call: OperatorCall, rois: relax.Expr, sizes: Sequence[int], how: _Pooling
+) -> relax.Expr:
+    """Return how many samples parts of each region have along both axes, which its size says.
+
+    A region may be larger than the image, but not by so much that a run does not end.
+    """
+    shape = (shape_of(rois)[0], 2)
+    most = [MAX_SAMPLES_BEYOND + size for size in sizes]
+
+    def count(position: Position, rois: te.Tensor) -> tirx.Expr:
+        extents = [_extent(rois, position[0], axis, how)[1] for axis in (0, 1)]
+        extent = tirx.Select(position[1] == 0, *extents)
+        wrong = tirx.const(max(most) + 1, rois.dtype)
+        inside = te.min(te.max(te.ceil(extent), 0.0), wrong)
+        return tirx.Select(te.isnan(extent), wrong, inside).astype("int64")
+
+    def valid(position: Position, counts: te.Tensor) -> tirx.Expr:
+        high = tirx.Select(position[1] == 0, *(tirx.const(size, "int64") for size in most))
+        return te.min(counts(*position), high)
+
+    counts = call.elements(shape, count, rois)
+    ranges = (ValidValues(0, "length", 0, size, column) for column, size in enumerate(most))
+    return call.elements(shape, valid, counts, primfunc_attrs=call.valid_values(*ranges))
+
+
+def _extent(
+    rois: te.Tensor, roi: tirx.Expr, axis: int, how: _Pooling
+) -> tuple[tirx.Expr, tirx.Expr]:
+    """Where a region begins along an axis, and the extent of one of its parts."""
+    start, end = (rois[roi, corner] * how.scale - how.offset for corner in (1 - axis, 3 - axis))
+    size = end - start
+    if how.offset == 0:
+        size = te.max(size, tirx.const(1, rois.dtype))
+    return start, size / float(how.size[axis])
+
+
+def _aligned(
+    data: te.Tensor,
+    rois: te.Tensor,
+    batches: te.Tensor,
+    counts: te.Tensor | None = None,
+    *,
+    how: _Pooling,
+) -> te.Tensor:
     channels, dtype = data.shape[1], data.dtype
     shape = (rois.shape[0], channels, *how.size)
 
-    def extent(roi: tirx.Expr, axis: int) -> tuple[tirx.Expr, tirx.Expr]:
-        """Where a region begins along an axis, and the extent of one of its parts."""
-        start, end = (rois[roi, corner] * how.scale - how.offset for corner in (1 - axis, 3 - axis))
-        size = end - start
-        if how.offset == 0:
-            size = te.max(size, tirx.const(1, dtype))
-        return start, size / float(how.size[axis])
-
     def samples(roi: tirx.Expr, axis: int) -> tirx.Expr:
-        if how.samples > 0:
+        if counts is None:
             return tirx.const(how.samples, "int32")
-        return te.ceil(extent(roi, axis)[1]).astype("int32")
+        return counts[roi, axis].astype("int32")
 
     def element(roi: tirx.Var, c: tirx.Var, row: tirx.Var, column: tirx.Var) -> tirx.Expr:
         places, taps = [], []
         for axis, part in enumerate((row, column)):
-            start, size = extent(roi, axis)
+            start, size = _extent(rois, roi, axis, how)
             count = samples(roi, axis)
             tap = te.reduce_axis((0, count), f"k{axis}")
             share = (tap.astype(dtype) + 0.5) * size / count.astype(dtype)

@@ -88,12 +88,16 @@ def _epsilon(call: OperatorCall) -> float:
 
 def local_response_norm(call: OperatorCall) -> Value:
     data, attributes = call.tensor(0), call.attributes
+    axis, size = call.axis(len(shape_of(data)), default=1), attributes.integer("size", 5)
+    if size < 1:
+        raise call.error(f"a window of {size} channels has no mean")
+    window = min(size, 2 * shape_of(data)[axis] - 1)  # what reaches beyond the channels is zero
     return call.compute(
         topi.nn.lrn,
         data,
-        attributes.integer("size", 5),
-        call.axis(len(shape_of(data)), default=1),
-        attributes.number("alpha", 0.0001),
+        window,
+        axis,
+        attributes.number("alpha", 0.0001) * window / size,
         attributes.number("beta", 0.75),
         attributes.number("bias", 2.0),
     )

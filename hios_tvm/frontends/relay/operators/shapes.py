@@ -7,7 +7,7 @@ from tvm import relax, topi
 
 from hios_tvm.frontends.relay.operators.call import OperatorCall
 from hios_tvm.frontends.relay.values import Value
-from hios_tvm.frontends.tensors import MAX_DIMENSIONS, dtype_of, shape_of
+from hios_tvm.frontends.tensors import MAX_DIMENSIONS, check_size, dtype_of, shape_of
 
 
 def reshape(call: OperatorCall, is_reversed: bool = False) -> Value:
@@ -155,6 +155,10 @@ def tile(call: OperatorCall) -> Value:
 
 def repeat(call: OperatorCall) -> Value:
     repeats, axis = call.attributes.integer("repeats"), call.attributes.optional_integer("axis")
+    elements = math.prod(shape_of(call.tensor(0)))
+    check_size([elements, max(repeats, 0)], dtype_of(call.tensor(0)), call.operator)
+    if not 1 <= repeats < 2**31:  # TVM keeps 32 bits of it
+        raise call.error(f"the number of repeats cannot be {repeats}")
     return relax.op.repeat(call.tensor(0), repeats, axis)
 
 
