@@ -86,7 +86,10 @@ class TensorBuilder:
             if isinstance(getattr(ty, "shape", None), relax.ShapeExpr) and all(
                 isinstance(size, tirx.IntImm) for size in ty.shape
             ):
-                check_size([int(size) for size in ty.shape], str(ty.dtype), self.operator)
+                shape = [int(size) for size in ty.shape]
+                if min(shape, default=0) < 0:  # TVM takes negative sizes as they are
+                    raise self.error(f"a tensor cannot have the shape {shape}")
+                check_size(shape, str(ty.dtype), self.operator)
         return tensor
 
     def elements(

@@ -8,6 +8,7 @@ object of a single field is that field alone.
 
 import json
 import math
+import re
 import types
 import typing
 from collections import Counter
@@ -88,14 +89,23 @@ def parse(text: str | bytes, *, constants: bool = False) -> Any:
     not JSON, unless `constants` admits them.
     """
     try:
-        return json.loads(
-            text if isinstance(text, str) else text.decode("utf-8"),
+        text = text if isinstance(text, str) else text.decode("utf-8")
+        data = json.loads(
+            text,
             object_pairs_hook=_object,
             parse_constant=float if constants else _no_constant,
             parse_float=_finite,
         )
+        check_characters(text, data)
+        return data
     except (ValueError, RecursionError) as error:
         raise ArtifactError(f"not valid JSON: {error}") from error
+
+
+def check_characters(text: str, data: Any) -> None:
+    """Raise `ValueError` where `text` escapes half a character, so that `data` is no UTF-8."""
+    if re.search(r"\\u[dD][89a-fA-F]", text):
+        json.dumps(data, ensure_ascii=False).encode()
 
 
 def encode(value: Any) -> Any:

@@ -23,7 +23,7 @@ from hios_tvm.schema.manifest import (
 )
 from hios_tvm.schema.program import Call, Copy, Program, Signal, Wait
 from hios_tvm.schema.recipe import Recipe
-from hios_tvm.schema.strict_json import encode
+from hios_tvm.schema.strict_json import encode, parse
 
 NAMES = st.text(min_size=1, max_size=8)
 SIZES = st.integers(0, 2**53)
@@ -177,6 +177,12 @@ def test_what_is_not_declared_is_refused(name: str) -> None:
     change(data)
     with pytest.raises(ArtifactError, match=message):
         Manifest.from_json(json.dumps(data).encode())
+
+
+def test_half_a_character_is_refused() -> None:
+    assert parse(r'{"a": "\ud83d\ude00"}') == {"a": "\U0001f600"}
+    with pytest.raises(ArtifactError, match="surrogates not allowed"):
+        parse(r'{"a": "\ud83d"}')
 
 
 @pytest.mark.parametrize(

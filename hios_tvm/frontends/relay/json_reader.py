@@ -18,6 +18,7 @@ from hios_tvm.frontends.relay import syntax
 from hios_tvm.frontends.relay.json_fields import is_reference
 from hios_tvm.frontends.relay.parser import numpy_dtype
 from hios_tvm.frontends.relay.syntax import Position
+from hios_tvm.schema.strict_json import check_characters
 
 MAX_NESTING = 100  # of plain data, such as lists in attributes
 
@@ -40,6 +41,7 @@ class NodeTable:
     def __init__(self, text: str, line: int = 1) -> None:
         try:
             content = json.loads(text)
+            check_characters(text, content)
         except json.JSONDecodeError as error:
             position = Position(line + error.lineno - 1, error.colno)
             raise position.error(f"this is not JSON: {error.msg}") from None

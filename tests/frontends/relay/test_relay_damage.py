@@ -155,16 +155,21 @@ def test_growth_is_limited() -> None:
         from_relay("\n".join([*functions, main]))
 
 
-def repeated(count: int) -> str:
-    body = f"repeat(%x, repeats={count}, axis=0)"
+def growing(body: str) -> str:
     return f'#[version = "0.0.5"]\ndef @main(%x: Tensor[(1), float32]) {{ {body} }}\n'
 
 
 def test_repeats_beyond_32_bits_are_refused() -> None:
     with pytest.raises(MemoryLimitError, match=r"repeat .* needs 3725.3 GiB"):
-        from_relay(repeated(10**12))
+        from_relay(growing("repeat(%x, repeats=1000000000000, axis=0)"))
     with pytest.raises(RelayError, match="the number of repeats cannot be -1"):
-        from_relay(repeated(-1))
+        from_relay(growing("repeat(%x, repeats=-1, axis=0)"))
+
+
+@pytest.mark.parametrize("body", ["broadcast_to(%x, shape=[-76])", "tile(%x, reps=[-76])"])
+def test_negative_sizes_are_refused(body: str) -> None:
+    with pytest.raises(RelayError, match=r"a tensor cannot have the shape \[-76\]"):
+        from_relay(growing(body))
 
 
 def test_file_that_is_no_text(tmp_path: Path) -> None:

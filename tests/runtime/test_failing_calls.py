@@ -1,0 +1,40 @@
+"""The n-th call of a function of the C library fails, for every n: one clear error, no leak."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hand_made import HandMade
+
+FUNCTIONS = (
+    *("pread64", "write", "memfd_create", "mmap64"),
+    *("pthread_create", "dlopen", "mkdir", "symlink"),
+)
+_FOLDER = Path(__file__).parent
+
+
+@pytest.fixture(scope="module")
+def failing_calls(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    result = tmp_path_factory.mktemp("calls") / "failing_calls.so"
+    source = _FOLDER / "failing_calls.c"
+    subprocess.run(["gcc", "-shared", "-fPIC", "-O1", source, "-o", result, "-ldl"], check=True)
+    return result
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_each_call_fails_once(function: str, failing_calls: Path, hand_made: HandMade) -> None:
+    script = _FOLDER / "failing_calls.py"
+    words = [str(failing_calls), str(hand_made.path), ",".join(hand_made.devices), function]
+    result = subprocess.run(
+        [sys.executable, script, *words],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "LD_PRELOAD": str(failing_calls), "TVM_USE_RUNTIME_LIB": "1"},
+    )
+    assert (result.returncode, result.stderr) == (0, "")
+    calls, refused = (int(word) for word in result.stdout.split() if word.isdigit())
+    assert 1 <= refused <= calls
