@@ -64,7 +64,7 @@ def _calls_without_vectors(body: Stmt) -> list[Call]:
 
 
 def _has_vector_form(call: Call) -> bool:
-    known = _function(call) is not None or call.op.name in ("tirx.isnan", "tirx.reinterpret")
+    known = _function(call) is not None or call.op.name == "tirx.reinterpret"
     return known or bool(call.op.get_attr("TVectorizable"))
 
 
@@ -125,21 +125,24 @@ Function = Callable[[Expr, _Names], Expr]
 
 
 def _exp(x: Expr, names: _Names) -> Expr:
-    """2^n e^r for the nearest integer n, and |r| <= ln 2 / 2; results below 2e-38 are 0."""
-    limited = names.name(tirx.max(tirx.min(x, _number(89.0)), _number(-87.6)))
+    """2^n e^r for the nearest integer n, and |r| <= ln 2 / 2; results below 2e-38 are 0.
+
+    NaN passes the limits, whose comparisons are false, and the polynomial.
+    """
+    high, low = _number(89.0), _number(-87.6)
+    limited = names.name(Select(x > high, high, Select(x < low, low, x)))
     n = names.name(tirx.floor(limited * _number(1.0 / math.log(2.0)) + _number(0.5)))
     # In two steps, of which the first is exact: n has few digits, and the first part of ln 2 too
     r = names.name(limited - n * _number(_LN2_HIGH) - n * _number(_LN2_LOW))
     bits = (tirx.Cast("int32", n) + tirx.const(126, "int32")) << tirx.const(23, "int32")
     half_power = tirx.reinterpret("float32", bits)  # 2^(n-1): 2^n may be infinite
-    result = _polynomial(_EXP, r) * half_power * _number(2.0)
-    return names.name(Select(tirx.isnan(x), x, result))
+    return names.name(_polynomial(_EXP, r) * half_power * _number(2.0))
 
 
 def power_of_softmax(x: Expr) -> Expr:
     """Return e^x for x that are 0 at most, or NaN, with fewer operations than of any x.
 
-    2^n e^r as for `exp`. NaN needs no selection: it passes the limit and the polynomial.
+    2^n e^r as for `exp`.
     """
     names = _Names()
     x = names.name(x)
@@ -166,11 +169,11 @@ def _tanh(x: Expr, names: _Names) -> Expr:
 
 def _erf(x: Expr, names: _Names) -> Expr:
     a = _magnitude(x, names)
-    b = names.name(tirx.min(a, _number(4.0)))
+    b = names.name(Select(a > _number(4.0), _number(4.0), a))  # NaN passes
     t = _exp(names.name(_number(0.0) - _polynomial(_LOG_ERFC, b)), names)
     large = _number(1.0) - t
     result = Select(a < _number(1.0), a * _polynomial(_ERF, a * a), large)
-    return _with_sign_of(x, Select(tirx.isnan(a), a, result), names)
+    return _with_sign_of(x, result, names)
 
 
 def _magnitude(x: Expr, names: _Names) -> Expr:

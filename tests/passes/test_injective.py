@@ -106,6 +106,29 @@ def test_an_element_wise_chain_is_one_loop() -> None:
     assert kernel.script().count("for ") == 2  # vectors and their lanes
 
 
+def test_halves_of_heads_are_rotated() -> None:
+    """Indices of lanes modulo 8, under a condition: LLVM vectorizes what TVM computes by lane."""
+
+    def rotated(x: te.Tensor, cosine: te.Tensor, sine: te.Tensor) -> te.Tensor:
+        def value(i: tvm.ir.Expr, j: tvm.ir.Expr, k: tvm.ir.Expr) -> tvm.ir.Expr:
+            d = k % 8
+            return tvm.tirx.if_then_else(
+                d < 4,
+                x[i, j, k] * cosine[i, j, d] - x[i, j, k + 4] * sine[i, j, d],
+                x[i, j, k - 4] * sine[i, j, d - 4] + x[i, j, k] * cosine[i, j, d - 4],
+            )
+
+        return te.compute(x.shape, value)
+
+    x, cosine, sine = random(2, 3, 32), random(2, 3, 4), random(2, 3, 4)
+    real, imaginary = np.moveaxis(x.reshape(2, 3, 4, 2, 4), 3, 0)
+    c, s = cosine[:, :, None], sine[:, :, None]
+    expected = np.stack([real * c - imaginary * s, real * s + imaginary * c], 3)
+    np.testing.assert_allclose(
+        run(rotated, x, cosine, sine), expected.reshape(2, 3, 32), rtol=1e-5, atol=1e-6
+    )
+
+
 @pytest.mark.parametrize("compute", [lambda p: topi.sum(p, 1), lambda p: topi.nn.softmax(p)])
 def test_reductions_are_for_other_rules(compute: Callable[[te.Tensor], te.Tensor]) -> None:
     operand = te.placeholder((4, 5), name="p")
