@@ -40,6 +40,7 @@ from hios_tvm.passes.legalize_operators import LEGALIZATIONS
 from hios_tvm.passes.limit_fusion import LimitFusion
 from hios_tvm.passes.merge_convolutions import MergeConvolutions
 from hios_tvm.passes.merge_equal_kernels import MergeEqualKernels
+from hios_tvm.passes.move_rearrangements import MoveRearrangements
 from hios_tvm.passes.ordinary_convolutions import OrdinaryConvolutions
 from hios_tvm.passes.raise_pads import RaisePads
 from hios_tvm.passes.schedule_kernels import ScheduleKernels, ScheduleRule
@@ -108,7 +109,9 @@ def lower_to_kernels(
         *([MergeConvolutions()] if merge_convolutions else []),
         DumpIR("phase1-simplified", dump_dir),
         # Phase 2. Lay images out channels-last
+        MoveRearrangements(),
         ChannelsLast(),
+        MoveRearrangements(),
         relax.transform.EliminateCommonSubexpr(),
         DumpIR("phase2-layout", dump_dir),
         # Phase 3. From operators to kernels
