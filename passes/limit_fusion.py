@@ -19,7 +19,7 @@ for each element, in which a result that is read twice stands twice: ``a = x + x
 doubles with each operator. Before an expression becomes larger than `MAX_EXPRESSION`, an operator
 becomes a kernel of its own, whose result is read from memory.
 
-**Transpositions of what is read at computed places.** A resized channels-last image is computed a
+**Transpositions of gathered rows.** A resized channels-last image is computed a
 vector of channels at a time. A kernel that also transposes it to channels-first would read each
 element by itself.
 """
@@ -100,7 +100,7 @@ def _results_in_memory(mod: IRModule) -> set[relax.Var]:
 
 
 def _transposed_gathers(mod: IRModule) -> set[relax.Var]:
-    """Return the results of transpositions that read what is computed of gathered elements."""
+    """Return the results of transpositions that read what is computed of gathered rows."""
     gathered: set[relax.Var] = set()
     alone: set[relax.Var] = set()
     for var, call in _kernel_calls(mod):
@@ -116,9 +116,12 @@ def _transposed_gathers(mod: IRModule) -> set[relax.Var]:
 
 
 def _gathers(func: tirx.PrimFunc) -> bool:
-    """Whether `func` reads elements at places that it reads from memory."""
-    loads = nodes_of(func.body, TensorLoad)
-    return any(nodes_of(index, TensorLoad) for load in loads for index in load.indices)
+    """Whether `func` reads rows, along the last axis, at places that it reads from memory."""
+    return any(
+        any(nodes_of(index, TensorLoad) for index in load.indices[:-1])
+        and not nodes_of(load.indices[-1], TensorLoad)
+        for load in nodes_of(func.body, TensorLoad)
+    )
 
 
 def _is_transposition(func: tirx.PrimFunc) -> bool:

@@ -143,6 +143,8 @@ def _operand(
     parts = [split.shape[number] if number in whole else 1 for number in split.order]
     back = [split.order.index(number) for number in range(len(split.order))]
     array = constant_value(value)
+    if array is not None and array.size == 1:
+        return relax.const(array.reshape(()), array.dtype.name)
     if array is not None:
         moved = np.ascontiguousarray(array.reshape(parts).transpose(back))
         return relax.const(moved, moved.dtype.name)

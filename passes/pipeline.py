@@ -17,6 +17,7 @@ from hios_tvm.passes.bound_indices import BoundIndices
 from hios_tvm.passes.channels_last import ChannelsLast
 from hios_tvm.passes.check_values import CheckValues
 from hios_tvm.passes.check_work import check_work
+from hios_tvm.passes.convolve_small_images import ConvolveSmallImages
 from hios_tvm.passes.cpu_rules.attention import Attention
 from hios_tvm.passes.cpu_rules.columns import Columns
 from hios_tvm.passes.cpu_rules.convolution import Convolution
@@ -112,6 +113,7 @@ def lower_to_kernels(
         MoveRearrangements(),
         ChannelsLast(),
         MoveRearrangements(),
+        ConvolveSmallImages(),
         relax.transform.EliminateCommonSubexpr(),
         DumpIR("phase2-layout", dump_dir),
         # Phase 3. From operators to kernels
