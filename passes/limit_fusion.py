@@ -101,16 +101,18 @@ def _results_in_memory(mod: IRModule) -> set[relax.Var]:
 
 def _transposed_gathers(mod: IRModule) -> set[relax.Var]:
     """Return the results of transpositions that read what is computed of gathered rows."""
+    kernels = {call.args[0] for _, call in _kernel_calls(mod)}
+    gathering = {kernel for kernel in kernels if _gathers(mod[kernel])}
     gathered: set[relax.Var] = set()
     alone: set[relax.Var] = set()
-    for var, call in _kernel_calls(mod):
-        func = mod[call.args[0]]
+    for var, call in _kernel_calls(mod) if gathering else ():
+        kernel = call.args[0]
         reads_gathered = any(argument in gathered for argument in call.args[1].fields)
         if _pattern(mod, call) > _INJECTIVE:
             continue
-        if reads_gathered and _is_transposition(func):
+        if reads_gathered and _is_transposition(mod[kernel]):
             alone.add(var)
-        elif reads_gathered or _gathers(func):
+        elif reads_gathered or kernel in gathering:
             gathered.add(var)
     return alone
 
