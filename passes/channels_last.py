@@ -4,9 +4,9 @@ Each operator that is as fast or faster with channels last is rewritten as
 
     permute_dims(operator(permute_dims(x, NCHW to NHWC)), NHWC to NCHW)
 
-and a transposition of the opposite transposition becomes its operand, so that the two cancel
-wherever two such operators follow each other. Transpositions remain at inputs, at outputs, and
-around operators that this pass does not know.
+where the transposition of a transposed image is that image, so that the two cancel wherever two
+such operators follow each other. Transpositions remain at inputs, at outputs, and around operators
+that this pass does not know; `MoveRearrangements` merges them with reshapes and with each other.
 """
 
 from collections.abc import Callable
@@ -194,24 +194,6 @@ def _slice(rewriter: Rewriter, call: Call) -> relax.Expr | None:
     return _first(rewriter, relax.op.strided_slice(_last(rewriter, data), moved, *bounds))
 
 
-def _reshape(rewriter: Rewriter, call: Call) -> relax.Expr | None:
-    """An image of one pixel has the same elements in the same order in both layouts."""
-    data = call.args[0]
-    if not _is_image(data) or not _is_last(rewriter, data) or _shape(data)[2:] != (1, 1):
-        return None
-    return relax.op.reshape(_last(rewriter, data), _shape(call))
-
-
-def _transpose(rewriter: Rewriter, call: Call) -> relax.Expr | None:
-    data = call.args[0]
-    axes = _axes(call)
-    if not _is_image(data) or not _is_last(rewriter, data) or axes is None:
-        return None
-    composed = [_TO_FIRST[axis] for axis in axes]
-    last = _last(rewriter, data)
-    return last if composed == sorted(composed) else relax.op.permute_dims(last, composed)
-
-
 def _elementwise(rewriter: Rewriter, call: Call) -> relax.Expr | None:
     if not _is_image(call) or not any(_is_last(rewriter, arg) for arg in call.args):
         return None
@@ -260,6 +242,4 @@ _CONVERTERS: dict[str, Callable[[Rewriter, Call], relax.Expr | None]] = {
     "relax.max": _reduction,
     "relax.min": _reduction,
     "relax.strided_slice": _slice,
-    "relax.reshape": _reshape,
-    "relax.permute_dims": _transpose,
 }

@@ -220,7 +220,9 @@ def _move(rewriter: Rewriter, operand: relax.Expr) -> Call | None:
     x, scale = call.args
     is_scaled = _dtype(call) == "float32" and _is_single_constant(scale)
     # The product with constant weights that computes x would scale its result by the way
-    return call if is_scaled and rewriter.producer(x, _MOVES) is not None else None
+    producer = rewriter.producer(x)
+    is_moved = producer is None or operator_name(producer) in _MOVES
+    return call if is_scaled and is_moved else None
 
 
 def _is_single_constant(value: relax.Expr) -> bool:

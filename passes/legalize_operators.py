@@ -11,6 +11,7 @@ from hios_tvm.passes.legalize_convolution import legalize_conv2d, legalize_matmu
 from hios_tvm.passes.legalize_elementwise import legalize_by_zero, legalize_cast
 from hios_tvm.passes.legalize_extremum import legalize_extremum
 from hios_tvm.passes.legalize_product import legalize_product
+from hios_tvm.passes.legalize_reshape import legalize_reshape
 from hios_tvm.passes.legalize_window import legalize_depthwise, legalize_pool
 
 _LEGALIZERS: Mapping[str, tuple[Callable[[relax.BlockBuilder, Call], relax.Expr | None], ...]] = {
@@ -24,6 +25,7 @@ _LEGALIZERS: Mapping[str, tuple[Callable[[relax.BlockBuilder, Call], relax.Expr 
     "relax.nn.conv2d": (legalize_depthwise, legalize_conv2d),
     "relax.nn.gelu": (legalize_gelu,),
     "relax.nn.max_pool2d": (legalize_pool,),
+    "relax.reshape": (legalize_reshape,),
 }
 
 

@@ -1,7 +1,7 @@
 """A pass that keeps operators out of kernels where the rules of `FuseOps` would make bad ones.
 
 `FuseOps` looks at the patterns of operators alone, not at shapes and not at how often a result is
-read. Two kinds of operators must not be fused.
+read. Three kinds of operators must not be fused.
 
 **Operators that broadcast the result of a heavy kernel.** The gate of a squeeze-and-excitation
 block would be fused with the multiplication of the image that it scales:
@@ -18,6 +18,10 @@ puts behind a convolution, a product or a pooling, but still joins with other in
 for each element, in which a result that is read twice stands twice: ``a = x + x; b = a + a; ...``
 doubles with each operator. Before an expression becomes larger than `MAX_EXPRESSION`, an operator
 becomes a kernel of its own, whose result is read from memory.
+
+**Transpositions of gathered rows.** A resized channels-last image is computed a
+vector of channels at a time. A kernel that also transposes it to channels-first would read each
+element by itself.
 """
 
 from collections import Counter
@@ -46,7 +50,7 @@ class LimitFusion:
         mod = mod.clone()
         for kernel in _enlarging_kernels(mod):
             mod[kernel] = mod[kernel].with_attr("op_pattern", _INJECTIVE)
-        alone = _results_in_memory(mod)
+        alone = _results_in_memory(mod) | _transposed_gathers(mod)
         return _with_kernels_of_their_own(mod, alone) if alone else mod
 
 
@@ -93,6 +97,41 @@ def _results_in_memory(mod: IRModule) -> set[relax.Var]:
         is_kept = len(own) > 1 and max(own) > _INJECTIVE
         nodes[var] = 1 if is_kept or patterns[kernel] > _INJECTIVE or var in alone else size
     return alone
+
+
+def _transposed_gathers(mod: IRModule) -> set[relax.Var]:
+    """Return the results of transpositions that read what is computed of gathered rows."""
+    kernels = {call.args[0] for _, call in _kernel_calls(mod)}
+    gathering = {kernel for kernel in kernels if _gathers(mod[kernel])}
+    gathered: set[relax.Var] = set()
+    alone: set[relax.Var] = set()
+    for var, call in _kernel_calls(mod) if gathering else ():
+        kernel = call.args[0]
+        reads_gathered = any(argument in gathered for argument in call.args[1].fields)
+        if _pattern(mod, call) > _INJECTIVE:
+            continue
+        if reads_gathered and _is_transposition(mod[kernel]):
+            alone.add(var)
+        elif reads_gathered or kernel in gathering:
+            gathered.add(var)
+    return alone
+
+
+def _gathers(func: tirx.PrimFunc) -> bool:
+    """Whether `func` reads rows, along the last axis, at places that it reads from memory."""
+    return any(
+        any(nodes_of(index, TensorLoad) for index in load.indices[:-1])
+        and not nodes_of(load.indices[-1], TensorLoad)
+        for load in nodes_of(func.body, TensorLoad)
+    )
+
+
+def _is_transposition(func: tirx.PrimFunc) -> bool:
+    stores = nodes_of(func.body, tirx.BufferStore)
+    if len(stores) != 1 or not isinstance(stores[0].value, TensorLoad):
+        return False
+    before, after = (list(map(str, access.indices)) for access in (stores[0].value, stores[0]))
+    return before != after and sorted(before) == sorted(after)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from hios_tvm.passes.bound_indices import BoundIndices
 from hios_tvm.passes.channels_last import ChannelsLast
 from hios_tvm.passes.check_values import CheckValues
 from hios_tvm.passes.check_work import check_work
+from hios_tvm.passes.convolve_small_images import ConvolveSmallImages
 from hios_tvm.passes.cpu_rules.attention import Attention
 from hios_tvm.passes.cpu_rules.columns import Columns
 from hios_tvm.passes.cpu_rules.convolution import Convolution
@@ -40,6 +41,7 @@ from hios_tvm.passes.legalize_operators import LEGALIZATIONS
 from hios_tvm.passes.limit_fusion import LimitFusion
 from hios_tvm.passes.merge_convolutions import MergeConvolutions
 from hios_tvm.passes.merge_equal_kernels import MergeEqualKernels
+from hios_tvm.passes.move_rearrangements import MoveRearrangements
 from hios_tvm.passes.ordinary_convolutions import OrdinaryConvolutions
 from hios_tvm.passes.raise_pads import RaisePads
 from hios_tvm.passes.schedule_kernels import ScheduleKernels, ScheduleRule
@@ -108,7 +110,10 @@ def lower_to_kernels(
         *([MergeConvolutions()] if merge_convolutions else []),
         DumpIR("phase1-simplified", dump_dir),
         # Phase 2. Lay images out channels-last
+        MoveRearrangements(),
         ChannelsLast(),
+        MoveRearrangements(),
+        ConvolveSmallImages(),
         relax.transform.EliminateCommonSubexpr(),
         DumpIR("phase2-layout", dump_dir),
         # Phase 3. From operators to kernels

@@ -25,6 +25,8 @@ from hios_tvm.frontends.onnx.operators.sampling import (
 from hios_tvm.frontends.tensors import constant, constant_of, dtype_of, shape_of
 
 _MAX_UNROLLED_TAPS = 16
+_MANY_CHANNELS = 32
+"""Images with as many are resized channels-last, a vector of channels at a time."""
 _INJECTIVE = 2  # TVM's number for kernels that compute each element from some of others
 _OPAQUE = 8  # and for those that are not fused
 
@@ -162,21 +164,33 @@ def _resized(
     }
     exact = how.mode == "nearest" or dtype in ("float32", "float64")
     result = data if exact else call.cast(data, "float32")
-    # What shrinks most comes first: less is left for the others. Then comes the last axis: along
-    # it elements are picked one by one, along the others whole vectors.
-    last = len(shape) - 1
-    ratios = {axis: axes[axis].out / axes[axis].size for axis in taps}
-    order = sorted(taps, key=lambda axis: (min(1.0, ratios[axis]), axis != last, ratios[axis]))
-    groups = _kernels(order, taps, last)
-    for group in groups:
-        is_fusable = group is groups[-1]  # one kernel of two would compute what is between again
-        result = _combined(call, result, {axis: taps[axis] for axis in group}, is_fusable)
+    if len(shape) == 4 and shape[1] >= _MANY_CHANNELS and taps.keys() <= {2, 3}:
+        last = call.emit(relax.op.permute_dims(result, [0, 2, 3, 1]))
+        last = _along_axes(call, last, {axis - 1: table for axis, table in taps.items()})
+        result = call.emit(relax.op.permute_dims(last, [0, 3, 1, 2]))
+    else:
+        result = _along_axes(call, result, taps)
     for axis, table in taps.items():
         if not table.inside.all():
             inside = call.along(constant_of(table.inside), axis, len(shape))
             value = constant(outside, dtype_of(result))
             result = call.emit(relax.op.where(inside, result, value))
     return call.cast(result, dtype)
+
+
+def _along_axes(call: OperatorCall, data: relax.Expr, taps: Mapping[int, Taps]) -> relax.Expr:
+    """Resize some axes by one kernel or several."""
+    # What shrinks most comes first: less is left for the others. Then comes the last axis: along
+    # it elements are picked one by one, along the others whole vectors.
+    shape = shape_of(data)
+    last = len(shape) - 1
+    ratios = {axis: len(table.indices) / shape[axis] for axis, table in taps.items()}
+    order = sorted(taps, key=lambda axis: (min(1.0, ratios[axis]), axis != last, ratios[axis]))
+    groups = _kernels(order, taps, last)
+    for group in groups:
+        is_fusable = group is groups[-1]  # one kernel of two would compute what is between again
+        data = _combined(call, data, {axis: taps[axis] for axis in group}, is_fusable)
+    return data
 
 
 def _kernels(order: Sequence[int], taps: Mapping[int, Taps], last: int) -> list[list[int]]:
