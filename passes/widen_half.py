@@ -87,7 +87,13 @@ class _Widener:
         if not isinstance(old, relax.Var | GenericConst):
             return old
         wide = self._widened(old)
-        return self.converted(wide, _dtype(old.ty)) if _is_half(old.ty) else wide
+        if isinstance(old.ty, tvm.ir.TupleType):
+            fields = zip(_fields(wide), old.ty.fields, strict=True)
+            return relax.Tuple([self._narrowed(field, ty) for field, ty in fields])
+        return self._narrowed(wide, old.ty)
+
+    def _narrowed(self, wide: relax.Expr, ty: tvm.ir.Type) -> relax.Expr:
+        return self.converted(wide, _dtype(ty)) if _is_half(ty) else wide
 
     def _rounded(self, old: relax.Expr) -> relax.Expr:
         """As `narrow`, by a kernel of its own: in one with its readers, TVM drops the rounding."""
@@ -158,6 +164,12 @@ class _Widener:
             self._builder.emit(relax.TupleGetItem(result, i)) for i in range(len(result.ty.fields))
         ]
         return relax.Tuple([self.converted(i, _WIDE) if _is_half(i.ty) else i for i in items])
+
+
+def _fields(value: relax.Expr) -> list[relax.Expr]:
+    if isinstance(value, relax.Tuple):
+        return list(value.fields)
+    return [relax.TupleGetItem(value, i) for i in range(len(value.ty.fields))]
 
 
 def _wide_attributes(attrs: tvm.ir.Attrs | None) -> tvm.ir.Attrs | None:

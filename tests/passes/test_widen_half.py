@@ -76,6 +76,32 @@ def test_all_but_inputs_outputs_and_own_kernels_is_single() -> None:
     assert_becomes(WidenHalf(), before(), Expected)
 
 
+def test_several_outputs_keep_their_types() -> None:
+    @I.ir_module
+    class Before:
+        @R.function
+        def main(x: R.Tensor((2,), "float16"), n: R.Tensor((2,), "float32")):
+            with R.dataflow():
+                a = R.add(x, x)
+                both = (a, n)
+                R.output(both)
+            return both
+
+    @I.ir_module
+    class Expected:
+        @R.function
+        def main(x: R.Tensor((2,), "float16"), n: R.Tensor((2,), "float32")):
+            with R.dataflow():
+                wide = R.astype(x, "float32")
+                a = R.add(wide, wide)
+                half = R.astype(a, "float16")
+                both = (half, n)
+                R.output(both)
+            return both
+
+    assert_becomes(WidenHalf(), Before, Expected)
+
+
 def test_modules_of_single_precision_stay_as_they_are() -> None:
     builder = relax.BlockBuilder()
     x = relax.Var("x", relax.TensorType((2,), "float32"))
