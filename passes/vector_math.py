@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import tvm
 import tvm_ffi
 from tvm import tirx
-from tvm.ir import Call, IRModule
+from tvm.ir import Call, IRModule, TensorLoad
 from tvm.tirx import Expr, For, ForKind, Let, Select, Stmt
 
 from hios_tvm.passes.tir_trees import nodes_of
@@ -64,7 +64,7 @@ def _calls_without_vectors(body: Stmt) -> list[Call]:
 
 
 def _has_vector_form(call: Call) -> bool:
-    known = _function(call) is not None or call.op.name == "tirx.reinterpret"
+    known = _function(call) is not None or call.op.name in ("tirx.isnan", "tirx.reinterpret")
     return known or bool(call.op.get_attr("TVectorizable"))
 
 
@@ -78,7 +78,20 @@ def _arithmetic(call: Call) -> Expr:
     if function is None or str(call.ty.dtype) != "float32" or _is_composed(call.args[0]):
         return call
     names = _Names()
-    return names.around(function(names.name(call.args[0]), names))
+    x = names.name(call.args[0])
+    result = function(x, names)
+    is_long = len(nodes_of(call.args[0], *_ARITHMETIC)) > _LONGEST_ARGUMENT
+    return names.around(_lane_by_lane(x, result) if is_long else result)
+
+
+def _lane_by_lane(x: Expr, result: Expr) -> Expr:
+    """Return `result`, in a form of which LLVM makes vectors and not TVM.
+
+    TVM 0.27 substitutes the values of names when it makes vectors, and long ones compile 50 times
+    as long. It computes `isnan` lane by lane, and names stay what they are. All functions of NaN
+    are NaN.
+    """
+    return Select(tirx.isnan(x), x, result)
 
 
 def _function(call: Call) -> Function | None:
@@ -129,8 +142,8 @@ def _exp(x: Expr, names: _Names) -> Expr:
 
     NaN passes the limits, whose comparisons are false, and the polynomial.
     """
-    high, low = _number(89.0), _number(-87.6)
-    limited = names.name(Select(x > high, high, Select(x < low, low, x)))
+    # TVM's `min(a, b)` is b where a is not less: NaN passes where it is the second operand
+    limited = names.name(tirx.max(_number(-87.6), tirx.min(_number(89.0), x)))
     n = names.name(tirx.floor(limited * _number(1.0 / math.log(2.0)) + _number(0.5)))
     # In two steps, of which the first is exact: n has few digits, and the first part of ln 2 too
     r = names.name(limited - n * _number(_LN2_HIGH) - n * _number(_LN2_LOW))
@@ -169,7 +182,7 @@ def _tanh(x: Expr, names: _Names) -> Expr:
 
 def _erf(x: Expr, names: _Names) -> Expr:
     a = _magnitude(x, names)
-    b = names.name(Select(a > _number(4.0), _number(4.0), a))  # NaN passes
+    b = names.name(tirx.min(_number(4.0), a))
     t = _exp(names.name(_number(0.0) - _polynomial(_LOG_ERFC, b)), names)
     large = _number(1.0) - t
     result = Select(a < _number(1.0), a * _polynomial(_ERF, a * a), large)
@@ -198,6 +211,13 @@ def _polynomial(coefficients: Sequence[float], x: Expr) -> Expr:
 def _number(value: float) -> Expr:
     return tirx.const(value, "float32")
 
+
+_ARITHMETIC = (
+    *(Call, Let, Select, TensorLoad, tirx.Add, tirx.Cast, tirx.Div, tirx.FloorDiv, tirx.FloorMod),
+    *(tirx.Max, tirx.Min, tirx.Mul, tirx.Sub),
+)
+_LONGEST_ARGUMENT = 100
+"""Operators, those of indices too, of an argument that TVM may substitute some hundred times."""
 
 _LN2_HIGH = 0.693359375  # nine bits
 _LN2_LOW = math.log(2.0) - _LN2_HIGH

@@ -42,16 +42,22 @@ def print_compilation(
         ("" if makespan_ms is None else f"predicted makespan {milliseconds(makespan_ms)}; ")
         + f"compiled in {sum(result.seconds.values()):.0f} s ({phases})"
     )
-    for line in [*_why_chosen(result), *idle]:
+    for line in [*_why_chosen(result, options), *idle]:
         console.print(line)
     if verification.verified:
         console.print(str(verification), soft_wrap=True)
 
 
-def _why_chosen(result: Compilation) -> list[str]:
+def _why_chosen(result: Compilation, options: CompileOptions) -> list[str]:
     """Say which schedules `auto` tried out, and which one it kept."""
+    from hios_tvm.measuring.contest import LEAST_GAIN
+
     if not result.trials:
-        return []
+        several = result.platform is not None and len(result.platform.devices) > 1
+        if not several or options.scheduler != "auto" or options.costs is not None:
+            return []
+        gain = f"{LEAST_GAIN:.0%}"
+        return [f"none was tried out: no schedule on several devices is predicted to gain {gain}"]
     first, *others = result.trials
     lines = [f"kept {result.schedule.scheduler}, of those that were tried out:", f"  {first}"]
     for trial in others:

@@ -56,7 +56,7 @@ class Subject:
     shapes: Mapping[str, tuple[int, ...]]
     params: Path | None
     verify_key: Path | None
-    torch_program: Path | None
+    torch_program: Path | None = None
 
     def module(self) -> IRModule:
         """Import the model."""

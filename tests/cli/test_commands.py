@@ -310,6 +310,8 @@ def test_an_idle_device_is_named_with_the_reason(model: Path, folder: Path) -> N
     plan = folder / "plan.json"
     output = succeed(*words, "--scheduler", "hios-lp", "--save-placement", plan)
     assert f"{second} got nothing: the model has only 1 operator" in output
+    output = succeed(*words, "--no-verify")
+    assert "no schedule on several devices is predicted to gain 3%" in output
     limited = [*words, "--scheduler", "hios-lp", "--no-verify", "--memory"]
     output = succeed(*limited, f"{second}=1B")
     assert f"{second} got nothing: no operator fits into its memory limit of 1 bytes" in output
