@@ -183,7 +183,7 @@ def test_both_exhaustive_searches_find_the_same(case: Case) -> None:
 
 
 @settings(deadline=None, max_examples=25, derandomize=True)
-@given(case=cases(max_operators=8, max_devices=3))
+@given(case=cases(max_operators=7, max_devices=3))
 def test_optimal_is_what_exhaustive_search_finds(case: Case) -> None:
     case = with_streams(case, 1)
     assert makespan_ms(case, make("optimal", case)) == pytest.approx(layered_ms(case, 1))
