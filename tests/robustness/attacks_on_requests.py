@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +106,7 @@ def _divisors(folder: Path) -> Attempt:
 
     def attempt(rng: random.Random) -> None:
         name, dtype = rng.choice(list(DIVISIONS)), np.dtype(rng.choice(_DTYPES))
-        make = lambda: division_model(DIVISIONS[name], dtype.type)  # noqa: E731
+        make = partial(division_model, DIVISIONS[name], dtype.type)
         ours, _ = models.get(f"{name} {dtype}", make)
         info = np.iinfo(dtype)
         numbers = [_hostile(rng, int(info.min), int(info.max), dtype) for _ in range(3)]
