@@ -40,7 +40,7 @@ def check_memory(nbytes: int, what: str) -> None:
         return
     limit = _limit.get()
     if limit is not None:
-        free, reason = limit - _taken(), f"of the limit of {_gib(limit)}"
+        free, reason = limit - taken_memory(), f"of the limit of {_gib(limit)}"
     else:
         free, reason = free_memory(), "free on this machine"
     if nbytes > free:
@@ -73,8 +73,8 @@ def _free_in_container(folder: Path) -> int | None:
         return None
 
 
-def _taken() -> int:
-    """Return the bytes that this process has taken."""
+def taken_memory() -> int:
+    """Return the bytes of memory that this process has taken."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * resource.getpagesize()
 

@@ -19,23 +19,18 @@ from onnx_models import make_model, node
 
 from hios_tvm.frontends.onnx import from_onnx
 from hios_tvm.frontends.relay import from_relay
-from hios_tvm.runtime.memory_limit import memory_limit
+from hios_tvm.runtime.memory_limit import memory_limit, taken_memory
 from hios_tvm.schema.dtypes import numpy_dtype
 
 _MEMORY = 1 << 30  # bytes more than the process has, which a model may take
 
 
 def _compile_and_run(module: object, path: Path) -> list[Array]:
-    with memory_limit(_MEMORY + _resident_bytes()), compiled(module, path) as session:
+    with memory_limit(_MEMORY + taken_memory()), compiled(module, path) as session:
         inputs = {
             spec.name: np.ones(spec.shape, numpy_dtype(spec.dtype)) for spec in session.inputs
         }
         return [array.copy() for array in session.run(inputs).values()]
-
-
-def _resident_bytes() -> int:
-    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    return pages * 4096
 
 
 def _onnx_runtime(model: onnx.ModelProto) -> list[Array] | None:
@@ -227,7 +222,7 @@ def _models(make: Callable[[random.Random], onnx.ModelProto], folder: Path) -> A
 
     def attempt(rng: random.Random) -> None:
         model = make(rng)
-        with memory_limit(_MEMORY + _resident_bytes()):
+        with memory_limit(_MEMORY + taken_memory()):
             module = from_onnx(model)
         outputs = _compile_and_run(module, folder / "model.hios")
         if sum(array.nbytes for array in outputs) < 1 << 24:
@@ -255,7 +250,7 @@ def _relay_growth(folder: Path) -> Attempt:
     def attempt(rng: random.Random) -> None:
         body = rng.choice(_RELAY_GROWTH).format(n=rng.choice([-1, 1]) * _large(rng))
         text = f'#[version = "0.0.5"]\ndef @main(%x: Tensor[(1), float32]) {{ {body} }}\n'
-        with memory_limit(_MEMORY + _resident_bytes()):
+        with memory_limit(_MEMORY + taken_memory()):
             module = from_relay(text)
         _compile_and_run(module, folder / "model.hios")
 

@@ -36,7 +36,7 @@ from hios_tvm.frontends.onnx import load_onnx
 from hios_tvm.frontends.params import load_params
 from hios_tvm.frontends.relay import from_relay, from_relay_json
 from hios_tvm.runtime.artifact_format import MANIFEST, PARAMS
-from hios_tvm.runtime.memory_limit import memory_limit
+from hios_tvm.runtime.memory_limit import memory_limit, taken_memory
 from hios_tvm.runtime.read_artifact import open_artifact
 from hios_tvm.runtime.signature import check_signature, read_public_key, signed_message
 from hios_tvm.schema.instance import Instance, read_instance
@@ -47,7 +47,7 @@ INPUTS = Path(__file__).parent / "inputs"
 """Inputs that once failed, in a folder for each target."""
 
 _RELAY = Path(__file__).parents[1] / "data" / "relay"
-_MEMORY = 1 << 30  # bytes that a model may ask for
+_MEMORY = 1 << 30  # bytes that a model may ask for beyond what the process has taken
 _KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 
 
@@ -185,12 +185,12 @@ def _relay_texts() -> list[bytes]:
 
 
 def _read_relay(content: bytes) -> object:
-    with memory_limit(_MEMORY):
+    with memory_limit(taken_memory() + _MEMORY):
         return from_relay(content.decode("utf-8", errors="replace"))
 
 
 def _read_relay_json(content: bytes) -> object:
-    with memory_limit(_MEMORY):
+    with memory_limit(taken_memory() + _MEMORY):
         return from_relay_json(content.decode("utf-8", errors="replace"))
 
 
@@ -210,7 +210,7 @@ def _params() -> list[bytes]:
 
 
 def _read_onnx(content: bytes) -> object:
-    with memory_limit(_MEMORY), _file(content) as path:
+    with memory_limit(taken_memory() + _MEMORY), _file(content) as path:
         return load_onnx(path)
 
 

@@ -6,7 +6,6 @@ import ctypes
 import os
 import threading
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +17,7 @@ from hios_tvm.backends.cpu.library import build_library
 from hios_tvm.runtime.devices.cpu.core_tasks import CpuProgram, core_tasks
 from hios_tvm.runtime.executor import Executor
 from hios_tvm.runtime.memory import TensorTable, address_of, aligned_empty
+from hios_tvm.runtime.memory_limit import taken_memory
 from hios_tvm.runtime.native import Library, load_library
 from hios_tvm.schema.program import Call, Instruction, Signal, Wait
 
@@ -107,11 +107,6 @@ def test_an_idle_session_uses_no_cpu(hand_made: HandMade, x: np.ndarray) -> None
         assert time.process_time() - start < 0.05
 
 
-def _resident_bytes() -> int:
-    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE")
-
-
 @pytest.mark.slow
 def test_soak(hand_made: HandMade) -> None:
     """8 threads, 4 sessions, 10,000 runs: equal bits throughout, memory flat, no thread left."""
@@ -138,9 +133,9 @@ def test_soak(hand_made: HandMade) -> None:
             thread.join()
 
     run_all(250)
-    first = _resident_bytes()
+    first = taken_memory()
     run_all(1000)
-    last = _resident_bytes()
+    last = taken_memory()
     assert not errors
     assert last - first < 8 << 20, f"resident bytes grew from {first} to {last}"
     for session in sessions:
@@ -155,10 +150,10 @@ def test_loading_and_closing_keeps_memory_flat(hand_made: HandMade, x: np.ndarra
                 session.run({"the input": x})
 
     cycle(30)
-    first = _resident_bytes()
+    first = taken_memory()
     descriptors = len(os.listdir("/proc/self/fd"))
     cycle(100)
-    assert _resident_bytes() - first < 4 << 20
+    assert taken_memory() - first < 4 << 20
     assert len(os.listdir("/proc/self/fd")) == descriptors
 
 
