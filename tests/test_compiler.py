@@ -17,6 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from hios_tvm import build, predict, runtime, write
 from hios_tvm.backends import virtual_machine
+from hios_tvm.backends.cache import kernel_dir
 from hios_tvm.backends.cpu import codegen
 from hios_tvm.backends.network import Network, lower_by_recipe, lower_network
 from hios_tvm.cli import main
@@ -64,11 +65,6 @@ def network(model: onnx.ModelProto) -> Network:
     return lower_network(from_onnx(model), "host")
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cache")
-
-
 def alternating(network: Network, devices: tuple[str, ...]) -> Schedule:
     """Give each operator to the next device."""
     stages: list[list[Stage]] = [[] for _ in devices]
@@ -89,7 +85,7 @@ def test_the_steps_compose_to_the_same_bytes(
     costs, platform = network_costs(network, devices, cache_dir=cache)  # as they were measured
     schedule = plan(network, costs, platform)
     prediction = predict(network, costs, platform, schedule)
-    built = build(network, schedule, kernel_dir=cache / "kernels")
+    built = build(network, schedule, kernel_dir=kernel_dir(cache))
     write(built, tmp_path / "steps.hios", prediction, verification=NOT_ASKED_FOR)
     assert (tmp_path / "steps.hios").read_bytes() == (tmp_path / "whole.hios").read_bytes()
 

@@ -94,16 +94,11 @@ def cases() -> dict[str, TestCase]:
         return {case.name: case for case in load_model_tests(kind="node")}
 
 
-@pytest.fixture(scope="module")
-def kernels(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("kernels")
-
-
 @pytest.mark.parametrize("name", [*PASSING, *WITHOUT_OPERATORS, *DEPENDING_ON_INPUTS, *SEQUENCES])
-def test_case_of_the_suite_passes(name: str, cases: dict[str, TestCase], kernels: Path) -> None:
+def test_case_of_the_suite_passes(name: str, cases: dict[str, TestCase], cache: Path) -> None:
     case = cases[f"test_{name}"]
     assert case.model is not None and case.data_sets is not None
-    prepared = onnx_backend.prepare(case.model, cache_dir=kernels)
+    prepared = onnx_backend.prepare(case.model, cache_dir=cache)
     needs_values = name in DEPENDING_ON_INPUTS or any(
         not value.type.HasField("tensor_type") for value in case.model.graph.input
     )

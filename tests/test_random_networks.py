@@ -18,6 +18,7 @@ from random_networks.shrink import shrink
 from random_networks.worker import Judge
 
 from hios_tvm import build, plan, write
+from hios_tvm.backends.cache import kernel_dir
 from hios_tvm.backends.cpu.platform import cpu_platform
 from hios_tvm.backends.network import lower_network
 from hios_tvm.frontends.onnx import from_onnx
@@ -34,15 +35,10 @@ SCHEDULED = (4, 20, 24, 37)
 """Networks of several branches (residuals, gates, attention), for several schedules."""
 
 
-@pytest.fixture(scope="module")
-def kernels(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("kernels")
-
-
 @pytest.mark.parametrize("seed", SEEDS)
-def test_network_computes_what_onnx_runtime_computes(seed: int, kernels: Path) -> None:
+def test_network_computes_what_onnx_runtime_computes(seed: int, cache: Path) -> None:
     network, _ = random_network(seed)
-    verdict = judge(network, cache_dir=kernels)
+    verdict = judge(network, cache_dir=cache)
     assert verdict == Verdict("right"), f"{verdict}\n{onnx.printer.to_text(network.model)}"
 
 
@@ -84,7 +80,7 @@ def on_devices(devices: Sequence[str], stages: Sequence[tuple[Stage, ...]]) -> S
 
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores")
 @pytest.mark.parametrize("seed", SCHEDULED)
-def test_every_schedule_gives_the_same_bits(seed: int, tmp_path: Path, kernels: Path) -> None:
+def test_every_schedule_gives_the_same_bits(seed: int, tmp_path: Path, cache: Path) -> None:
     network, _ = random_network(seed)
     lowered = lower_network(from_onnx(network.model), "host", name="random")
     graph = lowered.graph
@@ -96,7 +92,7 @@ def test_every_schedule_gives_the_same_bits(seed: int, tmp_path: Path, kernels: 
     for i, make in enumerate((sequential, taking_turns, one_stage, None)):
         schedule = plan(lowered, costs, platform) if make is None else make(graph, devices)
         artifact = tmp_path / f"{i}.hios"
-        write(build(lowered, schedule, kernel_dir=kernels), artifact)
+        write(build(lowered, schedule, kernel_dir=kernel_dir(cache)), artifact)
         with load(artifact) as session:
             results.append(session.run(dict(network.inputs)))
     assert reference_of(network).difference(results[0]) is None
@@ -162,7 +158,7 @@ def test_integers_are_compared_exactly() -> None:
     assert verdict.kind == "wrong" and "'z'" in verdict.reason
 
 
-def test_only_errors_of_the_compiler_are_refusals(kernels: Path) -> None:
+def test_only_errors_of_the_compiler_are_refusals() -> None:
     network = small_network()
 
     def fails() -> dict[str, Array]:

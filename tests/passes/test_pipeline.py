@@ -15,10 +15,10 @@ from hios_tvm.frontends.onnx import from_onnx
 from hios_tvm.zoo import NETWORKS, build
 
 
-@pytest.mark.parametrize("name", ["randwire", "squeezenet1_1"])
-def test_networks_of_the_zoo(name: str) -> None:
-    size = NETWORKS[name].minimum_size
-    assert_lowers_right(build(name, height=size, width=size + 9), tolerance=1e-4)
+def test_images_that_are_not_square() -> None:
+    size = NETWORKS["squeezenet1_1"].minimum_size
+    model = build("squeezenet1_1", height=size, width=size + 9)
+    assert_lowers_right(model, tolerance=1e-4)
 
 
 def test_main_is_calls_of_kernels() -> None:
