@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from functools import partial
 
 from hios_tvm.errors import (
     ArtifactError,
@@ -13,6 +16,7 @@ from hios_tvm.errors import (
     MemoryLimitError,
 )
 from hios_tvm.runtime.arguments import Array, Tensors
+from hios_tvm.runtime.background import Background
 from hios_tvm.runtime.executor import DEFAULT_SPIN_US, Executor
 from hios_tvm.runtime.interface import Interface
 from hios_tvm.runtime.load_artifact import load_onto_devices
@@ -121,6 +125,7 @@ class Session:
             memory=(loaded.request.arenas, artifact.weights, self._interface),
             spin_us=spin_us,
         )
+        self._background = Background()
         self._span = (0, 0)
 
     @property
@@ -193,6 +198,46 @@ class Session:
             self._interface.write_into(given, results)
         return results
 
+    def submit(
+        self, inputs: Tensors, *, out: Tensors | None = None, timeout: float | None = None
+    ) -> Future[dict[str, Array]]:
+        """Run the model once in a thread of the session, and return at once.
+
+        Runs are made in the order of their submission. Do not change the inputs, nor use the
+        arrays of `out`, before the future is done; one that has not begun can be cancelled, and
+        `close` cancels all of these.
+
+        Parameters
+        ----------
+        inputs, out
+            As for `run`.
+        timeout : float, optional
+            Seconds from now after which the run is given up.
+
+        Returns
+        -------
+        Future
+            What `run` returns or raises.
+
+        Raises
+        ------
+        SessionClosedError
+            If the session is closed, or belongs to the parent of this process.
+        """
+        self._executor.require_open()
+        run = partial(self.run, inputs, out=out)
+        return self._background.submit(run, timeout)
+
+    async def run_async(
+        self, inputs: Tensors, *, out: Tensors | None = None, timeout: float | None = None
+    ) -> dict[str, Array]:
+        """Run the model once while the event loop goes on.
+
+        Parameters, results and errors are those of `submit` and of its future. A run that has
+        begun goes on when the waiting task is cancelled: it still uses the inputs and `out`.
+        """
+        return await asyncio.wrap_future(self.submit(inputs, out=out, timeout=timeout))
+
     def run_traced(
         self, inputs: Tensors, *, timeout: float | None = None
     ) -> tuple[dict[str, Array], RunTrace]:
@@ -220,6 +265,7 @@ class Session:
         """End the worker threads, after the run that is going on. Closing twice is fine."""
         if self._executor.is_forked:
             return  # the threads are the parent's, and the lock may have been copied locked
+        self._background.close()
         with self._lock:
             self._require_no_run()
             self._executor.close()

@@ -9,6 +9,12 @@ from typing import Any
 from hios_tvm.errors import RunTimeoutError, UsageError
 
 
+def check_timeout(timeout: float | None) -> None:
+    """Raise `UsageError` unless `timeout` is None or a number from 0."""
+    if timeout is not None and not timeout >= 0:  # nor for nan
+        raise UsageError(f"timeout must be a number of seconds from 0, not {timeout}")
+
+
 class Turn:
     """Hold `lock` inside of a ``with`` block.
 
@@ -28,8 +34,7 @@ class Turn:
     """
 
     def __init__(self, lock: Any, timeout: float) -> None:
-        if not timeout >= 0:  # nor for nan
-            raise UsageError(f"timeout must be a number of seconds from 0, not {timeout}")
+        check_timeout(timeout)
         self._lock = lock
         self._timeout = min(timeout, threading.TIMEOUT_MAX)
         self._deadline = time.monotonic() + self._timeout
