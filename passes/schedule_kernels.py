@@ -1,8 +1,9 @@
 """The pass that gives every kernel the loops that the rules of one kind of device choose."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, TypeAlias
+from typing import ClassVar, Protocol, TypeAlias
 
 import numpy as np
 import tvm
@@ -13,12 +14,31 @@ from hios_tvm.errors import CompileError
 from hios_tvm.passes.dataflow import Rewrite, Rewriter, constant_value, operator_name, rewrite_main
 
 _OPAQUE = 8  # TVM's kOpaque: later passes must not fuse a kernel that is scheduled
+_HAS_LOOPS = {"tirx.is_scheduled": True, "op_pattern": _OPAQUE}
 
 NO_RULE = "hios.no_rule"
 """Attribute of kernels that run with general loops, or with those they came with."""
 
 Packing: TypeAlias = Callable[[np.ndarray], np.ndarray]
 """Brings a constant into the layout that a kernel reads. Packings with equal results are equal."""
+
+
+PREPARES_WEIGHT = "hios.prepares_weight"
+"""Attribute of kernels that run once, on a weight, when an artifact is loaded."""
+
+
+class PackingAtLoad(ABC):
+    """A packing whose results are larger: artifacts keep the constant, and pack it when loaded."""
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def __call__(self, array: np.ndarray) -> np.ndarray:
+        """Pack a constant, to measure or to test with it."""
+
+    @abstractmethod
+    def kernel(self, shape: Sequence[int]) -> tirx.PrimFunc:
+        """Return what packs a constant of `shape`: a kernel with loops, `(constant, packed)`."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +78,8 @@ def schedule(func: tirx.PrimFunc, rules: Sequence[ScheduleRule]) -> Scheduled:
 class ScheduleKernels:
     """Apply to each kernel the first rule that takes it; what none takes stays as it is.
 
-    Constants of `main` that kernels want packed are packed, once for each constant and packing.
+    Constants of `main` that kernels want packed are packed, once for each constant and packing:
+    now, or by a call of a kernel with the attribute `PREPARES_WEIGHT` (`PackingAtLoad`).
 
     Parameters
     ----------
@@ -79,7 +100,7 @@ class ScheduleKernels:
                 functions[var] = func
                 continue
             kernel = schedule(func, () if var.name_hint in self.left else self.rules)
-            func = kernel.func.with_attr({"tirx.is_scheduled": True, "op_pattern": _OPAQUE})
+            func = kernel.func.with_attr(_HAS_LOOPS)
             if kernel.packings:  # the type of a variable says what its kernel reads
                 old, var = var, relax.BlockBuilder().add_func(func, var.name_hint)
                 packed[old] = (var, kernel.packings)
@@ -90,24 +111,32 @@ class ScheduleKernels:
 
 def _packing(packed: Mapping[GlobalVar, tuple[GlobalVar, Mapping[int, Packing]]]) -> Rewrite:
     """Return what lets calls of kernels call packed ones, with packed constants."""
-    constants: dict[tuple[GenericConst, Packing], GenericConst] = {}
+    known: dict[tuple[GenericConst, Packing], relax.Expr] = {}
 
-    def constant(kernel: GlobalVar, value: relax.Expr, packing: Packing) -> GenericConst:
+    def constant(
+        rewriter: Rewriter, kernel: GlobalVar, index: int, value: relax.Expr, packing: Packing
+    ) -> relax.Expr:
         array = constant_value(value)
         if array is None:
             raise CompileError(f"kernel {kernel.name_hint!r} packs an argument that is no constant")
-        if (value, packing) not in constants:
-            constants[value, packing] = relax.const(packing(array))
-        return constants[value, packing]
+        if (value, packing) not in known:
+            if isinstance(packing, PackingAtLoad):
+                func = packing.kernel(array.shape).with_attr({**_HAS_LOOPS, PREPARES_WEIGHT: True})
+                prepare = rewriter.builder.add_func(func, packing.name)
+                ty = kernel.ty.params[index]
+                known[value, packing] = rewriter.emit(relax.op.call_tir(prepare, [value], ty))
+            else:
+                known[value, packing] = relax.const(packing(array))
+        return known[value, packing]
 
-    def pack(_rewriter: Rewriter, value: relax.Expr) -> relax.Expr:
+    def pack(rewriter: Rewriter, value: relax.Expr) -> relax.Expr:
         if operator_name(value) != "relax.call_tir" or value.args[0] not in packed:
             return value
         _, arguments, *rest = value.args
         kernel, packings = packed[value.args[0]]
         fields = list(arguments.fields)
         for index, packing in packings.items():
-            fields[index] = constant(kernel, fields[index], packing)
+            fields[index] = constant(rewriter, kernel, index, fields[index], packing)
         args = [kernel, relax.Tuple(fields), *rest]
         return Call(value.op, args, value.attrs, value.ty_args, value.span)
 

@@ -17,6 +17,7 @@ from hios_tvm.schema.manifest import ALIGNMENT
 
 MANIFEST = "manifest.json"
 PARAMS = "params.safetensors"
+SOURCES = "sources.safetensors"
 MAX_ARCHIVE_BYTES = 2**32 - 1
 """What a zip without extensions can describe."""
 MAX_ENTRIES = 1024

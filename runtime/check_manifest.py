@@ -10,9 +10,11 @@ import heapq
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from itertools import pairwise
+from types import MappingProxyType
+from typing import TypeAlias
 
 from hios_tvm.errors import ArtifactError, DeviceError
-from hios_tvm.runtime.devices import kind_of
+from hios_tvm.runtime.devices import HOST, kind_of
 from hios_tvm.runtime.devices.interface import DeviceKind
 from hios_tvm.runtime.happens_before import HappensBefore
 from hios_tvm.schema.dtypes import tensor_bytes
@@ -38,9 +40,13 @@ MAX_INSTRUCTIONS = 1 << 15  # the order of more would take too long to prove
 MAX_ARGUMENTS = 1 << 20  # of all calls together
 
 
+TensorTypes: TypeAlias = Mapping[str, tuple[tuple[int, ...], str]]
+
+
 def check_manifest(
     manifest: Manifest,
-    weights: Mapping[str, tuple[tuple[int, ...], str]],
+    weights: TensorTypes,
+    sources: TensorTypes = MappingProxyType({}),
 ) -> None:
     """Check everything that running the artifact relies on.
 
@@ -48,8 +54,8 @@ def check_manifest(
     ----------
     manifest : Manifest
         As read from the archive.
-    weights
-        Shape and dtype of each tensor in ``params.safetensors``.
+    weights, sources
+        Shape and dtype of each tensor in ``params.safetensors`` and ``sources.safetensors``.
 
     Raises
     ------
@@ -58,6 +64,7 @@ def check_manifest(
     """
     _check_amounts(manifest)
     _check_devices(manifest)
+    _check_prepared(manifest, weights, sources)
     _check_buffers(manifest, weights)
     _check_interface(manifest)
     _check_programs(manifest)
@@ -130,8 +137,39 @@ def _check_prediction(prediction: Prediction) -> None:
     _require(all(item.cost_ms >= 0 for item in prediction.operators), "a cost is negative")
 
 
-def _check_buffers(manifest: Manifest, weights: Mapping[str, tuple[tuple[int, ...], str]]) -> None:
+def _check_prepared(manifest: Manifest, weights: TensorTypes, sources: TensorTypes) -> None:
+    """Weights that are prepared lie in the host's memory, where CPUs compute them from sources."""
+    _unique("prepared weight", (weight.name for weight in manifest.prepared))
+    returned = {spec.buffer for spec in manifest.outputs}
+    for weight in manifest.prepared:
+        where = f"the prepared weight {weight.name!r}"
+        buffer = manifest.buffer.get(weight.name)
+        _require(
+            buffer is not None and (buffer.space, buffer.device) == ("param", None),
+            f"{where} has no buffer of the host",
+        )
+        _require(weight.name not in weights, f"{where} is stored, too")
+        _require(weight.name not in returned, f"{where} is an output")
+        _require(weight.source in sources, f"{where} has no source {weight.source!r}")
+    _require(
+        not manifest.prepared or preparing_device(manifest) is not None,
+        "weights are to be prepared, and no CPU has a library",
+    )
+    read = {weight.source for weight in manifest.prepared}
+    for name in sources:
+        _require(name in read, f"no weight is prepared from {name!r}")
+
+
+def preparing_device(manifest: Manifest) -> str | None:
+    """Return the first CPU with a library, which has the kernels that prepare weights."""
+    with_code = (d for d in manifest.devices if d.kind == HOST and d.library is not None)
+    first = next(with_code, None)
+    return None if first is None else first.name
+
+
+def _check_buffers(manifest: Manifest, weights: TensorTypes) -> None:
     _unique("buffer", (buffer.name for buffer in manifest.buffers))
+    prepared = {weight.name for weight in manifest.prepared}
     for buffer in manifest.buffers:
         where = f"buffer {buffer.name!r}"
         if buffer.space == "arena":
@@ -155,7 +193,7 @@ def _check_buffers(manifest: Manifest, weights: Mapping[str, tuple[tuple[int, ..
                 f"{where} must belong to no device",
             )
             _require(buffer.offset is None, f"{where} must have no offset")
-        if buffer.space == "param":
+        if buffer.space == "param" and buffer.name not in prepared:
             _require(
                 weights.get(buffer.weight) == (buffer.shape, buffer.dtype),
                 f"{where} is no weight of that shape and dtype",

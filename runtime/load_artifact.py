@@ -1,19 +1,21 @@
 """The steps from an artifact to what a session runs: devices, memory, tasks of workers."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from hios_tvm.errors import DeviceError
 from hios_tvm.runtime.devices import KINDS, kind_of
+from hios_tvm.runtime.devices.cpu.prepare_weights import prepare_weights
 from hios_tvm.runtime.devices.interface import LoadedDevices, LoadRequest, Times
 from hios_tvm.runtime.memory import Arena, TensorTable
 from hios_tvm.runtime.memory_limit import check_memory
 from hios_tvm.runtime.read_artifact import Artifact
 from hios_tvm.runtime.tasks import Task
 from hios_tvm.runtime.trace import Span
+from hios_tvm.runtime.weights import Weights
 from hios_tvm.schema.device_names import cores_of, cpu_device_name, outermost
 from hios_tvm.schema.manifest import DeviceSpec, Manifest
 
@@ -30,11 +32,14 @@ class LoadedArtifact:
         The devices of each kind that the artifact has.
     tasks
         What each worker executes.
+    prepared : Weights, optional
+        What was computed from the artifact's sources.
     """
 
     request: LoadRequest
     kinds: tuple[LoadedDevices, ...]
     tasks: tuple[Task, ...]
+    prepared: Weights | None
 
     @property
     def staging(self) -> dict[str, np.ndarray[Any, Any]]:
@@ -67,7 +72,7 @@ def load_onto_devices(
     gpu_trace: bool,
     cuda_graph: bool,
 ) -> LoadedArtifact:
-    """Allocate memory, claim devices, and make the tasks of all workers.
+    """Allocate memory, claim devices, make the tasks of all workers, and prepare weights.
 
     `load` has the parameters.
 
@@ -88,6 +93,7 @@ def load_onto_devices(
     _check_memory(manifest)
     arenas = {d.name: _make_arena(d) for d in manifest.devices if not kind_of(d.name).own_memory}
     _place_host_buffers(artifact, tensors, arenas)
+    sources, artifact = artifact.sources, replace(artifact, sources=None)  # not kept any longer
     request = LoadRequest(artifact, names, tensors, arenas, exclusive, gpu_trace, cuda_graph)
     used = {device.kind for device in manifest.devices}
     loaded: list[LoadedDevices] = []
@@ -95,12 +101,16 @@ def load_onto_devices(
         for kind in KINDS.values():
             if kind.kind in used:
                 loaded.append(kind.load(request))
+        prepared = None
+        if manifest.prepared:
+            assert sources is not None
+            prepared = prepare_weights(request, sources)
     except BaseException:
         for one in loaded:
             one.close(False)
         raise
     tasks = tuple(task for kind in loaded for task in kind.tasks)
-    return LoadedArtifact(request, tuple(loaded), tasks)
+    return LoadedArtifact(request, tuple(loaded), tasks, prepared)
 
 
 def _map_devices(
@@ -165,12 +175,13 @@ def _place_host_buffers(
     artifact: Artifact, tensors: TensorTable, arenas: Mapping[str, Arena]
 ) -> None:
     """Set the addresses of weights and arena buffers in the host's memory."""
+    prepared = {weight.name for weight in artifact.manifest.prepared}
     for buffer in artifact.manifest.buffers:
         if buffer.device is not None and buffer.device not in arenas:
             continue  # in a device's own memory
         if buffer.space == "arena":
             assert buffer.device is not None and buffer.offset is not None
             tensors.place(buffer.name, arenas[buffer.device].address + buffer.offset)
-        elif buffer.space == "param":
+        elif buffer.space == "param" and buffer.name not in prepared:
             assert artifact.weights is not None
             tensors.place(buffer.name, artifact.weights.address(buffer.name))

@@ -21,6 +21,7 @@ from hios_tvm.runtime.artifact_format import (
     MAX_ARCHIVE_BYTES,
     MAX_ENTRIES,
     PARAMS,
+    SOURCES,
     Entry,
     central_directory,
     local_header,
@@ -54,12 +55,13 @@ _CHUNK = 1 << 20  # bytes that are hashed at once
 class Artifact:
     """A verified artifact: its manifest, its weights, and the bytes of its libraries by entry.
 
-    The code of GPUs is among the libraries.
+    The code of GPUs is among the libraries. From `sources` weights are prepared.
     """
 
     manifest: Manifest
     libraries: Mapping[str, bytes]
     weights: Weights | None
+    sources: Weights | None
 
 
 def read_manifest(
@@ -130,17 +132,15 @@ def open_artifact(
             for name in (device.library, device.device_code)
             if name is not None
         }
-        if expected - {MANIFEST, PARAMS} != libraries.keys():
+        if expected - {MANIFEST, PARAMS, SOURCES} != libraries.keys():
             raise reader.error("it has an entry that no device uses")
-        weights = reader.weights(manifest)
-        tensors = weights.tensors if weights is not None else {}
+        weights = reader.weights(PARAMS, manifest)
+        sources = reader.weights(SOURCES, manifest)
         try:
-            check_manifest(
-                manifest, {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
-            )
+            check_manifest(manifest, _types(weights), _types(sources))
         except ArtifactError as error:
             raise reader.error(str(error)) from error
-        return Artifact(manifest, libraries, weights)
+        return Artifact(manifest, libraries, weights, sources)
 
 
 class _Reader:
@@ -217,29 +217,35 @@ class _Reader:
             raise self.error(f"its entry {name!r} is damaged (SHA-256)")
         return content
 
-    def weights(self, manifest: Manifest) -> Weights | None:
-        """Copy the weights to sealed memory, and check the SHA-256 of the copy.
+    def weights(self, name: str, manifest: Manifest) -> Weights | None:
+        """Copy the weights of an entry to sealed memory, and check the SHA-256 of the copy.
 
         Other sessions of this process share it: what the file holds is only checked then.
         """
-        if PARAMS not in manifest.entries:
+        if name not in manifest.entries:
             return None
-        digest = manifest.entries[PARAMS]
+        digest = manifest.entries[name]
         known = known_weights(digest)
         if known is not None:
-            self._check_hash(PARAMS, manifest)
+            self._check_hash(name, manifest)
             return known
-        nbytes = self._known(PARAMS, manifest).nbytes
+        nbytes = self._known(name, manifest).nbytes
         if nbytes == 0:
             raise self.error("its weights have no header")
         check_memory(nbytes, f"the weights of {self._path}")
         try:
             with SealedMemory("hios-weights") as memory:
-                self._check_hash(PARAMS, manifest, memory.write)
+                self._check_hash(name, manifest, memory.write)
                 memory.seal()
-                return sealed_weights(memory, digest)
+                return self._sealed(memory, name, digest)
         except OSError as error:
             raise MemoryLimitError(f"{self._path}: no memory for its weights: {error}") from error
+
+    def _sealed(self, memory: SealedMemory, name: str, digest: str) -> Weights:
+        try:
+            return sealed_weights(memory, digest)
+        except ArtifactError as error:
+            raise self.error(f"{name}: {error}") from error
 
     def _check_hash(
         self, name: str, manifest: Manifest, use: Callable[[bytes], None] = lambda _: None
@@ -304,6 +310,11 @@ class _Reader:
         except OSError as error:
             raise ArtifactError(f"{self._path}: {error.strerror}") from error
         return content
+
+
+def _types(weights: Weights | None) -> dict[str, tuple[tuple[int, ...], str]]:
+    tensors = {} if weights is None else weights.tensors
+    return {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
 
 
 def _check_machine(reader: _Reader, manifest: Manifest) -> None:

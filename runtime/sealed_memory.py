@@ -35,6 +35,11 @@ class SealedMemory:
         while rest:
             rest = rest[os.write(self.descriptor, rest) :]
 
+    def writable(self, nbytes: int) -> mmap.mmap:
+        """Return that many new zero bytes, to be closed before `seal`; `OSError` as in `write`."""
+        os.posix_fallocate(self.descriptor, 0, nbytes)
+        return mmap.mmap(self.descriptor, nbytes)
+
     def seal(self) -> None:
         """Allow no more changes."""
         fcntl.fcntl(self.descriptor, fcntl.F_ADD_SEALS, _SEALS)

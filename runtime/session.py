@@ -122,7 +122,7 @@ class Session:
         self._executor = Executor(
             loaded.tasks,
             tensors,
-            memory=(loaded.request.arenas, artifact.weights, self._interface),
+            memory=(loaded.request.arenas, artifact.weights, loaded.prepared, self._interface),
             spin_us=spin_us,
         )
         self._background = Background()

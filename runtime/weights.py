@@ -1,10 +1,10 @@
-"""Weights in a safetensors file: its strict reader, and memory that sessions share."""
+"""Weights: the strict reader of safetensors files, and memory that sessions share."""
 
 import mmap
 import struct
 import threading
 import weakref
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,7 +22,10 @@ _TAGS = {dtype.tag: dtype for dtype in DTYPES.values()}
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """A tensor of a safetensors file; `start` counts from the start of that file."""
+    """A tensor of a safetensors file; `start` counts from the start of that file.
+
+    Or one that was prepared, in memory without a header.
+    """
 
     shape: tuple[int, ...]
     dtype: str
@@ -47,31 +50,31 @@ def read_header(header: bytes, file_bytes: int) -> dict[str, StoredTensor]:
         many bytes as its shape and dtype need.
     """
     if not header[8:].startswith(b"{"):
-        raise ArtifactError("params.safetensors: the header must begin with '{'")
+        raise ArtifactError("the header must begin with '{'")
     data = parse(header[8:])
     tensors = {name: _entry(name, value, len(header)) for name, value in data.items()}
     end = len(header)
     for name, tensor in sorted(tensors.items(), key=lambda item: item[1].start):
         if tensor.start != end:
-            raise ArtifactError(f"params.safetensors: hole or overlap before tensor {name!r}")
+            raise ArtifactError(f"hole or overlap before tensor {name!r}")
         end += tensor.nbytes
     if end != file_bytes:
-        raise ArtifactError(f"params.safetensors: tensors end at byte {end} of {file_bytes}")
+        raise ArtifactError(f"tensors end at byte {end} of {file_bytes}")
     return tensors
 
 
 def header_length(start: bytes, file_bytes: int) -> int:
     """Return how many bytes the header has, its length field included."""
     if len(start) != 8:
-        raise ArtifactError("params.safetensors: no header")
+        raise ArtifactError("no header")
     (length,) = struct.unpack("<Q", start)
     if length > min(MAX_HEADER_BYTES, file_bytes - 8):
-        raise ArtifactError(f"params.safetensors: a header of {length} bytes is too long")
+        raise ArtifactError(f"a header of {length} bytes is too long")
     return 8 + int(length)
 
 
 class Weights:
-    """The weights of an artifact in memory."""
+    """Weights of an artifact in memory."""
 
     def __init__(self, memory: mmap.mmap, tensors: Mapping[str, StoredTensor]) -> None:
         self._memory = memory
@@ -104,10 +107,16 @@ class Weights:
         return self._view[first : first + tensor.nbytes]
 
 
-def known_weights(digest: str) -> Weights | None:
-    """Return the weights with this SHA-256 that a session of this process has."""
+def known_weights(key: Hashable) -> Weights | None:
+    """Return the weights with this key that a session of this process has."""
     with _LOCK:
-        return _KNOWN.get(digest)
+        return _KNOWN.get(key)
+
+
+def shared_weights(weights: Weights, key: Hashable) -> Weights:
+    """Let sessions of this process share weights that are sealed, by what they were made of."""
+    with _LOCK:
+        return _KNOWN.setdefault(key, weights)
 
 
 def sealed_weights(memory: SealedMemory, digest: str) -> Weights:
@@ -123,8 +132,7 @@ def sealed_weights(memory: SealedMemory, digest: str) -> Weights:
     content = memory.map()
     length = header_length(content[:8], len(content))
     weights = Weights(content, read_header(content[:length], len(content)))
-    with _LOCK:
-        return _KNOWN.setdefault(digest, weights)
+    return shared_weights(weights, digest)
 
 
 def _entry(name: str, data: object, base: int) -> StoredTensor:
@@ -137,8 +145,8 @@ def _entry(name: str, data: object, base: int) -> StoredTensor:
                 dtype = _TAGS[tag]
                 if end - start == tensor_bytes(shape, dtype.name):
                     return StoredTensor(tuple(shape), dtype.name, base + start, end - start)
-    raise ArtifactError(f"params.safetensors: tensor {name!r} is described wrongly")
+    raise ArtifactError(f"tensor {name!r} is described wrongly")
 
 
-_KNOWN: weakref.WeakValueDictionary[str, Weights] = weakref.WeakValueDictionary()
+_KNOWN: weakref.WeakValueDictionary[Hashable, Weights] = weakref.WeakValueDictionary()
 _LOCK = threading.Lock()

@@ -160,7 +160,7 @@ def test_artifacts_of_the_format_before_are_refused_with_a_command(
     built = build(network, schedule)
     manifest = replace(built.manifest, format_version=2)
     write(replace(built, manifest=manifest), tmp_path / "old.hios", info=info)
-    message = f"has format version 2, this runtime reads version 3; make it again with '{command}'"
+    message = f"has format version 2, this runtime reads version 4; make it again with '{command}'"
     with pytest.raises(ArtifactError, match=message):
         runtime.load(tmp_path / "old.hios")
 

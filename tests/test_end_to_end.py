@@ -22,6 +22,7 @@ from hios_tvm.artifact.write import write
 from hios_tvm.backends.cache import kernel_dir
 from hios_tvm.backends.cpu.targets import host_target
 from hios_tvm.backends.network import apply_pass, lower_network
+from hios_tvm.backends.virtual_machine import prepare_weights
 from hios_tvm.compiler import Compilation, CompileOptions, compile_model
 from hios_tvm.errors import CostError
 from hios_tvm.frontends.onnx import from_onnx
@@ -110,7 +111,8 @@ def test_annotated_module_on_the_stock_virtual_machine_equals_the_artifact(
     annotated = apply_pass(AnnotateSchedule(compilation.schedule, targets), placed)
     parsed = tvm.script.from_source(annotated.script(show_meta=True))
     tvm.ir.assert_structural_equal(parsed, annotated)
-    arrays = {**inputs, **network.weights}
+    prepared = prepare_weights(network.lowered["cpu"], network.weights)
+    arrays = {**inputs, **network.weights, **prepared}
     arguments = [
         tvm.runtime.tensor(arrays[param.name], tvm.cpu(param.ty.vdevice.vdevice_id))
         for param in parsed["main"].params

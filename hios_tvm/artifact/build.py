@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
+from typing import TypeAlias
 
 import numpy as np
 import tvm
@@ -31,6 +32,8 @@ from hios_tvm.schema.platform import Device, Platform
 from hios_tvm.schema.schedule import Schedule
 from hios_tvm.schema.value_checks import CHECKS, ValueCheck
 from hios_tvm.version import __version__
+
+Arrays: TypeAlias = dict[str, np.ndarray]
 
 
 def build(
@@ -74,7 +77,8 @@ def build(
     _check_memory(network, schedule, manifest, memory)
     libraries = {device: one.library for device, one in code.items()}
     binaries = {device: one.binary for device, one in code.items() if one.binary is not None}
-    return pack(manifest, libraries, _used(network.weights, manifest), binaries)
+    weights, sources = _used(network.weights, manifest)
+    return pack(manifest, libraries, weights, binaries, sources)
 
 
 def _check(network: Network, schedule: Schedule, memory: Mapping[str, int]) -> None:
@@ -131,6 +135,12 @@ def _manifest(
         model=network.graph.name,
         inputs=specs("input_names", inputs),
         outputs=specs("output_names", outputs),
+        prepared=tuple(
+            weight
+            for form in network.lowered.values()
+            for weight in form.prepared
+            if weight.name in buffer_of
+        ),
         checks=tuple(_value_checks(main, extremes)),
         devices=tuple(
             DeviceSpec(
@@ -165,9 +175,14 @@ def _value_checks(main: relax.Function, extremes: Sequence[str]) -> Iterator[Val
             yield ValueCheck(buffer, column, operator, kind, below, high)
 
 
-def _used(weights: Mapping[str, np.ndarray], manifest: Manifest) -> dict[str, np.ndarray]:
+def _used(weights: Mapping[str, np.ndarray], manifest: Manifest) -> tuple[Arrays, Arrays]:
+    """Return the weights that programs read, and those from which others are prepared."""
     used = {buffer.weight for buffer in manifest.buffers if buffer.space == "param"}
-    return {name: weights[name] for name in weights if name in used}
+    sources = {weight.source for weight in manifest.prepared}
+    return (
+        {name: array for name, array in weights.items() if name in used},
+        {name: array for name, array in weights.items() if name in sources},
+    )
 
 
 def _partition(

@@ -18,6 +18,7 @@ from hios_tvm.runtime.artifact_format import (
     MANIFEST,
     MAX_ARCHIVE_BYTES,
     PARAMS,
+    SOURCES,
     Entry,
     central_directory,
     local_header,
@@ -127,6 +128,7 @@ def pack(
     libraries: Mapping[str, bytes],
     params: Mapping[str, np.ndarray[Any, Any]],
     device_code: Mapping[str, bytes] = MappingProxyType({}),
+    sources: Mapping[str, np.ndarray[Any, Any]] = MappingProxyType({}),
 ) -> Build:
     """Put the entries of an artifact together, and prove that the runtime will take it.
 
@@ -141,6 +143,8 @@ def pack(
         Weights by name.
     device_code
         Code of each GPU that has work, by the device's name.
+    sources
+        Weights from which others are prepared, by name.
 
     Raises
     ------
@@ -150,8 +154,9 @@ def pack(
     chunks: dict[str, Chunks] = {}
     library_of = _name_contents(libraries, "so", chunks)
     code_of = _name_contents(device_code, "cubin", chunks)
-    if params:
-        chunks[PARAMS] = _safetensors(params)
+    for entry, arrays in ((PARAMS, params), (SOURCES, sources)):
+        if arrays:
+            chunks[entry] = _safetensors(arrays)
     manifest = replace(
         manifest,
         devices=tuple(
@@ -162,10 +167,12 @@ def pack(
         ),
         entries={name: _sha256(data) for name, data in chunks.items()},
     )
-    check_manifest(
-        manifest, {name: (array.shape, array.dtype.name) for name, array in params.items()}
-    )
+    check_manifest(manifest, _types(params), _types(sources))
     return Build(manifest, {name: _content(data) for name, data in chunks.items()})
+
+
+def _types(arrays: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, tuple[tuple[int, ...], str]]:
+    return {name: (array.shape, array.dtype.name) for name, array in arrays.items()}
 
 
 def _name_contents(

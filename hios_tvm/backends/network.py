@@ -24,6 +24,7 @@ from hios_tvm.passes.canonicalize_operators import (
     NUM_INPUT,
     CanonicalizeOperators,
     name_constants,
+    prepared_weights,
 )
 from hios_tvm.passes.dataflow import bindings
 from hios_tvm.passes.dump_ir import DumpIR
@@ -31,6 +32,7 @@ from hios_tvm.passes.extract_operator_graph import extract_operator_graph
 from hios_tvm.passes.pipeline import Progress, lower_to_kernels, run_passes
 from hios_tvm.runtime.devices import HOST, kind_of
 from hios_tvm.schema.graph import OperatorGraph
+from hios_tvm.schema.manifest import PreparedWeight
 from hios_tvm.schema.recipe import Recipe
 
 Choose: TypeAlias = Callable[[IRModule, IRModule, Target], TunedChoice]
@@ -49,6 +51,11 @@ class Lowered:
     mod: IRModule
     graph: OperatorGraph
 
+    @property
+    def prepared(self) -> tuple[PreparedWeight, ...]:
+        """The weights among the graph's that kernels compute from `Network.weights`."""
+        return prepared_weights(self.mod)
+
 
 @dataclass(frozen=True, repr=False)
 class Network:
@@ -61,7 +68,8 @@ class Network:
     lowered : mapping
         One form for each kind of device, by the kind.
     weights : mapping
-        Weights of all forms by name. One name is one array, whichever forms read it.
+        Weights of all forms by name, before any is prepared. One name is one array, whichever
+        forms read it.
     tuned : TunedChoice
         Which kernels of CPUs got their loops from a search.
     recipe : Recipe
@@ -106,10 +114,13 @@ class Network:
         return self.lowered[kind]
 
     def kernels_on(self, device: str, operators: Collection[str]) -> IRModule:
-        """Return the kernels that `operators` call on `device`, by name."""
+        """Return the kernels that `operators` call on `device`, and those of their weights."""
         form = self.on(device)
-        names = sorted({form.graph.operator[name].kernel for name in operators})
-        return IRModule({name: form.mod[name] for name in names})
+        called = [form.graph.operator[name] for name in operators]
+        read = {name for operator in called for name in operator.inputs}
+        names = {operator.kernel for operator in called}
+        names |= {weight.kernel for weight in form.prepared if weight.name in read}
+        return IRModule({name: form.mod[name] for name in sorted(names)})
 
     def placed(self, placement: Mapping[str, str]) -> IRModule:
         """Return `main` whose calls read the weights of the devices that `placement` names.

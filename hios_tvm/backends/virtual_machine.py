@@ -8,6 +8,8 @@ from tvm import relax
 from tvm.ir import IRModule
 from tvm.target import Target
 
+from hios_tvm.backends.network import Lowered
+
 Arrays = Mapping[str, np.ndarray]
 
 
@@ -37,3 +39,17 @@ def virtual_machine_runner(
     """Build `mod` as `build_virtual_machine` does; the result runs it once on `inputs`."""
     run = build_virtual_machine(mod, target)
     return lambda: run(inputs)
+
+
+def prepare_weights(form: Lowered, weights: Arrays) -> dict[str, np.ndarray]:
+    """Compute the prepared weights of `form` from those that are stored, as the runtime does."""
+    kernels = {weight.kernel: form.mod[weight.kernel] for weight in form.prepared}
+    functions = {name: func.with_attr("global_symbol", name) for name, func in kernels.items()}
+    library = tvm.compile(IRModule(functions), form.target)
+    results = {}
+    for weight in form.prepared:
+        tensor = form.graph.tensor[weight.name]
+        result = tvm.runtime.empty(tensor.shape, tensor.dtype)
+        library[weight.kernel](tvm.runtime.tensor(weights[weight.source]), result)
+        results[weight.name] = result.numpy()
+    return results

@@ -321,16 +321,17 @@ def _same_kernels(subject: Subject) -> tuple[str, Runner]:
     import tvm
 
     from hios_tvm.backends.network import lower_by_recipe
-    from hios_tvm.backends.virtual_machine import virtual_machine_runner
+    from hios_tvm.backends.virtual_machine import prepare_weights, virtual_machine_runner
     from hios_tvm.runtime.read_artifact import read_manifest
 
     manifest = read_manifest(subject.artifact, verify_key=subject.verify_key)
     network = lower_by_recipe(subject.module(), manifest.recipe)
     if manifest.graph is None or network.graph.operators != manifest.graph.operators:
         raise UsageError(f"{subject.artifact} was not compiled from {subject.model} as it is now")
-    weights = {name: tvm.runtime.tensor(array) for name, array in network.weights.items()}
     form = network.lowered[HOST]
-    mod = tvm.relax.transform.BindParams("main", weights)(form.mod)
+    weights = {**network.weights, **prepare_weights(form, network.weights)}
+    tensors = {name: tvm.runtime.tensor(array) for name, array in weights.items()}
+    mod = tvm.relax.transform.BindParams("main", tensors)(form.mod)
     runner = virtual_machine_runner(mod, form.target, subject.inputs)
     return f"the artifact's kernels in TVM {tvm.__version__}'s virtual machine, one device", runner
 

@@ -17,7 +17,7 @@ from hios_tvm.schema.recipe import Recipe
 from hios_tvm.schema.strict_json import decode, encode, parse
 from hios_tvm.schema.value_checks import ValueCheck
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 REBUILD_COMMAND = "hios-tvm compile"
 ALIGNMENT = 64
 """Bytes; generated kernels load whole cache lines and vectors."""
@@ -48,8 +48,8 @@ class Buffer:
     Attributes
     ----------
     name : str
-        Unique in the artifact; of a ``param`` buffer also its name among the weights, with
-        ``@device`` behind it where it is a GPU's copy.
+        Unique in the artifact; of a ``param`` buffer also its name among the weights, stored or
+        prepared, with ``@device`` behind it where it is a GPU's copy.
     device : str or None
         Whose memory it is; None for memory that all CPU devices read and write.
     space : {"input", "output", "param", "arena"}
@@ -73,6 +73,24 @@ class Buffer:
     def weight(self) -> str:
         """Name of a ``param`` buffer among the weights."""
         return self.name if self.device is None else self.name.removesuffix(f"@{self.device}")
+
+
+@dataclass(frozen=True)
+class PreparedWeight:
+    """A weight that a kernel of the CPUs computes once, when the artifact is loaded.
+
+    Attributes
+    ----------
+    name : str
+        Of its ``param`` buffer, which has its shape and type.
+    kernel : str
+    source : str
+        The tensor of ``sources.safetensors`` that the kernel reads.
+    """
+
+    name: str
+    kernel: str
+    source: str
 
 
 @dataclass(frozen=True)
@@ -189,7 +207,8 @@ class Verification:
 class Manifest:
     """What ``manifest.json`` holds.
 
-    `checks` are made after each run. `gpu_kernels` says how the kernels of GPUs are launched.
+    `prepared` weights are computed before the first run, `checks` are made after each run.
+    `gpu_kernels` says how the kernels of GPUs are launched.
     `entries` maps each other entry of the archive but its signature to its SHA-256 (hex).
 
     `graph` is the operator graph that was scheduled; the runtime compares what calls write with it.
@@ -205,6 +224,7 @@ class Manifest:
     devices: tuple[DeviceSpec, ...]
     programs: tuple[Program, ...]
     buffers: tuple[Buffer, ...]
+    prepared: tuple[PreparedWeight, ...] = ()
     checks: tuple[ValueCheck, ...] = ()
     gpu_kernels: Mapping[str, GpuKernel] = field(default_factory=dict)
     entries: Mapping[str, str] = field(default_factory=dict)

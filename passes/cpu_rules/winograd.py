@@ -42,9 +42,10 @@ from hios_tvm.passes.cpu_rules.loop_nest import (
     vectors,
     when,
 )
+from hios_tvm.passes.cpu_rules.transformed_weights import TransformedWeights
 from hios_tvm.passes.cpu_rules.weight_stream import WeightStream
 from hios_tvm.passes.cpu_rules.winograd_matrices import TILE
-from hios_tvm.passes.cpu_rules.winograd_shape import TransformedWeights, WinogradShape
+from hios_tvm.passes.cpu_rules.winograd_shape import WinogradShape
 from hios_tvm.passes.cpu_rules.winograd_transforms import (
     Vectors,
     transformed_inputs,

@@ -5,10 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import numpy as np
-
 from hios_tvm.passes.cpu_rules.register_tile import RegisterTile, choose_tile
-from hios_tvm.passes.cpu_rules.winograd_matrices import MATRICES, TILE
+from hios_tvm.passes.cpu_rules.winograd_matrices import TILE
 from hios_tvm.schema.kernel_shapes import ConvolutionShape
 
 _PRODUCT_CYCLES = 0.55  # of a vector of products in a register tile
@@ -81,24 +79,3 @@ def _cycles(products: float, transformed: float, weight_bytes: int) -> float:
     """
     arithmetic = products * _PRODUCT_CYCLES + transformed * _TRANSFORM_CYCLES
     return max(arithmetic, weight_bytes / _BYTES_PER_CYCLE)
-
-
-@dataclass(frozen=True)
-class TransformedWeights:
-    """Transforms ``(3, 3, inputs, outputs)`` as `WinogradShape` says.
-
-    >>> TransformedWeights(block=32)(np.ones((3, 3, 3, 40), "float32")).shape
-    (2, 16, 3, 32)
-    """
-
-    block: int
-
-    def __call__(self, weights: np.ndarray) -> np.ndarray:
-        _, _, inputs, outputs = weights.shape
-        matrix = np.array(MATRICES.filters)
-        points = np.einsum("ia,jb,abco->ijco", matrix, matrix, weights.astype("float64"))
-        blocks = -(-outputs // self.block)
-        padded = np.zeros((len(matrix) ** 2, inputs, blocks * self.block), weights.dtype)
-        padded[:, :, :outputs] = points.reshape(len(matrix) ** 2, inputs, outputs)
-        packed = padded.reshape(-1, inputs, blocks, self.block).transpose(2, 0, 1, 3)
-        return np.ascontiguousarray(packed)

@@ -169,7 +169,7 @@ def test_content_that_the_manifest_does_not_describe_is_refused(
 
 
 def test_the_signature_is_checked_before_the_manifest_is_read(unsigned: Path, key: Path) -> None:
-    content = unsigned.read_bytes().replace(b'"format_version":3', b'"format_version":7')
+    content = unsigned.read_bytes().replace(b'"format_version":4', b'"format_version":7')
     unsigned.write_bytes(repaired(content))
     with pytest.raises(ArtifactError, match="format version 7"):
         open_artifact(unsigned)

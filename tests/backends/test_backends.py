@@ -34,7 +34,9 @@ def test_code_of_gpus_does_not_depend_on_the_cpu_beside_them() -> None:
         network = lower_network(from_onnx(model()), cpu, cuda_target("sm_80", cpu))
         form = network.lowered["cuda"]
         sources.append(generate_cuda(form.mod, form.target).source)
-        assert len({array.shape for array in network.weights.values()}) == 4, "CPUs pack theirs"
+        graphs = [form.graph for form in network.lowered.values()]
+        shapes = {graph.tensor[name].shape for graph in graphs for name in graph.constants}
+        assert len(shapes) == 4, "CPUs pack theirs"
     assert "conv2d" in sources[0]
     assert sources[0] == sources[1] == sources[2]
 
@@ -56,12 +58,18 @@ def test_each_operator_reads_the_weights_of_its_device() -> None:
     others = {op.name: "cpu@0" for op in network.graph.operators}
     placed = network.placed({**others, first: "cpu@0", second: "cuda:0"})
     read = {
-        binding.var.name: [network.weights.get(v.name) for v in binding.value.args[1].fields][1]
+        binding.var.name: binding.value.args[1].fields[1]
         for binding in placed["main"].body.blocks[0].bindings
         if binding.var.name in (first, second)
     }
-    assert read[first].shape != (3, 3, 64, 64), "packed for the CPU"
-    np.testing.assert_array_equal(read[second], random(20, 64, 3, 3, seed=1).transpose(2, 3, 1, 0))
+    (prepared,) = network.lowered["cpu"].prepared
+    assert read[first].name == prepared.name, "packed for the CPU"
+    weights = network.weights
+    for name, weight in (
+        (prepared.source, random(64, 64, 3, 3)),
+        (read[second].name, random(20, 64, 3, 3, seed=1)),
+    ):
+        np.testing.assert_array_equal(weights[name], weight.transpose(2, 3, 1, 0))
 
 
 def test_a_placement_on_one_kind_takes_its_form_as_it_is() -> None:

@@ -21,8 +21,8 @@ from onnx import ModelProto, helper
 
 from hios_tvm.backends.cpu.targets import parse_target
 from hios_tvm.passes.cpu_rules import winograd_shape
+from hios_tvm.passes.cpu_rules.transformed_weights import TransformedWeights
 from hios_tvm.passes.cpu_rules.winograd_matrices import MATRICES, TILE
-from hios_tvm.passes.cpu_rules.winograd_shape import TransformedWeights
 
 TOLERANCE = 5e-6  # of the largest output
 

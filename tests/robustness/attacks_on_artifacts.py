@@ -14,7 +14,7 @@ from archives import archive_of, entries_of
 from attack_runner import Attack, Attempt, ForeignBytesError
 from index_cases import Array
 from mutations import damage, edit_json
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 from onnx_models import make_model, node, noise
 
 import hios_tvm
@@ -22,7 +22,7 @@ from hios_tvm.artifact.sign import public_key_path, sign_artifact, write_new_key
 from hios_tvm.artifact.write import write
 from hios_tvm.errors import InputError
 from hios_tvm.frontends.onnx import from_onnx
-from hios_tvm.runtime.artifact_format import MANIFEST, PARAMS
+from hios_tvm.runtime.artifact_format import MANIFEST, PARAMS, SOURCES
 from hios_tvm.runtime.devices.cpu.cores import allowed_cores
 from hios_tvm.runtime.memory import aligned_empty
 from hios_tvm.schema.device_names import cpu_device_name
@@ -50,9 +50,26 @@ def attack_network() -> onnx.ModelProto:
     return model
 
 
+def artifact_network() -> onnx.ModelProto:
+    """Return that network with a convolution whose weights are prepared when it is loaded."""
+    model = attack_network()
+    model.graph.node.extend(
+        [
+            node("Reshape", "x shape", "f"),
+            node("Tile", "f repeats", "g"),
+            node("Conv", "g k", "z", pads=[1, 1, 1, 1]),
+        ]
+    )
+    weights = {"shape": np.array([1, 1, 6, 8]), "repeats": np.array([1, 64, 3, 2])}
+    for name, array in (weights | {"k": noise(64, 64, 3, 3)}).items():
+        model.graph.initializer.append(numpy_helper.from_array(array, name))
+    model.graph.output.append(helper.make_tensor_value_info("z", TensorProto.FLOAT, None))
+    return model
+
+
 def write_artifact(path: Path) -> None:
     """Compile the network for two cores, alone and together, whose operators take turns."""
-    network = hios_tvm.lower_network(from_onnx(attack_network()), "host")
+    network = hios_tvm.lower_network(from_onnx(artifact_network()), "host")
     cores = sorted(allowed_cores())[:2]
     devices = list(dict.fromkeys([*(cpu_device_name([c]) for c in cores), cpu_device_name(cores)]))
     names = [operator.name for operator in network.graph.operators]
@@ -132,10 +149,11 @@ def _edited_weights(folder: Path) -> Attempt:
     manifest = Manifest.from_json(entries[MANIFEST])
 
     def attempt(rng: random.Random) -> None:
-        params = damage(entries[PARAMS], rng)
-        digest = hashlib.sha256(params).hexdigest()
-        text = replace(manifest, entries={**manifest.entries, PARAMS: digest}).to_json()
-        path.write_bytes(archive_of({**entries, MANIFEST: text, PARAMS: params}))
+        name = rng.choice([PARAMS, SOURCES])
+        weights = damage(entries[name], rng)
+        digest = hashlib.sha256(weights).hexdigest()
+        text = replace(manifest, entries={**manifest.entries, name: digest}).to_json()
+        path.write_bytes(archive_of({**entries, MANIFEST: text, name: weights}))
         _run(path)
 
     return attempt
