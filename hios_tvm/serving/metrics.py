@@ -12,9 +12,7 @@ _SECONDS = tuple(
 )  # 0.1 ms to 50 s
 _ROWS = tuple(float(1 << power) for power in range(11))
 
-_REQUESTS = Counter(
-    "hios_requests", "Requests by their answer", (*_MODEL, "protocol", "code")
-)
+_REQUESTS = Counter("hios_requests", "Requests by their answer", (*_MODEL, "protocol", "code"))
 _LATENCY = Histogram(
     "hios_request_seconds",
     "From a request, read whole, to its answer",

@@ -178,9 +178,7 @@ def _length(headers: Mapping[bytes, bytes], name: bytes) -> int | None:
     return int(text)
 
 
-def decode(
-    body: Array, json_bytes: int | None, outputs: Sequence[TensorSpec]
-) -> InferRequest:
+def decode(body: Array, json_bytes: int | None, outputs: Sequence[TensorSpec]) -> InferRequest:
     """Read a body; `json_bytes` is the length of its JSON part where bytes of tensors follow it.
 
     Raises

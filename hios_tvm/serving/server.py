@@ -103,7 +103,9 @@ class _RestServer(RESTServer):
             f"/v2{model}/ready": endpoints.model_ready,
             f"/v2{model}/versions/{{model_version}}/ready": endpoints.model_ready,
         }.items():
-            router.add_api_route(path, handler, methods=["GET"], response_model=None)
+            router.add_api_route(
+                path, handler, methods=["GET"], response_model=None, response_class=JSONResponse
+            )
         app.include_router(router)
         infer = InferEndpoint(self._models)
         for path in (f"/v2{model}/infer", f"/v2{model}/versions/{{model_version}}/infer"):
@@ -189,11 +191,12 @@ class Server(ModelServer):
             await grpc_server.start()
             rest = asyncio.create_task(rest_server.start())
             stop = self._heard_signal()
+            ports = {"http_port": listener.getsockname()[1], "grpc_port": grpc_server.port}
             _LOG.info(
                 "serving on %s: REST on port %d, gRPC on port %d",
                 self._options.host,
-                listener.getsockname()[1],
-                grpc_server.port,
+                *ports.values(),
+                extra={"data": ports},
             )
             await asyncio.wait((rest, stop), return_when=asyncio.FIRST_COMPLETED)
             _LOG.info("stopping: requests that were accepted are answered")
