@@ -38,7 +38,7 @@ from tritonclient.utils import InferenceServerException  # noqa: E402
 
 CLIENTS = {"http": triton_http, "grpc": triton_grpc}
 by_protocol = pytest.mark.parametrize("protocol", CLIENTS)
-ROOT = Path(__file__).parents[2]
+TIMEOUT_S = 300  # of what hangs
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Running:
     def request(
         self, method: str, path: str, body: bytes = b"", headers: dict[str, str] | None = None
     ) -> tuple[int, bytes]:
-        connection = HTTPConnection("127.0.0.1", self.http_port, timeout=60)
+        connection = HTTPConnection("127.0.0.1", self.http_port, timeout=TIMEOUT_S)
         try:
             connection.request(method, path, body, headers or {})
             response = connection.getresponse()
@@ -353,7 +353,7 @@ def test_random_changes_of_a_request_do_no_harm(
 ) -> None:
     whole, json_bytes = binary_body(inputs)
     rng = np.random.default_rng(0)
-    connection = HTTPConnection("127.0.0.1", server.http_port, timeout=60)
+    connection = HTTPConnection("127.0.0.1", server.http_port, timeout=TIMEOUT_S)
     for _ in range(200):
         changed = bytearray(whole[: rng.integers(json_bytes, json_bytes + 100)])
         for at in rng.integers(0, json_bytes, rng.integers(1, 4)):
@@ -466,7 +466,7 @@ def test_the_end_waits_for_what_was_accepted(
         f"POST /v2/models/two/infer HTTP/1.1\r\nHost: x\r\nContent-Length: {len(whole)}\r\n"
         f"Inference-Header-Content-Length: {json_bytes}\r\nExpect: 100-continue\r\n\r\n"
     )
-    with socket.create_connection(("127.0.0.1", server.http_port), timeout=60) as connection:
+    with socket.create_connection(("127.0.0.1", server.http_port), timeout=TIMEOUT_S) as connection:
         connection.sendall(head.encode())
         assert b"100 Continue" in connection.recv(1000)  # the request has been accepted
         server.process.send_signal(signal.SIGTERM)
@@ -479,6 +479,6 @@ def test_the_end_waits_for_what_was_accepted(
             answer += part
     assert answer.startswith(b"HTTP/1.1 200 ")
     assert expected["product"].tobytes() in answer
-    assert server.process.wait(timeout=60) == 0
+    assert server.process.wait(timeout=TIMEOUT_S) == 0
     with pytest.raises(OSError):
-        socket.create_connection(("127.0.0.1", server.http_port), timeout=60)
+        socket.create_connection(("127.0.0.1", server.http_port), timeout=TIMEOUT_S)

@@ -93,15 +93,15 @@ def test_more_than_may_wait_are_refused_at_once(session: Session) -> None:
             for _ in range(4):  # one may have been taken from the queue already
                 accepted.append(worker.submit(rows(1, 2)))
         assert worker.waiting == 2
-    assert all(result.result(timeout=60) for result in accepted)
+    assert all(result.result(timeout=300) for result in accepted)
     worker.close()
 
 
 def test_values_that_are_refused_do_not_end_the_worker(session: Session) -> None:
     worker = Worker(session, limit=4, observer=Runs())
     with pytest.raises(InputError, match=r"rows|index"):
-        worker.submit(rows(0, 99)).result(timeout=60)
-    assert worker.submit(rows(0, 1)).result(timeout=60)
+        worker.submit(rows(0, 99)).result(timeout=300)
+    assert worker.submit(rows(0, 1)).result(timeout=300)
     worker.close()
 
 
