@@ -28,7 +28,7 @@ def share_of(
     Examples
     --------
     >>> share_of(["cpu@0-1"], allowed=range(4), claimed=[0])
-    ('cpu@2-3',)
+    ('cpu@1-2',)
     >>> share_of(["cpu@0-1", "cpu@0", "cpu@1"], allowed=range(2), claimed=[0, 1])
     ('cpu@0-1',)
     >>> share_of(["cpu@0", "cpu@1", "cuda:0"], allowed=[4, 5], claimed=[4])
