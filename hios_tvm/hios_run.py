@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import fields
 from itertools import islice
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from hios_tvm.measuring.latency import LatencySummary, latencies_of
 from hios_tvm.runtime import Session, load, read_manifest
 from hios_tvm.runtime.machine import describe_machine
 from hios_tvm.schema.device_names import split_devices
+from hios_tvm.serving import require_kserve
+from hios_tvm.serving.options import ServerOptions
 from hios_tvm.verification.deviation import deviations, tolerance_of
 from hios_tvm.verification.inputs import given_inputs, read_arrays
 from hios_tvm.version import __version__, check_one_installation
@@ -99,16 +102,29 @@ def verify(options: argparse.Namespace) -> None:
         )
 
 
+def serve(options: argparse.Namespace) -> None:
+    """Serve artifacts by the Open Inference Protocol, over REST and gRPC."""
+    require_kserve()
+    from hios_tvm.serving.server import serve
+
+    names = [field.name for field in fields(ServerOptions)]
+    server_options = ServerOptions(**{name: getattr(options, name) for name in names})
+    serve(options.artifacts, options.devices, server_options, options.verify_key)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="hios-run", description="Run artifacts of hios-tvm.")
     parser.add_argument("--version", action="version", version=f"hios-run {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in (run, benchmark, inspect, verify):
+    for command in (run, benchmark, inspect, verify, serve):
         about = (command.__doc__ or "").rstrip(".")
         added = commands.add_parser(command.__name__, help=about, description=about)
         added.set_defaults(command=command)
-        added.add_argument("artifact", type=Path)
         added.add_argument("--verify-key", type=Path, help="public key (PEM) of the signature")
+        if command is serve:
+            _add_server_options(added)
+            continue
+        added.add_argument("artifact", type=Path)
         if command is inspect:
             added.add_argument("--manifest", action="store_true", help="print it whole, as JSON")
             continue
@@ -136,6 +152,20 @@ def _parser() -> argparse.ArgumentParser:
             )
             added.add_argument("--rtol", type=float, help="largest error, of the largest magnitude")
     return parser
+
+
+def _add_server_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("artifacts", nargs="+", metavar="[NAME[/VERSION]=]ARTIFACT")
+    parser.add_argument(
+        "--devices", action="append", default=[], help="once for each artifact, in order"
+    )
+    for field in fields(ServerOptions):
+        parser.add_argument(
+            f"--{field.name.replace('_', '-')}",
+            default=field.default,
+            type=type(field.default),
+            help=f"{field.metadata['help']} (%(default)s)",
+        )
 
 
 def _count(text: str) -> int:

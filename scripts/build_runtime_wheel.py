@@ -28,10 +28,10 @@ MODULES = (
     *("measuring/__init__", "measuring/artifact_costs", "measuring/latency"),
     *("verification/__init__", "verification/deviation", "verification/inputs"),
 )
-"""Modules outside of `hios_tvm.runtime` and `hios_tvm.schema`."""
+"""Modules outside of the packages that are there whole."""
 
-EXTRAS = {"bfloat16": "ml_dtypes", "sign": "cryptography"}
-"""What only some artifacts need: types that NumPy lacks, and signatures."""
+EXTRAS = {"bfloat16": ("ml_dtypes",), "sign": ("cryptography",), "serve": ("kserve", "uvloop")}
+"""What only some need: types that NumPy lacks, signatures, and `hios-run serve`."""
 
 _DATE = (1980, 1, 1, 0, 0, 0)  # equal contents make equal wheels
 
@@ -67,7 +67,9 @@ def _modules() -> Iterator[tuple[str, bytes]]:
         name = f"hios_tvm/{module}.py"
         yield name, (ROOT / name).read_bytes()
     yield "hios_tvm/py.typed", b""
-    for package, folder in (("runtime", ROOT / "runtime"), ("schema", ROOT / "hios_tvm/schema")):
+    folders = {"runtime": ROOT / "runtime"}
+    folders |= {name: ROOT / "hios_tvm" / name for name in ("schema", "serving")}
+    for package, folder in folders.items():
         for path in sorted(folder.rglob("*.py")):
             yield f"hios_tvm/{package}/{path.relative_to(folder)}", path.read_bytes()
 
@@ -107,8 +109,9 @@ def _metadata() -> str:
         f"Requires-Python: {project['requires-python']}",
         *(f"Requires-Dist: {known[name]}" for name in ("numpy", "apache-tvm-ffi")),
     ]
-    for extra, name in EXTRAS.items():
-        lines += [f"Provides-Extra: {extra}", f"Requires-Dist: {known[name]}; extra == '{extra}'"]
+    for extra, names in EXTRAS.items():
+        lines.append(f"Provides-Extra: {extra}")
+        lines += [f"Requires-Dist: {known[name]}; extra == '{extra}'" for name in names]
     return "\n".join([*lines, ""])
 
 

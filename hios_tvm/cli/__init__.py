@@ -17,6 +17,7 @@ _COMMANDS = (
     "zoo",
     "compile",
     "run",
+    "serve",
     "benchmark",
     "compare",
     "tune",

@@ -147,6 +147,14 @@ input_options = option_group(
 )
 
 
+def check_key(verify_key: Path | None, require_signature: bool) -> None:
+    """Refuse ``--require-signature`` without a key."""
+    if require_signature and required_key(verify_key) is None:
+        raise UsageError(
+            "--require-signature needs a key: give --verify-key, or set HIOS_REQUIRE_SIGNATURE"
+        )
+
+
 @dataclass(frozen=True, kw_only=True)
 class ArtifactFile:
     """An artifact, and how it is loaded."""
@@ -157,10 +165,7 @@ class ArtifactFile:
     require_signature: bool = False
 
     def __post_init__(self) -> None:
-        if self.require_signature and required_key(self.verify_key) is None:
-            raise UsageError(
-                "--require-signature needs a key: give --verify-key, or set HIOS_REQUIRE_SIGNATURE"
-            )
+        check_key(self.verify_key, self.require_signature)
 
     def read(self) -> Manifest:
         """Return its manifest; nothing of the artifact is executed."""
@@ -183,6 +188,13 @@ verify_key_option = click.option(
     help="Public key (PEM): refuse an artifact that its owner did not sign.",
 )
 
+require_signature_option = click.option(
+    "--require-signature",
+    is_flag=True,
+    help="Do nothing without a key: with --verify-key, or with the environment variable "
+    "HIOS_REQUIRE_SIGNATURE, which names the key's file for all commands and programs.",
+)
+
 artifact_options = option_group(
     ArtifactFile,
     click.argument("artifact", type=EXISTING_FILE),
@@ -190,12 +202,7 @@ artifact_options = option_group(
         "--devices", type=DeviceList(), help="Run on these devices instead of those of the compile."
     ),
     verify_key_option,
-    click.option(
-        "--require-signature",
-        is_flag=True,
-        help="Do nothing without a key: with --verify-key, or with the environment variable "
-        "HIOS_REQUIRE_SIGNATURE, which names the key's file for all commands and programs.",
-    ),
+    require_signature_option,
 )
 
 max_memory_option = click.option(

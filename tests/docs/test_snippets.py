@@ -5,11 +5,17 @@ A block that cannot run here says why, in a comment above it: ``<!-- not run: ne
 
 from __future__ import annotations
 
+import random
 import re
 import shlex
+import shutil
+import socket
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -86,13 +92,45 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize("page", [name for name, blocks in PAGES.items() if blocks])
 def test_what_a_page_shows_runs(page: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if page == "serve" and not (
+        find_spec("kserve") and find_spec("tritonclient") and shutil.which("curl")
+    ):
+        pytest.skip("needs curl and pip install 'hios-tvm[serve]' 'tritonclient[http,grpc]'")
     names: dict[str, Any] = {}
-    for block in PAGES[page]:
-        if block.language == "python":
-            exec(block.text, names)
-        elif block.language == "console":
-            for command in commands_of(block.text):
-                paste(command, monkeypatch)
+    ports = {"8080": free_port(), "8081": free_port()}  # those of the page may be in use
+    with ExitStack() as servers:
+        for block in PAGES[page]:
+            text = re.sub("808[01]", lambda match: ports[match[0]], block.text)
+            if block.language == "python":
+                exec(text, names)
+            elif block.language == "console":
+                for command in commands_of(text):
+                    if command.endswith("&"):
+                        options = f"--http-port {ports['8080']} --grpc-port {ports['8081']}"
+                        servers.enter_context(background(f"{command[:-1]} {options}"))
+                    else:
+                        paste(command, monkeypatch)
+
+
+def free_port() -> str:
+    """Return a port that nobody listens on, and that no client gets."""
+    while True:
+        port = random.randrange(20_000, 30_000)
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)):
+                return str(port)
+
+
+@contextmanager
+def background(command: str) -> Iterator[None]:
+    """Let a command of this package run beside the block."""
+    words = [sys.executable, "-c", "from hios_tvm.cli import main; main()"]
+    process = subprocess.Popen([*words, *shlex.split(command)[1:]])
+    try:
+        yield
+    finally:
+        process.terminate()
+        assert process.wait() == 0
 
 
 def commands_of(text: str) -> list[str]:

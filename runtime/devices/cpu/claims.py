@@ -103,6 +103,18 @@ def claim_cores(cores: Iterable[int], *, exclusive: bool = False) -> CoreClaim:
     return claim
 
 
+def claimed_cores(cores: Iterable[int]) -> frozenset[int]:
+    """Return those of `cores` that sessions use, of this process and of others that are visible."""
+    with _CLAIMS.lock:
+        descriptor = _open_file()
+        return frozenset(
+            core
+            for core in cores
+            if _CLAIMS.used[core]
+            or (descriptor is not None and _holder(descriptor, core, exclusive=True) is not None)
+        )
+
+
 def _warn(descriptor: int, core: int, exclusive: bool) -> None:
     """Say once for each other process that it shares a core with this one."""
     if not exclusive and not _CLAIMS.used[core]:

@@ -1,0 +1,219 @@
+"""The models that a server has: artifacts by name and version, loaded and with their queues."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kserve.model import BaseKServeModel
+from kserve.model_repository import ModelRepository
+
+from hios_tvm.errors import UsageError
+from hios_tvm.runtime import Session, load, read_manifest
+from hios_tvm.runtime.arguments import Array, accept
+from hios_tvm.runtime.devices.cpu.claims import claimed_cores
+from hios_tvm.runtime.devices.cpu.cores import allowed_cores
+from hios_tvm.serving.core_shares import share_of
+from hios_tvm.serving.metrics import ModelMetrics
+from hios_tvm.serving.options import ServerOptions
+from hios_tvm.serving.refusals import NotFoundError, answer_to
+from hios_tvm.serving.tensors import metadata_of, request_bytes
+from hios_tvm.serving.worker import Worker
+
+_LOG = logging.getLogger("hios_tvm.serving")
+_NAME = re.compile(r"(?P<name>[\w.-]+)(/(?P<version>[\w.-]+))?=(?P<path>.+)")
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """An artifact, and the name and version that clients know it by."""
+
+    name: str
+    version: str
+    path: Path
+
+    @classmethod
+    def parse(cls, text: str) -> ModelSource:
+        """Read ``FILE``, ``NAME=FILE`` or ``NAME/VERSION=FILE``.
+
+        >>> ModelSource.parse("resnet/2=new.hios")
+        ModelSource(name='resnet', version='2', path=PosixPath('new.hios'))
+        >>> ModelSource.parse("models/small.hios").name
+        'small'
+        """
+        match = None if Path(text).exists() else _NAME.fullmatch(text)
+        if match is None:
+            return cls(Path(text).stem, "1", Path(text))
+        return cls(match["name"], match["version"] or "1", Path(match["path"]))
+
+
+class Model(BaseKServeModel):
+    """One version of a model.
+
+    Parameters
+    ----------
+    source : ModelSource
+    session : Session
+        The artifact, loaded; `stop` closes it.
+    options : ServerOptions
+        With the limits on its queue and requests. Requests that are far too large for its inputs
+        are refused, too.
+    """
+
+    def __init__(self, source: ModelSource, session: Session, options: ServerOptions) -> None:
+        super().__init__(source.name)
+        self.version = source.version
+        self.metadata = {
+            "name": source.name,
+            "platform": "hios_tvm",
+            "inputs": metadata_of(session.inputs),
+            "outputs": metadata_of(session.outputs),
+        }
+        self.queue = options.queue
+        self.outputs = session.outputs
+        self.max_request_bytes = min(options.max_request_bytes, request_bytes(session.inputs))
+        self._specs = session.inputs
+        self._metrics = ModelMetrics(source.name, source.version)
+        self._worker = Worker(session, limit=options.queue, observer=self)
+        self._metrics.watch_queue(lambda: self._worker.waiting)
+        self.ready = True
+
+    async def healthy(self) -> bool:
+        """Whether requests are taken."""
+        return self._worker.is_running
+
+    async def infer(self, inputs: Mapping[str, Array], protocol: str) -> dict[str, Array]:
+        """Return the outputs for `inputs`, when it is their turn.
+
+        Raises
+        ------
+        InputError
+            If the inputs are not those of the model.
+        RefusedError
+            If too many requests wait, or the server is being shut down.
+        """
+        start = time.perf_counter()
+        code = "OK"
+        try:
+            arrays = accept(inputs, self._specs, "input")
+            return await asyncio.wrap_future(self._worker.submit(arrays))
+        except Exception as error:
+            code = answer_to(error).code
+            raise
+        finally:
+            self._metrics.answered(protocol, code, time.perf_counter() - start)
+
+    def ran(self, requests: int, seconds: float) -> None:
+        """Count a run that answered so many requests."""
+        self._metrics.run_seconds.observe(seconds)
+        self._metrics.batch_size.observe(requests)
+
+    def busy(self, device: str, seconds: float) -> None:
+        """Count time in which a device worked."""
+        self._metrics.busy(device, seconds)
+
+    def stop(self) -> None:
+        """Run what waits, then close the session."""
+        self.ready = False
+        self._worker.close()
+
+
+class Models(ModelRepository):
+    """All models of a server; of several versions, the last one that was given is the default."""
+
+    def __init__(self, models: Sequence[Model]) -> None:
+        super().__init__()
+        self._versions: dict[str, dict[str, Model]] = {}
+        for model in models:
+            self._versions.setdefault(model.name, {})[model.version] = model
+            self.update(model)
+
+    def find(self, name: str, version: str | None) -> Model:
+        """Return a model, of the default version where none is named.
+
+        Raises
+        ------
+        NotFoundError
+            If there is none.
+        """
+        versions = self._versions.get(name)
+        if versions is None:
+            raise NotFoundError(f"there is no model {name!r}")
+        if not version:
+            return next(reversed(versions.values()))
+        if version not in versions:
+            raise NotFoundError(f"model {name!r} has no version {version!r}")
+        return versions[version]
+
+    def metadata(self, name: str, version: str | None) -> dict[str, Any]:
+        """Return what the protocol says of a model."""
+        model = self.find(name, version)
+        return {**model.metadata, "versions": list(self._versions[name])}
+
+    def __iter__(self) -> Iterator[Model]:
+        for versions in self._versions.values():
+            yield from versions.values()
+
+
+def load_models(
+    sources: Sequence[ModelSource],
+    devices: Sequence[str],
+    options: ServerOptions,
+    verify_key: Path | None = None,
+) -> Models:
+    """Load artifacts, each on cores that no other session uses, as far as there are enough.
+
+    Parameters
+    ----------
+    sources
+    devices
+        Where each is to run, in their order; or nothing.
+    options : ServerOptions
+        With the limits of each.
+    verify_key : Path, optional
+        As `load` takes it.
+
+    Raises
+    ------
+    UsageError
+        If two are equal by name and version, or `devices` are not as many.
+    """
+    names = [(source.name, source.version) for source in sources]
+    for source, name in zip(sources, names, strict=True):
+        if names.count(name) > 1:
+            raise UsageError(
+                f"two models are version {source.version} of {source.name!r}: name them, for "
+                f"example {source.name}/2={source.path}"
+            )
+    if devices and len(devices) != len(sources):
+        raise UsageError(f"--devices is given {len(devices)} times for {len(sources)} artifacts")
+    models: list[Model] = []
+    try:
+        for i, source in enumerate(sources):
+            session = _load(source, devices[i] if devices else None, verify_key)
+            models.append(Model(source, session, options))
+    except BaseException:
+        for model in models:
+            model.stop()
+        raise
+    return Models(models)
+
+
+def _load(source: ModelSource, devices: str | None, verify_key: Path | None) -> Session:
+    if devices is not None:
+        session = load(source.path, devices=devices, verify_key=verify_key)
+    else:
+        manifest = read_manifest(source.path, verify_key=verify_key)
+        own = [device.name for device in manifest.devices]
+        allowed = allowed_cores()
+        share = share_of(own, allowed, claimed_cores(allowed))
+        session = load(source.path, devices=share, verify_key=verify_key)
+    used = ", ".join(session.devices)
+    _LOG.info("%s version %s: %s on %s", source.name, source.version, source.path, used)
+    return session
