@@ -1,49 +1,72 @@
 #!/usr/bin/env python3
-"""Measure every distinct convolution and dense layer of the benchmark networks on one core.
+"""Measure every distinct kernel of networks on one core and on all, and compare with the peak.
 
-The core's peak is what a loop of multiply-adds in registers reaches. It is measured between the
-kernels, because clocks change and other processes share the core: each round times the loop and
-then each kernel, and the best of all rounds counts. Layers below three quarters of the peak get
-more rounds: on a busy machine most of them were only disturbed. Convolutions by Winograd's method
-count the multiplications that they save, and may be above the peak.
+NETWORKS are names of the zoo and ONNX files. The peak of a core is what a loop of multiply-adds in
+registers reaches. It is measured between the kernels, because clocks change and other processes
+share the core; its best round counts, as that of each kernel does. Convolutions by Winograd's
+method count the multiplications that they save, and may be above the peak. The executor runs the
+kernels. Their activations are in the cache; their weights too, unless --cold is given.
 
-    ./scripts/benchmark_kernels.py                     # all networks at full size
-    ./scripts/benchmark_kernels.py squeezenet1_1 --rounds 5 --json kernels.json
+    ./scripts/benchmark_kernels.py                     # all networks of the zoo at full size
+    ./scripts/benchmark_kernels.py squeezenet1_1 networks/bert.dynamo.onnx --json kernels.json
 """
 
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import click
-import numpy as np
 import tvm
 from rich.progress import track
-from tvm import tirx
-from tvm.ir import Call
+from tvm import s_tir, tirx
 from tvm.script import tirx as T
 
+from hios_tvm.backends.cache import default_cache_dir, kernel_dir
+from hios_tvm.backends.cpu.codegen import compile_kernels
+from hios_tvm.backends.cpu.costs import kernel_call
+from hios_tvm.backends.cpu.library import link_library
 from hios_tvm.backends.cpu.targets import host_target, vector_lanes
-from hios_tvm.backends.network import lower
+from hios_tvm.backends.network import lower_network
 from hios_tvm.cli.console import stdout
 from hios_tvm.cli.options import print_table
+from hios_tvm.frontends import load_model
 from hios_tvm.frontends.onnx import from_onnx
 from hios_tvm.passes.cpu_rules.loop_nest import allocate, emitted, serial
+from hios_tvm.passes.tir_trees import nodes_of
+from hios_tvm.runtime.devices import HOST
+from hios_tvm.runtime.devices.cpu.bench import KernelArg, KernelCall
+from hios_tvm.runtime.devices.cpu.cores import allowed_cores
+from hios_tvm.runtime.devices.cpu.kernels import measure_kernels
+from hios_tvm.runtime.machine import describe_machine
+from hios_tvm.schema.kernel_shapes import (
+    CONVOLUTION,
+    PRODUCT,
+    WINDOW,
+    ConvolutionShape,
+    ProductShape,
+    WindowShape,
+)
 from hios_tvm.zoo import NETWORKS, build
 
+PEAK = "peak"
 PEAK_CHAINS = 12
 PEAK_STEPS = 4096
 LARGE_LAYER_MFLOP = 20
-DISTURBED_SHARE = 0.75
+SHAPES: Mapping[str, type[ConvolutionShape] | type[WindowShape] | type[ProductShape]] = {
+    CONVOLUTION: ConvolutionShape,
+    WINDOW: WindowShape,
+    PRODUCT: ProductShape,
+}
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A kernel with its arguments' shapes; `calls` counts it in all networks."""
+    """A kernel with its arguments' shapes; `calls` counts it in its network."""
 
+    network: str
     kernel: str
     shapes: tuple[tuple[int, ...], ...]
     mflop: float
@@ -52,34 +75,41 @@ class Layer:
 
 @dataclass(frozen=True)
 class Result:
-    """The best time of a layer, and what share of the peak that is."""
+    """The best times of a layer on one core and on all, and its shares of the peak of these."""
 
     layer: Layer
-    milliseconds: float
-    gflops: float
-    share: float
+    one_ms: float
+    all_ms: float
+    one_share: float
+    all_share: float
 
 
-def layers_of(mod: tvm.IRModule) -> Iterator[tuple[str, tuple[tuple[int, ...], ...], float]]:
-    """Yield name, shapes of arguments and results, and MFLOP of each convolution and product."""
-    for block in mod["main"].body.blocks:
-        for binding in block.bindings:
-            call = binding.value
-            if not isinstance(call, Call) or len(call.args[1].fields) < 2:
-                continue
-            shapes = [tuple(map(int, arg.ty.shape)) for arg in call.args[1].fields]
-            output = tuple(map(int, binding.var.ty.shape))
-            name = call.args[0].name_hint
-            packed = [shape for shape in shapes if len(shape) == 5]
-            if "depthwise" in name:
-                window = shapes[1][:2]
-            elif "winograd" in name:  # as much work as the convolution would be otherwise
-                window = (3, 3, shapes[0][-1])
-            elif ("conv2d" in name or "matmul" in name) and packed:
-                window = packed[0][1:4]
-            else:
-                continue
-            yield name, (*shapes, output), 2e-6 * math.prod(output) * math.prod(window)
+@dataclass(frozen=True)
+class Summary:
+    """Kernels of a network, or of all, by time.
+
+    `one_share` and `all_share` are the multiply-adds of convolutions and products over what the
+    peak would do in their time; `speedup` is of all kernels' time, `product_speedup` of these.
+    """
+
+    one_ms: float
+    all_ms: float
+    one_share: float
+    all_share: float
+    speedup: float
+    product_speedup: float
+
+
+def kernel_mflop(kernel: tirx.PrimFunc) -> float:
+    """Return the MFLOP of the convolutions and products of a kernel without loops for a target."""
+    work = 0
+    for block in nodes_of(kernel.body, s_tir.SBlock):
+        for name, shape in SHAPES.items():
+            if name in block.annotations:
+                found = shape.from_annotation(block.annotations[name])
+                is_pooling = isinstance(found, WindowShape) and found.operation != "product"
+                work += 0 if is_pooling else found.work
+    return 2e-6 * work
 
 
 def peak_kernel(lanes: int) -> tirx.PrimFunc:
@@ -101,99 +131,146 @@ def peak_kernel(lanes: int) -> tirx.PrimFunc:
             T.buffer_store(out, sums[chain], [chain])
 
     kernel = tirx.PrimFunc([factor, out], emitted(write))
-    return kernel.with_attr({"global_symbol": "peak", "tirx.noalias": True, "s_tir": True})
+    return kernel.with_attr({"global_symbol": PEAK, "tirx.noalias": True, "s_tir": True})
 
 
-def timer(
-    library: tvm.runtime.Module, kernel: str, shapes: tuple[tuple[int, ...], ...]
-) -> Callable[[], float]:
-    """Return a function that runs a kernel for some milliseconds and gives its best seconds."""
-    rng = np.random.default_rng(0)
-    arrays = [tvm.runtime.tensor(rng.uniform(0.1, 0.9, s).astype("float32")) for s in shapes]
-    evaluate = library.time_evaluator(kernel, tvm.cpu(), number=1, repeat=3, min_repeat_ms=1)
-    return lambda: min(evaluate(*arrays).results)
+def compiled(name: str, target: tvm.target.Target) -> tuple[bytes, dict[Layer, KernelCall]]:
+    """Return a library of a network's kernels and the peak's, and the calls of the layers."""
+    model = from_onnx(build(name)) if name in NETWORKS else load_model(Path(name))
+    network = lower_network(model, target)
+    form = network.lowered[HOST]
+    distinct = {op.kernel: op.name for op in form.graph.operators}
+    kernels = {kernel: form.mod[kernel] for kernel in distinct}
+    module = tvm.IRModule({**kernels, PEAK: peak_kernel(vector_lanes(target))})
+    objects = compile_kernels(module, target, cache_dir=kernel_dir(default_cache_dir()))
+    layers = {}
+    count = Counter(op.kernel for op in form.graph.operators)
+    for kernel, operator in distinct.items():
+        call = kernel_call(form.graph, operator)
+        shapes = tuple(arg.shape for arg in call.args)
+        mflop = kernel_mflop(network.kernels[kernel])
+        layers[Layer(Path(name).name, kernel, shapes, mflop, count[kernel])] = call
+    return link_library(objects.values(), target), layers
 
 
-def measure(networks: Sequence[str], rounds: int) -> tuple[float, list[Result]]:
-    """Return the peak in GFLOP/s, and the layers of all networks, slowest in total first."""
+def measure(networks: Sequence[str], rounds: int, cold: bool) -> tuple[float, list[Result]]:
+    """Return the peak of a core in GFLOP/s, and the layers of all networks, slowest first."""
     target = host_target()
     lanes = vector_lanes(target)
-    # One thread, and its parallel loops inline
-    tvm.get_global_func("runtime.config_threadpool")(1, 1, ["0"], 1)
-    peak = timer(
-        tvm.compile(peak_kernel(lanes), target=target).mod,
-        "peak",
-        ((lanes,), (PEAK_CHAINS * lanes,)),
-    )
-    layers: dict[Layer, Callable[[], float]] = {}
-    for network in track(networks, "compile"):
-        mod = lower(from_onnx(build(network)), target)
-        found = Counter(layers_of(mod))
-        kernels = {name: mod[name].with_attr("global_symbol", name) for name, *_ in found}
-        library = tvm.compile(tvm.IRModule(kernels), target=target).mod
-        for (name, shapes, mflop), calls in found.items():
-            layer = Layer(f"{network}: {name}", shapes, mflop, calls)
-            layers[layer] = timer(library, name, shapes)
-    peak_flop = 2 * lanes * PEAK_CHAINS * PEAK_STEPS
-    best_peak = math.inf
-    best = dict.fromkeys(layers, math.inf)
+    cores = tuple(sorted(allowed_cores()))
+    vectors = (KernelArg((n * lanes,), "float32") for n in (1, PEAK_CHAINS))
+    peak_call = KernelCall(PEAK, tuple(vectors))
+    libraries = [compiled(name, target) for name in track(networks, "compile")]
+    peak_ms = math.inf
+    best: dict[Layer, tuple[float, float]] = {}
     for _ in track(range(rounds), "measure"):
-        for layer, run in layers.items():
-            best_peak = min(best_peak, peak())
-            best[layer] = min(best[layer], run())
-    for _ in track(range(2 * rounds), "measure what may have been disturbed"):
-        for layer, run in layers.items():
-            if layer.mflop * 1e6 / best[layer] < DISTURBED_SHARE * peak_flop / best_peak:
-                best_peak = min(best_peak, peak())
-                best[layer] = min(best[layer], run())
-    peak_gflops = 1e-9 * peak_flop / best_peak
-    results = []
-    for layer, seconds in best.items():
-        gflops = layer.mflop / seconds / 1e3
-        results.append(Result(layer, seconds * 1e3, gflops, gflops / peak_gflops))
-    results.sort(key=lambda result: -result.milliseconds * result.layer.calls)
-    return peak_gflops, results
+        for library, layers in libraries:
+            warm = [call if cold else _warm(call) for call in layers.values()]
+            pairs = [(call, some) for call in warm for some in (cores[:1], cores)]
+            pairs.append((peak_call, cores[:1]))
+            *times, peak = (m.ms for m in measure_kernels(library, pairs))
+            peak_ms = min(peak_ms, peak)
+            for layer, one_ms, all_ms in zip(layers, times[::2], times[1::2], strict=True):
+                before = best.get(layer, (math.inf, math.inf))
+                best[layer] = min(before[0], one_ms), min(before[1], all_ms)
+    peak_gflops = 2e-6 * lanes * PEAK_CHAINS * PEAK_STEPS / peak_ms
+    results = [
+        Result(
+            layer,
+            one_ms,
+            all_ms,
+            layer.mflop / one_ms / peak_gflops,
+            layer.mflop / all_ms / peak_gflops / len(cores),
+        )
+        for layer, (one_ms, all_ms) in best.items()
+    ]
+    return peak_gflops, sorted(results, key=lambda result: -result.one_ms * result.layer.calls)
 
 
-def mean_share(results: list[Result]) -> float:
-    """Geometric mean of the shares of the peak, weighted by the time of the layers."""
-    weights = [result.milliseconds * result.layer.calls for result in results]
-    logs = np.log([result.share for result in results])
-    return float(np.exp(np.average(logs, weights=weights)))
+def _warm(call: KernelCall) -> KernelCall:
+    """Return a call whose weights stay in the cache as activations do."""
+    args = [replace(arg, role="input") if arg.role == "weight" else arg for arg in call.args]
+    return KernelCall(call.kernel, tuple(args))
+
+
+def summary(results: Iterable[Result]) -> Summary:
+    results = list(results)
+    products = [result for result in results if result.layer.mflop]
+
+    def times(some: Iterable[Result]) -> tuple[float, float]:
+        totals = [(r.one_ms * r.layer.calls, r.all_ms * r.layer.calls) for r in some]
+        return sum(one for one, _ in totals), sum(every for _, every in totals)
+
+    one_ms, all_ms = times(results)
+    product_one_ms, product_all_ms = times(products)
+    return Summary(
+        one_ms,
+        all_ms,
+        sum(r.one_share * r.one_ms * r.layer.calls for r in products) / product_one_ms,
+        sum(r.all_share * r.all_ms * r.layer.calls for r in products) / product_all_ms,
+        one_ms / all_ms,
+        product_one_ms / product_all_ms,
+    )
 
 
 def worst_large_share(results: list[Result]) -> float:
-    """The least share of a layer of more than `LARGE_LAYER_MFLOP`."""
-    large = [result.share for result in results if result.layer.mflop > LARGE_LAYER_MFLOP]
+    """The least share of a layer of more than `LARGE_LAYER_MFLOP` on one core."""
+    large = [result.one_share for result in results if result.layer.mflop > LARGE_LAYER_MFLOP]
     return min(large, default=math.nan)
 
 
 def row(result: Result) -> list[str]:
     layer = result.layer
     shapes = " ".join("x".join(map(str, shape)) for shape in layer.shapes)
-    cells = [layer.kernel, shapes, f"{layer.mflop:.1f}", str(layer.calls)]
-    return [*cells, f"{result.milliseconds:.4f}", f"{result.gflops:.0f}", f"{result.share:.0%}"]
+    cells = [layer.network, layer.kernel, shapes, f"{layer.mflop:.1f}", str(layer.calls)]
+    cells += [f"{result.one_ms:.4f}", f"{result.one_share:.0%}", f"{result.all_ms:.4f}"]
+    return [*cells, f"{result.all_share:.0%}", f"{result.one_ms / result.all_ms:.2f}"]
+
+
+def summary_row(name: str, found: Summary) -> list[str]:
+    cells = [name, f"{found.one_ms:.2f}", f"{found.one_share:.0%}", f"{found.all_ms:.2f}"]
+    return [
+        *cells,
+        f"{found.all_share:.0%}",
+        f"{found.product_speedup:.2f}",
+        f"{found.speedup:.2f}",
+    ]
 
 
 @click.command(help=__doc__)
-@click.argument("networks", nargs=-1, type=click.Choice(list(NETWORKS)))
+@click.argument("networks", nargs=-1)
 @click.option("--rounds", default=3, show_default=True, help="How often each kernel is timed.")
+@click.option("--cold", is_flag=True, help="Weights come from memory.")
 @click.option("--rows", default=60, show_default=True, help="Layers to print, slowest first.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write JSON there.")
-def main(networks: tuple[str, ...], rounds: int, rows: int, json_file: Path | None) -> None:
-    peak, results = measure(networks or tuple(NETWORKS), rounds)
-    columns = ["layer", "shapes", "MFLOP", "calls", "ms", "GFLOP/s", "of peak"]
-    print_table("layers", columns, list(map(row, results[:rows])))
-    mean, worst = mean_share(results), worst_large_share(results)
+def main(
+    networks: tuple[str, ...], rounds: int, cold: bool, rows: int, json_file: Path | None
+) -> None:
+    peak, results = measure(networks or tuple(NETWORKS), rounds, cold)
+    one, every = "of peak", "of peak, all cores"
+    columns = ["network", "kernel", "shapes", "MFLOP", "calls", "ms", one, "all cores", every]
+    print_table("kernels", [*columns, "speed-up"], list(map(row, results[:rows])))
+    names = dict.fromkeys(result.layer.network for result in results)
+    of_networks = {
+        name: summary(result for result in results if result.layer.network == name)
+        for name in sorted(names)
+    }
+    of_networks["all"] = summary(results)
+    columns = ["network", "ms", one, "all cores", every, "speed-up of products", "of all kernels"]
+    print_table("by time", columns, [summary_row(*item) for item in of_networks.items()])
+    worst = worst_large_share(results)
     stdout().print(f"peak of one core: {peak:.0f} GFLOP/s (multiply-adds in registers)")
-    stdout().print(
-        f"{len(results)} layers, geometric mean weighted by time: {mean:.0%} of the peak"
-    )
-    stdout().print(f"worst layer above {LARGE_LAYER_MFLOP} MFLOP: {worst:.0%} of the peak")
+    stdout().print(f"worst kernel above {LARGE_LAYER_MFLOP} MFLOP: {worst:.0%} of the peak")
     if json_file is not None:
-        layers = [asdict(result) for result in results]
-        figures = {"peak_gflops": peak, "mean_share": mean, "worst_large_share": worst}
-        json_file.write_text(json.dumps({**figures, "layers": layers}, indent=2))
+        data = {
+            "machine": describe_machine().to_data(),
+            "peak_gflops": peak,
+            "cold_weights": cold,
+            "worst_large_share": worst,
+            "networks": {name: asdict(found) for name, found in of_networks.items()},
+            "layers": [asdict(result) for result in results],
+        }
+        json_file.write_text(json.dumps(data, indent=1) + "\n")
 
 
 if __name__ == "__main__":

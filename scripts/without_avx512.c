@@ -5,6 +5,7 @@
 // some bits cleared. New threads inherit the setting; execve resets it, but preloads this again.
 #define _GNU_SOURCE
 #include <cpuid.h>
+#include <dlfcn.h>
 #include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -29,12 +30,29 @@ static void allow(long allowed) {
   }
 }
 
+static int set_action(int number, const struct sigaction* action, struct sigaction* former) {
+  int (*real)(int, const struct sigaction*, struct sigaction*) = dlsym(RTLD_NEXT, "sigaction");
+  return real(number, action, former);
+}
+
+// Libraries that report crashes would put their handlers in the place of ours. They get none: a
+// process that crashes ends as if nobody had asked.
+int sigaction(int number, const struct sigaction* action, struct sigaction* former) {
+  return set_action(number, number == SIGSEGV ? NULL : action, former);
+}
+
+sighandler_t signal(int number, sighandler_t handler) {
+  struct sigaction action = {.sa_handler = handler, .sa_flags = SA_RESTART}, former;
+  return sigaction(number, &action, &former) == 0 ? former.sa_handler : SIG_ERR;
+}
+
 static void on_fault(int signal_number, siginfo_t* info, void* context) {
   (void)info;
   greg_t* registers = ((ucontext_t*)context)->uc_mcontext.gregs;
   const uint8_t* code = (const uint8_t*)registers[REG_RIP];
   if (code[0] != 0x0F || code[1] != 0xA2) {  // not CPUID: fail as without this handler
-    signal(signal_number, SIG_DFL);
+    const struct sigaction usual = {.sa_handler = SIG_DFL};
+    set_action(signal_number, &usual, NULL);
     return;
   }
   const uint32_t leaf = (uint32_t)registers[REG_RAX], sub = (uint32_t)registers[REG_RCX];
@@ -53,6 +71,6 @@ static void on_fault(int signal_number, siginfo_t* info, void* context) {
 
 __attribute__((constructor)) static void begin(void) {
   struct sigaction action = {.sa_sigaction = on_fault, .sa_flags = SA_SIGINFO | SA_NODEFER};
-  sigaction(SIGSEGV, &action, NULL);
+  set_action(SIGSEGV, &action, NULL);
   allow(0);
 }
