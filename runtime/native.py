@@ -53,10 +53,10 @@ class Library:
                 # TVM's loader fills the kernels' context pointers; ours shares its handle.
                 self._module = tvm_ffi.load_module(path, keep_module_alive=False)
                 self.dll = ctypes.CDLL(path)
+                unload = weakref.finalize(self, _LIBC.dlclose, ctypes.c_void_p(self.dll._handle))
+                unload.atexit = False  # a thread may still be inside
         except (OSError, RuntimeError) as error:
             raise ArtifactError(f"a kernel library cannot be loaded: {error}") from error
-        unload = weakref.finalize(self, _LIBC.dlclose, ctypes.c_void_p(self.dll._handle))
-        unload.atexit = False  # a thread may still be inside
         version = getattr(self.dll, "hios_abi_version", lambda: None)()
         if version != ABI_VERSION:
             raise ArtifactError(
