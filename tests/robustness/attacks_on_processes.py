@@ -29,6 +29,7 @@ from hios_tvm.frontends.onnx import load_onnx
 _INPUTS = {"x": np.ones((6, 8), np.float32), "i": np.array([0, 5, -1])}
 _LIMIT_S = 300.0
 _LONG_AGO_S = 3600.0
+_OF_ONNX_RUNTIME = ".ses"  # a file that it leaves where temporary files are
 
 
 @dataclass(frozen=True)
@@ -82,14 +83,10 @@ class _Place:
 
     def require_clean(self) -> None:
         """Check that no temporary file is left."""
-        left = [path for path in (self.folder / "tmp").iterdir() if not _is_of_others(path)]
-        left += [path for path in self.folder.rglob(".*") if path.is_file()]
+        left = [*(self.folder / "tmp").iterdir(), *(self.folder / "out").iterdir()]
+        left = [path for path in left if path != self.made and path.name != _OF_ONNX_RUNTIME]
         if left:
             raise RuntimeError(f"left behind: {[str(path) for path in left]}")
-
-
-def _is_of_others(path: Path) -> bool:
-    return path.name.startswith("cc")  # g++'s own temporary files
 
 
 def _require_success(process: subprocess.Popen[bytes]) -> None:
@@ -131,7 +128,8 @@ def _kill(place: _Place, words: list[str], after_s: float, *, alone: bool) -> No
     process = place.start(words)
     with suppress(subprocess.TimeoutExpired):
         process.wait(after_s)
-    (os.kill if alone else os.killpg)(process.pid, signal.SIGKILL)
+    with suppress(ProcessLookupError):  # it has ended
+        (os.kill if alone else os.killpg)(process.pid, signal.SIGKILL)
     process.communicate()
     end = time.monotonic() + 60
     while _group_exists(process.pid):
