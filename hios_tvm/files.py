@@ -3,18 +3,23 @@
 import fcntl
 import os
 import re
+import shutil
 import stat
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from functools import cache
 from pathlib import Path
-from tempfile import NamedTemporaryFile
+from tempfile import NamedTemporaryFile, TemporaryDirectory, gettempdir
 from typing import BinaryIO, cast
 
 from hios_tvm.errors import HiosError, UsageError
 
 _ABANDONED_S = 60.0
 """Age at which a temporary file that no process holds is one that a killed process left."""
+
+_MARK = "in-use-by-hios-tvm"
+"""A file in each temporary folder, which its process has locked."""
 
 
 @contextmanager
@@ -61,6 +66,32 @@ def temporary_file(beside: Path) -> Iterator[BinaryIO]:
         finally:
             with suppress(FileNotFoundError):
                 os.unlink(file.name)
+
+
+@contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """Make a folder for temporary files, and remove it at the end of the block.
+
+    Those that killed processes left are removed too.
+    """
+    _sweep_folders(gettempdir())
+    with TemporaryDirectory(prefix="hios-") as name, open(Path(name, _MARK), "wb") as mark:
+        with suppress(OSError):  # of file systems without locks
+            fcntl.flock(mark, fcntl.LOCK_SH)
+        yield Path(name)
+
+
+@cache  # once in a process
+def _sweep_folders(parent: str) -> None:
+    """Remove temporary folders whose process was killed."""
+    with suppress(OSError):
+        for mark in Path(parent).glob(f"hios-*/{_MARK}"):
+            folder = mark.parent
+            with suppress(OSError):
+                if not folder.is_symlink() and folder.stat().st_uid == os.geteuid():
+                    _remove_abandoned(str(mark))
+                    if not mark.exists():
+                        shutil.rmtree(folder)
 
 
 @contextmanager

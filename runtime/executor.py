@@ -8,6 +8,7 @@ import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -42,7 +43,6 @@ class _Shared:
     memory: list[Any]
     session: int
     failures: list[tuple[int, int, str]] = field(default_factory=list)
-    errors: list[Exception] = field(default_factory=list)
     held: object = None
 
 
@@ -239,13 +239,13 @@ class Executor:
         return teams
 
     def _start_threads(self) -> None:
-        shared, ready = self._shared, threading.Barrier(1 + len(self.tasks))
+        started: SimpleQueue[BaseException | None] = SimpleQueue()
         for number, (task, worker) in enumerate(zip(self.tasks, self._workers, strict=True)):
             where = f"core {task.core}" if task.core is not None else f"task {number}"
             self._threads.append(
                 threading.Thread(
                     target=_work,
-                    args=(shared, task, number, ctypes.addressof(worker), ready),
+                    args=(self._shared, task, number, ctypes.addressof(worker), started),
                     name=f"hios {where}",
                     daemon=True,  # a forgotten session must not keep the process alive
                 )
@@ -253,18 +253,20 @@ class Executor:
         try:
             for thread in self._threads:
                 thread.start()
-            ready.wait()
+            errors = [error for _ in self._threads if (error := started.get()) is not None]
+            if errors:
+                raise errors[0]
         except BaseException as failure:
-            ready.abort()
+            # One that the system has started may not be alive in Python's eyes yet.
+            self._shared.library.dll.hios_stop(self._shared.session)
+            self.close()
+            if isinstance(failure, (DeviceError, OSError)):
+                raise DeviceError(f"a worker cannot be put on its device: {failure}") from failure
             if isinstance(failure, RuntimeError):  # of Python, where the system allows no more
                 raise DeviceError(
                     f"this process cannot start {len(self._threads)} threads: {failure}"
                 ) from failure
             raise
-        if shared.errors:
-            self.close()
-            error = shared.errors[0]
-            raise DeviceError(f"a worker cannot be put on its device: {error}") from error
 
     def _join(self, deadline: float | None) -> None:
         dll, session = self._shared.library.dll, self._shared.session
@@ -293,18 +295,22 @@ class Executor:
                 return
 
 
-def _work(shared: _Shared, task: Task, number: int, worker: int, ready: threading.Barrier) -> None:
-    """Execute `task` in every run, on its core, when all threads are ready."""
+def _work(
+    shared: _Shared,
+    task: Task,
+    number: int,
+    worker: int,
+    started: SimpleQueue[BaseException | None],
+) -> None:
+    """Execute `task` in every run, on its core."""
+    error: BaseException | None = None
     try:
         if task.core is not None:
             pin_thread(task.core)
         task.enter()
-    except (DeviceError, OSError) as error:
-        shared.errors.append(error)
-    try:
-        ready.wait()
-    except threading.BrokenBarrierError:
-        return  # another thread could not be started
+    except BaseException as failure:  # who starts this thread waits for it
+        error = failure
+    started.put(error)
     native = NativeWorker.from_address(worker)
     while task.library.dll.hios_work(shared.session, worker):
         shared.failures.append((number, native.failed - 1, task.failure(native.status)))

@@ -5,15 +5,22 @@ memory ends processes, this one or others, so that sizes are compared with what 
 are believed.
 """
 
+import errno
+import os
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 
-from hios_tvm.errors import MemoryLimitError
+from hios_tvm.errors import HiosError, MemoryLimitError
 
 _SMALL = 1 << 16  # bytes for which nobody looks at the memory that is free
+_NO_MEMORY = (  # what errors say that are no MemoryError: of the system, of locks, of hashlib
+    os.strerror(errno.ENOMEM),
+    "can't allocate",
+    "[digital envelope routines]",
+)
 
 _limit: ContextVar[int | None] = ContextVar("memory_limit", default=None)
 
@@ -47,6 +54,19 @@ def check_memory(nbytes: int, what: str) -> None:
         raise MemoryLimitError(
             f"{what} needs {_gib(nbytes)} of memory, and {_gib(max(0, free))} are {reason}"
         )
+
+
+@contextmanager
+def memory_errors(what: str) -> Iterator[None]:
+    """Raise one `MemoryLimitError` for all that Python says in the block where memory ends."""
+    try:
+        yield
+    except HiosError:
+        raise
+    except (MemoryError, OSError, RuntimeError, ValueError) as error:
+        if isinstance(error, MemoryError) or any(sign in str(error) for sign in _NO_MEMORY):
+            raise MemoryLimitError(f"there is too little memory to {what}") from error
+        raise
 
 
 def free_memory() -> int:

@@ -2,17 +2,16 @@
 
 import ctypes
 import hashlib
-import tempfile
 import threading
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import tvm_ffi
 import tvm_ffi.libinfo
 
 from hios_tvm.errors import ArtifactError
+from hios_tvm.files import temporary_folder
 from hios_tvm.runtime.abi import ABI_VERSION
 from hios_tvm.runtime.sealed_memory import SealedMemory
 from hios_tvm.runtime.tvm_library import load_tvm_libraries
@@ -53,10 +52,10 @@ class Library:
                 # TVM's loader fills the kernels' context pointers; ours shares its handle.
                 self._module = tvm_ffi.load_module(path, keep_module_alive=False)
                 self.dll = ctypes.CDLL(path)
+                unload = weakref.finalize(self, _LIBC.dlclose, ctypes.c_void_p(self.dll._handle))
+                unload.atexit = False  # a thread may still be inside
         except (OSError, RuntimeError) as error:
             raise ArtifactError(f"a kernel library cannot be loaded: {error}") from error
-        unload = weakref.finalize(self, _LIBC.dlclose, ctypes.c_void_p(self.dll._handle))
-        unload.atexit = False  # a thread may still be inside
         version = getattr(self.dll, "hios_abi_version", lambda: None)()
         if version != ABI_VERSION:
             raise ArtifactError(
@@ -127,8 +126,8 @@ def _private_file(content: bytes) -> Iterator[str]:
     with SealedMemory("hios-kernels") as memory:
         memory.write(content)
         memory.seal()
-        with tempfile.TemporaryDirectory(prefix="hios-") as folder:
-            link = Path(folder) / "kernels.so"
+        with temporary_folder() as folder:
+            link = folder / "kernels.so"
             link.symlink_to(f"/proc/self/fd/{memory.descriptor}")
             yield str(link)
 

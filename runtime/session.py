@@ -10,16 +10,13 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from functools import partial
 
-from hios_tvm.errors import (
-    ArtifactError,
-    ExecutionError,
-    MemoryLimitError,
-)
+from hios_tvm.errors import ArtifactError, ExecutionError, MemoryLimitError
 from hios_tvm.runtime.arguments import Array, Tensors
 from hios_tvm.runtime.background import Background
 from hios_tvm.runtime.executor import DEFAULT_SPIN_US, Executor
 from hios_tvm.runtime.interface import Interface
 from hios_tvm.runtime.load_artifact import load_onto_devices
+from hios_tvm.runtime.memory_limit import memory_errors
 from hios_tvm.runtime.read_artifact import Artifact, open_artifact
 from hios_tvm.runtime.trace import RunTrace
 from hios_tvm.runtime.turn import Turn
@@ -72,26 +69,25 @@ def load(
         If `verify_key` is no such key, or the package cryptography is missing.
     DeviceError
         If this process may not use a device, or another process uses its cores exclusively.
+    MemoryLimitError
+        If there is too little memory.
     """
-    if isinstance(devices, str):
-        devices = split_devices(devices)
-    artifact = open_artifact(path, verify_key=verify_key)
-    try:
-        return Session(
-            artifact,
-            devices=devices,
-            exclusive=exclusive,
-            spin_us=spin_us,
-            gpu_trace=gpu_trace,
-            cuda_graph=cuda_graph,
-        )
-    except ArtifactError as error:
-        command = artifact.manifest.rebuild_command
-        raise ArtifactError(f"{path}: {error}; make it again with {command!r}") from error
-    except MemoryLimitError:
-        raise
-    except MemoryError as error:
-        raise MemoryLimitError(f"{path}: there is too little memory to load it") from error
+    with memory_errors(f"load {path}"):
+        if isinstance(devices, str):
+            devices = split_devices(devices)
+        artifact = open_artifact(path, verify_key=verify_key)
+        try:
+            return Session(
+                artifact,
+                devices=devices,
+                exclusive=exclusive,
+                spin_us=spin_us,
+                gpu_trace=gpu_trace,
+                cuda_graph=cuda_graph,
+            )
+        except ArtifactError as error:
+            command = artifact.manifest.rebuild_command
+            raise ArtifactError(f"{path}: {error}; make it again with {command!r}") from error
 
 
 class Session:
@@ -118,13 +114,19 @@ class Session:
             artifact, devices, exclusive=exclusive, gpu_trace=gpu_trace, cuda_graph=cuda_graph
         )
         tensors = loaded.request.tensors
-        self._interface = Interface(artifact.manifest, tensors, artifact.weights, loaded.staging)
-        self._executor = Executor(
-            loaded.tasks,
-            tensors,
-            memory=(loaded.request.arenas, artifact.weights, loaded.prepared, self._interface),
-            spin_us=spin_us,
-        )
+        try:
+            self._interface = Interface(
+                artifact.manifest, tensors, artifact.weights, loaded.staging
+            )
+            self._executor = Executor(
+                loaded.tasks,
+                tensors,
+                memory=(loaded.request.arenas, artifact.weights, loaded.prepared, self._interface),
+                spin_us=spin_us,
+            )
+        except BaseException:
+            loaded.close()
+            raise
         self._background = Background()
         self._span = (0, 0)
 
@@ -184,6 +186,8 @@ class Session:
             `run` while its own thread is in a run.
         RunTimeoutError
             If `timeout` is over. If a kernel hangs, the session is closed.
+        MemoryLimitError
+            If there is too little memory for the outputs.
         SessionClosedError
             If the session is closed, or belongs to the parent of this process.
         """
@@ -294,6 +298,8 @@ class Session:
         self._is_running = True
         try:
             return self._execute(inputs, turn.left_s if isinstance(turn, Turn) else None, out)
+        except MemoryError as error:
+            raise MemoryLimitError("there is too little memory for a run") from error
         finally:
             self._is_running = False
 

@@ -25,11 +25,15 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "robustness"))
 
 import attacks_on_artifacts
 import attacks_on_models
+import attacks_on_processes
 import attacks_on_requests
 import attacks_on_resources
 from attack_runner import OUTCOMES, Result, run_attack
 
-MODULES = (attacks_on_artifacts, attacks_on_models, attacks_on_requests, attacks_on_resources)
+MODULES = (
+    *(attacks_on_artifacts, attacks_on_models, attacks_on_requests),
+    *(attacks_on_resources, attacks_on_processes),
+)
 ATTACKS = [attack for module in MODULES for attack in module.ATTACKS]
 COLUMNS = {
     "refused": "refused cleanly",

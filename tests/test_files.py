@@ -11,13 +11,27 @@ from pathlib import Path
 
 import pytest
 
-from hios_tvm.files import atomic_write, private_folder, temporary_file
+from hios_tvm.files import (
+    _sweep_folders,
+    atomic_write,
+    private_folder,
+    temporary_file,
+    temporary_folder,
+)
 
 KILLED = """
 import os, signal, sys
 from pathlib import Path
 from hios_tvm.files import atomic_write
 with atomic_write(Path(sys.argv[1])) as file:
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+KILLED_IN_FOLDER = """
+import os, signal
+from hios_tvm.files import temporary_folder
+with temporary_folder() as folder:
+    (folder / "kernel.o").touch()
     os.kill(os.getpid(), signal.SIGKILL)
 """
 
@@ -46,6 +60,28 @@ def test_what_a_killed_process_left_is_removed_and_what_is_in_use_is_not(tmp_pat
         with atomic_write(path) as file:
             file.write(b"new")
         assert {*tmp_path.iterdir()} == {path, other, Path(used.name)}
+
+
+def test_folders_of_killed_processes_are_removed_and_those_in_use_are_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", KILLED_IN_FOLDER], env=environment, check=False)
+    assert done.returncode == -signal.SIGKILL
+    (left,) = tmp_path.iterdir()
+    of_others = tmp_path / "hios-projects"
+    of_others.mkdir()
+    _sweep_folders.cache_clear()
+    with temporary_folder() as used:
+        assert {*tmp_path.iterdir()} == {left, of_others, used}  # it may be in use
+        long_ago = time.time() - 3600
+        for mark in tmp_path.glob("*/*"):
+            os.utime(mark, (long_ago, long_ago))
+        _sweep_folders.cache_clear()
+        with temporary_folder() as other:
+            assert {*tmp_path.iterdir()} == {of_others, used, other}
+    assert {*tmp_path.iterdir()} == {of_others}
 
 
 def test_folders_that_others_may_write_to_are_refused(tmp_path: Path) -> None:

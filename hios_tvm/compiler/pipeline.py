@@ -9,7 +9,6 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from tvm.ir import IRModule
@@ -24,7 +23,7 @@ from hios_tvm.backends.interface import PhaseProgress, Progress
 from hios_tvm.backends.network import Network, lower_network
 from hios_tvm.compiler.compilation import Compilation
 from hios_tvm.compiler.options import CompileOptions
-from hios_tvm.files import check_writable
+from hios_tvm.files import check_writable, temporary_folder
 from hios_tvm.measuring.contest import MeasuredSchedule, choose_entrants, run_contest, winner
 from hios_tvm.measuring.cost_notes import cost_notes
 from hios_tvm.measuring.load import LoadMeter, load_note
@@ -129,8 +128,8 @@ def compile_model(
     check_writable(output)  # before work is spent
     with ExitStack() as stack:
         if options.cache_dir is None:  # what is measured is not compiled again for the artifact
-            folder = stack.enter_context(TemporaryDirectory(prefix="hios-tvm-"))
-            options = replace(options, cache_dir=Path(folder))
+            folder = stack.enter_context(temporary_folder())
+            options = replace(options, cache_dir=folder)
         return _compile(mod, output, options, name, reference, reproducer, progress)
 
 

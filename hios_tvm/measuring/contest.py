@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -12,6 +11,7 @@ from typing import Any
 
 from hios_tvm import runtime
 from hios_tvm.artifact.write import Build, write
+from hios_tvm.files import temporary_folder
 from hios_tvm.measuring.latency import LatencySummary, latencies_of, measure_in_turn
 from hios_tvm.schema.device_names import cores_of
 from hios_tvm.schema.schedule import Schedule
@@ -113,8 +113,8 @@ def run_contest(
 
     Only one is loaded at a time. Returns the measurement of each schedule, in the same order.
     """
-    with tempfile.TemporaryDirectory(prefix="hios-") as folder:
-        paths = [Path(folder) / f"{i}.hios" for i in range(len(builds))]
+    with temporary_folder() as folder:
+        paths = [folder / f"{i}.hios" for i in range(len(builds))]
         for build, path in zip(builds, paths, strict=True):
             write(build, path)
         medians = measure_in_turn(

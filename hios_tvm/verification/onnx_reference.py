@@ -7,12 +7,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from hios_tvm.errors import ModelError, UsageError
+from hios_tvm.files import temporary_folder
 from hios_tvm.verification.deviation import Arrays
 from hios_tvm.verification.reference import Reference, Step, perturbed
 
@@ -161,8 +161,8 @@ class OnnxReference(Reference):
         elif self._source.ByteSize() < _LARGEST_CONTENT:
             yield self._source.SerializeToString()
         else:
-            with TemporaryDirectory(prefix="hios-tvm-") as folder:
-                yield str(self.save(Path(folder)))
+            with temporary_folder() as folder:
+                yield str(self.save(folder))
 
 
 def onnxruntime_outputs(model: Path | onnx.ModelProto, inputs: Arrays) -> dict[str, np.ndarray]:

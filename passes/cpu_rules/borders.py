@@ -19,6 +19,25 @@ class Tile:
     at_border: bool
 
 
+MOST_AT_BORDER = 1 << 15
+"""Kernel columns of border pixels that a row may have: each has code of its own."""
+
+
+def has_short_borders(window: Window) -> bool:
+    """Whether tiles at the borders of a row can be written out.
+
+    Padding can be as wide as a model says. What is wider is left to general loops.
+    """
+    pixels = min(
+        window.out_size[1],
+        sum(
+            -(-missing[1] // window.strides[1])
+            for missing in (window.padding, window.padding_after)
+        ),
+    )
+    return pixels * window.kernel[1] <= MOST_AT_BORDER and window.kernel[0] <= MOST_AT_BORDER
+
+
 def tiles_of_row(window: Window, most: int) -> list[tuple[Tile, int]]:
     """Split a row into tiles of `most` pixels; equal inner ones are one entry, with their count.
 

@@ -11,6 +11,7 @@ from tvm import s_tir, tirx
 from tvm.ir import TensorLoad
 from tvm.tirx import Stmt
 
+from hios_tvm.passes.cpu_rules.borders import has_short_borders
 from hios_tvm.passes.cpu_rules.epilogue import Epilogue, find_block, fused_epilogue, image_buffer
 from hios_tvm.passes.cpu_rules.loop_nest import as_index, rebuilt
 from hios_tvm.passes.cpu_rules.vector_rule import VectorRule
@@ -71,7 +72,9 @@ class ConvolutionRule(VectorRule):
 
     def apply(self, func: tirx.PrimFunc) -> Scheduled | None:
         kernel = ConvolutionKernel.of(func)
-        return None if kernel is None else self.write(kernel)
+        if kernel is None or not has_short_borders(kernel.shape):
+            return None
+        return self.write(kernel)
 
     @abstractmethod
     def write(self, kernel: ConvolutionKernel) -> Scheduled | None:

@@ -35,7 +35,13 @@ from tvm import s_tir, tirx
 from tvm.script import tirx as T
 from tvm.tirx import BufferLoad
 
-from hios_tvm.passes.cpu_rules.borders import Tile, kernel_rows, pixels_inside, tiles_of_row
+from hios_tvm.passes.cpu_rules.borders import (
+    Tile,
+    has_short_borders,
+    kernel_rows,
+    pixels_inside,
+    tiles_of_row,
+)
 from hios_tvm.passes.cpu_rules.epilogue import (
     Epilogue,
     find_block,
@@ -77,6 +83,8 @@ class SlidingWindow(VectorRule):
         if block is None:
             return None
         window = WindowShape.from_annotation(sch.get(block).annotations[WINDOW])
+        if not has_short_borders(window):
+            return None
         shape = TiledWindow.of(window, self.lanes, self.registers)
         weight = sch.get(block).reads[1].source if shape.operation == "product" else None
         image = image_buffer(sch, block)

@@ -94,3 +94,12 @@ def test_windows_that_only_see_padding() -> None:
         "Conv", ["x", "w"], ["y"], pads=[5, 5, 5, 5], kernel_shape=[3, 3], group=20
     )
     assert_lowers_right(model_of([node], {"x": (1, 20, 2, 3)}, {"w": random(20, 1, 3, 3)}))
+
+
+@pytest.mark.parametrize("group", [1, 20])
+def test_wide_padding_is_left_to_general_loops(group: int) -> None:
+    node = helper.make_node(
+        "Conv", ["x", "w"], ["y"], pads=[0, 0, 0, 40_000], kernel_shape=[1, 3], group=group
+    )
+    weights = {"w": random(20, 20 // group, 1, 3)}
+    assert_lowers_right(model_of([node], {"x": (1, 20, 1, 3)}, weights))

@@ -27,7 +27,7 @@ is not, ``crash`` the end of the process, ``hang`` no end within the limit, ``tr
 exception.
 """
 
-START_LIMIT_S = 180.0
+START_LIMIT_S = 900.0
 MEMORY_BYTES = 12 << 30
 _CONTEXT = multiprocessing.get_context("spawn")
 

@@ -7,7 +7,7 @@ import random
 import resource
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,8 +18,7 @@ from attacks_on_artifacts import attack_network, write_artifact
 import hios_tvm
 from hios_tvm.errors import ExecutionError
 
-_LIMIT_S = 150
-_ROOT = Path(hios_tvm.__file__).parents[1]
+ROOT = Path(hios_tvm.__file__).parents[1]
 
 
 @dataclass(frozen=True)
@@ -38,6 +37,12 @@ class Surroundings:
         Where its standard output goes.
     is_folder_gone : bool
         Whether its working folder is removed before it starts.
+    prefix : sequence of str
+        Words before the command, of a program that starts it.
+    group : Path, optional
+        Control group that it joins.
+    limit_s : float
+        Seconds after which it hangs.
     """
 
     variables: Mapping[str, str | None] = field(default_factory=dict)
@@ -45,30 +50,38 @@ class Surroundings:
     cores: int | None = None
     output: str = os.devnull
     is_folder_gone: bool = False
+    prefix: Sequence[str] = ()
+    group: Path | None = None
+    limit_s: float = 150.0
 
     def run(self, command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
         """Run a command of this project here."""
-        variables: dict[str, str] = {**os.environ, "PYTHONPATH": str(_ROOT)}
+        variables: dict[str, str] = {**os.environ, "PYTHONPATH": str(ROOT)}
         variables |= {name: value for name, value in self.variables.items() if value is not None}
         for name, value in self.variables.items():
             if value is None:
                 variables.pop(name, None)
         start = folder / "start"
         start.mkdir(exist_ok=True)
-        with open(self.output, "w") as output:
-            return subprocess.run(
-                [sys.executable, "-m", "hios_tvm", *command],
-                stdout=output,
-                stderr=subprocess.PIPE,
-                text=True,
-                errors="replace",
-                env=variables,
-                cwd=start,
-                timeout=_LIMIT_S,
-                preexec_fn=self._enter,
-            )
+        try:
+            with open(self.output, "w") as output:
+                return subprocess.run(
+                    [*self.prefix, sys.executable, "-m", "hios_tvm", *command],
+                    stdout=output,
+                    stderr=subprocess.PIPE,
+                    text=True,
+                    errors="replace",
+                    env=variables,
+                    cwd=start,
+                    timeout=self.limit_s,
+                    preexec_fn=self._enter,
+                )
+        except subprocess.TimeoutExpired as error:
+            raise HangError(f"{self}: {error}") from error
 
     def _enter(self) -> None:
+        if self.group is not None:
+            (self.group / "cgroup.procs").write_text(str(os.getpid()))
         if self.is_folder_gone:
             os.rmdir(os.getcwd())
         if self.cores is not None:
@@ -119,11 +132,8 @@ def _commands(folder: Path) -> Attempt:
         run_words = ["run", str(artifact), "--input", str(inputs)]
         run_words += ["--output-dir", str(outputs.parent)]
         is_compile = rng.randrange(3) == 0
-        try:
-            result = surroundings.run(compile_words if is_compile else run_words, folder)
-        except subprocess.TimeoutExpired as error:
-            raise HangError(f"{surroundings}: {error}") from error
-        _judge(result, surroundings)
+        words = compile_words if is_compile else run_words
+        judge(surroundings.run(words, folder), surroundings)
         if is_compile:
             hios_tvm.load(made).close()
         elif not np.allclose(np.load(outputs), expected, rtol=1e-5):
@@ -132,7 +142,7 @@ def _commands(folder: Path) -> Attempt:
     return attempt
 
 
-def _judge(result: subprocess.CompletedProcess[str], surroundings: Surroundings) -> None:
+def judge(result: subprocess.CompletedProcess[str], surroundings: Surroundings) -> None:
     """Return where the command succeeded; raise what else it did."""
     report = f"{surroundings}: exit code {result.returncode}: {result.stderr[-2000:]}"
     if result.returncode < 0:

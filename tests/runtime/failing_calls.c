@@ -18,13 +18,12 @@
 static _Thread_local const char* armed = NULL;
 static atomic_int left;  // calls until the one that fails
 
-void fail_call(const char* name, int n) {
-  atomic_store(&left, n);
+// Let the n-th call of `name` fail, or with NULL none; return how many were left before: 0 or less where
+// one has failed.
+int fail_call(const char* name, int n) {
   armed = name;
+  return atomic_exchange(&left, n);
 }
-
-// Whether the call has failed since.
-int has_failed(void) { return atomic_load(&left) <= 0; }
 
 static int fails(const char* name) {
   return armed != NULL && strcmp(armed, name) == 0 && atomic_fetch_sub(&left, 1) == 1;
@@ -54,3 +53,24 @@ FAILING(int, pthread_create, EAGAIN, EAGAIN,
 FAILING(void*, dlopen, ENOMEM, NULL, (const char* path, int flags), (path, flags))
 FAILING(int, mkdir, ENOSPC, -1, (const char* path, mode_t mode), (path, mode))
 FAILING(int, symlink, ENOSPC, -1, (const char* to, const char* path), (to, path))
+
+// All memory of the heap counts as one function. The names of glibc are called directly: dlsym takes
+// memory itself.
+extern void* __libc_malloc(size_t);
+extern void* __libc_calloc(size_t, size_t);
+extern void* __libc_realloc(void*, size_t);
+extern void* __libc_memalign(size_t, size_t);
+
+#define FAILING_MEMORY(name, real, parameters, arguments) \
+  void* name parameters {                                 \
+    if (fails("malloc")) {                                \
+      errno = ENOMEM;                                     \
+      return NULL;                                        \
+    }                                                     \
+    return real arguments;                                \
+  }
+
+FAILING_MEMORY(malloc, __libc_malloc, (size_t size), (size))
+FAILING_MEMORY(calloc, __libc_calloc, (size_t count, size_t size), (count, size))
+FAILING_MEMORY(realloc, __libc_realloc, (void* old, size_t size), (old, size))
+FAILING_MEMORY(aligned_alloc, __libc_memalign, (size_t alignment, size_t size), (alignment, size))

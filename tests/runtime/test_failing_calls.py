@@ -12,7 +12,7 @@ from hand_made import HandMade
 
 FUNCTIONS = (
     *("pread64", "write", "memfd_create", "mmap64"),
-    *("pthread_create", "dlopen", "mkdir", "symlink"),
+    *("pthread_create", "dlopen", "mkdir", "symlink", "malloc"),
 )
 _FOLDER = Path(__file__).parent
 
@@ -29,6 +29,7 @@ def failing_calls(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_each_call_fails_once(function: str, failing_calls: Path, hand_made: HandMade) -> None:
     script = _FOLDER / "failing_calls.py"
     words = [str(failing_calls), str(hand_made.path), ",".join(hand_made.devices), function]
+    words += ["10"] if function == "malloc" else []  # of more than 200
     result = subprocess.run(
         [sys.executable, script, *words],
         capture_output=True,

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
@@ -15,6 +14,7 @@ from tvm.target import Target
 
 from hios_tvm.backends.cache import kept_code
 from hios_tvm.errors import CompileError
+from hios_tvm.files import temporary_folder
 
 Progress = Callable[[int, int], None]
 
@@ -158,8 +158,8 @@ def _compile(name: str, kernel: tvm.tirx.PrimFunc, target: Target) -> bytes:
         module = tvm.tirx.build(
             IRModule({name: kernel.with_attr("global_symbol", name)}), target=target
         )
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "kernel.o"
+        with temporary_folder() as folder:
+            path = folder / "kernel.o"
             module.write_to_file(str(path), "o")
             return path.read_bytes()
     except Exception as error:  # TVM raises what Python's types offer, by the place that fails

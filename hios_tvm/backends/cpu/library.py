@@ -3,7 +3,6 @@
 import os
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Iterable
 from functools import cache
 from importlib import resources
@@ -13,6 +12,7 @@ import tvm
 import tvm_ffi.libinfo
 
 from hios_tvm.errors import CompileError
+from hios_tvm.files import temporary_folder
 
 _SOURCES = ("executor.cc", "parallel.cc")
 _EMULATION = ("emulation.cc",)
@@ -48,7 +48,7 @@ def build_library(
         kernels = tvm.compile(mod, target=target).mod
     except Exception as error:
         raise CompileError(f"code generation for {target} failed: {error}") from error
-    with tempfile.TemporaryDirectory(prefix="hios-") as folder:
+    with temporary_folder() as folder:
         path = Path(folder, "kernels.o")
         kernels.write_to_file(str(path), "o")
         return link_library([path.read_bytes()], target, compiler=compiler)
@@ -78,13 +78,13 @@ def link_library(
     """
     compiler = compiler or _default_compiler(target)
     executor = _compile_runtime(compiler, _SOURCES)
-    with tempfile.TemporaryDirectory(prefix="hios-") as folder:
+    with temporary_folder() as folder:
         contents = [*objects, *executor]
         parts = [Path(folder, f"{i}.o") for i in range(len(contents))]
         for path, content in zip(parts, contents, strict=True):
             path.write_bytes(content)
         result = Path(folder, "library.so")
-        _run([compiler, "-shared", "-fPIC", "-Wl,--as-needed", "-s", *parts, "-o", result])
+        _run([compiler, "-shared", "-fPIC", "-Wl,--as-needed", "-s", *parts, "-o", result], folder)
         return result.read_bytes()
 
 
@@ -106,13 +106,13 @@ def _compile_runtime(compiler: str, sources: tuple[str, ...]) -> tuple[bytes, ..
     flags = ["-std=c++17", "-O2", "-fPIC", "-fno-exceptions", "-fno-rtti", "-fvisibility=hidden"]
     flags += [f"-I{include}" for include in dict.fromkeys(includes)]
     objects = []
-    with tempfile.TemporaryDirectory(prefix="hios-") as folder:
+    with temporary_folder() as folder:
         for name in (*_HEADERS, *sources):
             content = resources.files("hios_tvm.runtime").joinpath(name).read_bytes()
             Path(folder, name).write_bytes(content)
         for name in sources:
             result = Path(folder, f"{name}.o")
-            _run([compiler, *flags, "-c", Path(folder, name), "-o", result])
+            _run([compiler, *flags, "-c", Path(folder, name), "-o", result], folder)
             objects.append(result.read_bytes())
     return tuple(objects)
 
@@ -127,13 +127,15 @@ def _default_compiler(target: tvm.target.Target) -> str:
     return _CROSS_COMPILERS.get(processor, "g++")
 
 
-def _run(command: list[str | Path]) -> None:
+def _run(command: list[str | Path], folder: Path) -> None:
+    """Run a compiler, whose own temporary files go to `folder`."""
     name = str(command[0])
     if shutil.which(name) is None:
         raise CompileError(
             f"the C++ compiler {name!r} was not found: install it (Debian: apt-get install g++), "
             "or name another one in the environment variable CXX"
         )
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    variables = {**os.environ, "TMPDIR": str(folder)}
+    result = subprocess.run(command, capture_output=True, text=True, check=False, env=variables)
     if result.returncode != 0:
         raise CompileError(f"{name} failed: {result.stderr.strip()[-2000:]}")

@@ -5,7 +5,6 @@ import math
 import re
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from tvm.tirx.build import split_host_device_mods
 from hios_tvm.backends.cache import kept_code
 from hios_tvm.backends.cuda.targets import arch_of, precision_of
 from hios_tvm.errors import CompileError
+from hios_tvm.files import temporary_folder
 from hios_tvm.passes.exact_floats import NanExtrema
 from hios_tvm.passes.gpu_rules.fragments import ROUND_TF32
 from hios_tvm.schema.dtypes import element_type
@@ -106,7 +106,7 @@ def _nvcc(source: str, arch: str) -> bytes:
             "the CUDA compiler nvcc was not found: install the CUDA toolkit, or put its folder "
             "bin on PATH; a GPU is not needed to compile"
         )
-    with tempfile.TemporaryDirectory(prefix="hios-") as folder:
+    with temporary_folder() as folder:
         path, result = Path(folder, "kernels.cu"), Path(folder, "kernels.cubin")
         path.write_text(source)
         command = [nvcc, "-cubin", f"-arch={arch}", "-O3", "-w", "-o", str(result), str(path)]

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 
 import onnx
 from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, helper, inliner
+from onnx.checker import ValidationError
 
 from hios_tvm.errors import ModelError
 from hios_tvm.frontends.onnx.inputs import without_weights
@@ -48,7 +49,7 @@ def expand_functions(model: ModelProto, opset: int, label: str) -> ModelProto:
     if light.functions:
         try:
             light = inliner.inline_local_functions(light, convert_version=True)
-        except (RuntimeError, ValueError) as error:
+        except (RuntimeError, ValueError, ValidationError) as error:
             raise ModelError(f"{label}: cannot expand the model's functions: {error}") from error
     return _with_weights_of(model, _expand_standard(light, opset))
 
@@ -104,7 +105,7 @@ def _expand_standard(model: ModelProto, opset: int) -> ModelProto:
             model = inliner.inline_selected_functions(
                 typed, sorted(names), inline_schema_functions=True
             )
-        except (RuntimeError, ValueError):
+        except (RuntimeError, ValueError, ValidationError):
             return model  # whose operators will be reported as unsupported
         del model.graph.value_info[:]
         previous, names = names, set(_defined_by_others(model.graph, opset))

@@ -99,7 +99,7 @@ def _import_named(
 ) -> tvm.IRModule:
     """Cheap checks, before gigabytes of weights are read."""
     opset = default_opset(model, label)
-    check_names(model.graph, label)
+    check_names(model, label)
     model = expand_functions(model, opset, label)
     check_structure(model.graph, label)
     static_shapes, unknown = input_shapes(model.graph, shapes, label)

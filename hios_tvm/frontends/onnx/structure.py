@@ -1,7 +1,9 @@
 """The rules of ONNX graphs that everything behind them relies on."""
 
+from collections.abc import Iterable, Iterator
+
 import onnx
-from onnx import GraphProto, ModelProto
+from onnx import GraphProto, ModelProto, NodeProto
 
 from hios_tvm.errors import ModelError
 from hios_tvm.frontends.onnx.functions import ONNX_DOMAINS, subgraphs
@@ -31,7 +33,7 @@ def default_opset(model: ModelProto, label: str) -> int:
     return int(versions[0])
 
 
-def check_names(graph: GraphProto, label: str) -> None:
+def check_names(model: ModelProto, label: str) -> None:
     """All names are text; protobuf hands damaged ones on as bytes.
 
     Raises
@@ -39,16 +41,31 @@ def check_names(graph: GraphProto, label: str) -> None:
     ModelError
         With the first damaged name.
     """
-    named = [*graph.input, *graph.output, *graph.initializer]
-    names: list[str | bytes] = [entry.name for entry in named]
-    for node in graph.node:
-        names += [node.op_type, node.domain, node.name, *node.input, *node.output]
-        names += [attribute.name for attribute in node.attribute]
-        for subgraph in subgraphs(node):
-            check_names(subgraph, label)
-    for name in names:
+    for name in _names(model):
         if isinstance(name, bytes):
             raise ModelError(f"{label} is damaged: the name {name!r} is not valid UTF-8")
+
+
+def _names(model: ModelProto) -> Iterator[str | bytes]:
+    for function in model.functions:
+        yield from (function.name, function.domain, *function.input, *function.output)
+        yield from function.attribute
+        yield from _names_of_nodes(function.node)
+    yield from _names_of_graph(model.graph)
+
+
+def _names_of_graph(graph: GraphProto) -> Iterator[str | bytes]:
+    yield from (entry.name for entry in (*graph.input, *graph.output, *graph.initializer))
+    yield from _names_of_nodes(graph.node)
+
+
+def _names_of_nodes(nodes: Iterable[NodeProto]) -> Iterator[str | bytes]:
+    for node in nodes:
+        yield from (node.op_type, node.domain, node.name, *node.input, *node.output)
+        for attribute in node.attribute:
+            yield from (attribute.name, attribute.ref_attr_name)
+        for subgraph in subgraphs(node):
+            yield from _names_of_graph(subgraph)
 
 
 def check_structure(

@@ -100,6 +100,9 @@ def claim_cores(cores: Iterable[int], *, exclusive: bool = False) -> CoreClaim:
                 f"{'the new session' if exclusive else 'that process'} wants it for itself; map "
                 "the artifact's devices to others with devices="
             ) from error
+        except BaseException:
+            _give_back(taken, exclusive)
+            raise
     return claim
 
 

@@ -39,10 +39,14 @@ def _load(request: LoadRequest) -> LoadedDevices:
                     yield span_of(program, instruction, int(start_ns), int(end_ns))
 
     names = [device.name for device in manifest.devices if device.kind == CPU.kind]
-    loaded = LoadedDevices(
-        tasks=tasks, spans=spans, close=lambda stuck: claim.release(), traced=names
-    )
-    weakref.finalize(loaded, claim.release)
+    try:
+        loaded = LoadedDevices(
+            tasks=tasks, spans=spans, close=lambda stuck: claim.release(), traced=names
+        )
+        weakref.finalize(loaded, claim.release)
+    except BaseException:
+        claim.release()
+        raise
     return loaded
 
 
