@@ -67,6 +67,47 @@ def accept(
     return arrays
 
 
+def accept_outputs(out: Tensors, specs: Sequence[TensorSpec]) -> dict[str, Array]:
+    """Return arrays for some of the outputs by name.
+
+    Raises
+    ------
+    InputError
+        As `accept`, and if an array cannot be written.
+    """
+    arrays = accept(out, specs, "output", partly=True)
+    for name, array in arrays.items():
+        if not array.flags.writeable:
+            raise InputError(
+                f"output {name!r} cannot be written into a read-only array; of a PyTorch "
+                "tensor, give tensor.numpy(), which shares its memory"
+            )
+    return arrays
+
+
+def write_into(out: Mapping[str, Array], results: dict[str, Array]) -> None:
+    """Replace results by the arrays of `out`, which get their values."""
+    for name, array in out.items():
+        if results[name] is not array:
+            array[...] = results[name]
+            results[name] = array
+
+
+def shapes_of(given: Tensors, specs: Sequence[TensorSpec]) -> tuple[tuple[int, ...], ...] | None:
+    """Return the shapes of what was given in the order of `specs`, or None if one is missing.
+
+    Raises
+    ------
+    InputError
+        If there are too many or too few, or NumPy cannot use a tensor.
+    """
+    tensors = _by_name(given, specs, "input")
+    try:
+        return tuple(_shared(tensors[spec.name]).shape for spec in specs)
+    except KeyError:
+        return None
+
+
 def _by_name(given: Tensors, specs: Sequence[TensorSpec], kind: str) -> Mapping[str, AnyTensor]:
     if isinstance(given, Mapping):
         return given

@@ -140,10 +140,7 @@ class Executor:
             If `timeout` is over. Where a kernel does not return either, the executor is closed.
         """
         if self._closed or self._stuck:
-            self.require_open()
-            raise SessionClosedError(
-                "a kernel of an earlier run has not returned: load the artifact again"
-            )
+            self.require_free()
         leader = self._leader if timeout is None else None
         try:
             self._stuck = True  # until all workers have left
@@ -221,6 +218,14 @@ class Executor:
             )
         if self._closed:
             raise SessionClosedError("the session is closed: load the artifact again")
+
+    def require_free(self) -> None:
+        """Raise `SessionClosedError` after `close`, and where kernels of a run still use memory."""
+        self.require_open()
+        if self._stuck:
+            raise SessionClosedError(
+                "a kernel of an earlier run has not returned: load the artifact again"
+            )
 
     def close(self) -> None:
         """End all threads; `run` raises from now on. Closing twice is fine."""

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from hios_tvm.errors import InputError
-from hios_tvm.runtime.arguments import Tensors, accept
+from hios_tvm.runtime.arguments import Tensors, accept, accept_outputs
 from hios_tvm.runtime.memory import AlignedEmpty, TensorTable, address_of, aligned_empty
 from hios_tvm.runtime.weights import Weights
 from hios_tvm.schema.dtypes import numpy_dtype
@@ -143,14 +143,7 @@ class Interface:
         InputError
             If one is unknown, wrong, or cannot be written.
         """
-        arrays = accept(out, [route.spec for route in self._outputs], "output", partly=True)
-        for name, array in arrays.items():
-            if not array.flags.writeable:
-                raise InputError(
-                    f"output {name!r} cannot be written into a read-only array; of a PyTorch "
-                    "tensor, give tensor.numpy(), which shares its memory"
-                )
-        return arrays
+        return accept_outputs(out, [route.spec for route in self._outputs])
 
     def place_inputs(self, inputs: Mapping[str, Array]) -> list[Array]:
         """Let kernels read `inputs`, in place where they are aligned; return what must be kept."""
@@ -229,13 +222,6 @@ class Interface:
                 case _Weight(spec, array):
                     results[spec.name] = array.copy()
         return results
-
-    def write_into(self, out: Mapping[str, Array], results: dict[str, Array]) -> None:
-        """Replace results by the arrays of `out`, which get their values."""
-        for name, array in out.items():
-            if results[name] is not array:
-                array[...] = results[name]
-                results[name] = array
 
     def _place_input(self, item: _Input, array: Array) -> Array:
         spec = item.spec

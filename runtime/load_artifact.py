@@ -17,7 +17,7 @@ from hios_tvm.runtime.tasks import Task
 from hios_tvm.runtime.trace import Span
 from hios_tvm.runtime.weights import Weights
 from hios_tvm.schema.device_names import cores_of, cpu_device_name, outermost
-from hios_tvm.schema.manifest import DeviceSpec, Manifest
+from hios_tvm.schema.manifest import Manifest
 
 
 @dataclass(frozen=True)
@@ -64,24 +64,46 @@ class LoadedArtifact:
             kind.close(stuck)
 
 
+def make_arenas(manifests: Sequence[Manifest]) -> dict[str, Arena]:
+    """Return memory for the buffers of each device that has none of its own.
+
+    Runs of all `manifests`, one at a time, may use it.
+
+    Raises
+    ------
+    MemoryLimitError
+        If this process may not take the memory that a run needs.
+    DeviceError
+        If there is none.
+    """
+    nbytes: dict[str, int] = {}
+    for device in (device for manifest in manifests for device in manifest.devices):
+        if not kind_of(device.name).own_memory:
+            nbytes[device.name] = max(device.arena_bytes, nbytes.get(device.name, 0))
+    tensors = max(
+        sum(spec.nbytes for spec in (*manifest.inputs, *manifest.outputs)) for manifest in manifests
+    )
+    check_memory(sum(nbytes.values()) + tensors, f"a run of {manifests[0].model!r}")
+    return {name: _make_arena(name, size) for name, size in nbytes.items()}
+
+
 def load_onto_devices(
     artifact: Artifact,
     devices: Mapping[str, str] | Sequence[str] | None,
+    arenas: Mapping[str, Arena],
     *,
     exclusive: bool,
     gpu_trace: bool,
     cuda_graph: bool,
 ) -> LoadedArtifact:
-    """Allocate memory, claim devices, make the tasks of all workers, and prepare weights.
+    """Place buffers, claim devices, make the tasks of all workers, and prepare weights.
 
-    `load` has the parameters.
+    `load` has the parameters; `arenas` is what `make_arenas` returned.
 
     Raises
     ------
     ArtifactError
         If a library or the code of a device does not fit this runtime.
-    MemoryLimitError
-        If this process may not take the memory that a run needs.
     DeviceError
         If a device is missing, used by another process for itself, or lacks memory.
     """
@@ -90,8 +112,6 @@ def load_onto_devices(
     tensors = TensorTable(
         {buffer.name: (buffer.shape, buffer.dtype) for buffer in manifest.buffers}
     )
-    _check_memory(manifest)
-    arenas = {d.name: _make_arena(d) for d in manifest.devices if not kind_of(d.name).own_memory}
     _place_host_buffers(artifact, tensors, arenas)
     sources, artifact = artifact.sources, replace(artifact, sources=None)  # not kept any longer
     request = LoadRequest(artifact, names, tensors, arenas, exclusive, gpu_trace, cuda_graph)
@@ -154,21 +174,11 @@ def _check_same_kinds(mapping: Mapping[str, str]) -> None:
             )
 
 
-def _check_memory(manifest: Manifest) -> None:
-    """Compare the host's share of a run's memory with what is free, before any is taken."""
-    on_host = [d for d in manifest.devices if not kind_of(d.name).own_memory]
-    tensors = (*manifest.inputs, *manifest.outputs)
-    nbytes = sum(d.arena_bytes for d in on_host) + sum(spec.nbytes for spec in tensors)
-    check_memory(nbytes, f"a run of {manifest.model!r}")
-
-
-def _make_arena(device: DeviceSpec) -> Arena:
+def _make_arena(device: str, nbytes: int) -> Arena:
     try:
-        return Arena(device.arena_bytes)
+        return Arena(nbytes)
     except (OSError, OverflowError, ValueError) as error:
-        raise DeviceError(
-            f"device {device.name!r} needs {device.arena_bytes} bytes for buffers: {error}"
-        ) from error
+        raise DeviceError(f"device {device!r} needs {nbytes} bytes for buffers: {error}") from error
 
 
 def _place_host_buffers(

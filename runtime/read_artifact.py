@@ -10,7 +10,7 @@ import hashlib
 import os
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,6 +29,7 @@ from hios_tvm.runtime.artifact_format import (
     parse_end,
 )
 from hios_tvm.runtime.check_manifest import check_manifest
+from hios_tvm.runtime.check_shapes import check_shapes
 from hios_tvm.runtime.devices.cpu.cores import available_features
 from hios_tvm.runtime.memory_limit import check_memory
 from hios_tvm.runtime.sealed_memory import SealedMemory
@@ -55,13 +56,15 @@ _CHUNK = 1 << 20  # bytes that are hashed at once
 class Artifact:
     """A verified artifact: its manifest, its weights, and the bytes of its libraries by entry.
 
-    The code of GPUs is among the libraries. From `sources` weights are prepared.
+    The code of GPUs is among the libraries. From `sources` weights are prepared. `others` are the
+    same model's other shapes, which share all of it but the manifest.
     """
 
     manifest: Manifest
     libraries: Mapping[str, bytes]
     weights: Weights | None
     sources: Weights | None
+    others: tuple[Artifact, ...] = ()
 
 
 def read_manifest(
@@ -83,6 +86,18 @@ def read_manifest(
         if key is not None:
             reader.check_entries(manifest)
         return manifest
+
+
+def read_manifests(
+    path: str | os.PathLike[str], *, verify_key: str | os.PathLike[str] | None = None
+) -> tuple[Manifest, ...]:
+    """Read the manifests of all shapes of an artifact, the largest shape first.
+
+    Parameters and errors are those of `read_manifest`.
+    """
+    first = read_manifest(path, verify_key=verify_key)
+    with _Reader(Path(path)) as reader:
+        return (first, *reader.others(first))
 
 
 def read_undamaged(path: str | os.PathLike[str]) -> tuple[bytes, tuple[Entry, ...]]:
@@ -125,22 +140,29 @@ def open_artifact(
     with _Reader(Path(path)) as reader:
         manifest = reader.manifest(key)
         expected = reader.expected_entries(manifest)
-        _check_machine(reader, manifest)
+        manifests = [manifest, *reader.others(manifest)]
+        for each in manifests:
+            _check_machine(reader, each)
         libraries = {
             name: reader.content(name, manifest)
-            for device in manifest.devices
+            for each in manifests
+            for device in each.devices
             for name in (device.library, device.device_code)
             if name is not None
         }
-        if expected - {MANIFEST, PARAMS, SOURCES} != libraries.keys():
+        others = () if manifest.shapes is None else manifest.shapes.others
+        if expected - {MANIFEST, PARAMS, SOURCES, *others} != libraries.keys():
             raise reader.error("it has an entry that no device uses")
         weights = reader.weights(PARAMS, manifest)
         sources = reader.weights(SOURCES, manifest)
         try:
-            check_manifest(manifest, _types(weights), _types(sources))
+            for each in manifests:
+                check_manifest(each, _types(weights), _types(sources))
+            check_shapes(manifests)
         except ArtifactError as error:
             raise reader.error(str(error)) from error
-        return Artifact(manifest, libraries, weights, sources)
+        artifacts = [Artifact(each, libraries, weights, sources) for each in manifests]
+        return replace(artifacts[0], others=tuple(artifacts[1:]))
 
 
 class _Reader:
@@ -185,6 +207,18 @@ class _Reader:
             raise self.error(str(error)) from error
         self._command = manifest.rebuild_command
         return manifest
+
+    def others(self, manifest: Manifest) -> list[Manifest]:
+        """Read and check the manifests of the model's other shapes."""
+        names = () if manifest.shapes is None else manifest.shapes.others
+        nbytes = sum(self._known(name, manifest).nbytes for name in names)
+        if nbytes > MAX_MANIFEST_BYTES:
+            raise self.error(f"its manifests have {nbytes} bytes")
+        check_memory(_PARSED * nbytes, f"the manifests of {self._path}")
+        try:
+            return [Manifest.from_json(self.content(name, manifest)) for name in names]
+        except ArtifactError as error:
+            raise self.error(str(error)) from error
 
     def manifest_text(self) -> bytes:
         """Read ``manifest.json``."""

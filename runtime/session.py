@@ -5,23 +5,23 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from functools import partial
 
 from hios_tvm.errors import ArtifactError, ExecutionError, MemoryLimitError
-from hios_tvm.runtime.arguments import Array, Tensors
+from hios_tvm.runtime.arguments import Array, Tensors, accept, accept_outputs, write_into
 from hios_tvm.runtime.background import Background
-from hios_tvm.runtime.executor import DEFAULT_SPIN_US, Executor
-from hios_tvm.runtime.interface import Interface
-from hios_tvm.runtime.load_artifact import load_onto_devices
+from hios_tvm.runtime.choose_shape import FewerRows, ShapeChooser
+from hios_tvm.runtime.executor import DEFAULT_SPIN_US
+from hios_tvm.runtime.load_artifact import make_arenas
+from hios_tvm.runtime.loaded_shape import LoadedShape
 from hios_tvm.runtime.memory_limit import memory_errors
 from hios_tvm.runtime.read_artifact import Artifact, open_artifact
 from hios_tvm.runtime.trace import RunTrace
 from hios_tvm.runtime.turn import Turn
 from hios_tvm.schema.device_names import split_devices
-from hios_tvm.schema.manifest import TensorSpec
+from hios_tvm.schema.manifest import Batch, Manifest, TensorSpec
 
 
 def load(
@@ -110,45 +110,64 @@ class Session:
         self.manifest = artifact.manifest
         self._lock = threading.RLock()  # not a Lock, on which a signal handler would wait for ever
         self._is_running = False
-        self._loaded = loaded = load_onto_devices(
-            artifact, devices, exclusive=exclusive, gpu_trace=gpu_trace, cuda_graph=cuda_graph
-        )
-        tensors = loaded.request.tensors
+        artifacts = (artifact, *artifact.others)
+        manifests = [each.manifest for each in artifacts]
+        arenas = make_arenas(manifests)
+        self._shapes: list[LoadedShape] = []
         try:
-            self._interface = Interface(
-                artifact.manifest, tensors, artifact.weights, loaded.staging
-            )
-            self._executor = Executor(
-                loaded.tasks,
-                tensors,
-                memory=(loaded.request.arenas, artifact.weights, loaded.prepared, self._interface),
-                spin_us=spin_us,
-            )
+            for each in artifacts:
+                self._shapes.append(
+                    LoadedShape(
+                        each,
+                        arenas,
+                        devices=devices,
+                        exclusive=exclusive,
+                        spin_us=spin_us,
+                        gpu_trace=gpu_trace,
+                        cuda_graph=cuda_graph,
+                    )
+                )
         except BaseException:
-            loaded.close()
+            for shape in self._shapes:
+                shape.close()
             raise
+        self._last = self._shapes[0]
+        self._chooser = ShapeChooser(manifests) if len(manifests) > 1 else None
         self._background = Background()
-        self._span = (0, 0)
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
-        """What `run` needs."""
+        """What `run` needs; of an artifact of several shapes, those of the largest."""
         return self.manifest.inputs
 
     @property
     def outputs(self) -> tuple[TensorSpec, ...]:
-        """What `run` returns."""
+        """What `run` returns; of an artifact of several shapes, those of the largest."""
         return self.manifest.outputs
 
     @property
+    def shapes(self) -> tuple[dict[str, tuple[int, ...]], ...]:
+        """The shapes of inputs that there are programs for, by name, the largest last."""
+        return tuple(shape.manifest.shape for shape in reversed(self._shapes))
+
+    @property
+    def batch(self) -> Batch | None:
+        """Which sizes of a batch can be run, also those between the `shapes`, if any."""
+        return None if self.manifest.shapes is None else self.manifest.shapes.batch
+
+    def manifest_of(self, inputs: Tensors) -> Manifest:
+        """Return the manifest of the shape that would run `inputs`; `InputError` if none would."""
+        return self._shape_of(inputs)[0].manifest
+
+    @property
     def devices(self) -> tuple[str, ...]:
-        """The devices that are used, in the order of the manifest's."""
-        return tuple(self._loaded.request.names.values())
+        """The devices that are used, in the order of the manifest's; by the latest run's shape."""
+        return tuple(self._last.loaded.request.names.values())
 
     @property
     def traced_devices(self) -> tuple[str, ...]:
         """The artifact's devices whose work traces show: GPUs only where `gpu_trace` was given."""
-        return self._loaded.traced
+        return self._last.loaded.traced
 
     def run(
         self, inputs: Tensors, *, out: Tensors | None = None, timeout: float | None = None
@@ -158,9 +177,10 @@ class Session:
         Parameters
         ----------
         inputs
-            A tensor for each input, of exactly its shape and dtype: a mapping by name, a list or
-            tuple in the order of `inputs`, or the only one. A tensor is a NumPy array, or one
-            of another library that shares its memory by DLPack, such as PyTorch's. Those that are
+            A tensor for each input, of exactly its dtype and of one of the `shapes`, or of a size
+            of the `batch`: a mapping by name, a list or tuple in the order of `inputs`, or the
+            only one. A tensor is a NumPy array, or one of another library that shares its memory
+            by DLPack, such as PyTorch's. Those that are
             contiguous and aligned to 64 bytes (`aligned_empty`) are used in place: do not change
             them before the run has ended.
         out : optional
@@ -191,15 +211,18 @@ class Session:
         SessionClosedError
             If the session is closed, or belongs to the parent of this process.
         """
-        self._executor.require_open()  # before the lock, which a fork may have copied locked
-        arrays = self._interface.accept_inputs(inputs)
+        self._require_open()  # before the lock, which a fork may have copied locked
+        shape, fewer = self._shape_of(inputs)
+        if fewer is not None:
+            return self._run_fewer(shape, fewer, inputs, out, timeout)
+        arrays = shape.interface.accept_inputs(inputs)
         if out is None:
             with self._turn(timeout) as turn:
-                return self._run(arrays, turn)
-        given = self._interface.accept_outputs(out)
+                return self._run(shape, arrays, turn)
+        given = shape.interface.accept_outputs(out)
         with self._turn(timeout) as turn:
-            results = self._run(arrays, turn, given)
-            self._interface.write_into(given, results)
+            results = self._run(shape, arrays, turn, given)
+            write_into(given, results)
         return results
 
     def submit(
@@ -228,7 +251,7 @@ class Session:
         SessionClosedError
             If the session is closed, or belongs to the parent of this process.
         """
-        self._executor.require_open()
+        self._require_open()
         run = partial(self.run, inputs, out=out)
         return self._background.submit(run, timeout)
 
@@ -246,16 +269,15 @@ class Session:
         self, inputs: Tensors, *, timeout: float | None = None
     ) -> tuple[dict[str, Array], RunTrace]:
         """Run the model once, and return the outputs and what happened when."""
-        self._executor.require_open()
-        arrays = self._interface.accept_inputs(inputs)
+        self._require_open()
         with self._turn(timeout) as turn:
-            outputs = self._run(arrays, turn)
-            return outputs, self._last_trace()
+            outputs = self.run(inputs, timeout=_left_s(turn))
+            return outputs, self._last.last_trace()
 
     def last_trace(self) -> RunTrace:
         """Return what happened when in the latest run."""
         with self._lock:
-            return self._last_trace()
+            return self._last.last_trace()
 
     def busy_ms(self) -> dict[str, float]:
         """Return the milliseconds that each device spent in kernels and copies, latest run."""
@@ -267,13 +289,13 @@ class Session:
 
     def close(self) -> None:
         """End the worker threads, after the run that is going on. Closing twice is fine."""
-        if self._executor.is_forked:
+        if self._shapes[0].executor.is_forked:
             return  # the threads are the parent's, and the lock may have been copied locked
         self._background.close()
         with self._lock:
             self._require_no_run()
-            self._executor.close()
-            self._loaded.close(stuck=self._executor.is_stuck)
+            for shape in self._shapes:
+                shape.close()
 
     def __repr__(self) -> str:
         return f"<Session of {self.manifest.summary} on {', '.join(self.devices)}>"
@@ -288,16 +310,48 @@ class Session:
         """Return what waits for other threads' runs: the lock alone where time is not limited."""
         return self._lock if timeout is None else Turn(self._lock, timeout)
 
+    def _require_open(self) -> None:
+        self._shapes[0].executor.require_open()
+
+    def _shape_of(self, inputs: Tensors) -> tuple[LoadedShape, FewerRows | None]:
+        """Return what runs `inputs`, and how, where these have fewer rows than it has."""
+        if self._chooser is None:
+            return self._shapes[0], None
+        choice = self._chooser.choose(inputs)
+        shape = self._shapes[choice.number]
+        if choice.rows is None:
+            return shape, None
+        assert self.batch is not None
+        return shape, FewerRows(self.batch, shape.manifest, choice.rows)
+
+    def _run_fewer(
+        self,
+        shape: LoadedShape,
+        fewer: FewerRows,
+        inputs: Tensors,
+        out: Tensors | None,
+        timeout: float | None,
+    ) -> dict[str, Array]:
+        filled = fewer.fill(accept(inputs, fewer.inputs, "input"))
+        given = {} if out is None else accept_outputs(out, fewer.outputs)
+        with self._turn(timeout) as turn:
+            results = fewer.cut(self._run(shape, filled, turn))
+            write_into(given, results)
+        return results
+
     def _run(
         self,
+        shape: LoadedShape,
         inputs: Mapping[str, Array],
         turn: Turn | bool,
         out: Mapping[str, Array] | None = None,
     ) -> dict[str, Array]:
         self._require_no_run()
+        self._last.executor.require_free()  # of the memory that all shapes share
         self._is_running = True
         try:
-            return self._execute(inputs, turn.left_s if isinstance(turn, Turn) else None, out)
+            self._last = shape
+            return shape.run(inputs, _left_s(turn), out)
         except MemoryError as error:
             raise MemoryLimitError("there is too little memory for a run") from error
         finally:
@@ -310,20 +364,6 @@ class Session:
                 "a signal handler cannot run or close a session inside of a run of its own thread"
             )
 
-    def _execute(
-        self, inputs: Mapping[str, Array], timeout: float | None, out: Mapping[str, Array] | None
-    ) -> dict[str, Array]:
-        held = self._interface.place_inputs(inputs)
-        if out is None:
-            outputs = self._interface.new_outputs()
-        else:
-            outputs = self._interface.place_outputs(out, inputs.values())
-        start = time.monotonic_ns()
-        self._executor.run(timeout, held=(held, outputs))
-        results = self._interface.results(outputs, inputs)
-        self._span = (start, time.monotonic_ns())
-        return results
 
-    def _last_trace(self) -> RunTrace:
-        times = [self._executor.times(number) for number in range(len(self._loaded.tasks))]
-        return RunTrace(tuple(self._loaded.spans(times, self._span[1])), *self._span)
+def _left_s(turn: Turn | bool) -> float | None:
+    return turn.left_s if isinstance(turn, Turn) else None

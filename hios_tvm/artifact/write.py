@@ -5,7 +5,7 @@ import json
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, BinaryIO
@@ -45,11 +45,14 @@ class Content:
 class Build:
     """An artifact that is not in a file yet: its manifest, and its other entries by name.
 
-    The manifest holds no prediction and no verification yet: `write` is given them.
+    The manifest holds no prediction and no verification yet: `write` is given them. `weights` and
+    `sources` are the arrays of the entries `PARAMS` and `SOURCES`.
     """
 
     manifest: Manifest
     contents: Mapping[str, Content]
+    weights: Mapping[str, np.ndarray[Any, Any]] = field(default_factory=dict)
+    sources: Mapping[str, np.ndarray[Any, Any]] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         return f"<Build of {self.manifest.summary}: {', '.join(self.contents)}>"
@@ -88,15 +91,31 @@ def write(
     UsageError
         If nothing can be written at `path`.
     """
+    return write_described(described(build, prediction, verification=verification, info=info), path)
+
+
+def write_described(build: Build, path: Path) -> Manifest:
+    """Write the artifact as `write` does, with the manifest that it has."""
+    with atomic_write(path) as file:
+        _write(build, file)
+    return build.manifest
+
+
+def described(
+    build: Build,
+    prediction: Prediction = NO_PREDICTION,
+    *,
+    verification: Verification = NOT_VERIFIED,
+    info: Mapping[str, Any] = MappingProxyType({}),
+) -> Build:
+    """Return `build` with what `write` is given."""
     manifest = replace(
         build.manifest,
         prediction=prediction,
         verification=verification,
         compile_info={**build.manifest.compile_info, **info},
     )
-    with atomic_write(path) as file:
-        _write(replace(build, manifest=manifest), file)
-    return manifest
+    return replace(build, manifest=manifest)
 
 
 @contextmanager
@@ -114,7 +133,7 @@ def temporary_artifact(build: Build, beside: Path) -> Iterator[Path]:
 
 def _write(build: Build, file: BinaryIO) -> None:
     entries: list[Entry] = []
-    contents = {MANIFEST: _content([build.manifest.to_json()]), **build.contents}
+    contents = {MANIFEST: content_of([build.manifest.to_json()]), **build.contents}
     for name, content in contents.items():
         entry = _entry(name, content, entries)
         entries.append(entry)
@@ -156,7 +175,7 @@ def pack(
     code_of = _name_contents(device_code, "cubin", chunks)
     for entry, arrays in ((PARAMS, params), (SOURCES, sources)):
         if arrays:
-            chunks[entry] = _safetensors(arrays)
+            chunks[entry] = safetensors(arrays)
     manifest = replace(
         manifest,
         devices=tuple(
@@ -165,10 +184,11 @@ def pack(
             )
             for device in manifest.devices
         ),
-        entries={name: _sha256(data) for name, data in chunks.items()},
+        entries={name: sha256_of(data) for name, data in chunks.items()},
     )
     check_manifest(manifest, _types(params), _types(sources))
-    return Build(manifest, {name: _content(data) for name, data in chunks.items()})
+    contents = {name: content_of(data) for name, data in chunks.items()}
+    return Build(manifest, contents, params, sources)
 
 
 def _types(arrays: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, tuple[tuple[int, ...], str]]:
@@ -186,7 +206,8 @@ def _name_contents(
     return {device: named[content] for device, content in files.items()}
 
 
-def _content(chunks: Chunks) -> Content:
+def content_of(chunks: Chunks) -> Content:
+    """Return the content of an entry from its bytes."""
     crc = 0
     for chunk in chunks:
         crc = zlib.crc32(chunk, crc)
@@ -204,7 +225,7 @@ def _entry(name: str, content: Content, before: Sequence[Entry]) -> Entry:
     return entry
 
 
-def _safetensors(params: Mapping[str, np.ndarray[Any, Any]]) -> Chunks:
+def safetensors(params: Mapping[str, np.ndarray[Any, Any]]) -> Chunks:
     """Return a safetensors file; tensors that keep what follows them aligned come first."""
     arrays = {name: np.ascontiguousarray(array) for name, array in params.items()}
     order = sorted(arrays, key=lambda name: arrays[name].nbytes % ALIGNMENT != 0)
@@ -225,7 +246,8 @@ def _safetensors(params: Mapping[str, np.ndarray[Any, Any]]) -> Chunks:
     return [len(text).to_bytes(8, "little") + text, *data]
 
 
-def _sha256(chunks: Chunks) -> str:
+def sha256_of(chunks: Chunks) -> str:
+    """Return the SHA-256 of an entry (hex)."""
     digest = hashlib.sha256()
     for chunk in chunks:
         digest.update(chunk)

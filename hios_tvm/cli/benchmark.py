@@ -14,10 +14,10 @@ from hios_tvm.cli.options import (
     Inputs,
     artifact_options,
     cuda_graph_option,
-    input_options,
     json_option,
     print_json,
     print_table,
+    shaped_input_options,
 )
 from hios_tvm.errors import UsageError
 
@@ -30,7 +30,7 @@ _DIFFERENCES = 5  # operators whose time is furthest from their cost
 
 @click.command("benchmark")
 @artifact_options
-@input_options
+@shaped_input_options
 @click.option(
     "--iterations", default=50, type=click.IntRange(1), help="Measure at least this many runs."
 )
@@ -90,16 +90,17 @@ def command(
     with ExitStack() as stack:
         loaded = (artifact_file.load(cuda_graph=cuda_graph) for _ in range(sessions))
         group = [stack.enter_context(session) for session in loaded]
+        arrays = inputs.arrays(group[0])
+        manifest = group[0].manifest_of(arrays)
         result = benchmark(
             group,
-            inputs.arrays(group[0]),
+            arrays,
             iterations=iterations,
             warmup=warmup,
             duration=duration,
             concurrency=concurrency,
             percentiles=_numbers(percentiles),
         )
-    manifest = group[0].manifest
     if json_file is None:
         _print(artifact_file.artifact, manifest, result)
     else:

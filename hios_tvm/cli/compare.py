@@ -92,7 +92,8 @@ def command(
             f"{artifact} is for GPUs, and its rivals run on CPUs: use hios-tvm benchmark"
         )
     with artifact_file.load() as session:
-        arrays = inputs.arrays(session)
+        arrays = replace(inputs, run_shapes=model_file.shape_words).arrays(session)
+        manifest = session.manifest_of(arrays)
     with progress_bar(enabled=not no_progress) as progress:
         result = compare(
             model_file.model,
@@ -113,7 +114,7 @@ def command(
         busy = benchmark(session, arrays, iterations=30, warmup=10, duration=0.0)
     # The table has the artifact's median: a second one beside it would only show the noise.
     ours = replace(busy, latency=result[ARTIFACT].latency, others=result.others)
-    notes = bottlenecks(ours, session.manifest)
+    notes = bottlenecks(ours, manifest)
     if json_file is None:
         names = ", ".join(device.name for device in devices)
         _print(f"{model_file.model.name} on {names}", result, notes)

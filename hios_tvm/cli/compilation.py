@@ -42,8 +42,8 @@ def print_compilation(
         ("" if makespan_ms is None else f"predicted makespan {milliseconds(makespan_ms)}; ")
         + f"compiled in {sum(result.seconds.values()):.0f} s ({phases})"
     )
-    for line in [*_why_chosen(result, options), *idle]:
-        console.print(line)
+    for line in [*_why_chosen(result, options), *idle, *_other_shapes(result)]:
+        console.print(line, soft_wrap=True)
     if verification.verified:
         console.print(str(verification), soft_wrap=True)
 
@@ -66,6 +66,13 @@ def _why_chosen(result: Compilation, options: CompileOptions) -> list[str]:
     return lines
 
 
+def _other_shapes(result: Compilation) -> list[str]:
+    """Say what came of each shape of an artifact that has several."""
+    from hios_tvm.report.words import shape_lines
+
+    return shape_lines([result.manifest, *(other.manifest for other in result.others)])
+
+
 def _data(
     result: Compilation, path: Path, reports: Sequence[DeviceReport], notes: Sequence[str]
 ) -> dict[str, Any]:
@@ -82,4 +89,12 @@ def _data(
         "trials": [trial.to_data() for trial in result.trials],
         "verification": asdict(result.manifest.verification),
         "notes": list(notes),
+        "other_shapes": [
+            {
+                "inputs": other.manifest.shape,
+                "predicted_makespan_ms": other.manifest.prediction.makespan_ms,
+                "verification": asdict(other.manifest.verification),
+            }
+            for other in result.others
+        ],
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -253,6 +254,12 @@ result_options = option_group(
 @click.command("compile")
 @model_options
 @click.option("-o", "--output", type=NEW_FILE, help="Artifact to write.  [default: MODEL.hios]")
+@click.option(
+    "--programs",
+    metavar="SIZES",
+    help="Sizes of a batch 1..8 that get a program, such as 2,4,8; those between run on the next "
+    "larger one.  [default: all of up to four, else both ends and powers of two]",
+)
 @setting_options
 @scheduler_options
 @cost_options
@@ -264,6 +271,7 @@ result_options = option_group(
 def command(
     model_file: ModelFile,
     output: Path | None,
+    programs: str | None,
     settings: Settings,
     options: dict[str, Any],
     cost_source: CostSource,
@@ -285,7 +293,9 @@ def command(
     limits = dict(parse_memory(limit) for limit in settings.memory)
 
     from hios_tvm.compiler import compile_model
+    from hios_tvm.compiler.shapes import compile_shapes
     from hios_tvm.compiler.source import ModelSource
+    from hios_tvm.frontends.shapes import one_shape, several_shapes
     from hios_tvm.runtime.memory_limit import memory_limit
 
     chosen = _compile_options(settings, options, cost_source, results, limits, check.rtol)
@@ -297,22 +307,45 @@ def command(
     path = output or model_file.model.with_suffix(".hios")
     kept = "nothing" if cost_source.no_cache else "measured costs and compiled kernels"
     keep_on_interrupt(f"{path} is not written; kept is {kept}")
-    source = ModelSource(model_file.model, model_file.shapes, model_file.params)
+    sizes = model_file.sizes
+    several = several_shapes(sizes, _numbers(programs))
     with memory_limit(max_memory), progress_bar(enabled=not no_progress) as progress:
-        progress("import", 0, 1)
-        module = source.module()
-        progress("import", 1, 1)
-        result = compile_model(
-            module,
-            path,
-            chosen,
-            name=model_file.model.stem,
-            reference=check.reference(source, module),
-            reproducer=check.dump_reproducer,
-            progress=progress,
-        )
+        if len(several.shapes) > 1 or several.batch:
+            source = ModelSource(model_file.model, {}, model_file.params)
+            result = compile_shapes(
+                source,
+                several,
+                path,
+                chosen,
+                name=model_file.model.stem,
+                compared=check.verify,
+                reproducer=check.dump_reproducer,
+                progress=progress,
+            )
+        else:
+            source = ModelSource(model_file.model, one_shape(sizes), model_file.params)
+            progress("import", 0, 1)
+            module = source.module()
+            progress("import", 1, 1)
+            result = compile_model(
+                module,
+                path,
+                chosen,
+                name=model_file.model.stem,
+                reference=check.reference(source, module),
+                reproducer=check.dump_reproducer,
+                progress=progress,
+            )
     results.save(result)
     print_compilation(result, path, chosen, json_file)
+
+
+def _numbers(text: str | None) -> list[int]:
+    if text is None:
+        return []
+    if not re.fullmatch(r"[0-9]+(,[0-9]+)*", text):
+        raise UsageError(f"--programs {text}: write sizes, for example 1,4,8")
+    return [int(word) for word in text.split(",")]
 
 
 def _compile_options(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,10 +45,10 @@ def command(
     Nothing of the artifact is executed. With --verify-key, its signature and the hashes of all its
     entries are checked first.
     """
-    from hios_tvm.runtime.read_artifact import read_manifest
+    from hios_tvm.runtime.read_artifact import read_manifests
     from hios_tvm.runtime.signature import required_key
 
-    found = read_manifest(artifact, verify_key=verify_key)
+    found, *others = read_manifests(artifact, verify_key=verify_key)
     if version_only:
         click.echo(
             f"format {found.format_version}, TVM {found.tvm_version}, "
@@ -58,14 +59,15 @@ def command(
     elif schedule:
         click.echo(json.dumps(found.schedule, indent=1))
     elif json_file is not None:
-        print_json(_data(found), json_file)
+        print_json(_data(found, others), json_file)
     else:
-        _print(found, required_key(verify_key))
+        _print(found, others, required_key(verify_key))
 
 
-def _data(manifest: Manifest) -> dict[str, Any]:
+def _data(manifest: Manifest, others: Sequence[Manifest]) -> dict[str, Any]:
     from hios_tvm.report.explain import manifest_reports
 
+    batch = manifest.shapes and manifest.shapes.batch
     return {
         "model": manifest.model,
         "inputs": [asdict(spec) for spec in manifest.inputs],
@@ -76,18 +78,24 @@ def _data(manifest: Manifest) -> dict[str, Any]:
         "cpu_features": _cpu_features(manifest),
         "compile_info": dict(manifest.compile_info),
         "verification": asdict(manifest.verification),
+        "batch": asdict(batch) if batch else None,
+        "other_shapes": [_data(other, ()) for other in others],
     }
 
 
-def _print(manifest: Manifest, verify_key: str | os.PathLike[str] | None) -> None:
+def _print(
+    manifest: Manifest, others: Sequence[Manifest], verify_key: str | os.PathLike[str] | None
+) -> None:
     from hios_tvm.report.explain import manifest_reports
-    from hios_tvm.report.words import milliseconds
+    from hios_tvm.report.words import milliseconds, shape_lines
 
     console = stdout()
     for kind, specs in (("input", manifest.inputs), ("output", manifest.outputs)):
         for spec in specs:
             shape = "x".join(map(str, spec.shape)) or "scalar"
             console.print(f"{kind:<7}{spec.name}: {spec.dtype} {shape}")
+    for line in shape_lines([manifest, *others]):
+        console.print(line, soft_wrap=True)
     reports = manifest_reports(manifest)
     title = f"{manifest.model}: {manifest.schedule['scheduler']}"
     print_table(title, list(reports[0].COLUMNS), [report.cells() for report in reports])

@@ -11,8 +11,8 @@ from hios_tvm.cli.options import (
     ArtifactFile,
     Inputs,
     artifact_options,
-    input_options,
     option_group,
+    shaped_input_options,
     together,
 )
 
@@ -37,19 +37,20 @@ class Runs:
         if self.iterations == 0:
             return artifact_file.read(), None
         with artifact_file.load(gpu_trace=True) as session:
+            arrays = inputs.arrays(session)
             result = benchmark(
                 session,
-                inputs.arrays(session),
+                arrays,
                 iterations=self.iterations,
                 warmup=self.warmup,
                 duration=0.0,
             )
-            return session.manifest, result
+            return session.manifest_of(arrays), result
 
 
 observation_options = together(
     artifact_options,
-    input_options,
+    shaped_input_options,
     option_group(
         Runs,
         click.option(

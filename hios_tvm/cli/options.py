@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
 from functools import wraps
 from pathlib import Path
@@ -28,6 +28,7 @@ from hios_tvm.schema.memory_limits import parse_bytes
 if TYPE_CHECKING:
     from tvm.ir import IRModule
 
+    from hios_tvm.frontends.shapes import Size
     from hios_tvm.runtime.session import Session
     from hios_tvm.schema.manifest import Manifest
 
@@ -61,7 +62,7 @@ def option_group(kind: type[Any], *options: Callable[[F], F]) -> Callable[[F], F
     def decorate(function: F) -> F:
         @wraps(function)
         def wrapper(*arguments: Any, **values: Any) -> Any:
-            group = kind(**{name: values.pop(name) for name in names})
+            group = kind(**{name: values.pop(name) for name in names if name in values})
             return function(*arguments, **{argument: group}, **values)
 
         return together(*options)(cast(F, wrapper))
@@ -78,11 +79,18 @@ class ModelFile:
     params: Path | None = None
 
     @property
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        """The given shapes of inputs, by name."""
+    def sizes(self) -> dict[str, tuple[Size, ...]]:
+        """The given shapes of inputs by name, in which a dimension may have several sizes."""
         from hios_tvm.frontends.shapes import parse_shape
 
         return dict(map(parse_shape, self.shape_words))
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The given shapes of inputs by name; `UsageError` where one has several sizes."""
+        from hios_tvm.frontends.shapes import one_shape
+
+        return one_shape(self.sizes)
 
     def load(self) -> IRModule:
         """Import the model."""
@@ -100,7 +108,8 @@ model_options = option_group(
         multiple=True,
         metavar="NAME:DIMS",
         help="Shape of an ONNX input with symbolic dimensions, for example input:1,3,224,224. "
-        "Repeatable.",
+        "For compile a dimension may also be a range of sizes of a batch, 1..8, or a list of "
+        "sizes, {32,64}. Repeatable.",
     ),
     click.option("--params", type=EXISTING_FILE, help="Parameters of a Relay program."),
 )
@@ -113,6 +122,7 @@ class Inputs:
     files: tuple[str, ...]
     seed: int
     value_range: str | None
+    run_shapes: tuple[str, ...] = ()
 
     def arrays(self, session: Session) -> dict[str, np.ndarray]:
         """Return the inputs of `session` by name.
@@ -122,13 +132,17 @@ class Inputs:
         UsageError
             If an option cannot be understood, a file cannot be read, or a name is unknown.
         """
+        from hios_tvm.frontends.shapes import one_shape, parse_shape
         from hios_tvm.verification.inputs import given_inputs
 
-        return given_inputs(self.files, session.inputs, self.seed, _parse_range(self.value_range))
+        shapes = one_shape(dict(map(parse_shape, self.run_shapes)))
+        specs = [replace(spec, shape=shapes.pop(spec.name, spec.shape)) for spec in session.inputs]
+        if shapes:
+            raise UsageError(f"--shape: the artifact has no input {next(iter(shapes))!r}")
+        return given_inputs(self.files, specs, self.seed, _parse_range(self.value_range))
 
 
-input_options = option_group(
-    Inputs,
+_INPUT_OPTIONS = (
     click.option(
         "--input",
         "files",
@@ -143,6 +157,20 @@ input_options = option_group(
         "value_range",
         metavar="LOW,HIGH",
         help="Draw random inputs uniformly from this range.  [default: standard normal]",
+    ),
+)
+
+input_options = option_group(Inputs, *_INPUT_OPTIONS)
+
+shaped_input_options = option_group(
+    Inputs,
+    *_INPUT_OPTIONS,
+    click.option(
+        "--shape",
+        "run_shapes",
+        multiple=True,
+        metavar="NAME:DIMS",
+        help="Shape of a random input, where the artifact takes several.  [default: the largest]",
     ),
 )
 

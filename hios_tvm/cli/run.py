@@ -15,10 +15,10 @@ from hios_tvm.cli.options import (
     Inputs,
     artifact_options,
     cuda_graph_option,
-    input_options,
     json_option,
     print_json,
     rtol_option,
+    shaped_input_options,
 )
 from hios_tvm.cli.verification import Expected, check_outputs
 from hios_tvm.errors import UsageError
@@ -32,7 +32,7 @@ _TRACE_WARMUP = 5  # runs: a trace is of how the artifact runs, and a first run 
 
 @click.command("run")
 @artifact_options
-@input_options
+@shaped_input_options
 @click.option("--output-dir", type=FOLDER, help="Write each output there as NAME.npy.")
 @click.option("--save-inputs", is_flag=True, help="Write the inputs beside the outputs.")
 @click.option(
@@ -80,11 +80,12 @@ def command(
     expected_of = None if reference is None else Expected.read(reference)
     with artifact_file.load(gpu_trace=trace_file is not None, cuda_graph=cuda_graph) as session:
         arrays = inputs.arrays(session)
+        manifest = session.manifest_of(arrays)
         for _ in range(warmup):
             session.run(arrays, timeout=timeout)
         outputs, trace = session.run_traced(arrays, timeout=timeout)
     if trace_file is not None:
-        _write_trace(trace_file, trace, session.manifest)
+        _write_trace(trace_file, trace, manifest)
     if output_dir is not None:
         _save(output_dir, {**outputs, **arrays} if save_inputs else outputs)
     summaries = {name: _summary(array) for name, array in outputs.items()}
@@ -95,7 +96,7 @@ def command(
             values = " ".join(f"{key} {value}" for key, value in summary.items())
             stdout().print(f"{name}: {values}", soft_wrap=True)
     if expected_of is not None:
-        check_outputs(outputs, arrays, expected_of, tolerance_of(session.manifest.recipe, rtol))
+        check_outputs(outputs, arrays, expected_of, tolerance_of(manifest.recipe, rtol))
 
 
 def _write_trace(path: Path, trace: RunTrace, manifest: Manifest) -> None:

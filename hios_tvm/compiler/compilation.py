@@ -26,7 +26,8 @@ class Compilation:
 
     `path` is that of the artifact. `costs` and `platform` are None where a schedule was given
     without costs. `seconds` are by phase, `trials` are the schedules that were tried out, and
-    `notes` say in sentences what an option brought.
+    `notes` say in sentences what an option brought. `others` are the other shapes of an artifact
+    that has several; this one is the largest.
     """
 
     path: Path
@@ -38,6 +39,7 @@ class Compilation:
     platform: Platform | None = None
     trials: tuple[MeasuredSchedule, ...] = ()
     notes: tuple[str, ...] = ()
+    others: tuple[Compilation, ...] = ()
 
     def load(self, **options: Any) -> Session:
         """Load the artifact, with the options of `hios_tvm.load`."""

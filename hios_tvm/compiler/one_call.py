@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -11,9 +12,11 @@ from hios_tvm.backends.interface import PhaseProgress
 from hios_tvm.compiler.compilation import Compilation
 from hios_tvm.compiler.options import CompileOptions
 from hios_tvm.compiler.pipeline import compile_model
+from hios_tvm.compiler.shapes import compile_shapes
 from hios_tvm.compiler.source import ModelSource
 from hios_tvm.errors import UsageError
 from hios_tvm.files import check_writable
+from hios_tvm.frontends.shapes import Size, one_shape, several_shapes
 from hios_tvm.runtime.devices.cpu.cores import default_devices
 from hios_tvm.schema.device_names import parse_device_list
 
@@ -27,7 +30,8 @@ def compile(
     output: str | os.PathLike[str] | None = None,
     *,
     devices: str | Sequence[str] | None = None,
-    shapes: Mapping[str, Sequence[int]] | None = None,
+    shapes: Mapping[str, Sequence[Size]] | None = None,
+    programs: Sequence[int] = (),
     params: str | os.PathLike[str] | None = None,
     verify: bool = True,
     progress: PhaseProgress = lambda phase, done, total: None,
@@ -44,7 +48,11 @@ def compile(
     devices : optional
         Such as ``"cpu@0,cpu@1"`` or ``["cpu@0", "cpu@1"]``; by default all cores as one device.
     shapes : mapping of input name to shape, optional
-        Where dimensions of ONNX inputs are symbolic.
+        Where dimensions of ONNX inputs are symbolic. The artifact has several shapes where a
+        dimension is a range of sizes of a batch, such as ``range(1, 9)``, or a list of sizes
+        (`several_shapes`).
+    programs : optional
+        Sizes of such a range that get a program.
     params : optional
         Parameters of a Relay program.
     verify : bool
@@ -62,19 +70,26 @@ def compile(
     >>> compiled = hios_tvm.compile("model.onnx")  # doctest: +SKIP
     >>> outputs = compiled.load().run(images)  # doctest: +SKIP
     """
-    source = ModelSource(model, shapes or {}, params)
+    source = ModelSource(model, {}, params)
     if output is None and source.file is None:
         raise UsageError("a model in memory has no file to write beside: give output too")
     path = Path(output) if output is not None else cast(Path, source.file).with_suffix(".hios")
     names = parse_device_list(devices) if isinstance(devices, str) else devices
     chosen = CompileOptions(devices=tuple(names or default_devices()), **options)
     check_writable(path)
+    name = (source.file or path).stem
+    several = several_shapes(shapes or {}, programs)
+    if len(several.shapes) > 1 or several.batch:
+        return compile_shapes(
+            source, several, path, chosen, name=name, compared=verify, progress=progress
+        )
+    source = replace(source, shapes=one_shape(shapes or {}))
     module = source.module()
     return compile_model(
         module,
         path,
         chosen,
-        name=(source.file or path).stem,
+        name=name,
         reference=source.reference(module) if verify else None,
         progress=progress,
     )

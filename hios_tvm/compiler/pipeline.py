@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -15,7 +15,7 @@ from tvm.ir import IRModule
 
 from hios_tvm.artifact.build import build
 from hios_tvm.artifact.predict import predict
-from hios_tvm.artifact.write import Build, write
+from hios_tvm.artifact.write import Build, described, write_described
 from hios_tvm.backends import parse_targets
 from hios_tvm.backends.cache import kernel_dir
 from hios_tvm.backends.cpu.tuned_kernels import TunedChoice, choose_tuned
@@ -36,7 +36,7 @@ from hios_tvm.schedulers.evaluate import evaluate
 from hios_tvm.schema.costs import CostTable
 from hios_tvm.schema.device_names import parse_cores
 from hios_tvm.schema.graph import OperatorGraph
-from hios_tvm.schema.manifest import Manifest, Prediction
+from hios_tvm.schema.manifest import Manifest, Prediction, Verification
 from hios_tvm.schema.platform import Platform
 from hios_tvm.schema.schedule import Schedule
 from hios_tvm.verification.reproducer import CompileWords
@@ -126,11 +126,18 @@ def compile_model(
     """
     output = Path(output)
     check_writable(output)  # before work is spent
+    with with_cache(options) as options:
+        return _compile(mod, output, options, name, reference, reproducer, progress)
+
+
+@contextmanager
+def with_cache(options: CompileOptions) -> Iterator[CompileOptions]:
+    """Yield options with a folder for what is measured, which is not compiled again then."""
     with ExitStack() as stack:
-        if options.cache_dir is None:  # what is measured is not compiled again for the artifact
+        if options.cache_dir is None:
             folder = stack.enter_context(temporary_folder())
             options = replace(options, cache_dir=folder)
-        return _compile(mod, output, options, name, reference, reproducer, progress)
+        yield options
 
 
 def _compile(
@@ -142,10 +149,84 @@ def _compile(
     reproducer: Path | None,
     progress: PhaseProgress,
 ) -> Compilation:
-    phases = _Phases(progress)
+    planned = plan_model(mod, options, name, compared=reference is not None, progress=progress)
+    verification = NOT_ASKED_FOR
+    if reference is not None:
+        with planned.phases("verify"):
+            search = planned.search(reproducer)
+            verification = verify(planned.build, output, mod, reference, search)
+    with planned.phases("write"):
+        manifest = write_described(planned.described(verification), output)
+    return planned.compilation(output, manifest)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planned:
+    """A model with its schedule and code, which is neither verified nor written yet.
+
+    `measured` is None where a schedule was given without costs; `trials` are the schedules that
+    were tried out, `phases` has the seconds of what was done, `notes` what options brought.
+    """
+
+    network: Network
+    schedule: Schedule
+    build: Build
+    measured: Measured | None
+    trials: Sequence[MeasuredSchedule]
+    phases: Phases
+    notes: Sequence[str]
+    options: CompileOptions
+
+    def search(self, reproducer: Path | None) -> Search:
+        """Return how to search what is wrong: on one busy device of each kind."""
+        return _search(self.build.manifest, self.options, reproducer)
+
+    def described(self, verification: Verification) -> Build:
+        """Return what is to be written, but for its place."""
+        prediction = Prediction()
+        if self.measured is not None:
+            prediction = predict(self.network, *self.measured, self.schedule)
+        info = {"trials": [trial.to_data() for trial in self.trials]} if self.trials else {}
+        return described(self.build, prediction, verification=verification, info=info)
+
+    def compilation(self, output: Path, manifest: Manifest) -> Compilation:
+        """Return what came of it, written to `output`."""
+        costs, platform = self.measured or (None, None)
+        network = self.network
+        return Compilation(
+            path=output,
+            graph=network.graph,
+            schedule=self.schedule,
+            manifest=manifest,
+            seconds=self.phases.seconds,
+            costs=costs,
+            platform=platform,
+            trials=tuple(self.trials),
+            notes=(
+                *self.notes,
+                *network.tuned.notes,
+                *(cost_notes(network, costs) if costs else ()),
+            ),
+        )
+
+
+def plan_model(
+    mod: IRModule,
+    options: CompileOptions,
+    name: str,
+    *,
+    compared: bool,
+    progress: PhaseProgress = lambda phase, done, total: None,
+) -> Planned:
+    """Lower a model, measure it, choose a schedule and generate its code.
+
+    `compared` says whether it will be run beside a reference, which takes memory. Other parameters,
+    and errors, are those of `compile_model`.
+    """
+    phases = Phases(progress)
     with phases("lower"):
         network = _lower(mod, name, options, progress=partial(progress, "lower"))
-    _check_size(network.graph, verified=reference is not None)
+    _check_size(network.graph, verified=compared)
     notes: list[str] = []
     if options.merge_convolutions:
         with phases("merge convolutions"):
@@ -166,27 +247,15 @@ def _compile(
         with phases("try out"):
             trials = run_contest(schedules, builds, partial(progress, "try out"))
     best = winner(trials) if trials else 0
-    schedule, built = schedules[best], builds[best]
-    verification = NOT_ASKED_FOR
-    if reference is not None:
-        with phases("verify"):
-            search = _search(built.manifest, options, reproducer)
-            verification = verify(built, output, mod, reference, search)
-    with phases("write"):
-        prediction = Prediction() if measured is None else predict(network, *measured, schedule)
-        info = {"trials": [trial.to_data() for trial in trials]} if trials else {}
-        manifest = write(built, output, prediction, verification=verification, info=info)
-    costs, platform = measured or (None, None)
-    return Compilation(
-        path=output,
-        graph=network.graph,
-        schedule=schedule,
-        manifest=manifest,
-        seconds=phases.seconds,
-        costs=costs,
-        platform=platform,
-        trials=tuple(trials),
-        notes=(*notes, *network.tuned.notes, *(cost_notes(network, costs) if costs else ())),
+    return Planned(
+        network=network,
+        schedule=schedules[best],
+        build=builds[best],
+        measured=measured,
+        trials=trials,
+        phases=phases,
+        notes=notes,
+        options=options,
     )
 
 
@@ -308,7 +377,6 @@ def _build(
 
 
 def _search(manifest: Manifest, options: CompileOptions, reproducer: Path | None) -> Search:
-    """Search on one busy device of each kind."""
     busy = {program.device for program in manifest.programs if program.instructions}
     names = [device.name for device in manifest.devices if device.name in busy]
     first = {kind_of(name).kind: name for name in reversed(names)}
@@ -321,7 +389,7 @@ def _search(manifest: Manifest, options: CompileOptions, reproducer: Path | None
     return Search(devices=words, kernel_dir=kernels, reproducer=reproducer, rtol=options.rtol)
 
 
-class _Phases:
+class Phases:
     """Notes how long each phase takes, in seconds, and reports its beginning and end."""
 
     def __init__(self, progress: PhaseProgress) -> None:

@@ -1,8 +1,13 @@
-"""Numbers as people read them."""
+"""Numbers and shapes as people read them."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from hios_tvm.schema.manifest import Manifest
 
 
 def significant(value: float, digits: int = 3) -> str:
@@ -24,3 +29,28 @@ def milliseconds(value: float) -> str:
     '12.3 ms'
     """
     return f"{significant(value)} ms"
+
+
+def shape_lines(manifests: Sequence[Manifest]) -> list[str]:
+    """Return a line for each shape of an artifact that has several, the largest first.
+
+    The last line says which sizes of a batch run.
+    """
+    if manifests[0].shapes is None:
+        return []
+    lines = [_shape_line(manifest) for manifest in manifests]
+    batch = manifests[0].shapes.batch
+    if batch is not None:
+        lines.append(
+            f"batches from {batch.smallest} to {batch.largest} run, each on the next larger program"
+        )
+    return lines
+
+
+def _shape_line(manifest: Manifest) -> str:
+    shapes = ", ".join(
+        f"{name} {'x'.join(map(str, shape)) or 'scalar'}" for name, shape in manifest.shape.items()
+    )
+    makespan_ms = manifest.prediction.makespan_ms
+    predicted = "" if makespan_ms is None else f"predicted {milliseconds(makespan_ms)}, "
+    return f"program for {shapes}: {predicted}{manifest.verification}"

@@ -203,9 +203,50 @@ class Verification:
         )
 
 
+@dataclass(frozen=True)
+class Batch:
+    """A dimension of a model whose rows are computed apart from each other, in the same way.
+
+    A run of fewer rows than a program has may repeat a row, and leave out what comes of that.
+
+    Attributes
+    ----------
+    inputs, outputs : mapping of str to int
+        Axis of the rows, by the name of the tensor; others are the same for all rows. An output
+        may have several entries along its axis for each row.
+    smallest, largest : int
+        The rows that a run may have: for these it was proven.
+    """
+
+    inputs: Mapping[str, int]
+    outputs: Mapping[str, int]
+    smallest: int
+    largest: int
+
+    def rows(self, shape: Mapping[str, tuple[int, ...]]) -> int:
+        """Return the rows of inputs of this shape."""
+        name, axis = next(iter(self.inputs.items()))
+        return shape[name][axis]
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """More shapes of the same model.
+
+    `others` names the entries that hold their manifests, which use the same weights. `batch` says
+    which sizes between the shapes can be run.
+    """
+
+    others: tuple[str, ...]
+    batch: Batch | None
+
+
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Manifest:
-    """What ``manifest.json`` holds.
+    """What ``manifest.json`` holds: a model of one shape.
+
+    Where there are `shapes`, it is the largest one. The manifests of the others have no `shapes`
+    themselves, and their `entries` are the same but for these manifests.
 
     `prepared` weights are computed before the first run, `checks` are made after each run.
     `gpu_kernels` says how the kernels of GPUs are launched.
@@ -229,6 +270,7 @@ class Manifest:
     gpu_kernels: Mapping[str, GpuKernel] = field(default_factory=dict)
     entries: Mapping[str, str] = field(default_factory=dict)
     graph: OperatorGraph | None = None
+    shapes: Shapes | None = field(default=None, metadata={"optional": True})
     recipe: Recipe = field(default_factory=Recipe)
     schedule: Mapping[str, Any] = field(default_factory=dict)
     prediction: Prediction = Prediction()
@@ -244,6 +286,11 @@ class Manifest:
     def device(self) -> Mapping[str, DeviceSpec]:
         """Devices by name."""
         return {device.name: device for device in self.devices}
+
+    @property
+    def shape(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of the inputs, by name."""
+        return {spec.name: spec.shape for spec in self.inputs}
 
     @property
     def summary(self) -> str:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 from tvm.ir import IRModule
 from tvm.target import Target
@@ -23,7 +24,7 @@ from hios_tvm.errors import (
 from hios_tvm.runtime.devices import HOST
 from hios_tvm.schema.manifest import OutputError, Verification
 from hios_tvm.schema.recipe import Recipe
-from hios_tvm.verification.deviation import SINGLE, Deviation, tolerance_of
+from hios_tvm.verification.deviation import SINGLE, Arrays, Deviation, tolerance_of
 from hios_tvm.verification.first_difference import Difference, first_difference
 from hios_tvm.verification.here import why_not_here
 from hios_tvm.verification.inputs import LEAST_CHANGE, SEEDS, Draws, telling_draws
@@ -61,8 +62,17 @@ class Search:
     rtol: float | None = None
 
 
+RunDraws: TypeAlias = Callable[[Sequence[Arrays]], tuple[Arrays, ...]]
+"""Returns the outputs of an artifact for each of several inputs."""
+
+
 def verify(
-    build: Build, output: Path, mod: IRModule, reference: Reference, search: Search
+    build: Build,
+    output: Path,
+    mod: IRModule,
+    reference: Reference,
+    search: Search,
+    run: RunDraws | None = None,
 ) -> Verification:
     """Run an artifact on two draws of random inputs and compare it with a reference.
 
@@ -72,6 +82,8 @@ def verify(
         The artifact.
     output : Path
         Where it will be written. A file beside it holds it for as long as it is loaded.
+    run : function, optional
+        Runs it where it is one shape of an artifact that has been loaded already.
     mod : IRModule
         The imported model, from which follows what its inputs may be.
     reference : Reference
@@ -96,7 +108,7 @@ def verify(
     except (ModelError, UsageError) as error:
         return Verification(reason=str(error))
     try:
-        outputs = run_draws(build, output, draws.inputs)
+        outputs = run(draws.inputs) if run else run_draws(build, output, draws.inputs)
     except DeviceError as error:  # too little memory, or another process has the device
         return Verification(reason=str(error))
     except InputError as error:  # where the reference takes what is not valid

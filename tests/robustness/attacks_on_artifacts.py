@@ -103,7 +103,7 @@ def _run(path: Path) -> dict[str, bytes]:
     with hios_tvm.load(path) as session:
         inputs = _inputs(session)
         for poison in _POISONS:
-            for arena in session._loaded.request.arenas.values():
+            for arena in session._shapes[0].loaded.request.arenas.values():
                 arena.bytes[:] = poison
             out = {spec.name: aligned_empty(spec.shape, spec.dtype) for spec in session.outputs}
             for array in out.values():

@@ -177,7 +177,7 @@ def test_run_numbers_do_not_wrap_at_32_bits(
             outputs = session.run({"the input": x * i}, timeout=60.0 if i % 2 else None)
             for name, expected in hand_made.expected(x * i).items():
                 np.testing.assert_array_equal(outputs[name], expected)
-        assert [worker.run for worker in session._executor._workers] == [before + 6] * 2
+        assert [worker.run for worker in session._shapes[0].executor._workers] == [before + 6] * 2
 
 
 def test_loops_of_a_team_are_numbered_beyond_32_bits(parallel_library: Library) -> None:

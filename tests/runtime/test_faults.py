@@ -252,7 +252,7 @@ def test_a_forked_child_can_close_what_it_cannot_use(session: Session) -> None:
 def test_a_forked_child_that_exits_normally_does_not_hang(session: Session) -> None:
     pid = os.fork()
     if pid == 0:
-        session._executor._shutdown()  # what happens at the exit of an interpreter
+        session._shapes[0].executor._shutdown()  # what happens at the exit of an interpreter
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     assert works(session)

@@ -117,7 +117,8 @@ def _import_named(
         examples = " ".join(f"--shape {_shape_example(model.graph, name)}" for name in inputs)
         raise MissingShapeError(
             f"{label}: these dimensions have no value: {', '.join(unknown)}; "
-            f"give the inputs' shapes, such as {examples}",
+            f"give the inputs' shapes, such as {examples} (in which 1..8 is a range of sizes of a "
+            "batch, and {32,64} a list of sizes)",
             dimensions=tuple(unknown),
         )
     if file is not None:
