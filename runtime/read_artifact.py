@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
 
 MAX_MANIFEST_BYTES = 256 * 2**20
 _PARSED = 40  # bytes of Python's objects for a byte of JSON: measured with lists and numbers
+_TICK_NS = 2_000_000_000  # longer than between two times that a file system can tell apart
 _CHUNK = 1 << 20  # bytes that are hashed at once
 
 
@@ -254,14 +256,16 @@ class _Reader:
     def weights(self, name: str, manifest: Manifest) -> Weights | None:
         """Copy the weights of an entry to sealed memory, and check the SHA-256 of the copy.
 
-        Other sessions of this process share it: what the file holds is only checked then.
+        Other sessions of this process share it. What the file holds is only checked then, unless
+        it is still the file that the copy was made of.
         """
         if name not in manifest.entries:
             return None
         digest = manifest.entries[name]
         known = known_weights(digest)
         if known is not None:
-            self._check_hash(name, manifest)
+            if known.file is None or known.file != self._identity():
+                self._check_hash(name, manifest)
             return known
         nbytes = self._known(name, manifest).nbytes
         if nbytes == 0:
@@ -269,15 +273,29 @@ class _Reader:
         check_memory(nbytes, f"the weights of {self._path}")
         try:
             with SealedMemory("hios-weights") as memory:
+                identity = self._identity()  # as it is before it is read
                 self._check_hash(name, manifest, memory.write)
                 memory.seal()
-                return self._sealed(memory, name, digest)
+                return self._sealed(memory, name, digest, identity)
         except OSError as error:
             raise MemoryLimitError(f"{self._path}: no memory for its weights: {error}") from error
 
-    def _sealed(self, memory: SealedMemory, name: str, digest: str) -> Weights:
+    def _identity(self) -> tuple[int, ...] | None:
+        """Return what changes with every write to the file, and is another one for another file.
+
+        None where the file was written just now: its next change might have the same time.
+        """
+        status = os.fstat(self._descriptor)
+        if time.time_ns() - status.st_ctime_ns < _TICK_NS:
+            return None
+        times = status.st_mtime_ns, status.st_ctime_ns
+        return (status.st_dev, status.st_ino, status.st_size, *times)
+
+    def _sealed(
+        self, memory: SealedMemory, name: str, digest: str, identity: tuple[int, ...] | None
+    ) -> Weights:
         try:
-            return sealed_weights(memory, digest)
+            return sealed_weights(memory, digest, identity)
         except ArtifactError as error:
             raise self.error(f"{name}: {error}") from error
 

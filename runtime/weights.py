@@ -74,9 +74,18 @@ def header_length(start: bytes, file_bytes: int) -> int:
 
 
 class Weights:
-    """Weights of an artifact in memory."""
+    """Weights of an artifact in memory.
 
-    def __init__(self, memory: mmap.mmap, tensors: Mapping[str, StoredTensor]) -> None:
+    `file` tells the file that they were copied from, as it was then.
+    """
+
+    def __init__(
+        self,
+        memory: mmap.mmap,
+        tensors: Mapping[str, StoredTensor],
+        file: tuple[int, ...] | None = None,
+    ) -> None:
+        self.file = file
         self._memory = memory
         self._view = np.frombuffer(memory, np.uint8)
         base = address_of(self._view)
@@ -119,8 +128,10 @@ def shared_weights(weights: Weights, key: Hashable) -> Weights:
         return _KNOWN.setdefault(key, weights)
 
 
-def sealed_weights(memory: SealedMemory, digest: str) -> Weights:
+def sealed_weights(memory: SealedMemory, digest: str, file: tuple[int, ...] | None) -> Weights:
     """Read a safetensors file in memory whose SHA-256 is `digest`, and which is sealed.
+
+    `file` tells the file that it was copied from.
 
     Sessions of this process that ask for the same `digest` share it.
 
@@ -131,7 +142,7 @@ def sealed_weights(memory: SealedMemory, digest: str) -> Weights:
     """
     content = memory.map()
     length = header_length(content[:8], len(content))
-    weights = Weights(content, read_header(content[:length], len(content)))
+    weights = Weights(content, read_header(content[:length], len(content)), file)
     return shared_weights(weights, digest)
 
 

@@ -68,7 +68,7 @@ def test_a_weight_is_computed_from_what_the_file_holds(prepared: HandMade, x: np
 def test_sessions_share_what_was_computed_and_keep_no_sources(prepared: HandMade) -> None:
     digest = read_manifest(prepared.path).entries[SOURCES]
     with prepared.load() as first, prepared.load() as second:
-        assert first._loaded.prepared is second._loaded.prepared is not None
+        assert first._shapes[0].loaded.prepared is second._shapes[0].loaded.prepared is not None
         gc.collect()
         assert known_weights(digest) is None
 

@@ -9,6 +9,7 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -314,6 +315,30 @@ def test_files_that_change_after_loading_do_not_matter(
     for name, array in expected.items():
         np.testing.assert_array_equal(outputs[name], array)
         np.testing.assert_array_equal(again[name], array)
+
+
+def test_weights_of_a_file_that_nobody_changed_are_hashed_once(
+    hand_made: HandMade, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hashed = []
+    check = read_artifact._Reader._check_hash
+
+    def counting(reader: read_artifact._Reader, name: str, *rest: Any) -> None:
+        hashed.append(name)
+        check(reader, name, *rest)
+
+    monkeypatch.setattr(read_artifact._Reader, "_check_hash", counting)
+    first = open_artifact(hand_made.path)  # just written: its next change may have the same time
+    again = open_artifact(hand_made.path)
+    assert hashed == [PARAMS] * 2
+    del first, again
+    monkeypatch.setattr(read_artifact, "_TICK_NS", 0)
+    first = open_artifact(hand_made.path)
+    assert open_artifact(hand_made.path).weights is first.weights
+    assert hashed == [PARAMS] * 3
+    os.utime(hand_made.path)
+    assert open_artifact(hand_made.path).weights is first.weights
+    assert hashed == [PARAMS] * 4
 
 
 def test_sealed_memory_cannot_be_written_even_by_its_own_process() -> None:
