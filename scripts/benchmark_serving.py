@@ -39,6 +39,7 @@ from hios_tvm.compiler import CompileOptions, compile_model
 from hios_tvm.frontends import load_model
 from hios_tvm.measuring.benchmark import benchmark
 from hios_tvm.runtime import load
+from hios_tvm.runtime.devices.cpu.cores import default_devices
 from hios_tvm.runtime.machine import describe_machine
 from hios_tvm.verification.inputs import random_inputs
 from hios_tvm.zoo import build
@@ -230,7 +231,8 @@ def main(
             model.write_bytes(build(network).SerializeToString())
             artifact = model.with_suffix(".hios")
             stderr().print(f"compile {network} ...")
-            compile_model(load_model(model), artifact, CompileOptions(), name=network)
+            options = CompileOptions(devices=default_devices())
+            compile_model(load_model(model), artifact, options, name=network)
         data["throughput, requests/s"] = _measure_throughput(artifact, seconds, rounds)
         data["overload, ms"] = _measure_overload(artifact, seconds)
     stdout().print(f"machine: {describe_machine()}", soft_wrap=True)
