@@ -36,6 +36,7 @@ class ModelMetrics:
         self._labels = (name, version)
         self.run_seconds = _RUN.labels(*self._labels)
         self.batch_size = _BATCH.labels(*self._labels)
+        self._busy: dict[str, Counter] = {}
         self._latency = {
             protocol: _LATENCY.labels(*self._labels, protocol) for protocol in ("http", "grpc")
         }
@@ -51,4 +52,6 @@ class ModelMetrics:
 
     def busy(self, device: str, seconds: float) -> None:
         """Count time in which a device worked."""
-        _BUSY.labels(*self._labels, device).inc(seconds)
+        if device not in self._busy:
+            self._busy[device] = _BUSY.labels(*self._labels, device)
+        self._busy[device].inc(seconds)

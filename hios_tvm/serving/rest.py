@@ -7,6 +7,7 @@ bodies that are not well-formed. Here the bytes of a body arrive where the kerne
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
+Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
 class _Parameters(BaseModel):
@@ -71,16 +73,29 @@ class ClientGoneError(Exception):
     """The client has closed the connection before its request was whole."""
 
 
-class InferEndpoint:
-    """The ASGI application of ``/v2/models/{model}/infer``, with and without a version."""
+_PATH = re.compile(r"/v2/models/(?P<name>[^/]+)(/versions/(?P<version>[^/]+))?/infer")
 
-    def __init__(self, models: Models) -> None:
+
+class InferEndpoint:
+    """The ASGI application of ``/v2/models/{model}/infer``, with and without a version.
+
+    Everything else is for `others`. It stands before them, and is no route of theirs, because
+    FastAPI looks at each part of a body.
+    """
+
+    def __init__(self, models: Models, others: Application) -> None:
         self._models = models
+        self._others = others
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
+        is_post = scope["type"] == "http" and scope["method"] == "POST"
+        path = _PATH.fullmatch(scope["path"]) if is_post else None
+        if path is None:
+            await self._others(scope, receive, send)
+            return
         try:
-            head, body = await self._answer(scope, receive)
+            head, body = await self._answer(path["name"], path["version"], scope, receive)
         except ClientGoneError:
             return
         except Exception as error:
@@ -93,11 +108,12 @@ class InferEndpoint:
         await send({"type": "http.response.start", **head})
         await send({"type": "http.response.body", "body": body})
 
-    async def _answer(self, scope: Scope, receive: Receive) -> tuple[dict[str, Any], bytes]:
+    async def _answer(
+        self, name: str, version: str | None, scope: Scope, receive: Receive
+    ) -> tuple[dict[str, Any], bytes]:
         headers = dict(scope["headers"])
-        path = scope["path_params"]
         try:
-            model = self._models.find(path["model_name"], path.get("model_version"))
+            model = self._models.find(name, version)
             if headers.get(b"content-encoding", b"identity") != b"identity":
                 raise EncodingError("compressed bodies are not read: leave content-encoding out")
             json_bytes = _length(headers, JSON_LENGTH)

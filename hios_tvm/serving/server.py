@@ -21,7 +21,6 @@ from kserve.protocol.grpc import grpc_predict_v2_pb2_grpc as pb_grpc
 from kserve.protocol.grpc.server import GRPCServer
 from kserve.protocol.rest.server import RESTServer, metrics_handler
 from kserve.protocol.rest.v2_endpoints import V2Endpoints
-from starlette.routing import Route
 
 from hios_tvm.errors import UsageError
 from hios_tvm.serving.grpc_service import Service
@@ -107,9 +106,7 @@ class _RestServer(RESTServer):
                 path, handler, methods=["GET"], response_model=None, response_class=JSONResponse
             )
         app.include_router(router)
-        infer = InferEndpoint(self._models)
-        for path in (f"/v2{model}/infer", f"/v2{model}/versions/{{model_version}}/infer"):
-            app.router.routes.insert(0, Route(path, infer, methods=["POST"]))
+        self.config.app = InferEndpoint(self._models, app)
 
     def _add_exception_handlers(self, app: Any) -> None:
         super()._add_exception_handlers(app)

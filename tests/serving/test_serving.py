@@ -340,7 +340,7 @@ def test_other_refusals_over_http(server: Running) -> None:
     infer = "/v2/models/two/infer"
     assert server.request("POST", "/v2/models/none/infer", body())[0] == 404
     assert server.request("POST", "/v2/models/two/versions/3/infer", body())[0] == 404
-    assert server.request("GET", infer)[0] == 405
+    assert server.request("GET", infer)[0] == 404
     assert server.request("POST", infer, body(), {"Content-Encoding": "gzip"})[0] == 415
     status, answer = server.request("POST", infer, bytes(20_000_000))
     assert (status, b"20000000 bytes, more than" in answer) == (413, True)
