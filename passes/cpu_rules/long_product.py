@@ -1,7 +1,7 @@
 """The rule for products with a constant matrix whose inner dimension is long.
 
-The inputs of such a product do not fit into the L2 cache, and each block of columns would read all
-of them again. Before:
+The inputs of such a product do not fit into the L2 cache next to the weights of a block, and each
+block of columns would read all of them again. Before:
 
     for m, n, k: sums[m, n] += image[m, k] * weight[k, n]
     for m, n: output[m, n] = epilogue(sums[m, n])
@@ -51,10 +51,12 @@ from hios_tvm.passes.cpu_rules.tiled_shapes import TiledConvolution
 from hios_tvm.passes.schedule_kernels import Scheduled
 from hios_tvm.schema.kernel_shapes import ConvolutionShape
 
-_LEAST_PARTS = 5
+_LEAST_PARTS = 4
 """With fewer, totals cost as much as reading the inputs again."""
 
-_LEAST_INPUT_BYTES = 1 << 20
+_LEAST_INPUT_BYTES = 1 << 19
+"""Smaller ones stay in an L2 cache, next to the weights of a block."""
+
 _CACHE_BYTES = 1 << 20
 """A part of the inputs should stay in an L2 cache."""
 
@@ -77,7 +79,7 @@ def _is_long(shape: ConvolutionShape) -> bool:
         return False
     input_bytes = 4 * shape.batch * math.prod(shape.in_size) * shape.in_channels
     parts = -(-shape.in_channels // MOST_TERMS)
-    return parts >= _LEAST_PARTS and _LEAST_INPUT_BYTES < input_bytes <= parts * _CACHE_BYTES
+    return parts >= _LEAST_PARTS and _LEAST_INPUT_BYTES <= input_bytes <= parts * _CACHE_BYTES
 
 
 @dataclass(frozen=True)

@@ -35,8 +35,10 @@ def test_long_products(rows: int, inner: int, columns: int, target: str) -> None
 
 
 def test_parts_are_for_inputs_that_exceed_the_cache() -> None:
-    assert has_parts(product(128, 3072, 32))
-    assert not has_parts(product(64, 3072, 32))
+    assert has_parts(product(128, 2048, 32))
+    assert has_parts(product(64, 3072, 32))
+    assert not has_parts(product(32, 3072, 32))
+    assert not has_parts(product(128, 1536, 32))
     assert not has_parts(product(512, 768, 32))
 
 
