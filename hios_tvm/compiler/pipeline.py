@@ -39,6 +39,7 @@ from hios_tvm.schema.graph import OperatorGraph
 from hios_tvm.schema.manifest import Manifest, Prediction
 from hios_tvm.schema.platform import Platform
 from hios_tvm.schema.schedule import Schedule
+from hios_tvm.schema.strict_json import encode
 from hios_tvm.verification.reproducer import CompileWords
 from hios_tvm.verification.verifier import NOT_ASKED_FOR, Search, verify
 
@@ -173,9 +174,16 @@ def _compile(
             search = _search(built.manifest, options, reproducer)
             verification = verify(built, output, mod, reference, search)
     with phases("write"):
-        prediction = Prediction() if measured is None else predict(network, *measured, schedule)
-        info = {"trials": [trial.to_data() for trial in trials]} if trials else {}
-        manifest = write(built, output, prediction, verification=verification, info=info)
+        predictions = [
+            Prediction() if measured is None else predict(network.graph, *measured, made)
+            for made in schedules
+        ]
+        tried = [
+            trial.kept() if i == best else trial.rejected(schedules[i], predictions[i])
+            for i, trial in enumerate(trials)
+        ]
+        info = {"trials": [encode(trial) for trial in tried]} if tried else {}
+        manifest = write(built, output, predictions[best], verification=verification, info=info)
     costs, platform = measured or (None, None)
     return Compilation(
         path=output,
