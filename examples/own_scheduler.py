@@ -72,7 +72,7 @@ def main() -> None:
     print(f"round-robin: {schedule.makespan_ms:.2f} ms predicted")
     print(f"hios-lp: {plan(network, costs, platform).makespan_ms:.2f} ms predicted")
     with tempfile.TemporaryDirectory() as folder:
-        prediction = predict(network, costs, platform, schedule)
+        prediction = predict(network.graph, costs, platform, schedule)
         manifest = write(build(network, schedule), Path(folder, "model.hios"), prediction)
     print(f"an artifact with {len(manifest.programs)} programs")
 

@@ -84,7 +84,7 @@ def test_the_steps_compose_to_the_same_bytes(
     network = lower_network(module, "host")
     costs, platform = network_costs(network, devices, cache_dir=cache)  # as they were measured
     schedule = plan(network, costs, platform)
-    prediction = predict(network, costs, platform, schedule)
+    prediction = predict(network.graph, costs, platform, schedule)
     built = build(network, schedule, kernel_dir=kernel_dir(cache))
     write(built, tmp_path / "steps.hios", prediction, verification=NOT_ASKED_FOR)
     assert (tmp_path / "steps.hios").read_bytes() == (tmp_path / "whole.hios").read_bytes()

@@ -1,24 +1,24 @@
 """What an artifact says about the time of a run, from the one evaluator."""
 
-from hios_tvm.backends.network import Network
 from hios_tvm.schedulers.evaluate import evaluate
 from hios_tvm.schema.costs import CostTable
+from hios_tvm.schema.graph import OperatorGraph
 from hios_tvm.schema.manifest import PredictedOperator, PredictedTransfer, Prediction
 from hios_tvm.schema.platform import Platform
 from hios_tvm.schema.schedule import Schedule
 
 
 def predict(
-    network: Network, costs: CostTable, platform: Platform, schedule: Schedule
+    graph: OperatorGraph, costs: CostTable, platform: Platform, schedule: Schedule
 ) -> Prediction:
     """Return when the operators of a schedule should run, in the order of their starts.
 
     Raises
     ------
     ScheduleError
-        If the schedule does not fit the network or the platform.
+        If the schedule does not fit the graph or the platform.
     """
-    timeline = evaluate(network.graph, costs, platform, schedule)
+    timeline = evaluate(graph, costs, platform, schedule)
     model = {device.name: device.model for device in platform.devices}
     names = sorted(schedule.placement, key=lambda name: timeline.start_ms[name])
     return Prediction(

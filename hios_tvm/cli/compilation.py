@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from hios_tvm.cli.console import stderr, stdout
 from hios_tvm.cli.options import print_json, print_table
+from hios_tvm.schema.strict_json import encode
 
 if TYPE_CHECKING:
     from hios_tvm.compiler import Compilation, CompileOptions
@@ -86,7 +87,7 @@ def _data(
         "independence": prediction.independence,
         "devices": [asdict(report) for report in reports],
         "seconds": dict(result.seconds),
-        "trials": [trial.to_data() for trial in result.trials],
+        "trials": [encode(trial.kept()) for trial in result.trials],
         "verification": asdict(result.manifest.verification),
         "notes": list(notes),
         "other_shapes": [

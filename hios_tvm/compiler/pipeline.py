@@ -39,6 +39,7 @@ from hios_tvm.schema.graph import OperatorGraph
 from hios_tvm.schema.manifest import Manifest, Prediction, Verification
 from hios_tvm.schema.platform import Platform
 from hios_tvm.schema.schedule import Schedule
+from hios_tvm.schema.strict_json import encode
 from hios_tvm.verification.reproducer import CompileWords
 from hios_tvm.verification.verifier import NOT_ASKED_FOR, Search, verify
 
@@ -164,12 +165,14 @@ def _compile(
 class Planned:
     """A model with its schedule and code, which is neither verified nor written yet.
 
-    `measured` is None where a schedule was given without costs; `trials` are the schedules that
-    were tried out, `phases` has the seconds of what was done, `notes` what options brought.
+    `measured` is None where a schedule was given without costs. `trials` are those of `schedules`,
+    if there are several, of which the one at `best` is kept, as `build`. `phases` has the seconds
+    of what was done, `notes` what options brought.
     """
 
     network: Network
-    schedule: Schedule
+    schedules: Sequence[Schedule]
+    best: int
     build: Build
     measured: Measured | None
     trials: Sequence[MeasuredSchedule]
@@ -183,10 +186,17 @@ class Planned:
 
     def described(self, verification: Verification) -> Build:
         """Return what is to be written, but for its place."""
-        prediction = Prediction()
-        if self.measured is not None:
-            prediction = predict(self.network, *self.measured, self.schedule)
-        info = {"trials": [trial.to_data() for trial in self.trials]} if self.trials else {}
+        graph, measured = self.network.graph, self.measured
+        predictions = [
+            Prediction() if measured is None else predict(graph, *measured, schedule)
+            for schedule in self.schedules
+        ]
+        tried = [
+            trial.kept() if i == self.best else trial.rejected(self.schedules[i], predictions[i])
+            for i, trial in enumerate(self.trials)
+        ]
+        info = {"trials": [encode(trial) for trial in tried]} if tried else {}
+        prediction = predictions[self.best]
         return described(self.build, prediction, verification=verification, info=info)
 
     def compilation(self, output: Path, manifest: Manifest) -> Compilation:
@@ -196,7 +206,7 @@ class Planned:
         return Compilation(
             path=output,
             graph=network.graph,
-            schedule=self.schedule,
+            schedule=self.schedules[self.best],
             manifest=manifest,
             seconds=self.phases.seconds,
             costs=costs,
@@ -249,7 +259,8 @@ def plan_model(
     best = winner(trials) if trials else 0
     return Planned(
         network=network,
-        schedule=schedules[best],
+        schedules=schedules,
+        best=best,
         build=builds[best],
         measured=measured,
         trials=trials,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -11,10 +12,13 @@ from typing import Any
 
 from hios_tvm import runtime
 from hios_tvm.artifact.write import Build, write
+from hios_tvm.errors import ArtifactError
 from hios_tvm.files import temporary_folder
 from hios_tvm.measuring.latency import LatencySummary, latencies_of, measure_in_turn
 from hios_tvm.schema.device_names import cores_of
+from hios_tvm.schema.manifest import Manifest, Prediction
 from hios_tvm.schema.schedule import Schedule
+from hios_tvm.schema.strict_json import decode
 from hios_tvm.verification.inputs import random_inputs
 
 MOST_ENTRANTS = 2
@@ -29,6 +33,22 @@ _MS_PER_TURN = 100.0
 _PAUSE_S = 0.2
 _WARMUP_RUNS = 2
 _FEWEST_RUNS = 3
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What an artifact says of a schedule that was tried out, in its `compile_info`.
+
+    `schedule` and `prediction` are None for the one that was kept: the artifact's own.
+    """
+
+    scheduler: str
+    devices: tuple[str, ...]
+    predicted_ms: float
+    measured_ms: float
+    spread_ms: float
+    schedule: Mapping[str, Any] | None = None
+    prediction: Prediction | None = None
 
 
 @dataclass(frozen=True)
@@ -62,20 +82,31 @@ class MeasuredSchedule:
             f"± {latency.spread_ms:.2f} ms, predicted {self.predicted_ms:.2f} ms"
         )
 
+    def kept(self) -> Trial:
+        """Return what the artifact with this schedule says of it."""
+        latency = self.latency
+        return Trial(
+            self.scheduler, self.devices, self.predicted_ms, latency.median_ms, latency.spread_ms
+        )
+
+    def rejected(self, schedule: Schedule, prediction: Prediction) -> Trial:
+        """Return what an artifact with another schedule says of this one."""
+        data = json.loads(schedule.to_json())
+        return replace(self.kept(), schedule=data, prediction=prediction)
+
     def relative_to(self, other: MeasuredSchedule) -> float:
         """Return this one's latency over the `other`'s, both in the same turn: their median."""
         return median(own / its for own, its in zip(self.turns_ms, other.turns_ms, strict=True))
 
-    def to_data(self) -> dict[str, Any]:
-        """Plain data for JSON."""
-        latency = self.latency
-        return {
-            "scheduler": self.scheduler,
-            "devices": list(self.devices),
-            "predicted_ms": self.predicted_ms,
-            "measured_ms": latency.median_ms,
-            "spread_ms": latency.spread_ms,
-        }
+
+def trials_of(manifest: Manifest) -> tuple[Trial, ...]:
+    """Return the schedules that were tried out; none where the artifact says something else."""
+    try:
+        data = manifest.compile_info.get("trials", [])
+        trials: tuple[Trial, ...] = decode(tuple[Trial, ...], data, "trials")
+    except ArtifactError:
+        return ()
+    return trials
 
 
 def choose_entrants(candidates: Sequence[Schedule]) -> list[Schedule]:

@@ -11,18 +11,18 @@ from importlib.util import find_spec
 from statistics import median
 from typing import Any
 
-from hios_tvm.errors import ArtifactError, UsageError
+from hios_tvm.errors import UsageError
 from hios_tvm.measuring.benchmark import BenchmarkResult
+from hios_tvm.measuring.contest import trials_of
 from hios_tvm.report.blocks import LARGE
 from hios_tvm.report.explain import bottlenecks, cost_differences, manifest_reports
 from hios_tvm.report.graph_drawing import draw_blocks, draw_graph
 from hios_tvm.report.operator_types import OPERATOR_TYPES, time_by_type
 from hios_tvm.report.svg import DARK, FILLS, LIGHT, stylesheet, to_html
-from hios_tvm.report.timeline import Node, OperatorView, Timeline, timelines
+from hios_tvm.report.timeline import Node, OperatorView, Timeline, rejected_timelines, timelines
 from hios_tvm.report.timeline_drawing import WIDTH, draw_timelines, readable_width
 from hios_tvm.schema.manifest import Manifest
 from hios_tvm.schema.program import Copy
-from hios_tvm.schema.strict_json import decode
 
 
 @dataclass(frozen=True)
@@ -52,17 +52,6 @@ class TypeRow:
     ms: float
     share: float
     colour: int
-
-
-@dataclass(frozen=True)
-class TrialRow:
-    """A line of the table of schedules that were tried out, as `compile_info` has them."""
-
-    scheduler: str
-    devices: tuple[str, ...]
-    predicted_ms: float
-    measured_ms: float
-    spread_ms: float
 
 
 @dataclass(frozen=True)
@@ -126,7 +115,8 @@ def render_page(manifest: Manifest, result: BenchmarkResult | None, machine: str
         operators=operators,
         transfers=_transfers(view, result),
         types=_types(view, times),
-        trials=_trials(manifest),
+        trials=trials_of(manifest),
+        rejected_svg=_rejected(view),
         **_timeline_pictures(view, timelines(view, result)),
         **_graph_pictures(view, times),
     )
@@ -140,6 +130,11 @@ def _timeline_pictures(view: OperatorView, panels: Mapping[str, Timeline]) -> di
     wide = to_html(draw_timelines(view.streams, panels, width=width)) if width > 1.2 * WIDTH else ""
     fitted = to_html(draw_timelines(view.streams, panels))
     return {"timeline_svg": fitted, "wide_timeline_svg": wide}
+
+
+def _rejected(view: OperatorView) -> str:
+    panels = rejected_timelines(view)
+    return to_html(draw_timelines(view.streams, panels)) if panels else ""
 
 
 def _graph_pictures(view: OperatorView, times: Mapping[str, float]) -> dict[str, Any]:
@@ -161,16 +156,6 @@ def _types(view: OperatorView, times: Mapping[str, float]) -> Sequence[TypeRow]:
         )
         for name, ms in sums.items()
     ]
-
-
-def _trials(manifest: Manifest) -> tuple[TrialRow, ...]:
-    """Return the schedules that were tried out; none where the artifact says something else."""
-    try:
-        data = manifest.compile_info.get("trials", [])
-        trials: tuple[TrialRow, ...] = decode(tuple[TrialRow, ...], data, "trials")
-    except ArtifactError:
-        return ()
-    return trials
 
 
 def _csp_hash(script: str) -> str:

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import itertools
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from hios_tvm.errors import ScheduleError
+from hios_tvm.measuring.contest import trials_of
 from hios_tvm.report.operator_types import operator_type
 from hios_tvm.report.rows import Stream
 from hios_tvm.report.words import milliseconds
 from hios_tvm.schema.graph import Edge, OperatorGraph
-from hios_tvm.schema.manifest import Manifest
+from hios_tvm.schema.manifest import Manifest, Prediction
 from hios_tvm.schema.program import Call, Copy
+from hios_tvm.schema.schedule import Schedule
 
 if TYPE_CHECKING:
     from hios_tvm.measuring.benchmark import BenchmarkResult
     from hios_tvm.runtime.trace import RunTrace
-    from hios_tvm.schedulers.evaluate import Timeline as Evaluation
-    from hios_tvm.schema.schedule import Schedule
 
 
 @dataclass(frozen=True)
@@ -71,11 +75,14 @@ class Timeline:
 class OperatorView:
     """The operators of an artifact as its programs hold them, and the data between them.
 
-    `nodes` has them by name, numbered in the order of their predicted starts, `stream` has that of
-    each; `in_order` names them in the topological order of the graph.
+    `nodes` has them by name, numbered as `numbers` says, which may be those of another artifact,
+    and from there on in the order of their predicted starts. `stream` has that of each; `in_order`
+    names them in the topological order of the graph.
     """
 
-    def __init__(self, manifest: Manifest) -> None:
+    def __init__(
+        self, manifest: Manifest, numbers: Mapping[str, int] = MappingProxyType({})
+    ) -> None:
         self.manifest = manifest
         kernels: dict[str, str] = {}
         self.stream: dict[str, Stream] = {}
@@ -91,7 +98,7 @@ class OperatorView:
         names = dict.fromkeys(
             [*(name for name in predicted if name in self.stream), *self.in_order]
         )
-        self.nodes = number_nodes(names, kernels, manifest.graph)
+        self.nodes = number_nodes(names, kernels, manifest.graph, numbers)
         self.streams: tuple[Stream, ...] = tuple(
             (device.name, program.stream)
             for device in manifest.devices
@@ -123,11 +130,16 @@ class OperatorView:
 
 
 def number_nodes(
-    names: Iterable[str], kernels: Mapping[str, str], graph: OperatorGraph | None
+    names: Iterable[str],
+    kernels: Mapping[str, str],
+    graph: OperatorGraph | None,
+    numbers: Mapping[str, int] = MappingProxyType({}),
 ) -> dict[str, Node]:
-    """Return the operators by name, numbered from 1 in the given order."""
+    """Return the operators by name, numbered as `numbers` says, then on in the given order."""
     nodes = {}
-    for number, name in enumerate(names, start=1):
+    new = itertools.count(1 + max(numbers.values(), default=0))
+    for name in names:
+        number = numbers[name] if name in numbers else next(new)
         facts = [f"kernel {kernels[name]}"]
         operator = None if graph is None else graph.operator.get(name)
         if graph is not None and operator is not None:
@@ -165,21 +177,16 @@ def predicted_timeline(view: OperatorView) -> Timeline | None:
 def scheduled_timeline(
     nodes: Mapping[str, Node],
     schedule: Schedule,
-    evaluation: Evaluation,
-    cost_ms: Callable[[str, str], float],
+    prediction: Prediction,
 ) -> Timeline:
-    """Return what the evaluator expects of a schedule.
-
-    Parameters
-    ----------
-    cost_ms : function
-        ``(operator, device) -> milliseconds`` of the operator alone.
-    """
-    start_ms, end_ms = evaluation.start_ms, evaluation.end_ms
+    """Return what the evaluator expects of a schedule of the operators `nodes`."""
+    expected = {item.operator: item for item in prediction.operators}
     stages = [
         (
-            Bar((device.device, stream), nodes[name], start_ms[name], end_ms[name]),
-            cost_ms(name, device.device),
+            Bar(
+                (device.device, stream), nodes[name], expected[name].start_ms, expected[name].end_ms
+            ),
+            expected[name].cost_ms,
         )
         for device in schedule
         for stage in device.stages
@@ -189,9 +196,31 @@ def scheduled_timeline(
     stream_of = {bar.node.name: bar.stream for bar, _ in stages if bar.node is not None}
     transfers = tuple(
         Transfer(stream_of[t.src], stream_of[t.dst], t.start_ms, t.end_ms)
-        for t in evaluation.transfers
+        for t in prediction.transfers
     )
-    return Timeline(_share_stages(stages), transfers, evaluation.makespan_ms)
+    return Timeline(_share_stages(stages), transfers, prediction.makespan_ms or 0.0)
+
+
+def rejected_timelines(view: OperatorView) -> dict[str, Timeline]:
+    """Return what was expected of schedules that were tried out and not kept, by their titles.
+
+    Those that do not fit the artifact's operators are left out: nothing else depends on them.
+    """
+    found = {}
+    for trial in trials_of(view.manifest):
+        if trial.schedule is None or trial.prediction is None:
+            continue
+        try:
+            schedule = Schedule.from_json(json.dumps(dict(trial.schedule)))
+        except ScheduleError:
+            continue
+        expected = {item.operator for item in trial.prediction.operators}
+        if not schedule.placement.keys() == expected == view.nodes.keys():
+            continue
+        times = f"{milliseconds(trial.predicted_ms)}, measured {milliseconds(trial.measured_ms)}"
+        title = f"not kept, {trial.scheduler} on {', '.join(trial.devices)}: predicted {times}"
+        found[title] = scheduled_timeline(view.nodes, schedule, trial.prediction)
+    return found
 
 
 def _share_stages(operators: Iterable[tuple[Bar, float]]) -> tuple[Bar, ...]:

@@ -47,14 +47,15 @@ def draw_timelines(
     Parameters
     ----------
     streams
-        Of all devices. Devices that share cores have a row for each core; an operator is drawn on
-        all rows of its device.
+        Of devices that are shown in any case, in this order; those of the timelines follow. Devices
+        that share cores have a row for each core; an operator is drawn on all rows of its device.
     timelines
         At least one, by the title of its panel.
     width
         Pixels.
     """
-    labels, rows = rows_of(streams)
+    used = {bar.stream for timeline in timelines.values() for bar in timeline.bars}
+    labels, rows = rows_of(_in_order([*streams, *sorted(used)]))
     left = _MARGIN + LETTER * min(LONGEST_LABEL, max(map(len, labels))) + 10
     end_ms = max(_SHORTEST_MS, *(timeline.makespan_ms for timeline in timelines.values()))
     right = width - 2 * _MARGIN - LETTER * len("100% busy")
@@ -84,6 +85,16 @@ def draw_timelines(
     if longest:
         _draw_key(root, longest, columns, y + _LINE, last=[*timelines][-1])
     return root
+
+
+def _in_order(streams: Sequence[Stream]) -> list[Stream]:
+    """Return each stream once: devices as they come first, the streams of each ascending.
+
+    >>> _in_order([("cpu@1", 0), ("cpu@0", 0), ("cpu@1", 2), ("cpu@1", 1), ("cpu@0", 0)])
+    [('cpu@1', 0), ('cpu@1', 1), ('cpu@1', 2), ('cpu@0', 0)]
+    """
+    devices = list(dict.fromkeys(device for device, _ in streams))
+    return sorted(set(streams), key=lambda stream: (devices.index(stream[0]), stream[1]))
 
 
 def readable_width(timelines: Mapping[str, Timeline]) -> float:

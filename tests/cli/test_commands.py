@@ -89,12 +89,14 @@ def test_an_interrupted_compile_ends_soon_and_says_what_is_kept(
     cache = tmp_path / "cache"
     succeed("zoo", "squeezenet1_1", "-o", model)
     # Where pytest runs in the background, children inherit that SIGINT is ignored.
-    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
-    command = [sys.executable, "-c", code + "from hios_tvm.cli import main; main()", "compile"]
+    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); print(); "
+    command = [sys.executable, "-uc", code + "from hios_tvm.cli import main; main()", "compile"]
     words = [str(model), "--cost-cache", str(cache)]
     with subprocess.Popen(
-        [*command, *words], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        [*command, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()  # from here on it notices the signal
         time.sleep(0.5)
         while has_begun and not list(cache.glob("kernels*/*")):
             assert process.poll() is None
@@ -373,9 +375,19 @@ def test_plot_draws_timelines_and_graphs(artifact: Path, tmp_path: Path) -> None
     assert "the median of 3 runs" in svg.read_text()
     succeed("plot", artifact, "-o", graph, "--iterations", 0, "--graph")
     assert f"cpu@{CORE}" in graph.read_text()
+    result = run("plot", artifact, "-o", graph, "--graph", "--rejected")
+    assert result.exit_code == 2
     result = run("plot", artifact, "-o", tmp_path / "t.gif")
     assert result.exit_code == 2
     assert "name a .svg or .png file" in result.stderr
+
+
+def test_plot_draws_artifacts_on_one_axis(artifact: Path, tmp_path: Path) -> None:
+    other, svg = tmp_path / "other.hios", tmp_path / "t.svg"
+    other.write_bytes(artifact.read_bytes())
+    succeed("plot", artifact, other, "-o", svg, "--iterations", 0, "--rejected")
+    for path in (artifact, other):
+        assert f"{path.name}, predicted: " in svg.read_text()
 
 
 def test_plot_writes_png_files(artifact: Path, tmp_path: Path) -> None:

@@ -12,7 +12,15 @@ import pytest
 from hios_tvm import runtime
 from hios_tvm.compiler import Compilation, CompileOptions, compile_model
 from hios_tvm.frontends.onnx import from_onnx
-from hios_tvm.measuring.contest import MOST_ENTRANTS, MeasuredSchedule, choose_entrants, winner
+from hios_tvm.measuring.contest import (
+    MOST_ENTRANTS,
+    MeasuredSchedule,
+    choose_entrants,
+    trials_of,
+    winner,
+)
+from hios_tvm.report.timeline import OperatorView, rejected_timelines
+from hios_tvm.runtime.read_artifact import read_manifest
 from hios_tvm.schema.schedule import DeviceSchedule, Schedule, Stage
 from hios_tvm.verification.inputs import random_inputs
 from hios_tvm.verification.onnx_reference import onnxruntime_outputs
@@ -88,7 +96,21 @@ def test_the_fastest_is_kept(compiled: tuple[Compilation, Path]) -> None:
     assert result.schedule.scheduler == fastest.scheduler
     assert result.schedule.makespan_ms == pytest.approx(fastest.predicted_ms)
     assert any(len(trial.devices) == 1 for trial in result.trials)
-    assert result.manifest.compile_info["trials"] == [trial.to_data() for trial in result.trials]
+
+
+@needs_two_cores
+def test_an_artifact_says_what_was_tried_out(compiled: tuple[Compilation, Path]) -> None:
+    result, path = compiled
+    told = trials_of(read_manifest(path))
+    own = [replace(trial, schedule=None, prediction=None) for trial in told]
+    assert own == [trial.kept() for trial in result.trials]
+    rejected = [trial for trial in told if trial.prediction is not None]
+    assert len(rejected) == len(told) - 1
+    for trial in rejected:
+        assert trial.schedule is not None and trial.prediction is not None
+        assert trial.schedule["scheduler"] == trial.scheduler
+        assert trial.prediction.makespan_ms == pytest.approx(trial.predicted_ms)
+    assert len(rejected_timelines(OperatorView(result.manifest))) == len(rejected)
 
 
 @needs_two_cores

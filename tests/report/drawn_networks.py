@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import json
-from types import SimpleNamespace
+from dataclasses import replace
 
 from hios_tvm.artifact.predict import predict
 from hios_tvm.experiments.comparison import schedule_instance
+from hios_tvm.measuring.contest import Trial
 from hios_tvm.schema.instance import read_instance
 from hios_tvm.schema.manifest import Buffer, DeviceSpec, Manifest, TensorSpec
 from hios_tvm.schema.program import Call, Program
+from hios_tvm.schema.strict_json import encode
 from hios_tvm.zoo.costs import cost_file
+
+
+def with_rejected(manifest: Manifest, rejected: Manifest) -> Manifest:
+    """Return `manifest` as if the schedule of `rejected` had been tried out, too."""
+    kept, other = (
+        Trial(str(each.schedule["scheduler"]), ("cpu@0",), 3.0, 4.0, 0.5)
+        for each in (manifest, rejected)
+    )
+    other = replace(other, schedule=rejected.schedule, prediction=rejected.prediction)
+    return replace(manifest, compile_info={"trials": [encode(kept), encode(other)]})
 
 
 def manifest_of(network: str, scheduler: str, cores: int = 2) -> Manifest:
@@ -41,11 +53,6 @@ def manifest_of(network: str, scheduler: str, cores: int = 2) -> Manifest:
             for t in graph.tensors
         ),
         graph=graph,
-        prediction=predict(
-            SimpleNamespace(graph=graph),  # type: ignore[arg-type]  # of a network, the graph only
-            instance.costs,
-            instance.platform,
-            schedule,
-        ),
+        prediction=predict(graph, instance.costs, instance.platform, schedule),
         schedule=json.loads(schedule.to_json()),
     )

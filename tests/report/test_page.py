@@ -11,7 +11,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 from browser import browse, needs_chromium
-from drawn_networks import manifest_of
+from drawn_networks import manifest_of, with_rejected
 from test_timeline import MANIFEST, TRACE
 from test_timeline_drawing import HOSTILE
 
@@ -85,7 +85,7 @@ def test_a_page_needs_no_network_and_runs_only_its_own_script() -> None:
 def test_a_page_lists_the_schedules_that_were_tried_out() -> None:
     trial = {
         "scheduler": "refine", "devices": ["cpu@0", "cpu@1"], "predicted_ms": 6.0,
-        "measured_ms": 7.25, "spread_ms": 0.5,
+        "measured_ms": 7.25, "spread_ms": 0.5, "schedule": None, "prediction": None,
     }  # fmt: skip
     page = Page(render_page(replace(MANIFEST, compile_info={"trials": [trial]}), None, ""))
     tried = page.text[page.text.index("Schedules that were tried out") :]
@@ -93,6 +93,12 @@ def test_a_page_lists_the_schedules_that_were_tried_out() -> None:
     for strange in ("none", [1], [{"scheduler": "refine"}]):
         page = Page(render_page(replace(MANIFEST, compile_info={"trials": strange}), None, ""))
         assert "tried out" not in page.text
+
+
+def test_a_page_draws_what_was_not_kept() -> None:
+    kept, other = (manifest_of("squeezenet1_1", name) for name in ("hios-lp", "sequential"))
+    page = Page(render_page(with_rejected(kept, other), None, ""))
+    assert "not kept, sequential on cpu@0: predicted 3.00 ms, measured 4.00 ms" in page.text
 
 
 def test_a_page_sums_up_time_by_type() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from browser import check_layout, needs_chromium
-from drawn_networks import manifest_of
+from drawn_networks import manifest_of, with_rejected
 from test_page import RESULT
 from test_timeline import MANIFEST
 
@@ -60,6 +60,9 @@ def pages() -> dict[str, str]:
     inception = read_instance(cost_file("inception_v3", 2))
     schedules = {name: schedule_instance(inception, name) for name in ("hios-lp", "sequential")}
     squeezenet = OperatorView(manifest_of("squeezenet1_1", "sequential"))
+    large = with_rejected(
+        manifest_of("nasnet_a_large", "hios-lp"), manifest_of("nasnet_a_large", "sequential")
+    )
     pictures = {
         "schedules": to_svg(draw_schedules(schedules, inception)).decode(),
         "graph": to_svg(draw_graph(squeezenet, {"transpose": 1.0})).decode(),
@@ -68,7 +71,7 @@ def pages() -> dict[str, str]:
     }
     return {
         "small report": render_page(MANIFEST, RESULT, "a machine"),
-        "report": render_page(manifest_of("nasnet_a_large", "hios-lp"), None, "a machine"),
+        "report": render_page(large, None, "a machine"),
         "bad": BAD,
         **{name: f"<body style='margin:0'>{svg}</body>" for name, svg in pictures.items()},
     }

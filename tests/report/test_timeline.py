@@ -3,6 +3,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from drawn_networks import manifest_of, with_rejected
 
 from hios_tvm.report.timeline import (
     OperatorView,
@@ -10,6 +11,7 @@ from hios_tvm.report.timeline import (
     measured_timeline,
     median_run,
     predicted_timeline,
+    rejected_timelines,
 )
 from hios_tvm.runtime.trace import RunTrace, make_spans
 from hios_tvm.schema.graph import Edge, Operator, OperatorGraph, Tensor
@@ -139,3 +141,26 @@ def test_what_a_broken_prediction_names_is_left_out() -> None:
 def test_durations_are_those_of_one_kind(kind: str) -> None:
     expected = {"call": {"a": 2.0, "b": 6.0, "c": 3.0}, "copy": {"a'": 1.0}}[kind]
     assert TRACE.durations_ms("call" if kind == "call" else "copy") == expected
+
+
+def test_numbers_of_another_artifact_are_taken_over() -> None:
+    names = list(OperatorView(MANIFEST).nodes)
+    view = OperatorView(MANIFEST, {names[-1]: 7, "unknown": 9})
+    assert {name: node.number for name, node in view.nodes.items()} == {
+        **{name: 10 + i for i, name in enumerate(names[:-1])},
+        names[-1]: 7,
+    }
+
+
+def test_schedules_that_were_not_kept_are_shown_as_they_were_expected() -> None:
+    kept, other = (manifest_of("squeezenet1_1", name) for name in ("hios-lp", "sequential"))
+    manifest = with_rejected(kept, other)
+    ((title, timeline),) = rejected_timelines(OperatorView(manifest)).items()
+    assert title == "not kept, sequential on cpu@0: predicted 3.00 ms, measured 4.00 ms"
+    assert timeline.makespan_ms == other.prediction.makespan_ms
+    numbers = {node.name: node.number for node in OperatorView(kept).nodes.values()}
+    assert {bar.node.name: bar.node.number for bar in timeline.bars if bar.node} == numbers
+    strange = with_rejected(kept, replace(other, schedule={"scheduler": "none"}))
+    fewer = replace(other.prediction, operators=other.prediction.operators[1:])
+    for broken in (strange, with_rejected(kept, replace(other, prediction=fewer))):
+        assert rejected_timelines(OperatorView(broken)) == {}
