@@ -1,4 +1,4 @@
-"""What serving costs: the server's own time, throughput at saturation, latency when overloaded.
+"""What serving costs: own time, throughput at saturation and in batches, latency when overloaded.
 
     python scripts/benchmark_serving.py --network squeezenet1_1
 
@@ -283,6 +283,8 @@ def main(
             compile_model(load_model(model), artifact, options, name=network)
         data["throughput, requests/s"] = _measure_throughput(artifact, seconds, rounds)
         data["overload, ms"] = _measure_overload(artifact, seconds)
+        batched = mlp_model(Path(folder, "mlp.hios"))
+        data["batching, requests/s"] = _measure_batching(batched, seconds, rounds)
     stdout().print(f"machine: {describe_machine()}", soft_wrap=True)
     if json_file is not None:
         json_file.write_text(json.dumps(data, indent=1) + "\n")
@@ -358,6 +360,59 @@ def _measure_overload(artifact: Path, seconds: float) -> list[dict[str, Any]]:
     columns = ["protocol", "answered", "refused", "run ms", "queue + 2 runs", "p50 ms", "p99 ms"]
     cells = [[v if isinstance(v, str) else f"{v:.4g}" for v in row.values()] for row in rows]
     print_table(f"{threads} callers, {queue} may wait", [*columns, "refusal ms"], cells)
+    return rows
+
+
+def mlp_model(path: Path) -> Path:
+    """Compile six layers whose weights take longer to read than to multiply by one row."""
+    width, layers = 1024, 6
+    rng = np.random.default_rng(0)
+    nodes, weights, last = [], [], "x"
+    for i in range(layers):
+        array = (rng.standard_normal((width, width)) / 32).astype(np.float32)
+        weights.append(onnx.numpy_helper.from_array(array, f"w{i}"))
+        nodes.append(helper.make_node("MatMul", [last, f"w{i}"], [f"m{i}"]))
+        nodes.append(helper.make_node("Relu", [f"m{i}"], [last := f"r{i}"]))
+    read, written = (
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", width])
+        for name in ("x", last)
+    )
+    graph = helper.make_graph(nodes, "mlp", [read], [written], weights)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, path.with_suffix(".onnx"))
+    shapes = ("--shape", f"x:1..8,{width}", "--programs", "1,8", "--scheduler", "sequential")
+    command = [sys.executable, "-c", HIOS, "compile", str(path.with_suffix(".onnx")), *shapes]
+    subprocess.run([*command, "--devices", "cpu@0", "-o", str(path)], check=True)
+    return path
+
+
+def _measure_batching(artifact: Path, seconds: float, rounds: int) -> list[dict[str, Any]]:
+    """Compare a server that joins requests with one that does not, in turn."""
+    inputs = {"x": np.random.default_rng(0).standard_normal((1, 1024), np.float32)}
+    threads = 12
+    found: dict[tuple[str, int], list[float]] = {}
+    with ExitStack() as stack:
+        servers = {
+            most: stack.enter_context(hios_server(f"m={artifact}", "--max-batch", most))
+            for most in (1, 8)
+        }
+        for protocol in PROTOCOLS:
+            for _ in range(rounds):
+                for most, server in servers.items():
+                    answered, _ = saturate(server, protocol, "m", inputs, threads, seconds)
+                    found.setdefault((protocol, most), []).append(len(answered) / seconds)
+    rows: list[dict[str, Any]] = []
+    for protocol in PROTOCOLS:
+        alone, joined = (statistics.median(found[protocol, most]) for most in (1, 8))
+        rows.append({"protocol": protocol, "alone": alone, "joined": joined})
+    print_table(
+        f"six products with 1024 x 1024 weights, {threads} callers, requests/s",
+        ["protocol", "one by one", "batches to 8", "ratio"],
+        [
+            [name, f"{alone:.0f}", f"{joined:.0f}", f"{joined / alone:.2f}"]
+            for name, alone, joined in (row.values() for row in rows)
+        ],
+    )
     return rows
 
 

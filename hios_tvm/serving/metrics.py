@@ -20,7 +20,7 @@ _LATENCY = Histogram(
     buckets=_SECONDS,
 )
 _RUN = Histogram("hios_run_seconds", "Runs of the model", _MODEL, buckets=_SECONDS)
-_BATCH = Histogram("hios_batch_size", "Requests that one run answers", _MODEL, buckets=_ROWS)
+_BATCH = Histogram("hios_batch_size", "Rows of the batch in one run", _MODEL, buckets=_ROWS)
 _QUEUE = Gauge("hios_queue_length", "Requests that wait for the model", _MODEL)
 _BUSY = Counter(
     "hios_device_busy_seconds",

@@ -7,10 +7,11 @@ import logging
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from kserve.model import BaseKServeModel
 from kserve.model_repository import ModelRepository
 
@@ -69,18 +70,25 @@ class Model(BaseKServeModel):
     def __init__(self, source: ModelSource, session: Session, options: ServerOptions) -> None:
         super().__init__(source.name)
         self.version = source.version
+        programs = [session.manifest_of(_empty(shape)) for shape in session.shapes]
         self.metadata = {
             "name": source.name,
             "platform": "hios_tvm",
-            "inputs": metadata_of(session.inputs),
-            "outputs": metadata_of(session.outputs),
+            "inputs": metadata_of([manifest.inputs for manifest in programs]),
+            "outputs": metadata_of([manifest.outputs for manifest in programs]),
         }
         self.queue = options.queue
         self.outputs = session.outputs
         self.max_request_bytes = min(options.max_request_bytes, request_bytes(session.inputs))
-        self._specs = session.inputs
         self._metrics = ModelMetrics(source.name, source.version)
-        self._worker = Worker(session, limit=options.queue, observer=self)
+        self._session = session
+        self._worker = Worker(
+            session,
+            limit=options.queue,
+            observer=self,
+            max_batch=options.max_batch,
+            max_wait_s=options.max_wait / 1000,
+        )
         self._metrics.watch_queue(lambda: self._worker.waiting)
         self.ready = True
 
@@ -101,7 +109,7 @@ class Model(BaseKServeModel):
         start = time.perf_counter()
         code = "OK"
         try:
-            arrays = accept(inputs, self._specs, "input")
+            arrays = self._accept(inputs)
             return await asyncio.wrap_future(self._worker.submit(arrays))
         except Exception as error:
             code = answer_to(error).code
@@ -109,10 +117,21 @@ class Model(BaseKServeModel):
         finally:
             self._metrics.answered(protocol, code, time.perf_counter() - start)
 
-    def ran(self, requests: int, seconds: float) -> None:
-        """Count a run that answered so many requests."""
+    def _accept(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
+        """Return `inputs` as the session takes them; `InputError` if it cannot."""
+        specs = self._session.inputs
+        if len(self._session.shapes) > 1:
+            self._session.manifest_of(inputs)  # there is a program for their sizes
+            specs = tuple(
+                replace(spec, shape=inputs[spec.name].shape) if spec.name in inputs else spec
+                for spec in specs
+            )
+        return accept(inputs, specs, "input")
+
+    def ran(self, rows: int, seconds: float) -> None:
+        """Count a run of so many rows of the batch."""
         self._metrics.run_seconds.observe(seconds)
-        self._metrics.batch_size.observe(requests)
+        self._metrics.batch_size.observe(rows)
 
     def busy(self, device: str, seconds: float) -> None:
         """Count time in which a device worked."""
@@ -159,6 +178,11 @@ class Models(ModelRepository):
     def __iter__(self) -> Iterator[Model]:
         for versions in self._versions.values():
             yield from versions.values()
+
+
+def _empty(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Array]:
+    """Return arrays of these shapes that take no memory."""
+    return {name: np.broadcast_to(np.float32(0), shape) for name, shape in shapes.items()}
 
 
 def load_models(

@@ -29,6 +29,10 @@ class ServerOptions:
     http_port: int = _option(8080, "Port for REST and metrics; 0: one that is free.")
     grpc_port: int = _option(8081, "Port for gRPC; 0: one that is free.")
     queue: int = _option(64, "Requests that may wait for each model; more are refused at once.")
+    max_batch: int = _option(
+        0, "Rows that requests are joined to, for artifacts with a batch; 1: none, 0: as many."
+    )
+    max_wait: float = _option(0.0, "Milliseconds that a request waits for others to join it.")
     max_request: str = _option("64MiB", "Largest request; larger ones are refused.")
     grace: float = _option(30.0, "Seconds that accepted requests may take after SIGTERM.")
     log_format: str = _option("text", "text, or json: one object a line.")
@@ -40,8 +44,11 @@ class ServerOptions:
                 raise UsageError(f"--{name.replace('_', '-')} must be between 0 and 65535")
         if self.queue < 1:
             raise UsageError(f"--queue must be at least 1, not {self.queue}")
-        if not self.grace >= 0:
-            raise UsageError(f"--grace must be a number of seconds from 0, not {self.grace}")
+        if self.max_batch < 0:
+            raise UsageError(f"--max-batch must be at least 0, not {self.max_batch}")
+        for name in ("max_wait", "grace"):
+            if not 0 <= getattr(self, name) < 1e6:
+                raise UsageError(f"--{name.replace('_', '-')} must be a number from 0")
         if not 1024 <= self.max_request_bytes < 2**31:
             raise UsageError("--max-request must be at least 1KiB and less than 2GiB")
         if self.log_format not in LOG_FORMATS:

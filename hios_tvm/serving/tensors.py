@@ -31,21 +31,23 @@ def datatype_of(array: Array) -> str:
     return _DATATYPES[str(array.dtype)]
 
 
-def metadata_of(specs: Sequence[TensorSpec]) -> list[dict[str, Any]]:
-    """Return tensors as the protocol lists them.
+def metadata_of(alternatives: Sequence[Sequence[TensorSpec]]) -> list[dict[str, Any]]:
+    """Return tensors as the protocol lists them; -1 is an extent in which `alternatives` differ.
 
     Raises
     ------
     UsageError
         If one is of a type that the protocol cannot carry.
     """
-    for spec in specs:
+    tensors = []
+    for specs in zip(*alternatives, strict=True):
+        spec = specs[0]
         if spec.dtype not in _DATATYPES:
             raise UsageError(f"{spec.name!r} is of {spec.dtype}, which the protocol cannot carry")
-    return [
-        {"name": spec.name, "datatype": _DATATYPES[spec.dtype], "shape": list(spec.shape)}
-        for spec in specs
-    ]
+        extents = zip(*(other.shape for other in specs), strict=True)
+        shape = [found[0] if len(set(found)) == 1 else -1 for found in extents]
+        tensors.append({"name": spec.name, "datatype": _DATATYPES[spec.dtype], "shape": shape})
+    return tensors
 
 
 def request_bytes(specs: Sequence[TensorSpec]) -> int:

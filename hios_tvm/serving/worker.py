@@ -6,12 +6,14 @@ import time
 from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import Protocol
 
+from hios_tvm.errors import HiosError
 from hios_tvm.runtime.arguments import Array
 from hios_tvm.runtime.session import Session
+from hios_tvm.serving.batching import divide, fit_together, join, joinable_batch, rows_of
 from hios_tvm.serving.refusals import QueueFullError, StoppingError
 
 Arrays = Mapping[str, Array]
@@ -22,8 +24,8 @@ _SAMPLE_S = 1.0  # how often a run is looked at as a trace, which takes up to a 
 class RunObserver(Protocol):
     """Who is told of runs."""
 
-    def ran(self, requests: int, seconds: float) -> None:
-        """A run that answered so many requests took `seconds`."""
+    def ran(self, rows: int, seconds: float) -> None:
+        """A run of so many rows of the batch took `seconds`; a model without a batch has one."""
 
     def busy(self, device: str, seconds: float) -> None:
         """A device worked for `seconds`."""
@@ -33,10 +35,13 @@ class RunObserver(Protocol):
 class _Job:
     inputs: Arrays
     result: Future[dict[str, Array]] = field(default_factory=Future)
+    accepted: float = field(default_factory=time.monotonic)
 
 
 class Worker:
-    """Runs the requests of one model in their order.
+    """Runs the requests of one model in their order, several at once where it has a batch.
+
+    What waits when a run ends is the next batch, as far as it fits; so batches grow with the load.
 
     Parameters
     ----------
@@ -46,10 +51,26 @@ class Worker:
         Requests that may wait, beside the one that runs.
     observer : RunObserver
         Told of each run, on the worker's thread.
+    max_batch : int
+        Rows that requests are joined to at most, no more than the artifact's; 0: as many.
+    max_wait_s : float
+        How long a request waits for others to join it.
     """
 
-    def __init__(self, session: Session, *, limit: int, observer: RunObserver) -> None:
+    def __init__(
+        self,
+        session: Session,
+        *,
+        limit: int,
+        observer: RunObserver,
+        max_batch: int = 0,
+        max_wait_s: float = 0.0,
+    ) -> None:
         self._session = session
+        self._batch = joinable_batch(session)
+        largest = 1 if self._batch is None else self._batch.largest
+        self._max_rows = min(max_batch, largest) if max_batch else largest
+        self._max_wait_s = max_wait_s
         self._limit = limit
         self._observer = observer
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
@@ -96,27 +117,70 @@ class Worker:
         self._session.close()
 
     def _work(self) -> None:
-        while (job := self._jobs.get()) is not None:
-            if job.result.set_running_or_notify_cancel():  # else the client has gone
-                self._run(job)
+        held: _Job | None = None  # what did not fit into the last batch
+        while (job := held or self._jobs.get()) is not None:
+            jobs, held = self._fill(job)
+            running = [job for job in jobs if job.result.set_running_or_notify_cancel()]
+            if running:  # the clients of others have gone
+                self._answer(running)
 
-    def _run(self, job: _Job) -> None:
-        start = time.perf_counter()
+    def _fill(self, first: _Job) -> tuple[list[_Job], _Job | None]:
+        """Return the jobs of the next run, and one that has to wait for the run after it."""
+        jobs, batch = [first], self._batch
+        if batch is None or self._max_rows == 1:
+            return jobs, None
+        rows = rows_of(batch, first.inputs)
+        end = first.accepted + self._max_wait_s
+        while rows < self._max_rows:
+            left_s = end - time.monotonic()
+            try:
+                job = self._jobs.get(timeout=left_s) if left_s > 0 else self._jobs.get_nowait()
+            except Empty:
+                break
+            if job is None:  # the end, which is for `_work`
+                self._jobs.put(None)
+                break
+            rows += rows_of(batch, job.inputs)
+            if rows > self._max_rows or not fit_together(batch, first.inputs, job.inputs):
+                return jobs, job
+            jobs.append(job)
+        return jobs, None
+
+    def _answer(self, jobs: list[_Job]) -> None:
+        """Run `jobs` at once; where that fails, each on its own, to tell whose fault it is."""
         try:
-            outputs = self._session.run(job.inputs)
+            results = self._run_together(jobs)
         except Exception as error:
-            job.result.set_exception(error)
+            if len(jobs) == 1 or not isinstance(error, HiosError):
+                for job in jobs:
+                    job.result.set_exception(error)
+            else:
+                for job in jobs:
+                    self._answer([job])
             return
-        seconds = time.perf_counter() - start
-        job.result.set_result(outputs)
-        self._observe(1, seconds)
+        for job, outputs in zip(jobs, results, strict=True):
+            job.result.set_result(outputs)
 
-    def _observe(self, requests: int, seconds: float) -> None:
+    def _run_together(self, jobs: list[_Job]) -> list[dict[str, Array]]:
+        batch = self._batch
+        if batch is None:
+            return [self._run(jobs[0].inputs, 1)]
+        rows = [rows_of(batch, job.inputs) for job in jobs]
+        if len(jobs) == 1:
+            return [self._run(jobs[0].inputs, rows[0])]
+        outputs = self._run(join(batch, [job.inputs for job in jobs]), sum(rows))
+        return divide(batch, outputs, rows)
+
+    def _run(self, inputs: Arrays, rows: int) -> dict[str, Array]:
+        start = time.perf_counter()
+        outputs = self._session.run(inputs)
+        seconds = time.perf_counter() - start
         now = time.monotonic()
         if now >= self._next_sample:
             self._next_sample = now + _SAMPLE_S
             busy = self._session.busy_ms()
             self._shares = {device: ms / (1000 * seconds) for device, ms in busy.items()}
-        self._observer.ran(requests, seconds)
+        self._observer.ran(rows, seconds)
         for device, share in self._shares.items():
             self._observer.busy(device, share * seconds)
+        return outputs
