@@ -10,7 +10,7 @@ import fcntl
 import mmap
 import os
 
-_SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
 
 class SealedMemory:
@@ -42,7 +42,7 @@ class SealedMemory:
 
     def seal(self) -> None:
         """Allow no more changes."""
-        fcntl.fcntl(self.descriptor, fcntl.F_ADD_SEALS, _SEALS)
+        fcntl.fcntl(self.descriptor, fcntl.F_ADD_SEALS, SEALS)
 
     def map(self) -> mmap.mmap:
         """Return all of it, read-only."""

@@ -332,11 +332,13 @@ class Session:
         out: Tensors | None,
         timeout: float | None,
     ) -> dict[str, Array]:
-        filled = fewer.fill(accept(inputs, fewer.inputs, "input"))
+        arrays = accept(inputs, fewer.inputs, "input")
         given = {} if out is None else accept_outputs(out, fewer.outputs)
-        with self._turn(timeout) as turn:
-            results = fewer.cut(self._run(shape, filled, turn))
-            write_into(given, results)
+        with memory_errors("run fewer rows than the program has"):
+            filled = fewer.fill(arrays)
+            with self._turn(timeout) as turn:
+                results = fewer.cut(self._run(shape, filled, turn))
+                write_into(given, results)
         return results
 
     def _run(

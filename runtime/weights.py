@@ -1,6 +1,5 @@
 """Weights: the strict reader of safetensors files, and memory that sessions share."""
 
-import mmap
 import struct
 import threading
 import weakref
@@ -12,6 +11,7 @@ import numpy as np
 from hios_tvm.errors import ArtifactError
 from hios_tvm.runtime.memory import address_of, aligned_empty
 from hios_tvm.runtime.sealed_memory import SealedMemory
+from hios_tvm.runtime.shared_memory import SharedMap
 from hios_tvm.schema.dtypes import DTYPES, tensor_bytes
 from hios_tvm.schema.manifest import ALIGNMENT
 from hios_tvm.schema.strict_json import parse
@@ -81,13 +81,13 @@ class Weights:
 
     def __init__(
         self,
-        memory: mmap.mmap,
+        memory: SharedMap,
         tensors: Mapping[str, StoredTensor],
         file: tuple[int, ...] | None = None,
     ) -> None:
         self.file = file
         self._memory = memory
-        self._view = np.frombuffer(memory, np.uint8)
+        self._view = np.frombuffer(memory.content, np.uint8)
         base = address_of(self._view)
         self.tensors = dict(tensors)
         self._copies = []
@@ -133,16 +133,17 @@ def sealed_weights(memory: SealedMemory, digest: str, file: tuple[int, ...] | No
 
     `file` tells the file that it was copied from.
 
-    Sessions of this process that ask for the same `digest` share it.
+    Sessions that ask for the same `digest` share it, in this process and in others.
 
     Raises
     ------
     ArtifactError
         As `read_header`.
     """
-    content = memory.map()
+    shared = SharedMap(memory, digest)
+    content = shared.content
     length = header_length(content[:8], len(content))
-    weights = Weights(content, read_header(content[:length], len(content)), file)
+    weights = Weights(shared, read_header(content[:length], len(content)), file)
     return shared_weights(weights, digest)
 
 

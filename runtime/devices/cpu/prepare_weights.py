@@ -3,6 +3,7 @@
 What a kernel reads fast can take more bytes than what it was made of: artifacts store the latter.
 """
 
+import hashlib
 from collections.abc import Mapping
 from contextlib import closing
 
@@ -18,6 +19,7 @@ from hios_tvm.runtime.executor import Executor
 from hios_tvm.runtime.memory import TensorTable, address_of, align_up
 from hios_tvm.runtime.memory_limit import check_memory
 from hios_tvm.runtime.sealed_memory import SealedMemory
+from hios_tvm.runtime.shared_memory import SharedMap
 from hios_tvm.runtime.weights import StoredTensor, Weights, known_weights, shared_weights
 from hios_tvm.schema.manifest import ALIGNMENT, Manifest
 from hios_tvm.schema.program import Call
@@ -26,7 +28,7 @@ from hios_tvm.schema.program import Call
 def prepare_weights(request: LoadRequest, sources: Weights) -> Weights:
     """Compute the prepared weights of an artifact on all of its cores, and place their buffers.
 
-    Sessions of this process whose code, sources and shapes are equal share them.
+    Sessions whose code, sources and shapes are equal share them.
 
     Raises
     ------
@@ -43,7 +45,8 @@ def prepare_weights(request: LoadRequest, sources: Weights) -> Weights:
     key = (*made_of, manifest.prepared, tuple(tensors.values()))
     prepared = known_weights(key)
     if prepared is None:
-        prepared = shared_weights(_computed(request, device, sources, tensors), key)
+        name = f"prepared-{hashlib.sha256(repr(key).encode()).hexdigest()}"
+        prepared = shared_weights(_computed(request, device, sources, tensors, name), key)
     for name in tensors:
         request.tensors.place(name, prepared.address(name))
     return prepared
@@ -60,7 +63,11 @@ def _layout(manifest: Manifest) -> dict[str, StoredTensor]:
 
 
 def _computed(
-    request: LoadRequest, device: str, sources: Weights, tensors: dict[str, StoredTensor]
+    request: LoadRequest,
+    device: str,
+    sources: Weights,
+    tensors: dict[str, StoredTensor],
+    name: str,
 ) -> Weights:
     manifest = request.artifact.manifest
     nbytes = max(ALIGNMENT, sum(align_up(tensor.nbytes) for tensor in tensors.values()))
@@ -72,7 +79,7 @@ def _computed(
                     request, device, sources, tensors, address_of(np.frombuffer(results, np.uint8))
                 )
             memory.seal()
-            return Weights(memory.map(), tensors)
+            return Weights(SharedMap(memory, name), tensors)
     except OSError as error:
         raise MemoryLimitError(
             f"no memory for the weights of {manifest.model!r}: {error}"
