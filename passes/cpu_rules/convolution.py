@@ -90,15 +90,18 @@ class _Nest(ConvolutionTiles):
         for index in parallel("chunk_block", chunks * blocks, work=shape.work):
             chunk, block = index // blocks, index % blocks
             first = chunk * per_chunk
-            if tiles:
-                count = per_chunk if tiles % per_chunk == 0 else tirx.min(per_chunk, tiles - first)
-                for i in serial("tile", count):
-                    tile = Tile((first + i) * shape.pixels, shape.pixels, False)
-                    self._write_tile(OutputTile(0, 0, tile, block, i))
-            if rest:
-                with when(chunks == 1 or chunk == chunks - 1):
-                    tile = Tile(tiles * shape.pixels, rest, False)
-                    self._write_tile(OutputTile(0, 0, tile, block, per_chunk))
+            for channels in self.channels_of(block):
+                if tiles:
+                    count: Index = per_chunk
+                    if tiles % per_chunk:
+                        count = tirx.min(per_chunk, tiles - first)
+                    for i in serial("tile", count):
+                        tile = Tile((first + i) * shape.pixels, shape.pixels, False)
+                        self._write_tile(OutputTile(0, 0, tile, block, channels, i))
+                if rest:
+                    with when(chunks == 1 or chunk == chunks - 1):
+                        tile = Tile(tiles * shape.pixels, rest, False)
+                        self._write_tile(OutputTile(0, 0, tile, block, channels, per_chunk))
 
     def _write_rows(self) -> None:
         shape = self.shape
@@ -112,14 +115,15 @@ class _Nest(ConvolutionTiles):
             chunk, block = index // blocks, index % blocks
             batch, first = chunk // chunks, chunk % chunks * per_chunk
             count = per_chunk if height % per_chunk == 0 else tirx.min(per_chunk, height - first)
-            # Unequal tiles have loops over rows of their own: in one loop, the compiler keeps sums
-            # of one tile in registers while it computes another
-            for tile, tiles in tiles_of_row(shape, shape.pixels):
-                for row in serial("row", count):
-                    for i in serial("tile", tiles):
-                        moved = replace(tile, start=tile.start + i * tile.pixels)
-                        number = row + i
-                        self._write_tile(OutputTile(batch, first + row, moved, block, number))
+            for channels in self.channels_of(block):
+                # Unequal tiles have loops over rows of their own: in one loop, the compiler keeps
+                # sums of one tile in registers while it computes another
+                for tile, tiles in tiles_of_row(shape, shape.pixels):
+                    for row in serial("row", count):
+                        for i in serial("tile", tiles):
+                            moved = replace(tile, start=tile.start + i * tile.pixels)
+                            place = (batch, first + row, moved)
+                            self._write_tile(OutputTile(*place, block, channels, row + i))
 
     def _most_in_chunk(self, parts: int, pixels: int) -> int:
         """Return how many of equal `parts` of an image with so many input pixels to read at a time.
@@ -138,11 +142,10 @@ class _Nest(ConvolutionTiles):
 
     def _write_tile(self, tile: OutputTile) -> None:
         """Compute `tile` in accumulators ``[pixels * channels of a block]``."""
-        shape, level = self.shape, _level(self.shape)
-        count = tile.pixels.pixels * shape.vectors
-        sums = BlockedSums.allocate([shape.lanes] * count, is_single=level == "tile")
+        level = _level(self.shape)
+        sums = self.sums_of(tile, is_single=level == "tile")
         self.prefetch_residuals(tile)
-        first, count = kernel_rows(shape, tile.row)
+        first, count = kernel_rows(self.shape, tile.row)
         for kernel_row in serial("kernel_row", count, start=first):
             with sums.block(is_block=level == "row"):
                 self._write_kernel_row(sums, tile, kernel_row)

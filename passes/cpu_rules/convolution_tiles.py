@@ -6,7 +6,7 @@ The loops around the tiles are those of the rules (`convolution`, `long_product`
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -54,13 +54,15 @@ class BlockedWeights:
 class OutputTile:
     """A register tile: some pixels of a row of an image, for a block of output channels.
 
-    `number` counts the tiles that a block's weights serve one after another.
+    `channels` is the size of the block, and `number` counts the tiles that its weights serve one
+    after another.
     """
 
     batch: Index
     row: Index
     pixels: Tile
     block: Index
+    channels: int
     number: Index
 
 
@@ -95,6 +97,29 @@ class ConvolutionTiles:
         blocks = shape.groups * shape.group_blocks
         return WeightStream(self.weight, blocks, max(1, pixels // shape.pixels))
 
+    def channels_of(self, block: Index) -> Iterator[int]:
+        """Yield how many channels `block` has; the last block of a group may be narrower.
+
+        What the caller emits for each number runs for the blocks that have so many.
+        """
+        shape = self.shape
+        rest = shape.group_outputs % shape.block
+        if not rest:
+            yield shape.block
+        elif shape.group_blocks == 1:
+            yield rest
+        else:
+            with T.If(block % shape.group_blocks == shape.group_blocks - 1):
+                with T.Then():
+                    yield rest
+                with T.Else():
+                    yield shape.block
+
+    def sums_of(self, tile: OutputTile, *, is_single: bool) -> BlockedSums:
+        """Emit zero sums of a tile, a vector of channels after the other for each pixel."""
+        count = tile.pixels.pixels * self._vectors(tile)
+        return BlockedSums.allocate([self.shape.lanes] * count, is_single=is_single)
+
     def add_products(
         self,
         sums: BlockedSums,
@@ -107,53 +132,41 @@ class ConvolutionTiles:
         shape = self.shape
         group = tile.block // shape.group_blocks if shape.groups > 1 else 0
         row = tile.row * shape.strides[0] - shape.padding[0] + kernel[0] * shape.dilation[0]
+        vectors_of_block = self._vectors(tile)
         for pixel in pixels:
             column = (tile.pixels.start + pixel) * shape.strides[1] - shape.padding[1]
             at = self._input_index(tile.batch, row, column + kernel[1] * shape.dilation[1])
             value = BufferLoad(self.image, [*at, group * shape.group_inputs + channel])
-            for vector in range(shape.vectors):
+            for vector in range(vectors_of_block):
                 lanes = Ramp(vector * shape.lanes, 1, shape.lanes)
                 weight = BufferLoad(self.weight, [tile.block, *kernel, channel, lanes])
-                sums.add(pixel * shape.vectors + vector, Broadcast(value, shape.lanes) * weight)
+                sums.add(pixel * vectors_of_block + vector, Broadcast(value, shape.lanes) * weight)
 
     def write_output(self, sums: BlockedSums, tile: OutputTile) -> None:
-        """Apply the epilogue to a tile; the last block of a group may be narrower."""
-        shape = self.shape
-        rest = shape.group_outputs % shape.block
-        if not rest:
-            self._store(sums, tile, shape.block)
-        elif shape.group_blocks == 1:
-            self._store(sums, tile, rest)
-        else:
-            with T.If(tile.block % shape.group_blocks == shape.group_blocks - 1):
-                with T.Then():
-                    self._store(sums, tile, rest)
-                with T.Else():
-                    self._store(sums, tile, shape.block)
-
-    def _store(self, sums: BlockedSums, tile: OutputTile, channels: int) -> None:
-        """Store the first `channels` channels of a tile."""
+        """Apply the epilogue to a tile."""
         shape = self.shape
         base = self._first_channel(tile)
         for pixel in range(tile.pixels.pixels):
             at = self._output_index(tile.batch, tile.row, tile.pixels.start + pixel)
-            for vector, start in enumerate(range(0, channels, shape.lanes)):
-                count = min(shape.lanes, channels - start)
+            for vector, start in enumerate(range(0, tile.channels, shape.lanes)):
+                count = min(shape.lanes, tile.channels - start)
                 for lane in vectors("v", 0, count, shape.lanes):
-                    result = sums.element(pixel * shape.vectors + vector, lane)
+                    result = sums.element(pixel * self._vectors(tile) + vector, lane)
                     self.epilogue.store([*at, base + start + lane], result)
 
     def prefetch_residuals(self, tile: OutputTile) -> None:
         """Bring what the epilogue of a tile reads into the cache while its sums are computed."""
-        shape = self.shape
         if 4 * math.prod(self.epilogue.shape) < _LEAST_RESIDUAL_BYTES:
             return
         for residual in self.epilogue.residuals:
             for pixel in range(tile.pixels.pixels):
                 at = self._output_index(tile.batch, tile.row, tile.pixels.start + pixel)
-                for start in range(0, shape.block, LINE):
-                    channel = self._first_channel(tile) + start
-                    prefetch(residual, [*at, tirx.min(channel, shape.out_channels - 1)])
+                for start in range(0, tile.channels, LINE):
+                    prefetch(residual, [*at, self._first_channel(tile) + start])
+
+    def _vectors(self, tile: OutputTile) -> int:
+        """Return the vectors of a tile's channels."""
+        return -(-tile.channels // self.shape.lanes)
 
     def _first_channel(self, tile: OutputTile) -> Index:
         """Return the first output channel of a tile's block."""

@@ -30,7 +30,7 @@ from tvm import tirx
 from tvm.script import tirx as T
 from tvm.tirx import BufferLoad, Ramp
 
-from hios_tvm.passes.cpu_rules.blocked_sums import MOST_TERMS, BlockedSums
+from hios_tvm.passes.cpu_rules.blocked_sums import MOST_TERMS
 from hios_tvm.passes.cpu_rules.borders import Tile
 from hios_tvm.passes.cpu_rules.convolution_kernel import ConvolutionKernel, ConvolutionRule
 from hios_tvm.passes.cpu_rules.convolution_tiles import (
@@ -67,7 +67,8 @@ class LongProduct(ConvolutionRule):
     def write(self, kernel: ConvolutionKernel) -> Scheduled | None:
         if not _is_long(kernel.shape):
             return None
-        shape = TiledConvolution.of(kernel.shape, self.lanes, self.registers)
+        parts = _parts(kernel.shape)
+        shape = TiledConvolution.of(kernel.shape, self.lanes, self.registers, parts=parts)
         weight = kernel.packed_weight(shape.packed_shape)
         nest = _Nest(shape, kernel.image, weight, kernel.epilogue)
         return kernel.scheduled(emitted(nest.write), weight, BlockedWeights(1, shape.block))
@@ -78,8 +79,13 @@ def _is_long(shape: ConvolutionShape) -> bool:
     if not shape.is_pointwise or shape.groups > 1:
         return False
     input_bytes = 4 * shape.batch * math.prod(shape.in_size) * shape.in_channels
-    parts = -(-shape.in_channels // MOST_TERMS)
+    parts = _parts(shape)
     return parts >= _LEAST_PARTS and _LEAST_INPUT_BYTES <= input_bytes <= parts * _CACHE_BYTES
+
+
+def _parts(shape: ConvolutionShape) -> int:
+    """Return how many parts the channels have."""
+    return -(-shape.in_channels // MOST_TERMS)
 
 
 @dataclass(frozen=True)
@@ -103,7 +109,7 @@ class _Nest(ConvolutionTiles):
     def write(self) -> None:
         """Emit the whole kernel."""
         shape = self.shape
-        parts = -(-shape.in_channels // MOST_TERMS)
+        parts = _parts(shape)
         length = -(-shape.in_channels // parts)
         totals = allocate("totals", shape.group_blocks * self.rows * shape.block)
         self._write_part(totals, _Part(0, length, "first"))
@@ -123,19 +129,20 @@ class _Nest(ConvolutionTiles):
             chunk, block = task // blocks, task % blocks
             first = chunk * per_chunk
             count = per_chunk if tiles % per_chunk == 0 else tirx.min(per_chunk, tiles - first)
-            for i in serial("tile", count):
-                pixels = Tile((first + i) * shape.pixels, shape.pixels, False)
-                self._write_tile(totals, OutputTile(0, 0, pixels, block, i), part)
-            if rest:
-                with when(chunks == 1 or chunk == chunks - 1):
-                    pixels = Tile(tiles * shape.pixels, rest, False)
-                    self._write_tile(totals, OutputTile(0, 0, pixels, block, count), part)
+            for channels in self.channels_of(block):
+                for i in serial("tile", count):
+                    pixels = Tile((first + i) * shape.pixels, shape.pixels, False)
+                    self._write_tile(totals, OutputTile(0, 0, pixels, block, channels, i), part)
+                if rest:
+                    with when(chunks == 1 or chunk == chunks - 1):
+                        pixels = Tile(tiles * shape.pixels, rest, False)
+                        tile = OutputTile(0, 0, pixels, block, channels, count)
+                        self._write_tile(totals, tile, part)
 
     def _write_tile(self, totals: tirx.Var, tile: OutputTile, part: _Part) -> None:
         """Add the products of a part to `totals`, ``[blocks * rows * channels of a block]``."""
         shape = self.shape
-        count = tile.pixels.pixels * shape.vectors
-        sums = BlockedSums.allocate([shape.lanes] * count, is_single=True)
+        sums = self.sums_of(tile, is_single=True)
         if part.place == "last":
             self.prefetch_residuals(tile)
         following = tirx.min(tile.block + 1, self.stream.parts - 1)
@@ -144,7 +151,7 @@ class _Nest(ConvolutionTiles):
             self.add_products(sums, tile, (0, 0), channel, range(tile.pixels.pixels))
             self.stream.prefetch([following, 0, 0, channel], tile.number)
         start = (tile.block * self.rows + tile.pixels.start) * shape.block
-        for i in range(count):
+        for i in range(len(sums.sums)):
             lanes = Ramp(start + i * shape.lanes, 1, shape.lanes)
             if part.place == "first":
                 T.buffer_store(totals, sums.total(i), [lanes])

@@ -43,7 +43,7 @@ INDEX_DTYPE = "int64"
 _PARALLEL_WORK = 32768
 """Multiply-adds or elements that are worth waking other threads for."""
 
-_FEW_TASKS = 16
+FEW_TASKS = 16
 """With fewer tasks, an odd number leaves one of two threads idle for long."""
 
 
@@ -75,7 +75,7 @@ def even_chunk(total: int, most: int, blocks: int) -> int:
     and tasks even in number where there are few.
     """
     chunks = max(1, -(-total // max(1, most)))
-    if chunks * blocks % 2 and chunks * blocks < _FEW_TASKS and chunks < total:
+    if chunks * blocks % 2 and chunks * blocks < FEW_TASKS and chunks < total:
         chunks += 1
     return max(1, -(-total // chunks))
 

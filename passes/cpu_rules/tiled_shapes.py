@@ -20,17 +20,23 @@ class TiledConvolution(ConvolutionShape, RegisterTile):
     """
 
     @staticmethod
-    def of(shape: ConvolutionShape, lanes: int, registers: int) -> TiledConvolution:
-        """Choose the tile for vectors of `lanes` floats and so many vector registers."""
-        width = shape.out_size[1]
+    def of(
+        shape: ConvolutionShape, lanes: int, registers: int, *, parts: int = 1
+    ) -> TiledConvolution:
+        """Choose the tile for vectors of `lanes` floats and so many vector registers.
+
+        It goes through one of equal `parts` of the reduction at a time.
+        """
+        width, rows = shape.out_size[1], shape.batch * shape.out_size[0]
         if shape.is_pointwise:
-            width *= shape.batch * shape.out_size[0]
+            width, rows = width * rows, 1
         tile = choose_tile(
             width,
             shape.group_outputs,
-            shape.kernel[0] * shape.kernel[1] * shape.group_inputs,
+            shape.kernel[0] * shape.kernel[1] * shape.group_inputs // parts,
             lanes=lanes,
             registers=registers,
+            rows=rows * parts,
             unrolled=shape.group_inputs <= _MOST_UNROLLED_INPUTS,
         )
         return TiledConvolution(**vars(shape), **vars(tile))

@@ -34,7 +34,7 @@ class WinogradShape(ConvolutionShape, RegisterTile):
             return None
         tiles = direct.batch * math.prod(-(-size // TILE) for size in direct.out_size)
         channels = (direct.out_channels, direct.in_channels)
-        tile = choose_tile(tiles, *channels, lanes=lanes, registers=registers)
+        tile = choose_tile(tiles, *channels, lanes=lanes, registers=registers, padded=True)
         shape = WinogradShape(**vars(direct), **vars(tile))
         vectors = sum(channels) / lanes
         cycles = _cycles(

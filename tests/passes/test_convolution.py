@@ -94,6 +94,13 @@ def test_many_pixels_and_a_rest() -> None:
     assert_lowers_right(convolution((3, 300, 31, 37), 40, (1, 1)))
 
 
+@pytest.mark.parametrize("target", ["host", "portable"])
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_the_last_block_of_channels_is_narrower(kernel: int, target: str) -> None:
+    model = convolution((1, 20, 49, 49), 104, (kernel, kernel), strides=(2, 2))
+    assert_lowers_right(model, target=parse_target(target))
+
+
 def test_bias_residual_and_activation_are_one_kernel() -> None:
     nodes = [
         helper.make_node("Conv", ["x", "w"], ["c"], pads=[1, 1, 1, 1]),
