@@ -14,8 +14,9 @@ import numpy as np
 from hios_tvm.errors import ExecutionError, HiosError, UsageError
 from hios_tvm.files import atomic_write, make_folder
 from hios_tvm.measuring.latency import LatencySummary, latencies_of
-from hios_tvm.runtime import Session, load, read_manifest
+from hios_tvm.runtime import Session, load
 from hios_tvm.runtime.machine import describe_machine
+from hios_tvm.runtime.read_artifact import read_manifests
 from hios_tvm.schema.device_names import split_devices
 from hios_tvm.serving import require_kserve
 from hios_tvm.serving.options import ServerOptions
@@ -71,13 +72,18 @@ def benchmark(options: argparse.Namespace) -> None:
 
 def inspect(options: argparse.Namespace) -> None:
     """Print inputs, outputs, devices and verification; nothing of the artifact is executed."""
-    manifest = read_manifest(options.artifact, verify_key=options.verify_key)
+    manifest, *others = read_manifests(options.artifact, verify_key=options.verify_key)
     if options.manifest:
         print(manifest.to_json())
         return
     for kind, specs in (("input", manifest.inputs), ("output", manifest.outputs)):
         for spec in specs:
             print(f"{kind} {spec.name}: {spec.dtype} {_shape(spec.shape)}")
+    for other in others:
+        print("also", ", ".join(f"{name} {_shape(own)}" for name, own in other.shape.items()))
+    if manifest.shapes is not None and manifest.shapes.batch is not None:
+        batch = manifest.shapes.batch
+        print(f"batches from {batch.smallest} to {batch.largest} run")
     for device in manifest.devices:
         print(f"device {device.name}: {device.target}")
     print(f"scheduler {manifest.schedule['scheduler']}")

@@ -14,6 +14,7 @@ from onnx import TensorProto, numpy_helper
 from onnx.helper import make_graph, make_model, make_node, make_opsetid, make_tensor_value_info
 
 import hios_tvm
+from hios_tvm import hios_run
 from hios_tvm.artifact.sign import sign_artifact, write_new_key
 from hios_tvm.cli import main
 from hios_tvm.compiler.shapes import find_batch
@@ -198,6 +199,15 @@ def test_inspect_shows_all_shapes(artifact: Path, folder: Path) -> None:
     data = json.loads((folder / "i.json").read_text())
     assert data["batch"]["largest"] == 4
     assert [other["verification"]["verified"] for other in data["other_shapes"]] == [True]
+
+
+def test_the_runtime_alone_shows_all_shapes(
+    artifact: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert hios_run.main(["inspect", str(artifact)]) == 0
+    shown = capsys.readouterr().out
+    assert "also ids 4x4, x 4x4x8" in shown
+    assert "batches from 1 to 4 run" in shown
 
 
 def test_commands_take_one_of_the_shapes(artifact: Path, folder: Path) -> None:
