@@ -289,8 +289,10 @@ class SchedulerName(TextParameter):
         from hios_tvm.schedulers import SCHEDULERS
 
         if value not in SCHEDULERS:
-            near = get_close_matches(str(value), SCHEDULERS, 1)
-            hint = f": did you mean {near[0]}?" if near else f"; known are {', '.join(SCHEDULERS)}"
+            near = [name for name in SCHEDULERS if name.startswith(str(value))]
+            near = near or get_close_matches(str(value), SCHEDULERS, 1)
+            known = ", ".join(SCHEDULERS)
+            hint = f": did you mean {' or '.join(near)}?" if near else f"; known are {known}"
             self.fail(f"scheduler {value!r} is unknown{hint}", param, ctx)
         return str(value)
 

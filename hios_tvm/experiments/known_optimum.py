@@ -4,7 +4,7 @@ import itertools
 import random
 from dataclasses import dataclass
 
-from hios_tvm.errors import GraphError
+from hios_tvm.errors import UsageError
 from hios_tvm.schema.costs import CostTable, Measurement
 from hios_tvm.schema.instance import Instance
 from hios_tvm.schema.plain_graph import DEVICE_MODEL, graph_of_edges
@@ -50,7 +50,7 @@ def graph_with_known_optimum(
 
     Raises
     ------
-    GraphError
+    UsageError
         If there are fewer operators than devices, or fewer such pairs than edges.
 
     References
@@ -60,7 +60,7 @@ def graph_with_known_optimum(
        Research 33 (2006).
     """
     if not 1 <= devices <= operators:
-        raise GraphError(
+        raise UsageError(
             f"{operators} operators cannot keep {devices} devices busy: each needs at least one"
         )
     rng = random.Random(seed)
@@ -107,7 +107,7 @@ def _edges(slots: list[_Slot], density: float, rng: random.Random) -> list[tuple
     count = round(density * len(slots) * (len(slots) - 1) / 2)
     pairs = [(a, b) for a in slots for b in slots if a.end <= b.start]
     if not 0 <= count <= len(pairs):
-        raise GraphError(
+        raise UsageError(
             f"{count} edges do not fit: only {len(pairs)} pairs of operators run one after another"
         )
     return rng.sample(pairs, count)

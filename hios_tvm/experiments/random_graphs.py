@@ -5,7 +5,7 @@ import math
 import random
 from dataclasses import dataclass
 
-from hios_tvm.errors import GraphError
+from hios_tvm.errors import UsageError
 from hios_tvm.schema.costs import CostTable, Measurement
 from hios_tvm.schema.instance import Instance
 from hios_tvm.schema.plain_graph import DEVICE_MODEL, graph_of_edges
@@ -38,15 +38,15 @@ class LayeredGraphOptions:
 
     def __post_init__(self) -> None:
         if self.layers < 2:
-            raise GraphError(f"a layered graph needs at least 2 layers, got {self.layers}")
+            raise UsageError(f"a layered graph needs at least 2 layers, got {self.layers}")
         least = 2 + (self.layers - 2) * self.least_layer
         if self.operators < least or (self.layers == 2 and self.operators > 2):
-            raise GraphError(
+            raise UsageError(
                 f"{self.operators} operators do not fit into {self.layers} layers: the first and "
                 f"the last have one, the others at least {self.least_layer}"
             )
         if not 0.0 <= self.transfer_ratio < math.inf:
-            raise GraphError(
+            raise UsageError(
                 f"the transfer ratio must be finite and not negative: {self.transfer_ratio}"
             )
 
@@ -67,7 +67,7 @@ def layered_graph(options: LayeredGraphOptions, *, seed: int) -> Instance:
 
     Raises
     ------
-    GraphError
+    UsageError
         If the edges do not fit: fewer than these successors and predecessors, or more than there
         are pairs of operators to join.
 
@@ -130,7 +130,7 @@ def _edges(layers: list[range], count: int, rng: random.Random) -> list[tuple[in
             _take(free, layer_of[u], layer_of[v])
     most = len(edges) + sum(sum(targets.values()) for targets in free.values())
     if not len(edges) <= count <= most:
-        raise GraphError(
+        raise UsageError(
             f"{count} edges do not fit: one successor and predecessor for each operator make "
             f"{len(edges)}, and at most {most} are possible"
         )

@@ -270,6 +270,8 @@ def test_a_saved_placement_and_costs_compile_to_the_same_schedule(
         (["compile", "{model}", "--devices", "cpu@{core},cpu@{core}"], 2, "twice"),
         (["compile", "{model}", "--scheduler", "best"], 2, "scheduler 'best' is unknown"),
         (["compile", "{model}", "--scheduler", "hios-pl"], 2, "did you mean hios-lp?"),
+        (["compile", "{model}", "--scheduler", "hios"], 2, "did you mean hios-lp or hios-mr?"),
+        (["simulate", "-o", "{text}.csv", "--operators", "9"], 2, "do not fit into"),
         (["compile", "{model}", "--target", "z80"], 2, "target 'z80' is unknown"),
         (["compile", "{model}", "-o", "/nowhere/x.hios"], 2, "does not exist"),
         (["compile", "{model}", "--shape", "x"], 2, "x"),

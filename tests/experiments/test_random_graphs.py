@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hios_tvm.errors import GraphError
+from hios_tvm.errors import UsageError
 from hios_tvm.experiments.known_optimum import graph_with_known_optimum
 from hios_tvm.experiments.random_graphs import LayeredGraphOptions, layered_graph
 from hios_tvm.schedulers import make_schedule
@@ -77,7 +77,7 @@ def test_a_layered_graph_has_what_was_asked_for_or_is_refused(
     try:
         options = LayeredGraphOptions(operators=operators, edges=edges, layers=layers)
         instance = layered_graph(options, seed=seed)
-    except GraphError as error:
+    except UsageError as error:
         assert "do not fit" in str(error)
         return
     assert len(instance.graph.operators) == operators
@@ -88,9 +88,9 @@ def test_every_possible_edge_can_be_drawn() -> None:
     # Layers of 1, 2, 2 and 1: two edges from the source, and all 2 * 3 + 2 from inner layers.
     options = LayeredGraphOptions(operators=6, edges=10, layers=4)
     assert len(layered_graph(options, seed=0).graph.edges) == 10
-    with pytest.raises(GraphError, match=r"11 edges do not fit: .* at most 10"):
+    with pytest.raises(UsageError, match=r"11 edges do not fit: .* at most 10"):
         layered_graph(LayeredGraphOptions(operators=6, edges=11, layers=4), seed=0)
-    with pytest.raises(GraphError, match="5 edges do not fit"):
+    with pytest.raises(UsageError, match="5 edges do not fit"):
         layered_graph(LayeredGraphOptions(operators=6, edges=5, layers=4), seed=0)
 
 
@@ -106,7 +106,7 @@ def test_every_possible_edge_can_be_drawn() -> None:
     ],
 )
 def test_sizes_that_cannot_be_are_refused(options: dict[str, int], message: str) -> None:
-    with pytest.raises(GraphError, match=message):
+    with pytest.raises(UsageError, match=message):
         LayeredGraphOptions(**options)
 
 
@@ -122,7 +122,7 @@ def test_no_schedule_is_shorter_than_the_known_optimum(
 ) -> None:
     try:
         known = graph_with_known_optimum(operators, devices, seed=seed, density=density)
-    except GraphError as error:
+    except UsageError as error:
         # Where devices have few operators each, few pairs run one after another.
         assert "do not fit" in str(error) or operators < devices
         return
@@ -163,5 +163,5 @@ def test_the_known_optimum_needs_transfers_and_does_not_tell_itself() -> None:
 def test_known_optima_that_cannot_be_are_refused(
     operators: int, devices: int, density: float, message: str
 ) -> None:
-    with pytest.raises(GraphError, match=message):
+    with pytest.raises(UsageError, match=message):
         graph_with_known_optimum(operators, devices, seed=0, density=density)
