@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,36 +21,13 @@ from hios_tvm.runtime.devices.cpu.claims import claimed_cores
 from hios_tvm.runtime.devices.cpu.cores import allowed_cores
 from hios_tvm.serving.core_shares import share_of
 from hios_tvm.serving.metrics import ModelMetrics
+from hios_tvm.serving.model_source import ModelSource
 from hios_tvm.serving.options import ServerOptions
 from hios_tvm.serving.refusals import NotFoundError, answer_to
 from hios_tvm.serving.tensors import metadata_of, request_bytes
 from hios_tvm.serving.worker import Worker
 
 _LOG = logging.getLogger("hios_tvm.serving")
-_NAME = re.compile(r"(?P<name>[\w.-]+)(/(?P<version>[\w.-]+))?=(?P<path>.+)")
-
-
-@dataclass(frozen=True)
-class ModelSource:
-    """An artifact, and the name and version that clients know it by."""
-
-    name: str
-    version: str
-    path: Path
-
-    @classmethod
-    def parse(cls, text: str) -> ModelSource:
-        """Read ``FILE``, ``NAME=FILE`` or ``NAME/VERSION=FILE``.
-
-        >>> ModelSource.parse("resnet/2=new.hios")
-        ModelSource(name='resnet', version='2', path=PosixPath('new.hios'))
-        >>> ModelSource.parse("models/small.hios").name
-        'small'
-        """
-        match = None if Path(text).exists() else _NAME.fullmatch(text)
-        if match is None:
-            return cls(Path(text).stem, "1", Path(text))
-        return cls(match["name"], match["version"] or "1", Path(match["path"]))
 
 
 class Model(BaseKServeModel):

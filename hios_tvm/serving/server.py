@@ -25,7 +25,8 @@ from kserve.protocol.rest.v2_endpoints import V2Endpoints
 from hios_tvm.errors import UsageError
 from hios_tvm.serving.grpc_service import Service
 from hios_tvm.serving.logs import configure_logging
-from hios_tvm.serving.models import Models, ModelSource, load_models
+from hios_tvm.serving.model_source import ModelSource
+from hios_tvm.serving.models import Models, load_models
 from hios_tvm.serving.options import ServerOptions
 from hios_tvm.serving.refusals import RefusedError, answer_to
 from hios_tvm.serving.rest import InferEndpoint
