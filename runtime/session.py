@@ -132,7 +132,7 @@ class Session:
                 shape.close()
             raise
         self._last = self._shapes[0]
-        self._chooser = ShapeChooser(manifests) if len(manifests) > 1 else None
+        self._chooser = None if self.manifest.shapes is None else ShapeChooser(manifests)
         self._background = Background()
 
     @property

@@ -108,7 +108,8 @@ def find_batch(
 ) -> tuple[Batch | None, list[str]]:
     """Prove that the rows of the batch are computed apart; or return a note that says why not.
 
-    Each size is compared with the next larger one that has a program.
+    Each size is compared with the next larger one that has a program, also where it has one itself:
+    a server joins requests into batches of any size.
     """
     if not several.batch:
         return None, []
@@ -117,7 +118,7 @@ def find_batch(
         (rows, shape, module)
         for shape, module in zip(several.shapes, modules, strict=True)
         for rows in several.rows
-        if several.next_program(shape, rows) == shape and several.with_rows(shape, rows) != shape
+        if rows < several.rows_of(shape) and several.next_program(shape, rows + 1) == shape
     ]
     for done, (rows, shape, module) in enumerate(pairs):
         progress("prove", done, len(pairs))
