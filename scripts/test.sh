@@ -16,4 +16,4 @@ python=${PYTHON:-python3}
 .venv/bin/mypy
 .venv/bin/lint-imports
 # Files of tests go to two processes: most of the time is spent in code generation.
-exec .venv/bin/python -m pytest -n 2 --dist loadfile "$@"
+exec .venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder "$@"

@@ -23,6 +23,7 @@ from onnx import TensorProto, helper
 from hios_tvm.cli import main
 from hios_tvm.cli.options import print_table
 from hios_tvm.report.explain import DeviceReport
+from hios_tvm.schema.manifest import FORMAT_VERSION
 
 CORE = min(os.sched_getaffinity(0))
 
@@ -221,7 +222,7 @@ def test_inspect_shows_what_the_compile_decided(artifact: Path, folder: Path) ->
     assert data["devices"][0]["share"] == 1.0
     placement = json.loads((folder / "placement.json").read_text())
     assert json.loads(succeed("inspect", artifact, "--schedule")) == placement
-    assert "format 3" in succeed("inspect", artifact, "--version-only")
+    assert f"format {FORMAT_VERSION}" in succeed("inspect", artifact, "--version-only")
 
 
 def test_compare_lists_every_contestant(artifact: Path, model: Path, tmp_path: Path) -> None:

@@ -204,7 +204,7 @@ def test_wrong_use_of_simulate(tmp_path: Path, arguments: tuple[str, ...], messa
 
 def test_edges_that_do_not_fit_are_an_error(tmp_path: Path) -> None:
     result = run("simulate", "-o", tmp_path / "runs.csv", "--edges", 300, "--seeds", 1)
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert "300 edges do not fit" in result.stderr
 
 

@@ -12,6 +12,8 @@ import pytest
 from click.testing import CliRunner
 from fake_driver import FakeDriver
 
+from hios_tvm.zoo import squeezenet
+
 SCRIPT = Path(__file__).parents[2] / "scripts/check_cuda.py"
 
 
@@ -37,6 +39,7 @@ def test_prepare_run_and_prepare_with_costs(
         monkeypatch.setattr(script, name, ("hios-lp",))
     monkeypatch.setattr(script, "_export_tvm_default", lambda mod, target, path: None)
     monkeypatch.setattr(script, "RIVALS", {})
+    monkeypatch.setattr(squeezenet, "STAGES", [squeezenet.STAGES[0][:1]] * 3)  # it is emulated
     options = ["--target", "sm_80", "--networks", "squeezenet1_1", "--sizes", "36"]
     options += ["--parts", "2", "--precision", "tf32"]
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from hios_tvm.errors import ArtifactError
 from hios_tvm.schema.graph import Operator, OperatorGraph, Tensor
 from hios_tvm.schema.manifest import (
+    FORMAT_VERSION,
     Buffer,
     DeviceSpec,
     Manifest,
@@ -137,7 +138,10 @@ def _small() -> dict[str, Any]:
 
 
 DEFECTS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
-    "another version": (lambda m: m.update(format_version=4), "version 4, this runtime reads"),
+    "another version": (
+        lambda m: m.update(format_version=FORMAT_VERSION + 1),
+        f"version {FORMAT_VERSION + 1}, this runtime reads",
+    ),
     "no version": (lambda m: m.pop("format_version"), "version None"),
     "unknown field": (lambda m: m.update(evil=1), "manifest has unknown field 'evil'"),
     "missing field": (lambda m: m.pop("buffers"), "manifest has no field 'buffers'"),

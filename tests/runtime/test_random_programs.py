@@ -107,7 +107,7 @@ def make_session(network: Network, library: bytes, devices: tuple[str, str]) -> 
         buffers=plan.buffers,
     )
     check_manifest(manifest, {})
-    artifact = Artifact(manifest, {"k.so": library}, None)
+    artifact = Artifact(manifest, {"k.so": library}, None, None)
     if "cpu@0-1" in names:  # it shares cores with cpu@0 and cpu@1
         assume(devices[0] != devices[1])
         both = f"{devices[0]}+{devices[1].removeprefix('cpu@')}"

@@ -176,6 +176,7 @@ def test_kernels_for_something_else_are_not_used_and_named(
         raise AssertionError(choice.notes[0])
 
 
+@pytest.mark.slow
 def test_a_stopped_tune_keeps_its_trials_and_leaves_no_process(
     plan: TuningPlan, folder: Path
 ) -> None:
