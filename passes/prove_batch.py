@@ -209,10 +209,14 @@ class _Proof:
         axes = [list(stage.iter_vars) for stage in stages]
         if len({tuple(int(axis.iter_type) for axis in own) for own in axes}) > 1:
             raise NotProven(f"as {where} has other loops for other sizes")
+        with_rows = 0
         for one, other in zip(*axes, strict=True):
             found = self._rows_of([int(one.dom.extent)], [int(other.dom.extent)], where)
             if found is not None and int(one.iter_type) != _SPATIAL:
                 raise NotProven(f"as {where} computes with all rows at once")
+            with_rows += found is not None
+            if with_rows > 1:
+                raise NotProven(f"as {where} goes through the rows for each row")
             entry = tirx.Var(one.var.name, "int64")
             for side, axis in zip(sides, (one, other), strict=True):
                 side.bind(axis, entry, None if found is None else found.entries)
@@ -327,7 +331,8 @@ class _Side:
 
     def written(self, store: tirx.Stmt) -> list[tirx.Expr]:
         """Return where and what a statement writes, as expressions without the row."""
-        if not isinstance(store, tirx.BufferStore):
+        is_store = isinstance(store, tirx.BufferStore)
+        if not is_store or any(tree_nodes(index, TensorLoad) for index in store.indices):
             raise NotProven(f"as it is not known what the loops of {self._where} do")
         indices = [with_values(index, self._values) for index in store.indices]
         has_rows = self._tensors[self._number[store.buffer]] is not None
