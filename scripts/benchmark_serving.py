@@ -98,7 +98,7 @@ def other_server(kind: str) -> Iterator[Server]:
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL, text=True)
     try:
         for port in ports.values():
-            _wait_for(port)
+            _wait_for(port, process)
         yield Server(process, ports)
     finally:
         process.kill()
@@ -113,13 +113,14 @@ def _free_ports(count: int) -> list[int]:
         return [one.getsockname()[1] for one in sockets]
 
 
-def _wait_for(port: int) -> None:
-    while True:
+def _wait_for(port: int, server: subprocess.Popen[str]) -> None:
+    while server.poll() is None:
         try:
             socket.create_connection(("127.0.0.1", port)).close()
             return
-        except OSError:
+        except OSError:  # it does not listen yet
             time.sleep(0.2)
+    raise click.ClickException(f"the server to compare with ended with code {server.returncode}")
 
 
 @dataclass
@@ -434,7 +435,7 @@ def bare(grpc_port: int, http_port: int) -> None:
         "inference-header-content-length": len(head),
     }
 
-    class Service(pb_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
+    class Service(pb_grpc.GRPCInferenceServiceServicer):
         async def ModelInfer(self, request: Any, context: Any) -> Any:
             return answer
 
@@ -463,7 +464,7 @@ def stock(grpc_port: int, http_port: int) -> None:
 
     import kserve
 
-    class Mean(kserve.Model):  # type: ignore[misc]
+    class Mean(kserve.Model):
         async def predict(self, payload: Any, headers: Any = None, _response: Any = None) -> Any:
             mean = payload.inputs[0].as_numpy().mean((2, 3))
             output = kserve.InferOutput("y", list(mean.shape), "FP32")

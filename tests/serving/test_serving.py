@@ -29,12 +29,11 @@ from hios_tvm.runtime import load
 from hios_tvm.runtime.devices.cpu.cores import allowed_cores
 
 WHY = "serving is not installed: pip install 'hios-tvm[serve]' 'tritonclient[http,grpc]'"
-if find_spec("kserve") is None or find_spec("tritonclient") is None:
-    pytest.skip(WHY, allow_module_level=True)  # nothing is imported: one process cannot hold both
-
-import tritonclient.grpc as triton_grpc  # noqa: E402
-import tritonclient.http as triton_http  # noqa: E402
-from tritonclient.utils import InferenceServerException  # noqa: E402
+if find_spec("kserve") is None:  # it is not imported: one process cannot hold both
+    pytest.skip(WHY, allow_module_level=True)
+triton_grpc, triton_http, triton_utils = (
+    pytest.importorskip(f"tritonclient.{name}", reason=WHY) for name in ("grpc", "http", "utils")
+)
 
 CLIENTS = {"http": triton_http, "grpc": triton_grpc}
 by_protocol = pytest.mark.parametrize("protocol", CLIENTS)
@@ -215,7 +214,7 @@ def test_one_output_of_several(
         result = client.infer("two", tensors(module, inputs), outputs=wanted)
         assert_equal(result, {"positive": expected["positive"]})
         assert result.as_numpy("product") is None
-        with pytest.raises(InferenceServerException, match="no output 'typo'"):
+        with pytest.raises(triton_utils.InferenceServerException, match="no output 'typo'"):
             wanted = [module.InferRequestedOutput("typo")]
             client.infer("two", tensors(module, inputs), outputs=wanted)
 
@@ -233,12 +232,12 @@ def test_health_and_metadata(server: Running, protocol: str) -> None:
         assert (n["name"], n["datatype"]) == ("n", "INT32")
         assert [item["datatype"] for item in metadata["outputs"]] == ["FP32", "BOOL"]
         for version in ("", "9"):
-            with pytest.raises(InferenceServerException, match=r"no (model|version)"):
+            with pytest.raises(triton_utils.InferenceServerException, match=r"no (model|version)"):
                 client.get_model_metadata("two" if version else "none", version)
 
 
 def test_what_is_served_cannot_be_changed_by_requests(server: Running) -> None:
-    with server.client("grpc") as client, pytest.raises(InferenceServerException):
+    with server.client("grpc") as client, pytest.raises(triton_utils.InferenceServerException):
         client.unload_model("two")
     assert server.request("POST", "/v2/repository/models/two/unload")[0] == 404
     assert server.request("GET", "/v2/models/two/ready")[0] == 200
@@ -345,7 +344,7 @@ def test_other_refusals_over_http(server: Running) -> None:
     status, answer = server.request("POST", infer, bytes(20_000_000))
     assert (status, b"20000000 bytes, more than" in answer) == (413, True)
     chunks = (bytes(1 << 20) for _ in range(20))  # their length is not announced
-    assert server.request("POST", infer, chunks)[0] == 413  # type: ignore[arg-type]
+    assert server.request("POST", infer, chunks)[0] == 413
 
 
 def test_random_changes_of_a_request_do_no_harm(
@@ -419,8 +418,8 @@ def test_bad_messages_are_refused(server: Running, inputs: dict[str, np.ndarray]
         for make, code, problem in cases:
             with pytest.raises(grpc.RpcError) as caught:
                 infer(make())
-            assert caught.value.code().name == code  # type: ignore[attr-defined]
-            assert problem in caught.value.details()  # type: ignore[attr-defined]
+            assert caught.value.code().name == code
+            assert problem in caught.value.details()
         assert len(infer(message()).outputs) == 2
 
 
@@ -441,7 +440,7 @@ def test_too_many_requests_are_refused_at_once_and_the_others_answered(
         with server.client("grpc") as client:
             try:
                 assert_equal(client.infer("two", tensors(triton_grpc, inputs)), expected)
-            except InferenceServerException as error:
+            except triton_utils.InferenceServerException as error:
                 assert error.status() == "StatusCode.RESOURCE_EXHAUSTED"
                 return "grpc refused"
             return "answered"
