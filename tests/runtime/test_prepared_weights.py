@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import tvm
 from archives import entries_of
@@ -23,6 +24,7 @@ from hios_tvm.artifact.write import pack, write
 from hios_tvm.backends.cpu.library import build_library
 from hios_tvm.errors import ArtifactError, MemoryLimitError
 from hios_tvm.frontends.onnx import from_onnx
+from hios_tvm.measuring import compare
 from hios_tvm.passes.cpu_rules import winograd_shape
 from hios_tvm.runtime.artifact_format import MANIFEST, PARAMS, SOURCES
 from hios_tvm.runtime.memory_limit import memory_limit, taken_memory
@@ -154,3 +156,8 @@ def test_artifacts_hold_3x3_weights_as_the_model_does(
         (result,) = session.run(data).values()
     (expected,) = run_onnx_runtime(model, {"x": data})
     np.testing.assert_allclose(result, expected, atol=2e-5 * np.abs(expected).max())
+
+    onnx.save(model, tmp_path / "m.onnx")
+    subject = compare.Subject(tmp_path / "m.onnx", path, {"x": data}, {}, None, None)
+    _, run_once = compare.RIVALS["same-kernels"](subject)
+    np.testing.assert_array_equal(run_once()["y"], result)
