@@ -6,6 +6,8 @@ layer by layer as in torchvision.
 
 from hios_tvm.zoo.builder import GraphBuilder, Padding, Tensor
 
+BLOCKS_17 = (("6b", 128), ("6c", 160), ("6d", 160), ("6e", 192))  # channels inside
+
 
 def inception_v3(g: GraphBuilder, x: Tensor) -> Tensor:
     """Append the network to `g`: logits ``[batch, 1000]`` of images ``[batch, 3, h, w]``."""
@@ -22,7 +24,7 @@ def inception_v3(g: GraphBuilder, x: Tensor) -> Tensor:
             x = _block_35(g, x, pool_channels)
     with g.scope("mixed_6a"):
         x = _reduction_17(g, x)
-    for name, channels in (("6b", 128), ("6c", 160), ("6d", 160), ("6e", 192)):
+    for name, channels in BLOCKS_17:
         with g.scope(f"mixed_{name}"):
             x = _block_17(g, x, channels)
     with g.scope("mixed_7a"):

@@ -57,7 +57,7 @@ def assert_right(model: ModelProto, precision: Precision = "fp32") -> None:
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=TOLERANCE[precision] * scale)
 
 
-@settings(max_examples=12, deadline=None, derandomize=True)
+@settings(max_examples=8, deadline=None, derandomize=True)
 @given(
     st.integers(1, 20),
     st.sampled_from([1, 3, 8, 20]),
@@ -130,7 +130,7 @@ def test_products_of_activations(batch: tuple[int, ...]) -> None:
     assert_right(model_of([node], {"a": (*batch, 40, 17), "b": (*batch, 17, 21)}))
 
 
-@settings(max_examples=12, deadline=None, derandomize=True)
+@settings(max_examples=8, deadline=None, derandomize=True)
 @given(
     st.sampled_from(["tf32", "fp16"]),
     st.sampled_from([8, 9, 16, 32, 36, 48]),

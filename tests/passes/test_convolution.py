@@ -62,7 +62,7 @@ def convolutions(draw: st.DrawFn) -> ModelProto:
     )
 
 
-@settings(max_examples=25, deadline=None, derandomize=True)
+@settings(max_examples=18, deadline=None, derandomize=True)
 @given(convolutions())
 def test_any_convolution(model: ModelProto) -> None:
     assert_lowers_right(model)
@@ -123,7 +123,7 @@ def test_weights_that_are_inputs() -> None:
     assert_lowers_right(model_of([node], {"x": (1, 3, 8, 9), "w": (6, 3, 3, 3)}))
 
 
-@settings(max_examples=15, deadline=None, derandomize=True)
+@settings(max_examples=12, deadline=None, derandomize=True)
 @given(st.integers(1, 40), st.integers(1, 70), st.integers(1, 70), st.booleans())
 def test_any_product(rows: int, inputs: int, outputs: int, batched: bool) -> None:
     shape = (2, rows, inputs) if batched else (rows, inputs)

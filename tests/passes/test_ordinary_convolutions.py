@@ -55,19 +55,19 @@ def transposed(draw: st.DrawFn, rank: int) -> ModelProto:
     )
 
 
-@settings(max_examples=25, deadline=None, derandomize=True)
+@settings(max_examples=16, deadline=None, derandomize=True)
 @given(transposed(rank=2))
 def test_any_transposed_convolution(model: ModelProto) -> None:
     assert_lowers_right(model)
 
 
-@settings(max_examples=15, deadline=None, derandomize=True)
+@settings(max_examples=10, deadline=None, derandomize=True)
 @given(transposed(rank=1))
 def test_any_transposed_convolution_of_sequences(model: ModelProto) -> None:
     assert_lowers_right(model)
 
 
-@settings(max_examples=20, deadline=None, derandomize=True)
+@settings(max_examples=14, deadline=None, derandomize=True)
 @given(
     st.sampled_from([1, 1, 2]),
     st.integers(1, 3),

@@ -20,7 +20,7 @@ def product(left: tuple[int, ...], right: tuple[int, ...], activation: bool = Fa
     return model_of(nodes, {"x": left, "w": right})
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=30, deadline=None, derandomize=True)
 @given(st.sampled_from([(), (3,), (2, 3)]), extents, extents, extents, st.booleans())
 def test_any_product(
     batch: tuple[int, ...], rows: int, inner: int, columns: int, activation: bool

@@ -37,7 +37,7 @@ def convolutions(draw: st.DrawFn) -> ModelProto:
     return model_of(nodes, {"x": (draw(st.integers(1, 2)), inputs, *size)}, weights)
 
 
-@settings(max_examples=20, deadline=None, derandomize=True)
+@settings(max_examples=13, deadline=None, derandomize=True)
 @given(convolutions())
 def test_any_convolution_of_volumes(model: ModelProto) -> None:
     assert_lowers_right(model)

@@ -58,7 +58,7 @@ def poolings(draw: st.DrawFn) -> ModelProto:
     return model_of([node], {"x": (draw(small), draw(channels), draw(size), draw(size))})
 
 
-@settings(max_examples=20, deadline=None, derandomize=True)
+@settings(max_examples=15, deadline=None, derandomize=True)
 @given(depthwise())
 def test_any_depthwise_convolution(model: ModelProto) -> None:
     assert_lowers_right(model)

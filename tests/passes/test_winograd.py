@@ -94,7 +94,7 @@ def test_transformed_weights_are_padded_to_blocks() -> None:
     np.testing.assert_allclose(packed[1, :, 2, 0].reshape(4, 4), expected, rtol=1e-5)
 
 
-@settings(max_examples=10, deadline=None, derandomize=True)
+@settings(max_examples=8, deadline=None, derandomize=True)
 @given(
     st.integers(1, 2),
     st.integers(1, 3),

@@ -189,7 +189,7 @@ def test_a_stopped_tune_keeps_its_trials_and_leaves_no_process(
     kept: list[Trial] = []
     for number in (signal.SIGKILL, signal.SIGTERM):
         process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-        while len(database.trials(subject)) < len(kept) + 2:
+        while len(database.trials(subject)) <= len(kept):
             assert process.poll() is None, process.communicate()
             time.sleep(0.05)
         children = psutil.Process(process.pid).children(recursive=True)
@@ -198,7 +198,7 @@ def test_a_stopped_tune_keeps_its_trials_and_leaves_no_process(
         assert not psutil.wait_procs(children, timeout=60)[1]
         trials = database.trials(subject)
         assert trials[: len(kept)] == kept
-        assert len(trials) >= len(kept) + 2
+        assert len(trials) > len(kept)
         kept = trials
     assert "trials: continuing from there" in messages
     assert "run again to continue" in messages

@@ -32,7 +32,7 @@ def small(name: str, seed: int = 0) -> onnx.ModelProto:
     """Return a network for the smallest images; NASNet with fewer of the cells that are alike."""
     side = NETWORKS[name].minimum_size
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(nasnet, "CELLS", 2)
+        patch.setattr(nasnet, "CELLS", 1)
         return build(name, height=side, width=side, seed=seed)
 
 
@@ -128,7 +128,10 @@ def test_activations_keep_their_scale(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_calibration_computes_what_onnx_runtime_computes(name: str) -> None:
+def test_calibration_computes_what_onnx_runtime_computes(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nasnet, "CELLS", 1)
     network = NETWORKS[name]
     graph = GraphBuilder(seed=0)
     shape = (2, 3, network.calibration_size, network.calibration_size - 7)
@@ -139,7 +142,7 @@ def test_calibration_computes_what_onnx_runtime_computes(name: str) -> None:
     np.testing.assert_allclose(expected, logits.sample, atol=1e-4 * np.abs(expected).max())
 
 
-@pytest.mark.parametrize("name", ["squeezenet1_1", "randwire", "resnet50"])
+@pytest.mark.parametrize("name", ["squeezenet1_1", "randwire"])
 def test_same_seed_same_bytes(name: str) -> None:
     side = NETWORKS[name].minimum_size
     again = build(name, height=side, width=side)

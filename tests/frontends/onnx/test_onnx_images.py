@@ -29,7 +29,7 @@ GRIDS = {
     )
     for mode, rank in (("nearest", 2), ("nearest", 3), ("linear", 2), ("linear", 3), ("cubic", 2))
     for padding in ("zeros", "border", "reflection")
-    for corners in (0, 1)
+    for corners in ((0, 1) if rank == 2 else (0,))
 }
 ROIS = np.array(
     [[-3, 1, 5.5, 7], [2, 2, 2.5, 2.2], [0, 0, 6, 4], [4, 3, 1, 2]], np.float32

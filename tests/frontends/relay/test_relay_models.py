@@ -41,7 +41,7 @@ def test_model_in_relax_alone(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "squeezenet"])
 def test_model_in_an_artifact_for_two_devices(name: str, tmp_path: Path) -> None:
     mod, inputs = imported(FOLDER / f"{name}.relay")
     network = lower_network(mod, "host")
