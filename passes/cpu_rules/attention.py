@@ -38,6 +38,7 @@ from tvm.tirx import BufferLoad, Ramp
 from hios_tvm.passes.cpu_rules.attention_blocks import AttentionParts, Formula, attention_parts
 from hios_tvm.passes.cpu_rules.blocked_sums import MOST_TERMS, BlockedSums
 from hios_tvm.passes.cpu_rules.loop_nest import (
+    FEW_TASKS,
     Combiner,
     Index,
     allocate,
@@ -108,7 +109,9 @@ class _Nest:
         """Emit the whole kernel."""
         parts, rows = self.parts, self.tile.pixels
         tiles, rest = divmod(parts.rows, rows)
-        per_chunk = -(-tiles // max(1, parts.rows // _CHUNK_ROWS))
+        # Each chunk packs all keys and values again: no more than keep all cores busy
+        needed = -(-FEW_TASKS // parts.matrices)
+        per_chunk = -(-tiles // max(1, min(needed, parts.rows // _CHUNK_ROWS)))
         chunks = -(-tiles // per_chunk)
         per_block = max(1, min(per_chunk, _BLOCK_BYTES // (4 * rows * self.stride)))
         for task in parallel("task", parts.matrices * chunks, work=parts.work):

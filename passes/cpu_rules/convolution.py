@@ -144,7 +144,6 @@ class _Nest(ConvolutionTiles):
         """Compute `tile` in accumulators ``[pixels * channels of a block]``."""
         level = _level(self.shape)
         sums = self.sums_of(tile, is_single=level == "tile")
-        self.prefetch_residuals(tile)
         first, count = kernel_rows(self.shape, tile.row)
         for kernel_row in serial("kernel_row", count, start=first):
             with sums.block(is_block=level == "row"):
@@ -184,6 +183,7 @@ class _Nest(ConvolutionTiles):
             for channel in channels:
                 self.add_products(sums, tile, kernel, channel, pixels)
                 self.stream.prefetch([following, *kernel, channel], tile.number)
+                self.prefetch_residuals(tile, channel, shape.group_inputs)
 
 
 def _level(shape: TiledConvolution) -> Literal["tile", "row", "column", "channel"]:

@@ -154,15 +154,24 @@ class ConvolutionTiles:
                     result = sums.element(pixel * self._vectors(tile) + vector, lane)
                     self.epilogue.store([*at, base + start + lane], result)
 
-    def prefetch_residuals(self, tile: OutputTile) -> None:
-        """Bring what the epilogue of a tile reads into the cache while its sums are computed."""
+    def prefetch_residuals(self, tile: OutputTile, step: Index, steps: int) -> None:
+        """Bring a share of what the epilogue of a tile reads into the cache, in each of `steps`.
+
+        A core waits for few cache lines at a time: all shares at once would delay the weights.
+        """
         if 4 * math.prod(self.epilogue.shape) < _LEAST_RESIDUAL_BYTES:
             return
+        lines, pixels = -(-tile.channels // LINE), tile.pixels.pixels
+        # Numbers up to powers of two, as a division would take longer than what it saves
+        all_lines, all_pixels = (1 << (count - 1).bit_length() for count in (lines, pixels))
+        share = -(-all_lines * all_pixels // steps)
         for residual in self.epilogue.residuals:
-            for pixel in range(tile.pixels.pixels):
+            for i in range(share):
+                number = step * share + i
+                line = tirx.min(number % all_lines, lines - 1)
+                pixel = tirx.min(number // all_lines % all_pixels, pixels - 1)
                 at = self._output_index(tile.batch, tile.row, tile.pixels.start + pixel)
-                for start in range(0, tile.channels, LINE):
-                    prefetch(residual, [*at, self._first_channel(tile) + start])
+                prefetch(residual, [*at, self._first_channel(tile) + line * LINE], level=1)
 
     def _vectors(self, tile: OutputTile) -> int:
         """Return the vectors of a tile's channels."""

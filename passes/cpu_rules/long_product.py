@@ -143,13 +143,13 @@ class _Nest(ConvolutionTiles):
         """Add the products of a part to `totals`, ``[blocks * rows * channels of a block]``."""
         shape = self.shape
         sums = self.sums_of(tile, is_single=True)
-        if part.place == "last":
-            self.prefetch_residuals(tile)
         following = tirx.min(tile.block + 1, self.stream.parts - 1)
         for i in serial("channel", part.length):
             channel = part.start + i
             self.add_products(sums, tile, (0, 0), channel, range(tile.pixels.pixels))
             self.stream.prefetch([following, 0, 0, channel], tile.number)
+            if part.place == "last":
+                self.prefetch_residuals(tile, i, part.length)
         start = (tile.block * self.rows + tile.pixels.start) * shape.block
         for i in range(len(sums.sums)):
             lanes = Ramp(start + i * shape.lanes, 1, shape.lanes)
