@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -24,3 +25,13 @@ def archive_of(entries: Mapping[str, bytes]) -> bytes:
         content += local_header(entry) + data
         written.append(entry)
     return content + central_directory(written)
+
+
+def with_entry(entries: Mapping[str, bytes], name: str, content: bytes) -> dict[str, bytes]:
+    """Replace an entry, and its hash in the manifests, whose own hashes may stand in others."""
+    old, new = (hashlib.sha256(data).hexdigest().encode() for data in (entries[name], content))
+    result = {**entries, name: content}
+    for other in entries:
+        if other.endswith(".json") and other != name and old in result[other]:
+            result = with_entry(result, other, result[other].replace(old, new))
+    return result

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import gzip
-import hashlib
 import io
 import json
 import os
@@ -23,24 +22,26 @@ import numpy as np
 import onnx
 import safetensors.numpy
 import tvm
-from archives import archive_of, entries_of
+from archives import archive_of, entries_of, with_entry
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hand_made import LENGTH, make_manifest
 from mutations import damage, edit_json
 from onnx import TensorProto, helper, numpy_helper
 
-from hios_tvm.artifact.write import pack, write
+from hios_tvm.artifact.combine import combine
+from hios_tvm.artifact.write import Build, pack, write
 from hios_tvm.errors import HiosError
 from hios_tvm.frontends.onnx import load_onnx
 from hios_tvm.frontends.params import load_params
 from hios_tvm.frontends.relay import from_relay, from_relay_json
-from hios_tvm.runtime.artifact_format import MANIFEST, PARAMS
+from hios_tvm.runtime.artifact_format import MANIFEST, PARAMS, SOURCES
+from hios_tvm.runtime.choose_shape import ShapeChooser
 from hios_tvm.runtime.memory_limit import memory_limit, taken_memory
 from hios_tvm.runtime.read_artifact import open_artifact
 from hios_tvm.runtime.signature import check_signature, read_public_key, signed_message
 from hios_tvm.schema.instance import Instance, read_instance
-from hios_tvm.schema.manifest import Manifest
+from hios_tvm.schema.manifest import Batch, PreparedWeight
 from hios_tvm.schema.schedule import DeviceSchedule, Schedule, Stage
 
 INPUTS = Path(__file__).parent / "inputs"
@@ -104,34 +105,60 @@ def _edit_or_damage(content: bytes, rng: random.Random) -> bytes:
 # --- Artifacts
 
 
-@functools.cache
-def _archive() -> bytes:
-    weights = {"w": np.ones(LENGTH, np.float32)}
-    build = pack(make_manifest(), {"cpu@0": b"code", "cpu@1": b"other"}, weights)
+_LIBRARIES = {"cpu@0": b"code", "cpu@1": b"other"}
+_WEIGHTS = np.ones(LENGTH, np.float32)
+
+
+def _bytes_of(build: Build) -> bytes:
     with TemporaryDirectory() as folder:
         write(build, path := Path(folder, "small.hios"))
         return path.read_bytes()
 
 
 @functools.cache
-def _entries() -> dict[str, bytes]:
-    return entries_of(_archive())
+def _archive() -> bytes:
+    return _bytes_of(pack(make_manifest(), _LIBRARIES, {"w": _WEIGHTS}))
+
+
+@functools.cache
+def _several() -> bytes:
+    """Return an archive of two shapes; the weight of the second one is prepared."""
+    half = LENGTH // 2
+    second = replace(make_manifest(length=half), prepared=(PreparedWeight("w", "twice", "s"),))
+    builds = [
+        pack(make_manifest(), _LIBRARIES, {"w": _WEIGHTS}),
+        pack(second, _LIBRARIES, {}, sources={"s": _WEIGHTS[:half]}),
+    ]
+    batch = Batch({"the input": 0}, dict.fromkeys(("y", "z", "x again"), 0), 1, LENGTH)
+    return _bytes_of(combine(builds, batch))
+
+
+@functools.cache
+def _entries(archive: Callable[[], bytes]) -> dict[str, bytes]:
+    return entries_of(archive())
 
 
 def _open(content: bytes) -> object:
     with _file(content) as path:
-        return open_artifact(path)
+        artifact = open_artifact(path)
+    if artifact.manifest.shapes is None:
+        return artifact
+    manifests = [each.manifest for each in (artifact, *artifact.others)]
+    return ShapeChooser(manifests).choose([np.empty(LENGTH // 3, np.float32)])
 
 
 def _read_manifest(content: bytes) -> object:
-    return _open(archive_of({**_entries(), MANIFEST: content}))
+    archive = _several if b'"others"' in content else _archive
+    return _open(archive_of({**_entries(archive), MANIFEST: content}))
 
 
-def _read_weights(content: bytes) -> object:
-    manifest = Manifest.from_json(_entries()[MANIFEST])
-    digests = {**manifest.entries, PARAMS: hashlib.sha256(content).hexdigest()}
-    text = replace(manifest, entries=digests).to_json()
-    return _open(archive_of({**_entries(), MANIFEST: text, PARAMS: content}))
+def _read_entry(name: str, content: bytes) -> object:
+    return _open(archive_of(with_entry(_entries(_several), name, content)))
+
+
+def _entry_target(name: str, mutate: Callable[[bytes, random.Random], bytes] = damage) -> Target:
+    """Return a target for an entry of an archive of several shapes, its hash the right one."""
+    return Target(functools.partial(_read_entry, name), lambda: [_entries(_several)[name]], mutate)
 
 
 def _read_signature(content: bytes) -> object:
@@ -246,9 +273,15 @@ def _networks() -> list[bytes]:
 
 
 TARGETS = {
-    "archive": Target(_open, lambda: [_archive()]),
-    "manifest": Target(_read_manifest, lambda: [_entries()[MANIFEST]], _edit_or_damage),
-    "weights": Target(_read_weights, lambda: [_entries()[PARAMS]]),
+    "archive": Target(_open, lambda: [_archive(), _several()]),
+    "manifest": Target(
+        _read_manifest,
+        lambda: [_entries(archive)[MANIFEST] for archive in (_archive, _several)],
+        _edit_or_damage,
+    ),
+    "shape": _entry_target("manifest1.json", _edit_or_damage),
+    "weights": _entry_target(PARAMS),
+    "sources": _entry_target(SOURCES),
     "signature": Target(_read_signature, _signatures),
     "json": Target(_read_json, _json_files, _edit_or_damage),
     "relay": Target(_read_relay, _relay_texts),

@@ -68,10 +68,11 @@ BUFFERS = (
 )
 
 
-def make_manifest(programs: tuple[Program, ...] = PROGRAMS) -> Manifest:
+def make_manifest(programs: tuple[Program, ...] = PROGRAMS, length: int = LENGTH) -> Manifest:
     """Return the manifest of the network above, its buffers planned."""
-    plan = plan_buffers(programs, BUFFERS)
-    spec = {b.name: TensorSpec(b.name, b.name, b.shape, b.dtype) for b in BUFFERS}
+    buffers = tuple(replace(buffer, shape=(length,)) for buffer in BUFFERS)
+    plan = plan_buffers(programs, buffers)
+    spec = {b.name: TensorSpec(b.name, b.name, b.shape, b.dtype) for b in buffers}
     return Manifest(
         tvm_version=tvm.__version__,
         model="hand-made",

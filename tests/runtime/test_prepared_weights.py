@@ -20,6 +20,7 @@ from tvm import te
 
 import hios_tvm
 from hios_tvm import runtime
+from hios_tvm.artifact.combine import combine
 from hios_tvm.artifact.write import pack, write
 from hios_tvm.backends.cpu.library import build_library
 from hios_tvm.errors import ArtifactError, MemoryLimitError
@@ -84,6 +85,24 @@ def test_memory_is_compared_before_it_is_taken(
         runtime.Session(artifact, devices=prepared.devices)
 
 
+def test_one_of_several_shapes_may_prepare_weights(
+    tmp_path: Path, preparing_library: bytes, two_devices: tuple[str, str]
+) -> None:
+    path = tmp_path / "several.hios"
+    libraries = dict.fromkeys(("cpu@0", "cpu@1"), preparing_library)
+    preparing = replace(make_manifest(), prepared=(PreparedWeight("w", "twice", "s"),))
+    half = LENGTH // 2
+    builds = [
+        pack(preparing, libraries, {}, sources={"s": SOURCE}),
+        pack(make_manifest(length=half), libraries, {"w": SOURCE[:half]}),
+    ]
+    write(combine(builds, None), path)
+    with runtime.load(path, devices=two_devices) as session:
+        assert len(session.shapes) == 2
+        outputs = session.run(np.zeros(LENGTH, np.float32))
+        np.testing.assert_array_equal(outputs["z"], 2 * SOURCE)
+
+
 def change_prepared(**fields: object) -> Callable[[Manifest], Manifest]:
     return lambda m: replace(m, prepared=(replace(m.prepared[0], **fields),))
 
@@ -104,7 +123,7 @@ def returned(manifest: Manifest) -> Manifest:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda m: replace(m, prepared=()), "no weight is prepared from 's'"),
+        (lambda m: replace(m, prepared=()), "'w' is no weight of that shape"),
         (lambda m: replace(m, prepared=2 * m.prepared), "'w' is named 2 times"),
         (change_prepared(source="t"), "'w' has no source 't'"),
         (change_prepared(name="v"), "'v' has no buffer"),
