@@ -14,7 +14,6 @@ cuDeviceGetCount(int* count)
 cuDeviceGetAttribute(int* pi, CUdevice_attribute attrib, CUdevice dev)
 cuDeviceCanAccessPeer(int* canAccessPeer, CUdevice dev, CUdevice peerDev)
 cuDevicePrimaryCtxRetain(CUcontext* pctx, CUdevice dev)
-cuDevicePrimaryCtxRelease_v2(CUdevice dev)
 cuCtxSetCurrent(CUcontext ctx)
 cuCtxEnablePeerAccess(CUcontext peerContext, unsigned int Flags)
 cuMemAlloc_v2(CUdeviceptr* dptr, size_t bytesize)
@@ -22,10 +21,13 @@ cuMemFree_v2(CUdeviceptr dptr)
 cuMemcpyHtoD_v2(CUdeviceptr dstDevice, const void* srcHost, size_t ByteCount)
 cuMemHostRegister_v2(void* p, size_t bytesize, unsigned int Flags)
 cuMemHostUnregister(void* p)
-cuModuleLoadData(CUmodule* module, const void* image)
-cuModuleUnload(CUmodule hmod)
-cuModuleGetFunction(CUfunction* hfunc, CUmodule hmod, const char* name)
-cuFuncSetAttribute(CUfunction hfunc, CUfunction_attribute attrib, int value)
+cuLibraryLoadData(CUlibrary* library, const void* code, CUjit_option* jitOptions, \
+void** jitOptionsValues, unsigned int numJitOptions, CUlibraryOption* libraryOptions, \
+void** libraryOptionValues, unsigned int numLibraryOptions)
+cuLibraryUnload(CUlibrary library)
+cuLibraryGetKernel(CUkernel* pKernel, CUlibrary library, const char* name)
+cuKernelSetAttribute(CUfunction_attribute attrib, int val, CUkernel kernel, CUdevice dev)
+cuKernelGetFunction(CUfunction* pFunc, CUkernel kernel)
 cuStreamCreate(CUstream* phStream, unsigned int Flags)
 cuStreamDestroy_v2(CUstream hStream)
 cuEventCreate(CUevent* phEvent, unsigned int Flags)
@@ -59,7 +61,7 @@ cuGreenCtxStreamCreate(CUstream* phStream, CUgreenCtx greenCtx, unsigned int fla
 
 _HANDLES = (
     "CUcontext CUdevResourceDesc CUevent CUfunction CUgraph CUgraphExec CUgreenCtx CUhostFn "
-    "CUmodule CUstream"
+    "CUkernel CUlibrary CUstream"
 )
 _ENUMERATIONS = (
     "CUdevResourceType CUdevice_attribute CUfunction_attribute CUresult CUstreamCaptureMode"

@@ -52,6 +52,8 @@ class FakeDriver:
         self.failures = dict(fail or {})
         self.unordered_waits = 0
         self.split: list[int] = []
+        self.splits_finely = True  # as newer drivers
+        self.contexts_made = 0
         self.streams_of_parts = 0
         self.hang: threading.Event | None = None  # the next kernels wait for it
         self._random = random.Random(seed)
@@ -59,11 +61,11 @@ class FakeDriver:
         self._queues: dict[int, deque[Operation]] = {}
         self._last: dict[int, Operation] = {}
         self._recorded: dict[int, Operation] = {}
-        self._modules: dict[int, EmulatedCode] = {}
+        self._libraries: dict[int, EmulatedCode] = {}
         self._graph: list[Operation] | None = None
         self._graphs: dict[int, list[Operation]] = {}
         self._capturing: set[int] = set()
-        self._functions: dict[int, tuple[EmulatedCode, str]] = {}
+        self._kernels: dict[int, tuple[EmulatedCode, str]] = {}
         self._current = threading.local()  # the context of each thread
         self._peers: set[tuple[int, int]] = set()
         self._condition = threading.Condition()
@@ -164,10 +166,8 @@ class FakeDriver:
         ctypes.c_int.from_address(result).value = 1
 
     def _cuDevicePrimaryCtxRetain(self, result: int, device: int) -> None:
+        self.contexts_made += 1
         self._handle(result, 1 + device)
-
-    def _cuDevicePrimaryCtxRelease(self, device: int) -> None:
-        pass
 
     def _cuCtxSetCurrent(self, context: int) -> None:
         self._current.context = context
@@ -195,22 +195,27 @@ class FakeDriver:
     def _cuMemHostUnregister(self, address: int) -> None:
         pass
 
-    def _cuModuleLoadData(self, result: int, image: int) -> None:
-        source = ctypes.string_at(image).decode()
-        self._modules[self._handle(result)] = EmulatedCode(source)
+    def _cuLibraryLoadData(self, result: int, code: int, *options: int | None) -> None:
+        assert options == (None, None, 0) * 2
+        source = ctypes.string_at(code).decode()
+        self._libraries[self._handle(result)] = EmulatedCode(source)
 
-    def _cuModuleUnload(self, module: int) -> None:
-        del self._modules[module]
+    def _cuLibraryUnload(self, library: int) -> None:
+        del self._libraries[library]
 
-    def _cuModuleGetFunction(self, result: int, module: int, name: bytes) -> int:
-        code = self._modules[module]
+    def _cuLibraryGetKernel(self, result: int, library: int, name: bytes) -> int:
+        code = self._libraries[library]
         if not hasattr(code.dll, f"launch_{name.decode()}"):
             return 500
-        self._functions[self._handle(result)] = (code, name.decode())
+        self._kernels[self._handle(result)] = (code, name.decode())
         return 0
 
-    def _cuFuncSetAttribute(self, function: int, attribute: int, value: int) -> None:
-        pass
+    def _cuKernelSetAttribute(self, attribute: int, value: int, kernel: int, device: int) -> None:
+        assert kernel in self._kernels and device < self.gpus
+
+    def _cuKernelGetFunction(self, result: int, kernel: int) -> None:
+        assert kernel in self._kernels and self._current.context
+        self._handle(result)
 
     def _cuStreamCreate(self, result: int, flags: int) -> None:
         with self._condition:
@@ -226,8 +231,11 @@ class FakeDriver:
     def _cuDevSmResourceSplitByCount(
         self, result: int, count: int, whole: int, rest: int | None, flags: int, least: int
     ) -> int:
-        """As the driver: sizes are multiples of 8, and there may be fewer groups than asked for."""
-        size = -(-least // 8) * 8
+        """As the driver: sizes are in steps, and there may be fewer groups than asked for."""
+        if flags and not self.splits_finely:
+            return 1
+        step = 2 if flags else 8
+        size = -(-least // step) * step
         total = ctypes.c_uint.from_address(whole + 96).value
         groups = min(ctypes.c_uint.from_address(count).value, total // size)
         for i in range(groups):
@@ -256,9 +264,9 @@ class FakeDriver:
     def _cuEventDestroy(self, event: int) -> None:
         self._recorded.pop(event, None)
 
-    def _cuLaunchKernel(self, function: int, *rest: int) -> None:
+    def _cuLaunchKernel(self, kernel: int, *rest: int) -> None:
         *sizes, shared_bytes, stream, params, _extra = rest
-        code, symbol = self._functions[function]
+        code, symbol = self._kernels[kernel]
         access = self.access.get(symbol, [])
         count = code.parameters[symbol]
         slots = (ctypes.c_void_p * count).from_address(params)

@@ -9,7 +9,7 @@ import pytest
 from driver_api import ARGUMENTS
 from fake_driver import FakeDriver
 
-from hios_tvm.errors import ArtifactError
+from hios_tvm.errors import ArtifactError, DeviceError
 from hios_tvm.runtime.devices.cuda.driver import (
     _FUNCTIONS,
     _PART_FUNCTIONS,
@@ -46,6 +46,11 @@ def test_only_a_refused_size_lets_a_split_try_the_next() -> None:
     driver = CudaDriver(fake)
     shares = split_gpu(driver, 0, 12)
     assert [share.multiprocessors for share in shares] == [8] * 12
+    assert [share.multiprocessors for share in split_gpu(driver, 0, 4)] == [26] * 4
+    fake.splits_finely = False
+    assert [share.multiprocessors for share in split_gpu(driver, 0, 4)] == [24] * 4
+    with pytest.raises(DeviceError, match=r"108 .* cannot be split into 14 parts: .*Split"):
+        split_gpu(driver, 0, 14)
     fake.failures["cuDevSmResourceSplitByCount"] = 1
     with pytest.raises(CudaError, match=r"\(719\)"):
         split_gpu(driver, 0, 12)
@@ -54,10 +59,37 @@ def test_only_a_refused_size_lets_a_split_try_the_next() -> None:
 def test_a_missing_kernel_is_told_from_other_failures() -> None:
     fake = FakeDriver(1)
     gpu = Gpu(CudaDriver(fake), 0, CODE)
-    assert gpu.function("present", 0)
+    assert gpu.kernel("present", 0)
     with pytest.raises(ArtifactError, match="has no kernel 'missing'"):
-        gpu.function("missing", 0)
-    fake.failures["cuModuleGetFunction"] = 1
+        gpu.kernel("missing", 0)
+    fake.failures["cuLibraryGetKernel"] = 1
     with pytest.raises(CudaError, match=r"\(719\)"):
-        gpu.function("missing", 0)
+        gpu.kernel("missing", 0)
     gpu.close()
+
+
+def test_code_that_is_refused_when_a_kernel_is_asked_for() -> None:
+    """The driver may load code when it is needed first."""
+    gpu = Gpu(CudaDriver(FakeDriver(1, fail={"cuKernelGetFunction": 1})), 0, CODE)
+    with pytest.raises(ArtifactError, match=r"its code does not run on cuda:0 \(sm_80\)"):
+        gpu.kernel("present", 0)
+    gpu.close()
+
+
+def test_a_process_makes_one_context_of_a_gpu() -> None:
+    fake = FakeDriver(2)
+    driver = CudaDriver(fake)
+    for index in (0, 1, 0):
+        Gpu(driver, index, CODE).close()
+    assert fake.contexts_made == 2
+
+
+def test_what_can_be_released_is() -> None:
+    """After a failed kernel the driver refuses every call."""
+    fake = FakeDriver(1, fail={"cuEventDestroy_v2": 1})
+    gpu = Gpu(CudaDriver(fake), 0, CODE)
+    gpu.allocate(8)
+    gpu.event()
+    with pytest.raises(CudaError, match="refused cuEventDestroy"):
+        gpu.close()
+    assert not fake.allocated

@@ -282,7 +282,7 @@ def test_memory_that_a_gpu_lacks_is_one_error(start: Start, tmp_path: Path) -> N
 
 
 def test_code_for_another_architecture_is_one_error(start: Start, tmp_path: Path) -> None:
-    start(cuModuleLoadData=1)
+    start(cuLibraryLoadData=1)
     path = compiled(tmp_path, ("cuda:0",))
     with pytest.raises(ArtifactError, match=r"does not run on cuda:0 \(sm_80\)"):
         runtime.load(path)

@@ -1,6 +1,7 @@
 """NVIDIA's driver library, which comes with the driver: no CUDA toolkit is needed."""
 
 import ctypes
+import os
 from enum import IntEnum
 from functools import cache
 from typing import Any
@@ -19,7 +20,6 @@ _FUNCTIONS: dict[str, tuple[Any, ...]] = {
     "cuDeviceGetAttribute": (POINTER, INT, INT),
     "cuDeviceCanAccessPeer": (POINTER, INT, INT),
     "cuDevicePrimaryCtxRetain": (POINTER, INT),
-    "cuDevicePrimaryCtxRelease_v2": (INT,),
     "cuCtxSetCurrent": (POINTER,),
     "cuCtxEnablePeerAccess": (POINTER, _UINT),
     "cuMemAlloc_v2": (POINTER, _SIZE),
@@ -27,10 +27,11 @@ _FUNCTIONS: dict[str, tuple[Any, ...]] = {
     "cuMemcpyHtoD_v2": (ADDRESS, POINTER, _SIZE),
     "cuMemHostRegister_v2": (POINTER, _SIZE, _UINT),
     "cuMemHostUnregister": (POINTER,),
-    "cuModuleLoadData": (POINTER, POINTER),
-    "cuModuleUnload": (POINTER,),
-    "cuModuleGetFunction": (POINTER, POINTER, _TEXT),
-    "cuFuncSetAttribute": (POINTER, INT, INT),
+    "cuLibraryLoadData": (POINTER, POINTER, *[POINTER, POINTER, _UINT] * 2),
+    "cuLibraryUnload": (POINTER,),
+    "cuLibraryGetKernel": (POINTER, POINTER, _TEXT),
+    "cuKernelSetAttribute": (INT, INT, POINTER, INT),
+    "cuKernelGetFunction": (POINTER, POINTER),
     "cuStreamCreate": (POINTER, _UINT),
     "cuStreamDestroy_v2": (POINTER,),
     "cuEventCreate": (POINTER, _UINT),
@@ -73,6 +74,10 @@ _ENQUEUED = (
 
 _MAJOR, _MINOR = 75, 76  # attributes of a device: its compute capability
 
+_QUEUES = "CUDA_DEVICE_MAX_CONNECTIONS"
+"""Of the environment: how many hardware queues streams are put into. By default 8, and streams
+that share a queue wait for each other."""
+
 
 class CudaResult(IntEnum):
     """Result codes (CUresult) that are not errors of the caller everywhere."""
@@ -97,6 +102,7 @@ class CudaDriver:
 
     def __init__(self, dll: Any) -> None:
         self._functions: dict[str, Any] = {}
+        self._contexts: dict[int, int] = {}
         for name, arguments in (_FUNCTIONS | _PART_FUNCTIONS).items():
             function = getattr(dll, name, None)
             if function is None:
@@ -129,6 +135,16 @@ class CudaDriver:
         self._functions["cuGetErrorString"](result, ctypes.byref(text))
         return f"{(text.value or b'unknown error').decode(errors='replace')} ({result})"
 
+    def context(self, index: int) -> int:
+        """Return the primary context of GPU `index`, which this process keeps from now on.
+
+        Making one takes some tenths of a second, and every session would otherwise make its own.
+        """
+        if index not in self._contexts:
+            device = self.get(INT, "cuDeviceGet", index)
+            self._contexts[index] = self.get(POINTER, "cuDevicePrimaryCtxRetain", device)
+        return self._contexts[index]
+
     def gpu_count(self) -> int:
         """Return how many GPUs this process may use."""
         return int(self.get(INT, "cuDeviceGetCount"))
@@ -146,6 +162,7 @@ class CudaDriver:
 @cache
 def load_driver() -> CudaDriver:
     """Return the driver of this machine; `DeviceError` where there is none."""
+    os.environ.setdefault(_QUEUES, "32")  # the driver reads it when it starts
     try:
         dll = ctypes.CDLL("libcuda.so.1")
     except OSError as error:

@@ -29,6 +29,7 @@ _NO_TIMING = 2  # an event that only orders
 _CAPTURE_RELAXED = 2  # other threads may use the driver meanwhile
 _LARGEST_STATIC_SHARED = 48 * 1024  # more must be asked for
 _NO_SUCH_SPLIT = (CudaResult.INVALID_VALUE, CudaResult.INVALID_RESOURCE_CONFIGURATION)
+_IGNORE_COSCHEDULING = 1  # smaller steps: 66 and 66 of 132 multiprocessors, not 64 and 64
 
 
 class _Resource(ctypes.Structure):
@@ -46,6 +47,7 @@ def split_gpu(driver: CudaDriver, index: int, parts: int) -> list[ctypes.Structu
     """Return disjoint shares of a GPU's multiprocessors, all of one size and from one split.
 
     Not every size is possible: it is the largest that is, and some multiprocessors may be left.
+    Clusters of blocks, which smaller steps rule out, are in no kernel of ours.
 
     Raises
     ------
@@ -55,20 +57,23 @@ def split_gpu(driver: CudaDriver, index: int, parts: int) -> list[ctypes.Structu
     whole = _Resource()
     driver.call("cuDeviceGetDevResource", index, ctypes.byref(whole), _MULTIPROCESSORS)
     shares = (_Resource * parts)()
+    refusal = ""
     for least in range(whole.multiprocessors // parts, 0, -1):
-        found = ctypes.c_uint(parts)
-        arguments = (shares, ctypes.byref(found), ctypes.byref(whole), None, 0, least)
-        try:
-            driver.call("cuDevSmResourceSplitByCount", *arguments)
-        except CudaError as error:
-            if error.result not in _NO_SUCH_SPLIT:
-                raise
-            continue
-        if found.value == parts:
-            return list(shares)
+        for flags in (_IGNORE_COSCHEDULING, 0):
+            found = ctypes.c_uint(parts)
+            arguments = (shares, ctypes.byref(found), ctypes.byref(whole), None, flags, least)
+            try:
+                driver.call("cuDevSmResourceSplitByCount", *arguments)
+            except CudaError as error:
+                if error.result not in _NO_SUCH_SPLIT:
+                    raise
+                refusal = f": {error}"
+                continue
+            if found.value == parts:
+                return list(shares)
     raise DeviceError(
         f"cuda:{index} has {whole.multiprocessors} multiprocessors, which cannot be split into "
-        f"{parts} parts"
+        f"{parts} parts{refusal}"
     )
 
 
@@ -99,26 +104,28 @@ class Gpu:
             raise DeviceError(f"there is no GPU cuda:{index}: this process may use {count}")
         self.driver = driver
         self.index = index
-        device = driver.get(INT, "cuDeviceGet", index)
-        self.context: int = driver.get(POINTER, "cuDevicePrimaryCtxRetain", device)
+        self._device: int = driver.get(INT, "cuDeviceGet", index)
+        self.context = driver.context(index)
         self._undo: list[tuple[str, int]] = []
         self._pinned: list[Arena] = []
         self.close = weakref.finalize(
-            self, _release, driver, self.context, device, self._undo, self._pinned
+            self, _release, driver, self.context, self._undo, self._pinned
         )
         self._part: int | None = None
         self._share = share
         if share is not None:
             words = driver.get(POINTER, "cuDevResourceGenerateDesc", ctypes.byref(share), 1)
-            self._part = self._new("cuGreenCtxDestroy", "cuGreenCtxCreate", words, device, 1)
+            made = (words, self._device, 1)
+            self._part = self._new("cuGreenCtxDestroy", "cuGreenCtxCreate", *made)
         self._kept = len(self._undo) + 1
         self.make_current()
+        options = (None, None, 0) * 2  # of the just-in-time compiler, and of the library
         try:
-            self._module = self._new("cuModuleUnload", "cuModuleLoadData", code)
+            # A kernel of a library runs in the context of its stream, which may be that of a part;
+            # a function of a module always runs in the one in which the module was loaded
+            self._library = self._new("cuLibraryUnload", "cuLibraryLoadData", code, *options)
         except DeviceError as error:
-            raise ArtifactError(
-                f"its code does not run on cuda:{index} ({driver.arch(index)}): {error}"
-            ) from error
+            raise self._foreign_code(error) from error
 
     def make_current(self) -> None:
         """Make this GPU's context current in the calling thread."""
@@ -180,20 +187,25 @@ class Gpu:
         finally:
             self.driver.call("cuGraphDestroy", graph)
 
-    def function(self, symbol: str, shared_bytes: int) -> int:
-        """Return a function of the code."""
+    def kernel(self, symbol: str, shared_bytes: int) -> int:
+        """Return a kernel of the code, which is loaded now: a capture or a run must not wait."""
         self.make_current()
         try:
-            function: int = self.driver.get(
-                POINTER, "cuModuleGetFunction", self._module, symbol.encode()
+            kernel: int = self.driver.get(
+                POINTER, "cuLibraryGetKernel", self._library, symbol.encode()
             )
         except CudaError as error:
             if error.result != CudaResult.NOT_FOUND:
                 raise
             raise ArtifactError(f"the code of a GPU has no kernel {symbol!r}") from error
         if shared_bytes > _LARGEST_STATIC_SHARED:
-            self.driver.call("cuFuncSetAttribute", function, _DYNAMIC_SHARED_BYTES, shared_bytes)
-        return function
+            asked = (_DYNAMIC_SHARED_BYTES, shared_bytes, kernel, self._device)
+            self.driver.call("cuKernelSetAttribute", *asked)
+        try:
+            self.driver.get(POINTER, "cuKernelGetFunction", kernel)
+        except CudaError as error:  # which the driver may find out now only
+            raise self._foreign_code(error) from error
+        return kernel
 
     def pin(self, memory: Arena) -> None:
         """Page-lock memory of the host, so that GPUs copy from and to it while kernels run."""
@@ -213,6 +225,10 @@ class Gpu:
         except CudaError as error:
             if error.result != CudaResult.PEER_ACCESS_ALREADY_ENABLED:
                 raise
+
+    def _foreign_code(self, error: DeviceError) -> ArtifactError:
+        place = f"cuda:{self.index} ({self.driver.arch(self.index)})"
+        return ArtifactError(f"its code does not run on {place}: {error}")
 
     def _new(self, undo: str, name: str, *arguments: Any, kind: type[Any] = POINTER) -> int:
         made: int = self.driver.get(kind, name, *arguments)
@@ -245,18 +261,27 @@ def open_gpus(driver: CudaDriver, places: Sequence[GpuPlace], codes: Sequence[by
 def _release(
     driver: CudaDriver,
     context: int,
-    device: int,
     undo: list[tuple[str, int]],
     pinned: list[Arena],
 ) -> None:
     """Release everything; pinned memory must live until then."""
     driver.call("cuCtxSetCurrent", context)
-    _undo(driver, undo)
-    driver.call("cuDevicePrimaryCtxRelease_v2", device)
-    pinned.clear()
+    try:
+        _undo(driver, undo)
+    finally:
+        pinned.clear()
 
 
 def _undo(driver: CudaDriver, undo: list[tuple[str, int]], keep: int = 0) -> None:
-    """Release what was made in reverse order, but for the first `keep`."""
+    """Release what was made in reverse order, but for the first `keep`.
+
+    All of it, even where the driver refuses some; the first refusal is raised at the end.
+    """
+    refusals = []
     while len(undo) > keep:
-        driver.call(*undo.pop())
+        try:
+            driver.call(*undo.pop())
+        except DeviceError as error:
+            refusals.append(error)
+    if refusals:
+        raise refusals[0]

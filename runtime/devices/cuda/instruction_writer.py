@@ -112,7 +112,7 @@ class InstructionWriter:
         params = (ctypes.c_void_p * len(addresses))(*addresses)
         self.held.append(params)
         return NativeLaunch(
-            self.task.gpu.function(launch.symbol, launch.shared_bytes),
+            self.task.gpu.kernel(launch.symbol, launch.shared_bytes),
             ctypes.addressof(params),
             (ctypes.c_uint32 * 3)(*launch.grid),
             (ctypes.c_uint32 * 3)(*launch.block),
