@@ -26,7 +26,6 @@ from tvm.script import tirx as T
 
 from hios_tvm.backends.cache import default_cache_dir, kernel_dir
 from hios_tvm.backends.cpu.codegen import compile_kernels
-from hios_tvm.backends.cpu.costs import kernel_call
 from hios_tvm.backends.cpu.library import link_library
 from hios_tvm.backends.cpu.targets import host_target, vector_lanes
 from hios_tvm.backends.network import lower_network
@@ -37,9 +36,9 @@ from hios_tvm.frontends.onnx import from_onnx
 from hios_tvm.passes.cpu_rules.loop_nest import allocate, emitted, parallel, serial
 from hios_tvm.passes.tir_trees import nodes_of
 from hios_tvm.runtime.devices import HOST
-from hios_tvm.runtime.devices.cpu.bench import KernelArg, KernelCall
 from hios_tvm.runtime.devices.cpu.cores import allowed_cores
 from hios_tvm.runtime.devices.cpu.kernels import measure_kernels
+from hios_tvm.runtime.devices.kernel_calls import KernelArg, KernelCall, kernel_call
 from hios_tvm.runtime.machine import describe_machine
 from hios_tvm.schema.kernel_shapes import (
     CONVOLUTION,

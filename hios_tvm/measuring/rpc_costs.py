@@ -22,12 +22,11 @@ from tvm.rpc.base import RPC_TRACKER_MAGIC
 from tvm.target import Target
 
 from hios_tvm.backends.cpu.codegen import compile_kernels
-from hios_tvm.backends.cpu.costs import kernel_call
 from hios_tvm.backends.cpu.library import link_library
 from hios_tvm.backends.cpu.platform import cpu_platform
 from hios_tvm.backends.interface import PhaseProgress
 from hios_tvm.errors import DeviceError, UsageError
-from hios_tvm.runtime.devices.cpu.bench import KernelCall
+from hios_tvm.runtime.devices.kernel_calls import KernelCall, kernel_call
 from hios_tvm.runtime.devices.samples import fit_link, measurement_of
 from hios_tvm.schema.costs import CostTable, Measurement
 from hios_tvm.schema.device_names import parse_cores

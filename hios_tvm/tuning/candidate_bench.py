@@ -23,9 +23,9 @@ from hios_tvm.errors import CompileError, HiosError
 from hios_tvm.measuring.latency import measure_in_turn
 from hios_tvm.passes.apply_traces import apply_trace
 from hios_tvm.passes.schedule_kernels import Packing
-from hios_tvm.runtime.devices.cpu.bench import KernelCall
 from hios_tvm.runtime.devices.cpu.core_tasks import CpuProgram, core_tasks
 from hios_tvm.runtime.devices.cpu.kernels import measure_kernels
+from hios_tvm.runtime.devices.kernel_calls import KernelCall
 from hios_tvm.runtime.executor import Executor
 from hios_tvm.runtime.memory import TensorTable, address_of, aligned_empty
 from hios_tvm.runtime.native import load_library

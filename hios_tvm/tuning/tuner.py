@@ -12,7 +12,6 @@ from tvm.ir import IRModule
 from hios_tvm.backends.cache import default_cache_dir
 from hios_tvm.backends.cpu.backend import packings_of
 from hios_tvm.backends.cpu.codegen import kernel_key
-from hios_tvm.backends.cpu.costs import kernel_call
 from hios_tvm.backends.cpu.tuned_kernels import subject_of
 from hios_tvm.backends.cpu.tuning_database import Subject, Trial, TunedKernel, TuningDatabase
 from hios_tvm.backends.interface import PhaseProgress
@@ -21,6 +20,7 @@ from hios_tvm.errors import UsageError
 from hios_tvm.measuring.network_costs import network_costs
 from hios_tvm.passes.schedule_kernels import has_root_block
 from hios_tvm.runtime.devices import HOST
+from hios_tvm.runtime.devices.kernel_calls import kernel_call
 from hios_tvm.runtime.machine import describe_machine
 from hios_tvm.schema.device_names import parse_cores
 from hios_tvm.tuning.candidate_bench import CandidateBench

@@ -16,14 +16,14 @@ from tvm.ir.transform import Pass
 from tvm.target import Target
 
 from hios_tvm.backends.cpu.codegen import compile_kernels
-from hios_tvm.backends.cpu.costs import kernel_call
 from hios_tvm.backends.cpu.library import link_library
 from hios_tvm.backends.interface import CostRequest, DeviceCode
 from hios_tvm.backends.network import Network
 from hios_tvm.errors import ArtifactError, DeviceError
-from hios_tvm.runtime.devices.cpu.bench import Bench, KernelArg, KernelCall
+from hios_tvm.runtime.devices.cpu.bench import Bench
 from hios_tvm.runtime.devices.cpu.core_tasks import CpuProgram, core_tasks
 from hios_tvm.runtime.devices.interface import DeviceKind, LoadedDevices, LoadRequest, Times
+from hios_tvm.runtime.devices.kernel_calls import KernelArg, KernelCall, kernel_call
 from hios_tvm.runtime.devices.samples import measurement_of
 from hios_tvm.runtime.memory import Arena
 from hios_tvm.runtime.native import Library, load_library

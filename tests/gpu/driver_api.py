@@ -18,6 +18,8 @@ cuCtxSetCurrent(CUcontext ctx)
 cuCtxEnablePeerAccess(CUcontext peerContext, unsigned int Flags)
 cuMemAlloc_v2(CUdeviceptr* dptr, size_t bytesize)
 cuMemFree_v2(CUdeviceptr dptr)
+cuOccupancyMaxActiveBlocksPerMultiprocessor(int* numBlocks, CUfunction func, int blockSize, \
+size_t dynamicSMemSize)
 cuMemcpyHtoD_v2(CUdeviceptr dstDevice, const void* srcHost, size_t ByteCount)
 cuMemHostRegister_v2(void* p, size_t bytesize, unsigned int Flags)
 cuMemHostUnregister(void* p)

@@ -160,7 +160,7 @@ class FakeDriver:
         ctypes.c_int.from_address(result).value = self.gpus
 
     def _cuDeviceGetAttribute(self, result: int, attribute: int, device: int) -> None:
-        ctypes.c_int.from_address(result).value = {75: 8, 76: 0, 16: 108, 39: 2048}[attribute]
+        ctypes.c_int.from_address(result).value = {75: 8, 76: 0, 16: 108}[attribute]
 
     def _cuDeviceCanAccessPeer(self, result: int, device: int, other: int) -> None:
         ctypes.c_int.from_address(result).value = 1
@@ -185,6 +185,12 @@ class FakeDriver:
 
     def _cuMemFree(self, address: int) -> None:
         del self.allocated[address]
+
+    def _cuOccupancyMaxActiveBlocksPerMultiprocessor(
+        self, result: int, kernel: int, threads: int, shared_bytes: int
+    ) -> None:
+        assert kernel in self._kernels
+        ctypes.c_int.from_address(result).value = 2048 // threads
 
     def _cuMemcpyHtoD(self, destination: int, source: int, nbytes: int) -> None:
         ctypes.memmove(destination, source, nbytes)

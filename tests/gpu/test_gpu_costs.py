@@ -16,7 +16,14 @@ from hios_tvm.errors import CostError, UsageError
 from hios_tvm.frontends.onnx import from_onnx
 from hios_tvm.measuring.artifact_costs import measure_artifact, write_costs
 from hios_tvm.measuring.kernel_export import export_kernels
+from hios_tvm.runtime.devices.cuda.driver import CudaDriver
+from hios_tvm.runtime.devices.cuda.gpu import open_gpus
+from hios_tvm.runtime.devices.cuda.kernels import GpuBench
+from hios_tvm.runtime.devices.kernel_calls import kernel_calls
+from hios_tvm.runtime.native import load_library
+from hios_tvm.runtime.read_artifact import open_artifact
 from hios_tvm.schema.costs import CostTable
+from hios_tvm.schema.device_names import GpuPlace
 
 Start = Callable[..., FakeDriver]
 GPUS = ("cuda:0", "cuda:1")
@@ -62,6 +69,36 @@ def test_profile_measures_where_there_is_no_compiler(start: Start, tmp_path: Pat
     assert not [note for note in result.notes if "estimate" in note]
     with pytest.raises(UsageError, match="one kind of device"):
         measure_artifact(kernels, ("cpu@0", "cuda:0"))
+
+
+def test_kernels_are_measured_behind_a_long_copy_with_other_weights_each(
+    start: Start, tmp_path: Path
+) -> None:
+    """The host's calls take no time of theirs, and no weight is in the cache from the last call."""
+    fake = start(gpus=1)
+    kernels = tmp_path / "kernels.hios"
+    export_kernels(from_onnx(MODEL), kernels, target="sm_80")
+    artifact = open_artifact(kernels)
+    calls = [call for _, call in kernel_calls(artifact.manifest).values()]
+    product = next(c for c in calls if sum(arg.role == "weight" for arg in c.args) == 1)
+    (launch,) = artifact.manifest.gpu_kernels[product.kernel].launches
+    by_number = dict(enumerate(product.args))
+    fake.access[launch.symbol] = [
+        (by_number[number].nbytes, by_number[number].role == "output") for number in launch.args
+    ]
+    (spec,) = artifact.manifest.devices
+    code, library = (artifact.libraries[name or ""] for name in (spec.device_code, spec.library))
+    (gpu,) = open_gpus(CudaDriver(fake), [GpuPlace(0)], [code])
+    bench = GpuBench(gpu, artifact.manifest.gpu_kernels, load_library(library))
+    assert bench.kernel(product).ms >= 0
+    assert 0 < bench.utilization(product.kernel) <= 1
+    gpu.close()
+    run = [step for step in fake.log if step.kind != "wait"][:5]
+    assert [step.kind for step in run[:2]] == ["copy", "record"]
+    assert [step.kind for step in run[2:4]] == [launch.symbol] * 2
+    (weight,) = (arg for arg in product.args if arg.role == "weight")
+    (moved,) = set(run[2].reads) - set(run[3].reads)
+    assert moved[1] - moved[0] == weight.nbytes
 
 
 def test_parts_have_costs_of_their_own(start: Start, tmp_path: Path) -> None:

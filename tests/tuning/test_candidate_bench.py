@@ -14,7 +14,7 @@ from tvm.script import tirx as T
 from hios_tvm.backends.cpu.codegen import compile_kernels
 from hios_tvm.backends.cpu.library import link_library
 from hios_tvm.backends.cpu.targets import host_target
-from hios_tvm.runtime.devices.cpu.bench import KernelArg, KernelCall
+from hios_tvm.runtime.devices.kernel_calls import KernelArg, KernelCall
 from hios_tvm.schema.device_names import parse_cores
 from hios_tvm.tuning.candidate_bench import CandidateBench
 

@@ -3,7 +3,6 @@
 import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 from tvm.ir import IRModule
 from tvm.target import Target
@@ -14,9 +13,10 @@ from hios_tvm.backends.cpu.features import cpu_features
 from hios_tvm.backends.cpu.library import link_library
 from hios_tvm.backends.interface import PhaseProgress
 from hios_tvm.errors import CostError
-from hios_tvm.runtime.devices.cpu.bench import ColdMemory, KernelArg, KernelCall
+from hios_tvm.runtime.devices.cpu.bench import ColdMemory
 from hios_tvm.runtime.devices.cpu.cores import available_features
 from hios_tvm.runtime.devices.cpu.kernels import COLD_BYTES, measure_joint, measure_kernels
+from hios_tvm.runtime.devices.kernel_calls import KernelCall, kernel_call
 from hios_tvm.runtime.machine import device_fingerprint
 from hios_tvm.schema.costs import CostTable, Measurement, StageKey
 from hios_tvm.schema.device_names import parse_cores
@@ -61,19 +61,6 @@ def collect_costs(
         platform=platform,
         measure_stage=laboratory.stage,
     )
-
-
-def kernel_call(graph: OperatorGraph, operator: str) -> KernelCall:
-    """Return the call of `operator` as it is measured."""
-    op = graph.operator[operator]
-    constants = set(graph.constants)
-
-    def arg(name: str, role: Literal["input", "weight", "output"]) -> KernelArg:
-        tensor = graph.tensor[name]
-        return KernelArg(tensor.shape, tensor.dtype, role)
-
-    reads = [arg(name, "weight" if name in constants else "input") for name in op.inputs]
-    return KernelCall(op.kernel, (*reads, *(arg(name, "output") for name in op.outputs)))
 
 
 @dataclass

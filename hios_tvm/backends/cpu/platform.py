@@ -16,9 +16,9 @@ from hios_tvm.backends.cpu.library import link_library
 from hios_tvm.backends.interface import PhaseProgress
 from hios_tvm.passes.canonicalize_operators import CanonicalizeOperators
 from hios_tvm.passes.extract_operator_graph import extract_operator_graph
-from hios_tvm.runtime.devices.cpu.bench import KernelArg, KernelCall
 from hios_tvm.runtime.devices.cpu.cores import require_cores
 from hios_tvm.runtime.devices.cpu.measure import Together, cpu_platform_of, measure_together
+from hios_tvm.runtime.devices.kernel_calls import KernelArg, KernelCall
 from hios_tvm.runtime.machine import device_fingerprint
 from hios_tvm.schema.costs import Measurement
 from hios_tvm.schema.platform import Link, Platform

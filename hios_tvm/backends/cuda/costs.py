@@ -21,6 +21,7 @@ from hios_tvm.errors import DeviceError
 from hios_tvm.runtime.devices.cuda.driver import CudaDriver, load_driver
 from hios_tvm.runtime.devices.cuda.gpu import open_gpus
 from hios_tvm.runtime.devices.cuda.kernels import GpuBench, measure_copies, measure_operators
+from hios_tvm.runtime.devices.kernel_calls import KernelCall, kernel_call
 from hios_tvm.runtime.devices.samples import fit_link
 from hios_tvm.runtime.native import load_library
 from hios_tvm.schema.costs import CostTable, Measurement, StageKey
@@ -94,20 +95,18 @@ class _Laboratory:
     driver: CudaDriver
     parts: int
     request: CostRequest
-    _kept: dict[StageKey, Measurement] = field(default_factory=dict)
+    _kept: dict[tuple[tuple[KernelCall, ...], ...], Measurement] = field(default_factory=dict)
 
     def operators(self) -> tuple[dict[str, Measurement], dict[str, float]]:
         """Time and utilization of each operator alone."""
-        kernel_of = {op.name: op.kernel for op in self.network.graph.operators}
-        return measure_operators(
-            self._benches[0], kernel_of, partial(self.request.progress, "measure")
-        )
+        calls = {name: kernel_call(self.form.graph, name) for name in self.form.graph.operator}
+        return measure_operators(self._benches[0], calls, partial(self.request.progress, "measure"))
 
     def stage(self, groups: StageKey) -> Measurement:
         """Time of stream groups that run together; equal kernels in equal groups once."""
-        kernel_of = self.network.graph.operator
-        kernels = [tuple(kernel_of[name].kernel for name in group) for group in groups]
-        key = tuple(sorted(kernels))
+        graph = self.form.graph
+        calls = [tuple(kernel_call(graph, name) for name in group) for group in groups]
+        key = tuple(sorted(calls, key=lambda group: [call.kernel for call in group]))
         if key not in self._kept:
             self._kept[key] = self._benches[0].joint(key)
         return self._kept[key]

@@ -2,40 +2,18 @@
 
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from hios_tvm.runtime.devices.cpu.core_tasks import CpuProgram, core_tasks, program_times
+from hios_tvm.runtime.devices.kernel_calls import KernelArg, KernelCall
 from hios_tvm.runtime.executor import Executor
 from hios_tvm.runtime.memory import Arena, TensorTable, align_up
-from hios_tvm.schema.dtypes import tensor_bytes
 from hios_tvm.schema.program import Call, Instruction, Signal, Wait
 
 Cores = tuple[int, ...]
 Times = list[np.ndarray[Any, np.dtype[np.int64]]]
-
-
-@dataclass(frozen=True)
-class KernelArg:
-    """An argument of a kernel; those with the role ``weight`` are read from memory, not caches."""
-
-    shape: tuple[int, ...]
-    dtype: str
-    role: Literal["input", "weight", "output"] = "input"
-
-    @property
-    def nbytes(self) -> int:
-        return tensor_bytes(self.shape, self.dtype)
-
-
-@dataclass(frozen=True)
-class KernelCall:
-    """A kernel and its arguments, inputs first; equal ones need to be measured only once."""
-
-    kernel: str
-    args: tuple[KernelArg, ...]
 
 
 class Numbers:

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from hios_tvm.runtime.devices.cpu.bench import Bench, Cores, KernelArg
+from hios_tvm.runtime.devices.cpu.bench import Bench, Cores
 from hios_tvm.runtime.devices.cpu.core_tasks import CpuProgram
+from hios_tvm.runtime.devices.kernel_calls import KernelArg
 from hios_tvm.runtime.devices.samples import measurement_of
 from hios_tvm.runtime.native import load_library
 from hios_tvm.schema.costs import Measurement

@@ -9,15 +9,10 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from hios_tvm.runtime.devices.cpu.bench import (
-    Bench,
-    ColdMemory,
-    Cores,
-    KernelCall,
-    barrier,
-)
+from hios_tvm.runtime.devices.cpu.bench import Bench, ColdMemory, Cores, barrier
 from hios_tvm.runtime.devices.cpu.core_tasks import CpuProgram
 from hios_tvm.runtime.devices.cpu.cores import share_cores
+from hios_tvm.runtime.devices.kernel_calls import KernelCall
 from hios_tvm.runtime.devices.samples import measurement_of
 from hios_tvm.runtime.native import Library, load_library
 from hios_tvm.schema.costs import Measurement

@@ -6,13 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import permutations, product
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-from hios_tvm.errors import ArtifactError
-from hios_tvm.runtime.devices.cpu.bench import KernelArg, KernelCall
 from hios_tvm.runtime.devices.cpu.copies import measure_references, measure_transfers
 from hios_tvm.runtime.devices.cpu.cores import numa_nodes, require_cores
 from hios_tvm.runtime.devices.cpu.kernels import measure_independence, measure_kernels
+from hios_tvm.runtime.devices.kernel_calls import KernelCall, kernel_calls
 from hios_tvm.runtime.devices.samples import fit_link
 from hios_tvm.schema.costs import CostTable, Measurement
 from hios_tvm.schema.device_names import cpu_model_name, outermost, parse_cores
@@ -28,12 +27,13 @@ Progress = Callable[[int, int], None]
 def measure_on_cpus(artifact: Artifact, names: Sequence[str], progress: Progress) -> CostTable:
     """Measure the kernels of an artifact on CPU devices, and these as a platform."""
     cores = {name: require_cores(name) for name in names}
-    calls = _kernel_calls(artifact)
+    manifest = artifact.manifest
+    calls = kernel_calls(manifest)
     models = {cpu_model_name(name): cores[name] for name in reversed(names)}
     times: dict[str, dict[str, Measurement]] = {model: {} for model in models}
     of_library: dict[str, list[str]] = {}
-    for name, (entry, _) in calls.items():
-        of_library.setdefault(entry, []).append(name)
+    for name, (device, _) in calls.items():
+        of_library.setdefault(manifest.device[device].library or "", []).append(name)
     for entry, some in of_library.items():
         report = partial(_report, progress, sum(map(len, times.values())), len(calls) * len(models))
         places = list(product(some, models))  # an operator on all models, and then the next
@@ -42,41 +42,12 @@ def measure_on_cpus(artifact: Artifact, names: Sequence[str], progress: Progress
         for (name, model), measurement in zip(places, measured, strict=True):
             times[model][name] = measurement
     longest = max(calls, key=lambda name: next(iter(times.values()))[name].ms)
-    entry, call = calls[longest]
+    device, call = calls[longest]
     platform = cpu_platform_of(names)
     if len(names) > 1:
-        library = artifact.libraries[entry]
+        library = artifact.libraries[manifest.device[device].library or ""]
         platform = measure_together(library, call, platform.devices).on(platform)
     return CostTable(times, platform=platform)
-
-
-def _kernel_calls(artifact: Artifact) -> dict[str, tuple[str, KernelCall]]:
-    """Return for each operator the entry of its library, and its kernel's call.
-
-    Raises
-    ------
-    ArtifactError
-        If it has none.
-    """
-    manifest = artifact.manifest
-    weights = {buffer.name for buffer in manifest.buffers if buffer.space == "param"}
-    if manifest.graph is not None:
-        weights.update(manifest.graph.constants)  # inputs of an artifact of kernels alone
-
-    def arg(name: str, is_output: bool) -> KernelArg:
-        buffer = manifest.buffer[name]
-        role: Literal["input", "weight", "output"] = "weight" if name in weights else "input"
-        return KernelArg(buffer.shape, buffer.dtype, "output" if is_output else role)
-
-    calls = {}
-    for device, step in manifest.calls():
-        first = len(step.args) - step.outputs
-        args = tuple(arg(name, i >= first) for i, name in enumerate(step.args))
-        entry = manifest.device[device].library or ""
-        calls[step.operator] = (entry, KernelCall(step.kernel, args))
-    if not calls:
-        raise ArtifactError("the artifact has no operators: there is nothing to measure")
-    return calls
 
 
 def _report(progress: Progress, before: int, total: int, done: int, _: int) -> None:

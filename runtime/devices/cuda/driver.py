@@ -24,6 +24,7 @@ _FUNCTIONS: dict[str, tuple[Any, ...]] = {
     "cuCtxEnablePeerAccess": (POINTER, _UINT),
     "cuMemAlloc_v2": (POINTER, _SIZE),
     "cuMemFree_v2": (ADDRESS,),
+    "cuOccupancyMaxActiveBlocksPerMultiprocessor": (POINTER, POINTER, INT, _SIZE),
     "cuMemcpyHtoD_v2": (ADDRESS, POINTER, _SIZE),
     "cuMemHostRegister_v2": (POINTER, _SIZE, _UINT),
     "cuMemHostUnregister": (POINTER,),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import weakref
 from collections.abc import Callable, Sequence
 from itertools import permutations
@@ -19,8 +20,9 @@ from hios_tvm.runtime.devices.cuda.driver import (
 )
 from hios_tvm.runtime.memory import Arena
 from hios_tvm.schema.device_names import GpuPlace
+from hios_tvm.schema.launches import Launch
 
-_UNITS, _THREADS_PER_UNIT = 16, 39  # and its multiprocessors
+_MULTIPROCESSOR_COUNT = 16  # attribute of a device
 _MULTIPROCESSORS = 1  # a kind of resource
 _DYNAMIC_SHARED_BYTES = 8  # attribute of a function
 _PORTABLE = 1  # pinned for all contexts
@@ -141,13 +143,21 @@ class Gpu:
         self.make_current()
         _undo(self.driver, self._undo, keep=self._kept)
 
-    def threads(self) -> int:
-        """Return how many threads can be resident on its multiprocessors."""
-        per_unit, units = (
-            self.driver.get(INT, "cuDeviceGetAttribute", attribute, self.index)
-            for attribute in (_THREADS_PER_UNIT, _UNITS)
+    def resident_blocks(self, launch: Launch) -> int:
+        """Return how many blocks of a launch can be resident on its multiprocessors."""
+        kernel = self.kernel(launch.symbol, launch.shared_bytes)
+        block = (kernel, math.prod(launch.block), launch.shared_bytes)
+        each = self.driver.get(INT, "cuOccupancyMaxActiveBlocksPerMultiprocessor", *block)
+        return int(each) * self.multiprocessors
+
+    @property
+    def multiprocessors(self) -> int:
+        """How many it has, of a part those of the part."""
+        if self._share is not None:
+            return int(self._share.multiprocessors)
+        return int(
+            self.driver.get(INT, "cuDeviceGetAttribute", _MULTIPROCESSOR_COUNT, self._device)
         )
-        return int(per_unit * (units if self._share is None else self._share.multiprocessors))
 
     def upload(self, address: int, source: int, nbytes: int) -> None:
         """Copy bytes of the host to `address`, now."""

@@ -1,11 +1,16 @@
 """Times on GPUs, by the GPU's own clock: kernels, stream groups, copies between GPUs.
 
-As on CPUs, everything is run by the executor, so that what the host takes to feed a stream counts
-where a run would wait for it.
+The executor runs everything. A long copy comes first, while the host puts all that is measured
+into streams, so that kernels do not wait for the host: a CUDA graph does not either. The weights
+of a network are larger than a GPU's cache, so each call reads others.
 """
 
+from __future__ import annotations
+
+import math
+import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -14,6 +19,7 @@ from hios_tvm.runtime.devices.cuda.feed_streams import GpuTask
 from hios_tvm.runtime.devices.cuda.gpu import Gpu
 from hios_tvm.runtime.devices.cuda.issue_order import issue_order
 from hios_tvm.runtime.devices.cuda.trace import Mark
+from hios_tvm.runtime.devices.kernel_calls import KernelArg, KernelCall
 from hios_tvm.runtime.devices.samples import measurement_of
 from hios_tvm.runtime.executor import Executor
 from hios_tvm.runtime.memory import TensorTable
@@ -27,6 +33,11 @@ _ROUNDS = 10
 _CALLS = 20  # of one kernel between two marks
 _COPIES = 5
 _TRANSFER_BYTES = tuple(1 << k for k in range(10, 27, 2))
+_FLOATS = ("float16", "float32", "float64")
+_DRAWN = 1 << 16  # floats that are drawn, and repeated
+_COLD_BYTES = 1 << 29  # of copies of a weight
+_RUNWAY_BYTES = 256 << 20  # a copy of so many takes 100 us on the fastest memories
+_WARM_UP_S = 0.2  # until clocks have risen
 
 
 @dataclass(frozen=True)
@@ -46,55 +57,104 @@ class GpuBench:
     kernels: Mapping[str, GpuKernel]
     library: Library
 
-    def kernel(self, name: str) -> Measurement:
+    def warm_up(self, call: KernelCall) -> None:
+        """Run a kernel for a while: a GPU without work lowers its clocks."""
+        end = time.monotonic() + _WARM_UP_S
+        self.kernel(call)
+        while time.monotonic() < end:
+            self.kernel(call)
+
+    def kernel(self, call: KernelCall) -> Measurement:
         """Time one kernel, many in a row: what they take when the stream never runs dry."""
-        buffers: dict[str, int] = {}
-        call = self._call(name, buffers)
-        steps = [Mark(0), *[call] * _CALLS, Mark(1)]
+        buffers = _Buffers()
+        steps = [buffers.runway(), Mark(0), *self._calls(call, buffers, _CALLS), Mark(1)]
         times = self._run([_program(_FIRST, 0, steps)], buffers)
         return measurement_of(ms * 1e6 / _CALLS for ms in times)
 
-    def joint(self, groups: Sequence[Sequence[str]]) -> Measurement:
+    def joint(self, groups: Sequence[Sequence[KernelCall]]) -> Measurement:
         """Time stream groups at once: from where stream 0 hands over until all have ended."""
-        buffers: dict[str, int] = {}
+        buffers = _Buffers()
         ends = range(1, 1 + len(groups))
-        main = [Mark(0), Signal(0), *(Wait(end) for end in ends), Mark(1)]
+        main = [buffers.runway(), Mark(0), Signal(0), *(Wait(end) for end in ends), Mark(1)]
         programs = [_program(_FIRST, 0, main)]
         for end, group in zip(ends, groups, strict=True):
-            calls = [self._call(name, buffers) for name in group]
+            calls = [step for call in group for step in self._calls(call, buffers)]
             programs.append(_program(_FIRST, end, [Wait(0), *calls, Signal(end)]))
         return measurement_of(ms * 1e6 for ms in self._run(programs, buffers))
 
     def utilization(self, name: str) -> float:
-        """Return the share of the GPU's threads that the kernel's largest launch can occupy."""
+        """Return the share of the GPU's room for blocks that the kernel's fullest launch takes."""
         launches = self.kernels[name].launches
-        threads = max(int(np.prod(launch.grid)) * int(np.prod(launch.block)) for launch in launches)
-        return min(1.0, threads / self.gpu.threads())
+        shares = (math.prod(step.grid) / self.gpu.resident_blocks(step) for step in launches)
+        return min(1.0, max(shares))
 
-    def _call(self, name: str, buffers: dict[str, int]) -> Call:
-        """Return a call of kernel `name` on buffers of its own."""
-        kernel = self.kernels[name]
-        args = []
-        for nbytes in (*kernel.nbytes, *kernel.scratch):
-            args.append(f"t{len(buffers)}")
-            buffers[args[-1]] = nbytes
-        return Call(name, name, tuple(args))
+    def _calls(self, call: KernelCall, buffers: _Buffers, count: int = 1) -> list[Call]:
+        """Return `count` calls of a kernel on the same tensors, but for weights."""
+        kernel = self.kernels[call.kernel]
+        scratch = (*kernel.nbytes, *kernel.scratch)[len(call.args) :]
+        args = (*call.args, *(KernelArg((nbytes,), "uint8") for nbytes in scratch))
+        names = [buffers.new(arg, count if arg.role == "weight" else 1) for arg in args]
+        return [
+            Call(call.kernel, call.kernel, tuple(some[i % len(some)] for some in names))
+            for i in range(count)
+        ]
 
-    def _run(self, programs: Sequence[Program], buffers: Mapping[str, int]) -> list[float]:
-        placed = {name: (_FIRST, nbytes) for name, nbytes in buffers.items()}
-        return _marked_ms({_FIRST: self}, programs, placed)
+    def _run(self, programs: Sequence[Program], buffers: _Buffers) -> list[float]:
+        return _marked_ms({_FIRST: self}, programs, buffers.placed)
+
+
+@dataclass(frozen=True)
+class _Buffer:
+    """Bytes of a device's memory; numbers of the type are in it where it is one of floats."""
+
+    device: str
+    nbytes: int
+    dtype: str = "uint8"
+
+    def content(self) -> np.ndarray[Any, Any]:
+        """Return small random floats, or zeros: no kernel reads an index beyond its tensor."""
+        if self.dtype not in _FLOATS:
+            return np.zeros(self.nbytes, np.uint8)
+        block = np.random.default_rng(0).uniform(0.01, 0.1, _DRAWN).astype(self.dtype)
+        return np.resize(block.view(np.uint8), self.nbytes)
+
+
+@dataclass(frozen=True)
+class _Buffers:
+    """The buffers of a measurement on one GPU, by name."""
+
+    placed: dict[str, _Buffer] = field(default_factory=dict)
+
+    def new(self, arg: KernelArg, copies: int) -> list[str]:
+        """Return the names of so many new buffers for an argument, or fewer large ones."""
+        return [
+            self._add(_Buffer(_FIRST, arg.nbytes, arg.dtype))
+            for _ in range(max(1, min(copies, _COLD_BYTES // max(1, arg.nbytes))))
+        ]
+
+    def runway(self) -> Copy:
+        """Return a long copy, after which the GPU's cache has nothing of the other buffers."""
+        names = (self._add(_Buffer(_FIRST, _RUNWAY_BYTES)) for _ in range(2))
+        return Copy(*names)
+
+    def _add(self, buffer: _Buffer) -> str:
+        name = f"t{len(self.placed)}"
+        self.placed[name] = buffer
+        return name
 
 
 def measure_operators(
-    bench: GpuBench, kernel_of: Mapping[str, str], progress: Callable[[int, int], None]
+    bench: GpuBench, calls: Mapping[str, KernelCall], progress: Callable[[int, int], None]
 ) -> tuple[dict[str, Measurement], dict[str, float]]:
-    """Return the time and utilization of each operator; each kernel is timed once."""
-    times: dict[str, Measurement] = {}
-    for kernel in dict.fromkeys(kernel_of.values()):
-        times[kernel] = bench.kernel(kernel)
-        progress(len(times), len(set(kernel_of.values())))
-    latency = {operator: times[kernel] for operator, kernel in kernel_of.items()}
-    return latency, {operator: bench.utilization(kernel) for operator, kernel in kernel_of.items()}
+    """Return the time and utilization of each operator; equal calls are timed once."""
+    times: dict[KernelCall, Measurement] = {}
+    different = dict.fromkeys(calls.values())
+    bench.warm_up(next(iter(different)))
+    for call in different:
+        times[call] = bench.kernel(call)
+        progress(len(times), len(different))
+    latency = {operator: times[call] for operator, call in calls.items()}
+    return latency, {name: bench.utilization(call.kernel) for name, call in calls.items()}
 
 
 def measure_copies(
@@ -107,7 +167,7 @@ def measure_copies(
     for size in sizes or _TRANSFER_BYTES:
         copies = [Copy("from", "to")] * _COPIES
         program = _program(_SECOND, COPY_STREAM, [Mark(0), *copies, Mark(1)])
-        placed = {"from": (_FIRST, size), "to": (_SECOND, size)}
+        placed = {"from": _Buffer(_FIRST, size), "to": _Buffer(_SECOND, size)}
         gpus = {_FIRST: source, _SECOND: destination}
         samples = _marked_ms(gpus, [program], placed)
         times[size] = measurement_of(ms * 1e6 / _COPIES for ms in samples)
@@ -121,18 +181,15 @@ def _program(device: str, stream: int, steps: Sequence[Any]) -> Program:
 def _marked_ms(
     benches: Mapping[str, GpuBench],
     programs: Sequence[Program],
-    placed: Mapping[str, tuple[str, int]],
+    placed: Mapping[str, _Buffer],
 ) -> list[float]:
-    """Run the programs, and return the time between marks 0 and 1, without that of a first run.
-
-    `placed` are the device and the bytes of each buffer.
-    """
-    tensors = TensorTable({name: ((nbytes,), "uint8") for name, (_, nbytes) in placed.items()})
-    for name, (device, nbytes) in placed.items():
-        gpu = benches[device].gpu
-        address = gpu.allocate(nbytes)
-        zeros = np.zeros(nbytes, np.uint8)  # no kernel reads an index beyond its tensor
-        gpu.upload(address, zeros.ctypes.data, nbytes)
+    """Run the programs, and return the time between marks 0 and 1, without that of a first run."""
+    tensors = TensorTable({name: ((each.nbytes,), "uint8") for name, each in placed.items()})
+    for name, buffer in placed.items():
+        gpu = benches[buffer.device].gpu
+        address = gpu.allocate(buffer.nbytes)
+        content = buffer.content()
+        gpu.upload(address, content.ctypes.data, buffer.nbytes)
         tensors.place(name, address)
     device = programs[0].device
     bench = benches[device]
@@ -152,7 +209,7 @@ def _marked_ms(
         order=issue_order(programs),
         events=events,
         kernels=bench.kernels,
-        buffer_device={name: owner for name, (owner, _) in placed.items()},
+        buffer_device={name: buffer.device for name, buffer in placed.items()},
         library=bench.library,
         marks=marks,
     )

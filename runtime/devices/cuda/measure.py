@@ -9,6 +9,7 @@ from hios_tvm.errors import UsageError
 from hios_tvm.runtime.devices.cuda.driver import load_driver
 from hios_tvm.runtime.devices.cuda.gpu import open_gpus
 from hios_tvm.runtime.devices.cuda.kernels import GpuBench, measure_copies, measure_operators
+from hios_tvm.runtime.devices.kernel_calls import kernel_calls
 from hios_tvm.runtime.devices.samples import fit_link
 from hios_tvm.runtime.native import load_library
 from hios_tvm.schema.costs import CostTable
@@ -30,10 +31,10 @@ def measure_on_gpus(artifact: Artifact, names: Sequence[str], progress: Progress
     places = [gpu_place(name) for name in names]
     if len({place.parts for place in places}) > 1:
         raise UsageError("whole GPUs and parts of them are measured one after the other")
-    kernel_of = {
-        step.operator: step.kernel
-        for _, step in manifest.calls()
-        if step.kernel in manifest.gpu_kernels
+    calls = {
+        operator: call
+        for operator, (_, call) in kernel_calls(manifest).items()
+        if call.kernel in manifest.gpu_kernels
     }
     driver = load_driver()
     library = load_library(artifact.libraries[spec.library or ""])
@@ -41,7 +42,7 @@ def measure_on_gpus(artifact: Artifact, names: Sequence[str], progress: Progress
     gpus = open_gpus(driver, places, [code] * len(places))
     try:
         benches = [GpuBench(gpu, manifest.gpu_kernels, library) for gpu in gpus]
-        latency, utilization = measure_operators(benches[0], kernel_of, progress)
+        latency, utilization = measure_operators(benches[0], calls, progress)
         link = UNLIMITED if len(gpus) == 1 else fit_link(measure_copies(benches[0], benches[1]))
     finally:
         for gpu in gpus:
