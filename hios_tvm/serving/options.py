@@ -34,6 +34,9 @@ class ServerOptions:
     )
     max_wait: float = _option(0.0, "Milliseconds that a request waits for others to join it.")
     max_request: str = _option("64MiB", "Largest request; larger ones are refused.")
+    max_receive: float = _option(
+        60.0, "Seconds that a request over REST may take to arrive, and its answer to be read."
+    )
     grace: float = _option(30.0, "Seconds that accepted requests may take after SIGTERM.")
     log_format: str = _option("text", "text, or json: one object a line.")
     log_level: str = _option("info", "debug, info, warning or error.")
@@ -46,9 +49,11 @@ class ServerOptions:
             raise UsageError(f"--queue must be at least 1, not {self.queue}")
         if self.max_batch < 0:
             raise UsageError(f"--max-batch must be at least 0, not {self.max_batch}")
-        for name in ("max_wait", "grace"):
+        for name in ("max_wait", "max_receive", "grace"):
             if not 0 <= getattr(self, name) < 1e6:
                 raise UsageError(f"--{name.replace('_', '-')} must be a number from 0")
+        if self.max_receive == 0:
+            raise UsageError("--max-receive must be more than 0")
         if not 1024 <= self.max_request_bytes < 2**31:
             raise UsageError("--max-request must be at least 1KiB and less than 2GiB")
         if self.log_format not in LOG_FORMATS:

@@ -30,6 +30,7 @@ from hios_tvm.serving.models import Models, load_models
 from hios_tvm.serving.options import ServerOptions
 from hios_tvm.serving.refusals import RefusedError, answer_to
 from hios_tvm.serving.rest import InferEndpoint
+from hios_tvm.serving.slow_clients import limited_http
 
 _LOG = logging.getLogger("hios_tvm.serving")
 _CONNECTIONS = 1000  # over REST at once; more get 503
@@ -73,7 +74,7 @@ class _Endpoints(V2Endpoints):
 class _RestServer(RESTServer):
     """KServe's REST server on one socket, without the routes that change what is served."""
 
-    def __init__(self, server: Server, listener: socket.socket) -> None:
+    def __init__(self, server: Server, options: ServerOptions, listener: socket.socket) -> None:
         super().__init__(
             "kserve.model_server:app",
             server.dataplane,
@@ -83,6 +84,7 @@ class _RestServer(RESTServer):
             event_loop="uvloop",
         )
         self.config.limit_concurrency = _CONNECTIONS
+        self.config.http = limited_http(options.max_receive)
         self._models = server.models
         self._listener = listener
         self._server.capture_signals = nullcontext  # signals are heard for both servers together
@@ -184,7 +186,7 @@ class Server(ModelServer):
 
     async def _serve(self) -> None:
         with _listener(self._options.host, self._options.http_port) as listener:
-            rest_server = _RestServer(self, listener)
+            rest_server = _RestServer(self, self._options, listener)
             grpc_server = _GrpcServer(self, self._options)
             await grpc_server.start()
             rest = asyncio.create_task(rest_server.start())
