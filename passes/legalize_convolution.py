@@ -22,12 +22,12 @@ from hios_tvm.schema.kernel_shapes import (
 def legalize_conv2d(builder: relax.BlockBuilder, call: Call) -> relax.Expr | None:
     """Return a convolution with constant weights, or None for any other."""
     data, weight = call.args
-    shape = _conv2d_shape(call)
+    shape = convolution_shape(call)
     array = constant_value(weight)
-    if shape is None or array is None:
+    if shape is None or array is None or str(call.ty.dtype.dtype) != "float32":
         return None
     return builder.call_te(
-        lambda x, w: _convolution(x, w, shape),
+        lambda x, w: convolution(x, w, shape),
         data,
         relax.const(np.ascontiguousarray(array.transpose(2, 3, 1, 0))),
         primfunc_name_hint="conv2d",
@@ -45,9 +45,21 @@ def legalize_matmul(builder: relax.BlockBuilder, call: Call) -> relax.Expr | Non
     types = [str(value.ty.dtype.dtype) for value in (data, weight, call)]
     if array is None or array.ndim != 2 or types != ["float32"] * 3 or data.ty.ndim < 2:
         return None
-    inputs, outputs = array.shape
+    shape = product_shape(data, array)
+    return builder.call_te(
+        lambda x, w: product(x, w, shape),
+        data,
+        weight,
+        primfunc_name_hint="matmul",
+        primfunc_attrs={"op_pattern": OUT_ELEMENTWISE_FUSABLE},
+    )
+
+
+def product_shape(data: relax.Expr, matrix: np.ndarray) -> ConvolutionShape:
+    """Return the pointwise convolution that a product of `data` and a constant matrix is."""
+    inputs, outputs = matrix.shape
     pixels = math.prod(int(extent) for extent in data.ty.shape) // inputs
-    shape = ConvolutionShape(
+    return ConvolutionShape(
         batch=1,
         in_size=(1, pixels),
         out_size=(1, pixels),
@@ -59,21 +71,14 @@ def legalize_matmul(builder: relax.BlockBuilder, call: Call) -> relax.Expr | Non
         padding=(0, 0),
         groups=1,
     )
-    return builder.call_te(
-        lambda x, w: _product(x, w, shape),
-        data,
-        weight,
-        primfunc_name_hint="matmul",
-        primfunc_attrs={"op_pattern": OUT_ELEMENTWISE_FUSABLE},
-    )
 
 
-def _conv2d_shape(call: Call) -> ConvolutionShape | None:
-    """Return what `call` computes; None if images are not channels-last floats."""
+def convolution_shape(call: Call) -> ConvolutionShape | None:
+    """Return what `call` computes; None if images are not channels-last."""
     attrs = call.attrs
     data, weight = call.args
     layouts = (str(attrs.data_layout), str(attrs.out_layout), str(attrs.kernel_layout))
-    if layouts != ("NHWC", "NHWC", "OIHW") or str(call.ty.dtype.dtype) != "float32":
+    if layouts != ("NHWC", "NHWC", "OIHW"):
         return None
     batch, in_height, in_width, in_channels = map(int, data.ty.shape)
     _, out_height, out_width, out_channels = map(int, call.ty.shape)
@@ -94,7 +99,14 @@ def _conv2d_shape(call: Call) -> ConvolutionShape | None:
     )
 
 
-def _convolution(data: te.Tensor, weight: te.Tensor, shape: ConvolutionShape) -> te.Tensor:
+def convolution(
+    data: te.Tensor,
+    weight: te.Tensor,
+    shape: ConvolutionShape,
+    annotation: str = CONVOLUTION,
+    dtype: str = "float32",
+) -> te.Tensor:
+    """Return a convolution whose sums are of `dtype`, with its shape as an annotation."""
     (height, width), before, after = shape.kernel, shape.padding, shape.padding_after
     if any((*before, *after)):
         data = topi.nn.pad(data, [0, *before, 0], [0, *after, 0], name="pad")
@@ -111,26 +123,35 @@ def _convolution(data: te.Tensor, weight: te.Tensor, shape: ConvolutionShape) ->
             group * shape.group_inputs + channel,
         ]
         factor = weight[kernel_row, kernel_column, channel, output]
-        return te.sum(value * factor, axis=[kernel_row, kernel_column, channel])
+        term = value.astype(dtype) * factor.astype(dtype)
+        return te.sum(term, axis=[kernel_row, kernel_column, channel])
 
     return te.compute(
         (shape.batch, *shape.out_size, shape.out_channels),
         element,
         name="conv2d",
-        attrs={CONVOLUTION: shape.to_annotation()},
+        attrs={annotation: shape.to_annotation()},
     )
 
 
-def _product(data: te.Tensor, weight: te.Tensor, shape: ConvolutionShape) -> te.Tensor:
+def product(
+    data: te.Tensor,
+    weight: te.Tensor,
+    shape: ConvolutionShape,
+    annotation: str = CONVOLUTION,
+    dtype: str = "float32",
+) -> te.Tensor:
+    """Return a product whose sums are of `dtype`, with its shape as an annotation."""
     channel = te.reduce_axis((0, shape.in_channels), "channel")
 
     def element(*index: tirx.Var) -> tirx.Expr:
         *pixel, output = index
-        return te.sum(data[(*pixel, channel)] * weight[channel, output], axis=[channel])
+        value, factor = data[(*pixel, channel)], weight[channel, output]
+        return te.sum(value.astype(dtype) * factor.astype(dtype), axis=[channel])
 
     return te.compute(
         (*data.shape[:-1], shape.out_channels),
         element,
         name="matmul",
-        attrs={CONVOLUTION: shape.to_annotation()},
+        attrs={annotation: shape.to_annotation()},
     )

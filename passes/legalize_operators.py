@@ -10,6 +10,10 @@ from hios_tvm.passes.gelu import legalize_gelu
 from hios_tvm.passes.legalize_convolution import legalize_conv2d, legalize_matmul
 from hios_tvm.passes.legalize_elementwise import legalize_by_zero, legalize_cast
 from hios_tvm.passes.legalize_extremum import legalize_extremum
+from hios_tvm.passes.legalize_integer_product import (
+    legalize_integer_conv2d,
+    legalize_integer_matmul,
+)
 from hios_tvm.passes.legalize_product import legalize_product
 from hios_tvm.passes.legalize_reshape import legalize_reshape
 from hios_tvm.passes.legalize_window import legalize_depthwise, legalize_pool
@@ -17,12 +21,12 @@ from hios_tvm.passes.legalize_window import legalize_depthwise, legalize_pool
 _LEGALIZERS: Mapping[str, tuple[Callable[[relax.BlockBuilder, Call], relax.Expr | None], ...]] = {
     "relax.astype": (legalize_cast,),
     "relax.divide": (legalize_by_zero,),
-    "relax.matmul": (legalize_matmul, legalize_product),
+    "relax.matmul": (legalize_matmul, legalize_integer_matmul, legalize_product),
     "relax.max": (legalize_extremum,),
     "relax.min": (legalize_extremum,),
     "relax.multiply": (legalize_by_zero,),
     "relax.nn.avg_pool2d": (legalize_pool,),
-    "relax.nn.conv2d": (legalize_depthwise, legalize_conv2d),
+    "relax.nn.conv2d": (legalize_depthwise, legalize_conv2d, legalize_integer_conv2d),
     "relax.nn.gelu": (legalize_gelu,),
     "relax.nn.max_pool2d": (legalize_pool,),
     "relax.reshape": (legalize_reshape,),

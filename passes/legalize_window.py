@@ -4,10 +4,11 @@ import math
 
 import numpy as np
 from tvm import relax, te, tirx, topi
-from tvm.ir import Call
+from tvm.ir import Call, TensorLoad
 
 from hios_tvm.passes.dataflow import constant_value, operator_name
 from hios_tvm.passes.legalize_extremum import MAXIMUM
+from hios_tvm.passes.tir_trees import nodes_of
 from hios_tvm.schema.kernel_shapes import OUT_ELEMENTWISE_FUSABLE, WINDOW, WindowShape
 
 
@@ -26,7 +27,7 @@ def legalize_depthwise(builder: relax.BlockBuilder, call: Call) -> relax.Expr | 
     taps = np.ascontiguousarray(array[:, 0].transpose(1, 2, 0))
     return builder.call_te(
         lambda x, w: _reduce_window(x, w, shape),
-        data,
+        _before_cast(builder, data),
         relax.const(taps),
         primfunc_name_hint="depthwise_conv2d",
         primfunc_attrs={"op_pattern": OUT_ELEMENTWISE_FUSABLE},
@@ -34,14 +35,17 @@ def legalize_depthwise(builder: relax.BlockBuilder, call: Call) -> relax.Expr | 
 
 
 def legalize_pool(builder: relax.BlockBuilder, call: Call) -> relax.Expr | None:
-    """Return a pooling of float32 images, or None where the layout or type is another."""
+    """Return a pooling of float32 images, or None where the layout or type is another.
+
+    The largest elements may also be of uint8.
+    """
     attrs = call.attrs
     (data,) = call.args
     if str(attrs.layout) != "NHWC" or str(attrs.out_layout) != "NHWC":
         return None
-    if str(data.ty.dtype.dtype) != "float32":
-        return None
     average = operator_name(call) == "relax.nn.avg_pool2d"
+    if str(data.ty.dtype.dtype) not in (("float32",) if average else ("float32", "uint8")):
+        return None
     kernel = tuple(map(int, attrs.pool_size))
     shape = _window_shape(call, kernel, "sum" if average else "max")
 
@@ -54,10 +58,29 @@ def legalize_pool(builder: relax.BlockBuilder, call: Call) -> relax.Expr | None:
 
     return builder.call_te(
         pool,
-        data,
+        _before_cast(builder, data) if average else data,
         primfunc_name_hint="avg_pool2d" if average else "max_pool2d",
         primfunc_attrs={"op_pattern": OUT_ELEMENTWISE_FUSABLE},
     )
+
+
+def _before_cast(builder: relax.BlockBuilder, data: relax.Expr) -> relax.Expr:
+    """Return the ``uint8`` image that `data` is converted from, or `data` itself.
+
+    Kernels convert what they load, so that memory holds bytes.
+    """
+    call = builder.lookup_binding(data) if isinstance(data, relax.Var) else None
+    if call is None or operator_name(call) != "relax.call_tir" or len(call.args[1].fields) != 1:
+        return data
+    (source,) = call.args[1].fields
+    stores = nodes_of(builder.get()[call.args[0]].body, tirx.BufferStore)
+    if str(source.ty.dtype.dtype) != "uint8" or len(stores) != 1:
+        return data
+    (store,) = stores
+    if not isinstance(store.value, tirx.Cast) or not isinstance(store.value.value, TensorLoad):
+        return data
+    same = zip(store.value.value.indices, store.indices, strict=True)
+    return source if all(read.same_as(written) for read, written in same) else data
 
 
 def _window_shape(call: Call, kernel: tuple[int, ...], operation: str) -> WindowShape:
@@ -83,11 +106,13 @@ def _window_shape(call: Call, kernel: tuple[int, ...], operation: str) -> Window
 def _reduce_window(data: te.Tensor, weight: te.Tensor | None, shape: WindowShape) -> te.Tensor:
     before, after = shape.padding, shape.padding_after
     if any((*before, *after)):
-        fill = -math.inf if shape.operation == "max" else 0.0
+        fill = -math.inf if shape.operation == "max" and data.dtype == "float32" else 0.0
         data = topi.nn.pad(data, [0, *before, 0], [0, *after, 0], fill, name="pad")
     kernel_row = te.reduce_axis((0, shape.kernel[0]), "kernel_row")
     kernel_column = te.reduce_axis((0, shape.kernel[1]), "kernel_column")
-    reduce = MAXIMUM if shape.operation == "max" else te.sum
+    reduce = te.sum
+    if shape.operation == "max":
+        reduce = MAXIMUM if data.dtype == "float32" else te.max
 
     def element(n: tirx.Var, row: tirx.Var, column: tirx.Var, channel: tirx.Var) -> tirx.Expr:
         value = data[
@@ -96,6 +121,8 @@ def _reduce_window(data: te.Tensor, weight: te.Tensor | None, shape: WindowShape
             column * shape.strides[1] + kernel_column * shape.dilation[1],
             channel,
         ]
+        if reduce is te.sum:
+            value = value.astype("float32")
         if weight is not None:
             value = value * weight[kernel_row, kernel_column, channel]
         return reduce(value, axis=[kernel_row, kernel_column])

@@ -24,6 +24,8 @@ from hios_tvm.passes.cpu_rules.convolution import Convolution
 from hios_tvm.passes.cpu_rules.fallback import Fallback
 from hios_tvm.passes.cpu_rules.grouped_convolution import GroupedConvolution
 from hios_tvm.passes.cpu_rules.injective import Injective
+from hios_tvm.passes.cpu_rules.integer_convolution import IntegerConvolution
+from hios_tvm.passes.cpu_rules.integer_steps import IntegerInstruction
 from hios_tvm.passes.cpu_rules.long_product import LongProduct
 from hios_tvm.passes.cpu_rules.product import Product
 from hios_tvm.passes.cpu_rules.rows import Rows
@@ -37,18 +39,22 @@ from hios_tvm.passes.fuse_attention import FuseAttention
 from hios_tvm.passes.fuse_operators import FuseOperators
 from hios_tvm.passes.gelu import RecognizeGelu
 from hios_tvm.passes.gpu_rules import gpu_rules
+from hios_tvm.passes.integer_products import IntegerProducts
 from hios_tvm.passes.legalize_operators import LEGALIZATIONS
 from hios_tvm.passes.limit_fusion import LimitFusion
+from hios_tvm.passes.lower_quantization import LowerQuantization
 from hios_tvm.passes.merge_convolutions import MergeConvolutions
 from hios_tvm.passes.merge_equal_kernels import MergeEqualKernels
 from hios_tvm.passes.move_rearrangements import MoveRearrangements
 from hios_tvm.passes.ordinary_convolutions import OrdinaryConvolutions
+from hios_tvm.passes.quantized_operators import QuantizedOperators
 from hios_tvm.passes.raise_pads import RaisePads
 from hios_tvm.passes.schedule_kernels import ScheduleKernels, ScheduleRule
 from hios_tvm.passes.simplify_inference import SimplifyInference
 from hios_tvm.passes.single_precision import SinglePrecision
 from hios_tvm.passes.slice_volumes import SliceVolumes
 from hios_tvm.passes.vector_math import VectorMath
+from hios_tvm.passes.vector_rounding import VectorRounding
 from hios_tvm.passes.widen_half import WidenHalf
 from hios_tvm.schema.gpu_models import Precision
 
@@ -100,6 +106,9 @@ def lower_to_kernels(
         # Phase 1. Operators only, and none that matter in training only
         CheckValues(),
         *([WidenHalf()] if for_cpus else []),
+        *([QuantizedOperators()] if for_cpus else []),
+        LowerQuantization(),
+        IntegerProducts(for_cpus=for_cpus),
         RecognizeGelu(),
         RaisePads(),
         SimplifyInference(),
@@ -134,14 +143,20 @@ def lower_to_kernels(
     return kernels
 
 
-def cpu_rules(lanes: int, registers: int) -> list[ScheduleRule]:
-    """Return the rules for CPUs with `registers` vector registers of `lanes` floats."""
+def cpu_rules(
+    lanes: int, registers: int, integers: IntegerInstruction = "none"
+) -> list[ScheduleRule]:
+    """Return the rules for CPUs with `registers` vector registers of `lanes` floats.
+
+    `integers` is what they multiply integers of 8 bits with.
+    """
     return [
         Attention(lanes, registers),
         Winograd(lanes, registers),
         GroupedConvolution(lanes, registers),
         LongProduct(lanes, registers),
         Convolution(lanes, registers),
+        IntegerConvolution(lanes, registers, integers),
         Product(lanes, registers),
         SlidingWindow(lanes, registers),
         Injective(lanes, registers),
@@ -154,7 +169,13 @@ def cpu_rules(lanes: int, registers: int) -> list[ScheduleRule]:
 def cpu_loops(rules: Sequence[ScheduleRule], left: Collection[str] = ()) -> list[Pass]:
     """Phase 4 for CPUs, by `cpu_rules`. Kernels whose names are `left` keep their loops."""
     # TVMScript folds constants when it reads a kernel; simplified ones read back as they are
-    return [ScheduleKernels(rules, left), NanExtrema(), VectorMath(), tirx.transform.StmtSimplify()]
+    return [
+        ScheduleKernels(rules, left),
+        NanExtrema(),
+        VectorRounding(),
+        VectorMath(),
+        tirx.transform.StmtSimplify(),
+    ]
 
 
 def gpu_loops(target: Target, multiprocessors: int, precision: Precision) -> list[Pass]:

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping
 
 from hios_tvm.backends.network import Network
+from hios_tvm.passes.legalize_integer_product import INTEGER_KERNEL
 from hios_tvm.passes.schedule_kernels import NO_RULE
 from hios_tvm.passes.widen_half import HALF
 from hios_tvm.runtime.devices import HOST
@@ -11,6 +12,7 @@ from hios_tvm.schema.node_names import QUANTIZED_NODES
 
 _MOST_NAMED = 3
 _WORTH_A_NOTE = 0.005  # of the time
+_PRODUCTS = ("conv", "matmul")  # in names of kernels
 
 
 def cost_notes(network: Network, costs: CostTable) -> tuple[str, ...]:
@@ -70,13 +72,22 @@ def _half(network: Network, costs: CostTable) -> Iterator[str]:
 
 def _quantized(network: Network, costs: CostTable) -> Iterator[str]:
     nodes = set(map(str, network.kernels["main"].attrs.get(QUANTIZED_NODES, ())))
-    found = [op.name for op in network.graph.operators if nodes & set(op.nodes)]
+    found = {op.name: op.kernel for op in network.graph.operators if nodes & set(op.nodes)}
+    whole = [name for name, kernel in found.items() if INTEGER_KERNEL in kernel]
+    floats = [
+        name
+        for name, kernel in found.items()
+        if name not in whole and any(word in kernel for word in _PRODUCTS)
+    ]
     for model, times in costs.latency.items():
-        if found:
-            yield (
-                f"{_share(times, found):.0%} of the operators' time on {model} is in quantized "
-                "operators, whose products are computed in single precision"
-            )
+        if not found:
+            continue
+        named = ", ".join(floats[:_MOST_NAMED]) + (", ..." if len(floats) > _MOST_NAMED else "")
+        yield (
+            f"{_share(times, found):.0%} of the operators' time on {model} is in quantized "
+            f"operators: {_share(times, whole):.0%} in products of integers"
+            + (f", {_share(times, floats):.0%} in products of floats ({named})" if floats else "")
+        )
 
 
 def _share(times: Mapping[str, Measurement], operators: Iterable[str]) -> float:

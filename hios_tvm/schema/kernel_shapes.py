@@ -13,6 +13,9 @@ from typing import Any, TypeVar
 CONVOLUTION = "hios.convolution"
 """Annotation of a block that is a convolution, or a product with a constant matrix."""
 
+INTEGER_CONVOLUTION = "hios.integer_convolution"
+"""Annotation of the same of ``uint8`` with ``int8`` weights; its sums are ``int32``."""
+
 WINDOW = "hios.window"
 """Annotation of a block that is a depthwise convolution or a pooling."""
 

@@ -67,13 +67,27 @@ class Convolution(ConvolutionRule):
     def write(self, kernel: ConvolutionKernel) -> Scheduled | None:
         shape = TiledConvolution.of(kernel.shape, self.lanes, self.registers)
         weight = kernel.packed_weight(shape.packed_shape)
-        body = _Nest(shape, kernel.image, weight, kernel.epilogue).body()
+        body = ConvolutionNest(shape, kernel.image, weight, kernel.epilogue).body()
         return kernel.scheduled(body, weight, BlockedWeights(shape.groups, shape.block))
 
 
 @dataclass(frozen=True)
-class _Nest(ConvolutionTiles):
+class ConvolutionNest(ConvolutionTiles):
     """The kernel to write."""
+
+    @property
+    def level(self) -> Literal["tile", "row", "column", "channel"]:
+        """Which part of the reduction is one block of terms: the largest that is short enough.
+
+        All of it, a row or a column of the kernel, or some channels.
+        """
+        channels = self.shape.group_inputs
+        rows, columns = self.shape.kernel
+        if rows * columns * channels <= MOST_TERMS:
+            return "tile"
+        if rows > 1 and columns * channels <= MOST_TERMS:
+            return "row"
+        return "column" if channels <= MOST_TERMS else "channel"
 
     def body(self) -> Stmt:
         """Return the whole kernel."""
@@ -142,7 +156,7 @@ class _Nest(ConvolutionTiles):
 
     def _write_tile(self, tile: OutputTile) -> None:
         """Compute `tile` in accumulators ``[pixels * channels of a block]``."""
-        level = _level(self.shape)
+        level = self.level
         sums = self.sums_of(tile, is_single=level == "tile")
         first, count = kernel_rows(self.shape, tile.row)
         for kernel_row in serial("kernel_row", count, start=first):
@@ -170,7 +184,7 @@ class _Nest(ConvolutionTiles):
         self, sums: BlockedSums, tile: OutputTile, kernel: tuple[Index, Index], pixels: range
     ) -> None:
         """Add the inputs under one element of the kernel, to some `pixels` of the tile."""
-        shape, level = self.shape, _level(self.shape)
+        shape, level = self.shape, self.level
         channels: Iterable[Index]
         if level == "channel":
             channels = sums.loop("channel", shape.group_inputs)
@@ -184,17 +198,3 @@ class _Nest(ConvolutionTiles):
                 self.add_products(sums, tile, kernel, channel, pixels)
                 self.stream.prefetch([following, *kernel, channel], tile.number)
                 self.prefetch_residuals(tile, channel, shape.group_inputs)
-
-
-def _level(shape: TiledConvolution) -> Literal["tile", "row", "column", "channel"]:
-    """Return which part of the reduction is one block of terms: the largest that is short enough.
-
-    All of it, a row or a column of the kernel, or some channels.
-    """
-    channels = shape.group_inputs
-    rows, columns = shape.kernel
-    if rows * columns * channels <= MOST_TERMS:
-        return "tile"
-    if rows > 1 and columns * channels <= MOST_TERMS:
-        return "row"
-    return "column" if channels <= MOST_TERMS else "channel"

@@ -34,14 +34,14 @@ class ConvolutionKernel:
     epilogue: Epilogue
 
     @staticmethod
-    @lru_cache(maxsize=1)  # several rules ask for the same kernel in turn
-    def of(func: tirx.PrimFunc) -> ConvolutionKernel | None:
+    @lru_cache(maxsize=2)  # several rules ask for the same kernel in turn
+    def of(func: tirx.PrimFunc, annotation: str = CONVOLUTION) -> ConvolutionKernel | None:
         """Read `func`; None if it is no such kernel, or reads its weights elsewhere too."""
         sch = s_tir.Schedule(func)
-        block = find_block(sch, CONVOLUTION)
+        block = find_block(sch, annotation)
         if block is None:
             return None
-        shape = ConvolutionShape.from_annotation(sch.get(block).annotations[CONVOLUTION])
+        shape = ConvolutionShape.from_annotation(sch.get(block).annotations[annotation])
         image = image_buffer(sch, block)
         weight = sch.get(block).reads[-1].source
         epilogue = fused_epilogue(sch, block)
@@ -49,10 +49,10 @@ class ConvolutionKernel:
             return None
         return ConvolutionKernel(func, shape, image, weight, epilogue)
 
-    def packed_weight(self, shape: Sequence[int]) -> tirx.Var:
+    def packed_weight(self, shape: Sequence[int], dtype: str = "float32") -> tirx.Var:
         """Return a buffer of `shape` for the packed weights."""
         extents = list(map(as_index, shape))
-        return tirx.decl_buffer(extents, "float32", self.weight.name, layout=None)
+        return tirx.decl_buffer(extents, dtype, self.weight.name, layout=None)
 
     def scheduled(self, body: Stmt, weight: tirx.Var, packing: Packing) -> Scheduled:
         """Return the kernel with `body`, which reads `weight` in place of its own weights."""

@@ -117,7 +117,7 @@ class ConvolutionTiles:
 
     def sums_of(self, tile: OutputTile, *, is_single: bool) -> BlockedSums:
         """Emit zero sums of a tile, a vector of channels after the other for each pixel."""
-        count = tile.pixels.pixels * self._vectors(tile)
+        count = tile.pixels.pixels * self.vectors_of(tile)
         return BlockedSums.allocate([self.shape.lanes] * count, is_single=is_single)
 
     def add_products(
@@ -130,13 +130,9 @@ class ConvolutionTiles:
     ) -> None:
         """Add the products of one input channel to the sums of some `pixels` of the tile."""
         shape = self.shape
-        group = tile.block // shape.group_blocks if shape.groups > 1 else 0
-        row = tile.row * shape.strides[0] - shape.padding[0] + kernel[0] * shape.dilation[0]
-        vectors_of_block = self._vectors(tile)
+        vectors_of_block = self.vectors_of(tile)
         for pixel in pixels:
-            column = (tile.pixels.start + pixel) * shape.strides[1] - shape.padding[1]
-            at = self._input_index(tile.batch, row, column + kernel[1] * shape.dilation[1])
-            value = BufferLoad(self.image, [*at, group * shape.group_inputs + channel])
+            value = BufferLoad(self.image, self.input_index(tile, kernel, channel, pixel))
             for vector in range(vectors_of_block):
                 lanes = Ramp(vector * shape.lanes, 1, shape.lanes)
                 weight = BufferLoad(self.weight, [tile.block, *kernel, channel, lanes])
@@ -151,7 +147,7 @@ class ConvolutionTiles:
             for vector, start in enumerate(range(0, tile.channels, shape.lanes)):
                 count = min(shape.lanes, tile.channels - start)
                 for lane in vectors("v", 0, count, shape.lanes):
-                    result = sums.element(pixel * self._vectors(tile) + vector, lane)
+                    result = sums.element(pixel * self.vectors_of(tile) + vector, lane)
                     self.epilogue.store([*at, base + start + lane], result)
 
     def prefetch_residuals(self, tile: OutputTile, step: Index, steps: int) -> None:
@@ -173,7 +169,7 @@ class ConvolutionTiles:
                 at = self._output_index(tile.batch, tile.row, tile.pixels.start + pixel)
                 prefetch(residual, [*at, self._first_channel(tile) + line * LINE], level=1)
 
-    def _vectors(self, tile: OutputTile) -> int:
+    def vectors_of(self, tile: OutputTile) -> int:
         """Return the vectors of a tile's channels."""
         return -(-tile.channels // self.shape.lanes)
 
@@ -185,10 +181,19 @@ class ConvolutionTiles:
         group, place = tile.block // shape.group_blocks, tile.block % shape.group_blocks
         return group * shape.group_outputs + place * shape.block
 
-    def _input_index(self, batch: Index, row: Index, column: Index) -> list[Index]:
-        if self.shape.is_pointwise:
-            return _unflattened(column, self.image.shape)
-        return [batch, row, column]
+    def input_index(
+        self, tile: OutputTile, kernel: tuple[Index, Index], channel: Index, pixel: int
+    ) -> list[Index]:
+        """Return where the image has a `channel` (of the tile's group) that a pixel reads."""
+        shape = self.shape
+        group = tile.block // shape.group_blocks if shape.groups > 1 else 0
+        row = tile.row * shape.strides[0] - shape.padding[0] + kernel[0] * shape.dilation[0]
+        column = (tile.pixels.start + pixel) * shape.strides[1] - shape.padding[1]
+        column += kernel[1] * shape.dilation[1]
+        place = [tile.batch, row, column]
+        if shape.is_pointwise:
+            place = _unflattened(column, self.image.shape)
+        return [*place, group * shape.group_inputs + channel]
 
     def _output_index(self, batch: Index, row: Index, column: Index) -> list[Index]:
         if self.shape.is_pointwise:

@@ -93,13 +93,13 @@ def emitted(write: Callable[[], None]) -> Stmt:
     return builder.get().block.body
 
 
-def allocate(name: str, *shape: int) -> tirx.Var:
-    """Emit the allocation of a float32 buffer.
+def allocate(name: str, *shape: int, dtype: str = "float32") -> tirx.Var:
+    """Emit the allocation of a buffer.
 
     TVM 0.27 puts up to 255 elements of the default scope on the stack, where LLVM keeps them in
     registers if it can. It takes larger ones, and all of scope ``"local"``, from the heap.
     """
-    buffer = tirx.decl_buffer(shape, "float32", name, layout=None)
+    buffer = tirx.decl_buffer(shape, dtype, name, layout=None)
     T.add_to_parent(AllocBuffer(buffer))
     return buffer
 

@@ -40,15 +40,25 @@ class Block:
 
 
 def without_conditions(func: tirx.PrimFunc) -> tirx.PrimFunc:
-    """Return `func` with conditions, such as whether a value is NaN, where they are needed."""
+    """Return `func` with conditions, such as whether a value is NaN, where they are needed.
+
+    Where it quantizes, so are the steps of it, and all else that a single block reads.
+    """
     sch = s_tir.Schedule(func)
     params = list(func.params)
-    for handle in sch.get_child_blocks(sch.get_sblock("root")):
+    handles = sch.get_child_blocks(sch.get_sblock("root"))
+    quantizes = any(
+        str(region.source.ty.dtype) == "uint8"
+        for handle in handles
+        for region in sch.get(handle).writes
+    )
+    for handle in handles:
         block = sch.get(handle)
         written = [region.source for region in block.writes]
         is_result = any(buffer.same_as(param) for buffer in written for param in params)
         is_condition = written and all(str(buffer.ty.dtype) == "bool" for buffer in written)
-        if is_condition and block.init is None and not is_result:
+        is_step = quantizes and len(sch.get_consumers(handle)) == 1
+        if (is_condition or is_step) and block.init is None and not is_result:
             sch.compute_inline(handle)
     return func.with_body(sch.mod["main"].body)
 
@@ -68,7 +78,10 @@ def reduction_blocks(func: tirx.PrimFunc) -> list[Block] | None:
             return None
         if reduced and not isinstance(block.init, BufferStore):
             return None
-        if str(block.body.buffer.ty.dtype) != "float32":
+        buffer = block.body.buffer
+        is_result = any(buffer.same_as(param) for param in func.params)
+        is_quantized = is_result and not reduced and str(buffer.ty.dtype) == "uint8"
+        if str(buffer.ty.dtype) != "float32" and not is_quantized:
             return None
         blocks.append(
             Block(

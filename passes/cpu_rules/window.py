@@ -85,9 +85,11 @@ class SlidingWindow(VectorRule):
         window = WindowShape.from_annotation(sch.get(block).annotations[WINDOW])
         if not has_short_borders(window):
             return None
-        shape = TiledWindow.of(window, self.lanes, self.registers)
-        weight = sch.get(block).reads[1].source if shape.operation == "product" else None
         image = image_buffer(sch, block)
+        bytes_wide = window.operation == "max" and str(image.dtype) == "uint8"
+        lanes = 4 * self.lanes if bytes_wide else self.lanes  # as many as a vector holds
+        shape = TiledWindow.of(window, lanes, self.registers)
+        weight = sch.get(block).reads[1].source if shape.operation == "product" else None
         epilogue = fused_epilogue(sch, block)
         if epilogue is None:
             return None
@@ -122,6 +124,11 @@ class _Nest:
     image: tirx.Var
     weight: tirx.Var | None
     epilogue: Epilogue
+
+    @property
+    def dtype(self) -> str:
+        """The type of the sums, to which inputs are converted; the largest keep their type."""
+        return str(self.image.dtype) if self.shape.operation == "max" else "float32"
 
     def write(self) -> None:
         """Emit the whole kernel."""
@@ -170,8 +177,10 @@ class _Nest:
     def _write_tile(self, batch: Index, row: Index, tile: Tile, channels: _Channels) -> None:
         """Reduce the windows of all pixels of `tile` in ``sums[pixels * block]``."""
         shape = self.shape
-        sums = allocate("sums", tile.pixels * shape.block)
-        start = tirx.const(-math.inf if shape.operation == "max" else 0.0, "float32")
+        dtype = self.dtype
+        sums = allocate("sums", tile.pixels * shape.block, dtype=dtype)
+        least = -math.inf if dtype == "float32" else 0
+        start = tirx.const(least if shape.operation == "max" else 0.0, dtype)
         for pixel in range(tile.pixels):
             for offset, lanes in self._vectors(channels):
                 at = vector_index(pixel * shape.block + offset, lanes)
@@ -225,6 +234,8 @@ class _Nest:
             channel = vector_index(channels.first + offset, lanes)
             place = vector_index(pixel * shape.block + offset, lanes)
             value = BufferLoad(self.image, [batch, y, x, channel])
+            if self.dtype == "float32" and str(self.image.dtype) != "float32":
+                value = tirx.Cast("float32" if lanes == 1 else f"float32x{lanes}", value)
             if self.weight is not None:
                 value *= BufferLoad(self.weight, [kernel_row, kernel_column, channel])
             total = BufferLoad(sums, [place])

@@ -16,7 +16,12 @@ from hios_tvm.backends.cpu.costs import collect_costs
 from hios_tvm.backends.cpu.features import cpu_features
 from hios_tvm.backends.cpu.library import link_library
 from hios_tvm.backends.cpu.platform import cpu_platform
-from hios_tvm.backends.cpu.targets import parse_target, vector_lanes, vector_registers
+from hios_tvm.backends.cpu.targets import (
+    integer_instruction,
+    parse_target,
+    vector_lanes,
+    vector_registers,
+)
 from hios_tvm.backends.interface import CostRequest, DeviceCode, Progress
 from hios_tvm.passes.pipeline import cpu_loops, cpu_rules
 from hios_tvm.passes.schedule_kernels import Packing, ScheduleRule, schedule
@@ -30,7 +35,7 @@ if TYPE_CHECKING:
 
 def rules_of(target: Target) -> list[ScheduleRule]:
     """Return the schedule rules for the vectors and registers of `target`."""
-    return cpu_rules(vector_lanes(target), vector_registers(target))
+    return cpu_rules(vector_lanes(target), vector_registers(target), integer_instruction(target))
 
 
 def packings_of(kernel: tirx.PrimFunc, target: Target) -> Mapping[int, Packing]:

@@ -5,6 +5,7 @@ from tvm.target import codegen
 
 from hios_tvm.backends.cpu.features import missing_features
 from hios_tvm.errors import UsageError
+from hios_tvm.passes.cpu_rules.integer_steps import IntegerInstruction
 from hios_tvm.runtime.devices.cpu.cores import available_features
 
 PORTABLE_CPU = "x86-64-v3"
@@ -80,6 +81,15 @@ def vector_registers(target: tvm.target.Target) -> int:
     """Return how many vector registers the target has."""
     is_arm = str(target.attrs.get("mtriple", "")).startswith(("aarch64", "arm64"))
     return 32 if is_arm or codegen.llvm_cpu_has_features("avx512f", target) else 16
+
+
+def integer_instruction(target: tvm.target.Target) -> IntegerInstruction:
+    """Return what the target multiplies integers of 8 bits with, in its widest vectors."""
+    wide = codegen.llvm_cpu_has_features("avx512f", target)
+    if codegen.llvm_cpu_has_features("avx512vnni" if wide else "avxvnni", target):
+        return "vnni"
+    needed = "avx512bw" if wide else "avx2"
+    return "madd" if codegen.llvm_cpu_has_features(needed, target) else "none"
 
 
 def _llvm_target(cpu: str, triple: str, without: tuple[str, ...] = ()) -> tvm.target.Target:

@@ -23,7 +23,7 @@ from hios_tvm.frontends.onnx.folding import fold
 from hios_tvm.frontends.onnx.functions import MAX_NODES, ONNX_DOMAINS
 from hios_tvm.frontends.onnx.inference import TensorTypeFact, declared_types, inferred_types
 from hios_tvm.frontends.onnx.inputs import ELEMENT_TYPES, model_inputs
-from hios_tvm.frontends.onnx.operators import quantized
+from hios_tvm.frontends.onnx.operators import qlinear, quantized
 from hios_tvm.frontends.onnx.operators.call import OperatorCall, Value
 from hios_tvm.frontends.onnx.operators.table import CONVERTERS
 from hios_tvm.frontends.tensors import constant_of, dtype_of, shape_of
@@ -164,7 +164,7 @@ class OnnxImporter:
         domain = "" if node.domain in ONNX_DOMAINS else node.domain
         self._builder.hint = variable_of([len(self._node_names)])
         self._node_names.append(node.name or next(filter(None, node.output), node.op_type))
-        if node.op_type in quantized.OPERATORS:
+        if node.op_type in quantized.OPERATORS or node.op_type in qlinear.OPERATORS:
             self._quantized.append(self._node_names[-1])
         attributes = Attributes(node)
         call = OperatorCall(
@@ -228,7 +228,7 @@ class OnnxImporter:
         self, node: NodeProto, inputs: Mapping[str, Value], types: Mapping[str, TensorTypeFact]
     ) -> bool:
         """Bind the results of a node on constants, if they can be computed now."""
-        if node.domain not in ONNX_DOMAINS:
+        if node.domain not in ONNX_DOMAINS or quantized.stays_quantized(node, inputs):
             return False
         elements = sum(fact.elements or 0 for fact in types.values())
         results = fold(node, inputs, self._opset, elements)

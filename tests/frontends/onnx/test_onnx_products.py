@@ -1,4 +1,4 @@
-"""Products, normalizations and quantized tensors, against ONNX Runtime or ONNX's reference."""
+"""Products and normalizations, against ONNX Runtime or ONNX's reference."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from onnx_models import assert_cases_agree, case, joined_model, noise
 
 from hios_tvm.errors import UnsupportedOperatorError
 from hios_tvm.frontends.onnx import from_onnx
-from hios_tvm.frontends.onnx.operators import quantized
-from hios_tvm.passes.dataflow import operator_name
 
 Array = np.ndarray
 RANDOM = np.random.default_rng(0)
@@ -25,15 +23,6 @@ EQUATIONS: dict[str, list[tuple[int, ...]]] = {
     "ba,cb": [(2, 3), (4, 2)],
     ",i->i": [(), (3,)],
 }
-
-
-def integers(dtype: str, *shape: int) -> Array:
-    limits = np.iinfo(dtype)
-    return RANDOM.integers(limits.min, limits.max, shape).astype(dtype)
-
-
-def scalar(value: float, dtype: str = "float32") -> Array:
-    return np.array(value, dtype)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "int32", "uint64"])
@@ -121,71 +110,3 @@ def test_responses_of_even_windows_reach_further_up(size: int, beta: float) -> N
     model = joined_model({"l": case("LRN", {"x": x}, size=size, alpha=0.1, beta=beta)})
     (result,) = onnx_backend.prepare(model).run([x])
     np.testing.assert_allclose(result, expected, rtol=1e-5)
-
-
-@pytest.mark.parametrize(("dtype", "point"), [("uint8", 100), ("int8", -3), ("uint16", 30000)])
-def test_quantized_tensors(dtype: str, point: int) -> None:
-    x, steps = noise(4, 6) * 50, integers(dtype, 4, 6)
-    one = {"s": scalar(0.37), "z": scalar(point, dtype)}
-    columns = {"s": np.linspace(0.1, 2, 6, dtype="float32"), "z": np.arange(6).astype(dtype)}
-    blocks = {"s": np.linspace(0.1, 2, 12, dtype="float32"), "z": np.arange(12).astype(dtype)}
-    blocks = {name: values.reshape(4, 3) for name, values in blocks.items()}
-    cases = {}
-    for op, data in (("QuantizeLinear", x), ("DequantizeLinear", steps)):
-        cases[f"{op} of one"] = case(op, {"x": data}, one)
-        cases[f"{op} of columns"] = case(op, {"x": data}, columns, axis=1)
-        cases[f"{op} of blocks"] = case(op, {"x": data}, blocks, axis=1, block_size=2)
-    assert_cases_agree(cases, opset=21)
-
-
-@pytest.mark.parametrize("most_exact", [2**24, 2**17])
-def test_products_of_quantized_tensors(most_exact: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where single precision would be exact up to small numbers only: in parts, or not."""
-    monkeypatch.setattr(quantized, "_MOST_EXACT", most_exact)
-    a, b = {"a": integers("uint8", 3, 4)}, {"b": integers("int8", 4, 5)}
-    zero, flat = scalar(12, "uint8"), np.zeros(5, "int8")
-    scale, scales = scalar(0.02), np.linspace(0.01, 0.05, 5, dtype="float32")
-    out = {"os": scalar(0.3), "oz": scalar(120, "uint8")}
-    data = {"x": integers("uint8", 2, 4, 7, 6)}
-    weight = {"xz": zero, "wz": scalar(100, "uint8")}
-    cases = {
-        "products": case("MatMulInteger", {**a, **b}, {"az": zero, "bz": flat}),
-        "scaled": case(
-            "QLinearMatMul",
-            a,
-            {"as": scale, "az": zero, **b, "bs": scales, "bz": flat, **out},
-        ),
-        "convolution": case(
-            "ConvInteger",
-            data,
-            {"w": integers("uint8", 6, 2, 3, 3), **weight},
-            group=2,
-            pads=[1, 0, 1, 2],
-            strides=[2, 1],
-        ),
-        "dynamic": case("DynamicQuantizeLinear", {"x": noise(4, 6)}, outputs=["y", "s", "z"]),
-    }
-    for group in (1, 2):
-        held = {"xs": scale, "xz": zero, "w": integers("int8", 5 * group, 4 // group, 3, 3)}
-        held |= {"ws": np.repeat(scales, group), "wz": np.repeat(flat, group), **out}
-        held["b"] = RANDOM.integers(-999, 999, 5 * group).astype("int32")
-        cases[f"groups {group}"] = case("QLinearConv", data, held, group=group, pads=[1] * 4)
-    assert_cases_agree(cases, opset=21)
-
-
-@pytest.mark.parametrize(
-    ("length", "dtype", "products"),
-    [(257, "float32", 1), (300, "float32", 2), (5000, "int32", 1)],
-)
-def test_products_of_integers_are_computed_in_exact_parts(
-    length: int, dtype: str, products: int
-) -> None:
-    """257 * 255 * 256 is the largest sum that single precision holds exactly."""
-    shapes = {"a": (2, length), "b": (length, 3)}
-    tensors = {"a": np.zeros(shapes["a"], "uint8"), "b": np.zeros(shapes["b"], "uint8")}
-    zero = {"bz": np.array(0, "uint8")}
-    model = joined_model({"one": case("MatMulInteger", tensors, {"az": zero["bz"], **zero})})
-    main = from_onnx(model)["main"]
-    calls = [binding.value for block in main.body.blocks for binding in block.bindings]
-    found = [call for call in calls if operator_name(call) == "relax.matmul"]
-    assert [str(call.ty.dtype.dtype) for call in found] == [dtype] * products

@@ -11,6 +11,7 @@ from hios_tvm.frontends.onnx.operators import (
     indexing,
     padding,
     products,
+    qlinear,
     quantized,
     transformers,
 )
@@ -140,6 +141,7 @@ _STANDARD: Mapping[str, Mapping[str, Converter]] = {
 
 OPERATORS: Mapping[str, Converter] = {
     **{name: family[name] for name, family in _STANDARD.items() if name in family},
+    **qlinear.OPERATORS,
     **transformers.OPERATORS,
     "BiasGelu": bias_gelu,
     "FastGelu": fast_gelu,

@@ -1,16 +1,17 @@
 """Quantized tensors, and products of integers, which are exact.
 
-CPUs have fast kernels for products in single precision alone. These are exact as long as no sum
-exceeds 2**24: a product is computed in as many parts as that takes.
+What is quantized with 8 bits becomes ``relax.quantize`` and ``relax.dequantize`` around operators
+of real numbers: `hios_tvm.passes.quantized_operators` makes operators of integers of these.
+Products of integers have operands of ``int32``, from which zero points are subtracted;
+`hios_tvm.passes.integer_products` chooses how they are computed.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Mapping
+from dataclasses import replace
 from math import prod
 
 import numpy as np
-from onnx import TensorProto
+from onnx import NodeProto, TensorProto
 from tvm import relax, topi
 
 from hios_tvm.frontends.onnx.operators.call import (
@@ -20,7 +21,7 @@ from hios_tvm.frontends.onnx.operators.call import (
     normalized_axis,
 )
 from hios_tvm.frontends.onnx.operators.casts import converted, element_type
-from hios_tvm.frontends.onnx.operators.convolution import CONVOLUTIONS, spatial_rank
+from hios_tvm.frontends.onnx.operators.convolution import conv, spatial_rank
 from hios_tvm.frontends.onnx.operators.windows import read_windows
 from hios_tvm.frontends.tensors import array_of, constant, constant_of, dtype_of, shape_of
 
@@ -38,6 +39,11 @@ def quantize_linear(call: OperatorCall) -> Value:
     compute = dtype_of(scale)
     if precision != TensorProto.UNDEFINED:
         compute = element_type(call, precision)
+    has_blocks = call.attributes.integer("block_size", 0)
+    call.attributes.integer("axis", 1)  # of no meaning to a number
+    if dtype in _BYTES and compute == "float32" and not has_blocks and _is_number(scale):
+        point = constant(0, dtype) if zero is None else zero
+        return quantized(call, call.cast(x, compute), scale, point)
     scale, zero = _spread(call, scale, zero, shape_of(x))
     x, scale = (call.cast(tensor, compute) for tensor in (x, scale))
     ratio = call.cast(call.emit(relax.op.divide(x, scale)), "float32")
@@ -47,12 +53,57 @@ def quantize_linear(call: OperatorCall) -> Value:
 def dequantize_linear(call: OperatorCall) -> Value:
     x, scale, zero = call.tensor(0), call.tensor(1), call.optional_tensor(2)
     dtype = _output_type(call, dtype_of(scale))
+    has_blocks = call.attributes.integer("block_size", 0)
+    if dtype == "float32" and not has_blocks and is_plain(x, scale, zero):
+        return _relax_dequantized(call, x, scale, zero, call.attributes.integer("axis", 1))
     scale, zero = _spread(call, scale, zero, shape_of(x))
     steps = _shifted(call, x, zero)
     # The difference is exact in single precision, and the product is rounded once
     compute = "float32" if dtype.endswith("float16") else dtype
-    product = relax.op.multiply(call.cast(steps, compute), call.cast(scale, compute))
-    return call.cast(call.emit(product), dtype)
+    steps, scale = call.cast(steps, compute), call.cast(scale, compute)
+    known = array_of(steps), array_of(scale)
+    if known[0] is not None and known[1] is not None:
+        return call.cast(constant_of(known[0] * known[1]), dtype)
+    return call.cast(call.emit(relax.op.multiply(steps, scale)), dtype)
+
+
+_BYTES = ("int8", "uint8")
+
+
+def is_plain(x: relax.Expr, scale: relax.Expr, zero: relax.Expr | None) -> bool:
+    """Whether passes know a tensor of 8 bits, its constant scale and zero point as quantized."""
+    is_known = array_of(scale) is not None and (zero is None or array_of(zero) is not None)
+    same_type = zero is None or dtype_of(zero) == dtype_of(x)
+    is_simple = is_known and same_type and dtype_of(scale) == "float32"
+    return is_simple and dtype_of(x) in _BYTES and bool(shape_of(x)) and len(shape_of(scale)) < 2
+
+
+def stays_quantized(node: NodeProto, inputs: Mapping[str, Value]) -> bool:
+    """Whether a node dequantizes constants, such as weights, that passes should see quantized."""
+    if node.op_type != "DequantizeLinear" or any(a.name == "block_size" for a in node.attribute):
+        return False
+    values = [inputs[name] for name in node.input if name]
+    tensors = [value for value in values if isinstance(value, relax.Expr)]
+    x, scale, *zero = tensors
+    return len(tensors) == len(values) and is_plain(x, scale, zero[0] if zero else None)
+
+
+def _relax_dequantized(
+    call: OperatorCall, x: relax.Expr, scale: relax.Expr, zero: relax.Expr | None, axis: int
+) -> relax.Expr:
+    if zero is None:
+        zero = constant(np.zeros(shape_of(scale)), dtype_of(x))
+    if _is_number(scale):
+        scale, zero = (call.reshape(tensor, []) for tensor in (scale, zero))
+        return call.emit(relax.op.dequantize(x, scale, zero))
+    axis = normalized_axis(axis, len(shape_of(x)))
+    if shape_of(scale) != (shape_of(x)[axis],):
+        raise ValueError(f"its scale must have {shape_of(x)[axis]} elements, or one")
+    return call.emit(relax.op.dequantize(x, scale, zero, axis=axis))
+
+
+def _is_number(tensor: relax.Expr) -> bool:
+    return int(np.prod(shape_of(tensor), dtype=np.int64)) == 1
 
 
 def _output_type(call: OperatorCall, default: str) -> str:
@@ -116,118 +167,52 @@ def dynamic_quantize_linear(call: OperatorCall) -> list[Value]:
     return [_saturated(call, call.emit(relax.op.divide(x, scale)), point, "uint8"), scale, point]
 
 
-# --- Products ---
+# --- Products of integers ---
 
 
-_MOST_EXACT = 2**24
-"""Whole numbers up to this one are exact in single precision."""
-
-_MOST_PARTS = 8  # of a product; more take longer than one with integers
-
-
-@dataclass(frozen=True)
-class _Factor:
-    """A tensor with its zero point, and the axis that a product sums over."""
-
-    tensor: relax.Expr
-    zero: relax.Expr | None
-    axis: int
-
-    @cached_property
-    def known(self) -> np.ndarray | None:
-        """The values without their zero point, where both are constant."""
-        array, point = array_of(self.tensor), array_of(self.zero)
-        if array is None or (self.zero is not None and point is None):
-            return None
-        values = array.astype(np.int64)
-        return values if point is None else values - point.astype(np.int64)
-
-    @property
-    def magnitude(self) -> int:
-        """The largest magnitude that an element without its zero point may have."""
-        if self.known is not None:
-            return int(np.abs(self.known).max(initial=1))
-        limits, point = np.iinfo(dtype_of(self.tensor)), array_of(self.zero)
-        low, high = (limits.min, limits.max) if self.zero is not None else (0, 0)
-        if point is not None:
-            low, high = int(point.min(initial=high)), int(point.max(initial=low))
-        return max(limits.max - low, high - limits.min)
-
-    def shifted(self, call: OperatorCall, dtype: str, begin: int = 0, end: int = 0) -> relax.Expr:
-        """Return the tensor without its zero point; of the axis, all or a part."""
-        if self.known is not None:
-            values = self.known
-            if end:
-                values = np.take(values, range(begin, end), self.axis)
-            return constant_of(np.ascontiguousarray(values.astype(dtype)))
-        whole = _shifted(call, self.tensor, self.zero, dtype)
-        if not end:
-            return whole
-        axis = self.axis % len(shape_of(whole))
-        return call.emit(relax.op.strided_slice(whole, [axis], [begin], [end]))
+def matmul_integer(call: OperatorCall) -> Value:
+    left, right = call.tensor(0), call.tensor(1)
+    left_zero = _of_rows(call, call.optional_tensor(2), len(shape_of(left)))
+    operands = _shifted(call, left, left_zero), _shifted(call, right, call.optional_tensor(3))
+    return relax.op.matmul(*operands, out_dtype="int32")
 
 
-def _exact_parts(left: _Factor, right: _Factor, sums: int) -> list[tuple[int, int]] | None:
-    """Divide the axis of a product so that the sums of each part are exact in single precision.
-
-    `sums` are the products of one element of the axis in one sum: 1, or a window's positions.
-    None where that takes too many parts.
-    """
-    length = shape_of(right.tensor)[right.axis]
-    known = right.known
-    if known is None:
-        cost = np.full((length, 1), right.magnitude * sums, np.float64)
-    else:
-        by_axis = np.moveaxis(np.abs(known), right.axis, 0)
-        rows = by_axis.reshape(length, -1)
-        # Of a convolution, the positions of a window are in one sum, its outputs are not.
-        cost = rows.reshape(length, -1, sums).sum(2).astype(np.float64)
-    parts, begin, total = [], 0, np.zeros(cost.shape[1])
-    for i, row in enumerate(cost * left.magnitude):
-        if (total + row).max(initial=0) > _MOST_EXACT:
-            parts.append((begin, i))
-            begin, total = i, np.zeros_like(total)
-            if row.max(initial=0) > _MOST_EXACT or len(parts) >= _MOST_PARTS:
-                return None
-        total = total + row
-    return [*parts, (begin, length)]
-
-
-def _product(
-    call: OperatorCall,
-    left: _Factor,
-    right: _Factor,
-    multiply: Callable[[relax.Expr, relax.Expr], relax.Expr],
-    parts: Sequence[tuple[int, int]] | None,
-) -> relax.Expr:
-    """Return the sums of products as int32.
-
-    That type also keeps what follows, such as a scale, from being multiplied into the weights,
-    which would round otherwise than ONNX does.
-    """
-    if parts is None:
-        return call.emit(multiply(left.shifted(call, "int32"), right.shifted(call, "int32")))
-    if len(parts) == 1:
-        parts = [(0, 0)]
-    total = None
-    for begin, end in parts:
-        pair = (factor.shifted(call, "float32", begin, end) for factor in (left, right))
-        whole = call.cast(call.emit(multiply(*pair)), "int32")
-        total = whole if total is None else call.emit(relax.op.add(total, whole))
-    assert total is not None
-    return total
+def conv_integer(call: OperatorCall) -> Value:
+    """Sums over windows; padding is zero, as zero points are subtracted already."""
+    data, weight = call.tensor(0), call.tensor(1)
+    data_zero, weight_zero = call.optional_tensor(2), call.optional_tensor(3)
+    rank = spatial_rank(call, data, weight)
+    if weight_zero is not None:
+        weight_zero = call.along(weight_zero, 0, rank + 2)
+    x = _shifted(call, data, None if data_zero is None else _scalar(call, data_zero))
+    w = _shifted(call, weight, weight_zero)
+    windows = read_windows(call, shape_of(data)[2:], shape_of(weight)[2:])
+    groups = call.attributes.integer("group", 1)
+    padding = [*windows.before, *windows.after]
+    if rank == 2 and not any(windows.overhang):
+        return relax.op.nn.conv2d(
+            x,
+            w,
+            strides=list(windows.strides),
+            padding=padding,
+            dilation=list(windows.dilations),
+            groups=groups,
+            out_dtype="int32",
+        )
+    axes = "DHW"[-rank:]
+    sizes = list(windows.strides), padding, list(windows.dilations), groups
+    layouts = f"NC{axes}", f"OI{axes}", "int32"
+    return call.compute(lambda a, b: topi.nn.conv(a, b, *sizes, *layouts), x, w)
 
 
-def _shifted(
-    call: OperatorCall, x: relax.Expr, zero: relax.Expr | None, dtype: str = "int32"
-) -> relax.Expr:
-    """The tensor without its zero point; of weights right away."""
+def _shifted(call: OperatorCall, x: relax.Expr, zero: relax.Expr | None) -> relax.Expr:
+    """The tensor without its zero point, as int32; of weights right away."""
     array, point = array_of(x), array_of(zero)
     if zero is None or (point is not None and not point.any()):
-        return call.cast(x, dtype)
+        return call.cast(x, "int32")
     if array is not None and point is not None:
-        return constant_of((array.astype(np.int32) - point.astype(np.int32)).astype(dtype))
-    return call.emit(relax.op.subtract(call.cast(x, dtype), call.cast(zero, dtype)))
+        return constant_of(array.astype(np.int32) - point.astype(np.int32))
+    return call.emit(relax.op.subtract(call.cast(x, "int32"), call.cast(zero, "int32")))
 
 
 def _of_rows(call: OperatorCall, vector: relax.Expr | None, rank: int) -> relax.Expr | None:
@@ -237,105 +222,83 @@ def _of_rows(call: OperatorCall, vector: relax.Expr | None, rank: int) -> relax.
     return call.along(vector, rank - 2, rank)
 
 
-def matmul_integer(call: OperatorCall) -> Value:
-    left_zero = _of_rows(call, call.optional_tensor(2), len(shape_of(call.tensor(0))))
-    return _matmul(call, call.tensor(0), left_zero, call.tensor(1), call.optional_tensor(3))
-
-
-def qlinear_matmul(call: OperatorCall) -> Value:
-    """Inputs: left, its scale, its zero point; right, the same; the result's scale and point."""
-    left, right, point = call.tensor(0), call.tensor(3), call.tensor(7)
-    rank = len(shape_of(left))
-    scales = _of_rows(call, call.tensor(1), rank), call.tensor(4), call.tensor(6)
-    left_zero = _of_rows(call, call.tensor(2), rank)
-    product = _matmul(call, left, left_zero, right, call.tensor(5))
-    return _requantized(call, product, scales, point)
-
-
-def _matmul(
-    call: OperatorCall,
-    left: relax.Expr,
-    left_zero: relax.Expr | None,
-    right: relax.Expr,
-    right_zero: relax.Expr | None,
-) -> relax.Expr:
-    rows = _Factor(left, left_zero, -1)
-    columns = _Factor(right, right_zero, -2 if len(shape_of(right)) > 1 else -1)
-    return _product(call, rows, columns, relax.op.matmul, _exact_parts(rows, columns, 1))
-
-
-def _requantized(
-    call: OperatorCall,
-    sums: relax.Expr,
-    scales: tuple[relax.Expr, relax.Expr, relax.Expr],
-    point: relax.Expr,
-) -> relax.Expr:
-    """From the scale of both operands to that of the result."""
-    left, right, out = (call.cast(_scalar(call, scale), "float32") for scale in scales)
-    factor = call.emit(relax.op.divide(call.emit(relax.op.multiply(left, right)), out))
-    ratio = call.emit(relax.op.multiply(call.cast(sums, "float32"), factor))
-    return _saturated(call, ratio, _scalar(call, point), dtype_of(point))
-
-
 def _scalar(call: OperatorCall, tensor: relax.Expr) -> relax.Expr:
     """A tensor of one element without dimensions, which would add some to the result."""
     return call.reshape(tensor, []) if np.prod(shape_of(tensor)) == 1 else tensor
 
 
-def conv_integer(call: OperatorCall) -> Value:
-    data, weight = call.tensor(0), call.tensor(1)
-    zero = call.optional_tensor(3)
-    if zero is not None:
-        zero = call.along(zero, 0, len(shape_of(weight)))
-    return _convolution(call, data, call.optional_tensor(2), weight, zero)
+# --- Operators of real numbers between quantized tensors ---
+
+
+def dequantized(
+    call: OperatorCall,
+    x: relax.Expr,
+    scale: relax.Expr,
+    zero: relax.Expr | None,
+    axis: int = 1,
+) -> relax.Expr:
+    """The real numbers that `x` stands for; scales may be those of an axis."""
+    wide = call.cast(scale, "float32")
+    if is_plain(x, wide, zero):
+        return _relax_dequantized(call, x, wide, zero, axis)
+    rank = len(shape_of(x))
+    along = [None if v is None else call.along(v, axis, rank) for v in (wide, zero)]
+    assert along[0] is not None
+    steps = call.cast(_shifted(call, x, along[1]), "float32")
+    return call.emit(relax.op.multiply(steps, along[0]))
+
+
+def quantized(
+    call: OperatorCall, y: relax.Expr, scale: relax.Expr, zero: relax.Expr | None, axis: int = 1
+) -> relax.Expr:
+    """Quantize real numbers, to uint8 without a zero point."""
+    rank = len(shape_of(y))
+    wide = call.along(call.cast(scale, "float32"), axis, rank)
+    point = constant(0, "uint8") if zero is None else call.along(zero, axis, rank)
+    if _is_number(wide) and dtype_of(point) in _BYTES:
+        return call.emit(relax.op.quantize(y, wide, point, out_dtype=dtype_of(point)))
+    ratio = call.emit(relax.op.divide(y, wide))
+    return _saturated(call, ratio, point, dtype_of(point))
+
+
+def qlinear_matmul(call: OperatorCall) -> Value:
+    """Inputs: left, its scale, its zero point; right, the same; the result's scale and point."""
+    left, right = call.tensor(0), call.tensor(3)
+    rank = len(shape_of(left))
+    operands = (
+        dequantized(call, left, call.tensor(1), call.optional_tensor(2), max(rank - 2, 0)),
+        dequantized(call, right, call.tensor(4), call.optional_tensor(5), -1),
+    )
+    product = call.emit(relax.op.matmul(*operands))
+    return quantized(call, product, call.tensor(6), call.optional_tensor(7), max(rank - 2, 0))
 
 
 def qlinear_conv(call: OperatorCall) -> Value:
     """Inputs: data, scale, point; weight, scale, point; the result's scale and point; bias."""
-    data, weight, bias = call.tensor(0), call.tensor(3), call.optional_tensor(8)
-    rank = len(shape_of(weight))
-    data_zero, weight_zero = _scalar(call, call.tensor(2)), call.along(call.tensor(5), 0, rank)
-    sums = _convolution(call, data, data_zero, weight, weight_zero)
-    if bias is not None:
-        sums = call.emit(relax.op.add(sums, call.along(bias, 1, rank)))
-    scales = call.tensor(1), call.along(call.tensor(4), 1, rank), call.tensor(6)
-    return _requantized(call, sums, scales, call.tensor(7))
+    x = dequantized(call, call.tensor(0), call.tensor(1), call.optional_tensor(2))
+    w = dequantized(call, call.tensor(3), call.tensor(4), call.optional_tensor(5), 0)
+    arguments: list[Value] = [x, w]
+    if call.argument(8) is not None:
+        arguments.append(real_bias(call, call.tensor(8), call.tensor(1), call.tensor(4)))
+    result = conv(replace(call, arguments=tuple(arguments)))
+    assert isinstance(result, relax.Expr)
+    return quantized(call, call.emit(result), call.tensor(6), call.optional_tensor(7))
 
 
-def _convolution(
-    call: OperatorCall,
-    data: relax.Expr,
-    data_zero: relax.Expr | None,
-    weight: relax.Expr,
-    weight_zero: relax.Expr | None,
+def real_bias(
+    call: OperatorCall, bias: relax.Expr, data_scale: relax.Expr, weight_scale: relax.Expr
 ) -> relax.Expr:
-    """Sums over windows; padding is zero, as zero points are subtracted already."""
-    rank = spatial_rank(call, data, weight)
-    kernel = shape_of(weight)[2:]
-    windows = read_windows(call, shape_of(data)[2:], kernel)
-    groups = call.attributes.integer("group", 1)
-    image, filters = _Factor(data, data_zero, 1), _Factor(weight, weight_zero, 1)
-    parts = None if any(windows.overhang) else _exact_parts(image, filters, prod(kernel))
-    if parts is not None and len(parts) > 1 and groups > 1:
-        parts = None  # the channels of a group are not those of a part
+    """A bias of int32, whose scale is the product of those of data and weights."""
+    scales = [_flat(call, call.cast(scale, "float32")) for scale in (data_scale, weight_scale)]
+    known, data, weight = (array_of(value) for value in (bias, *scales))
+    if known is not None and data is not None and weight is not None:
+        return constant_of(known.astype(np.float32) * (data * weight))
+    scale = call.emit(relax.op.multiply(*scales))
+    return call.emit(relax.op.multiply(call.cast(bias, "float32"), scale))
 
-    def multiply(x: relax.Expr, w: relax.Expr) -> relax.Expr:
-        padding = [*windows.before, *windows.after]
-        if dtype_of(x) == "int32":
-            axes = "DHW"[-rank:]
-            sizes = list(windows.strides), padding, list(windows.dilations), groups
-            layouts = f"NC{axes}", f"OI{axes}", "int32"
-            return call.compute(lambda a, b: topi.nn.conv(a, b, *sizes, *layouts), x, w)
-        return CONVOLUTIONS[rank](
-            x,
-            w,
-            strides=list(windows.strides),
-            padding=padding,
-            dilation=list(windows.dilations),
-            groups=groups,
-        )
 
-    return _product(call, image, filters, multiply, parts)
+def _flat(call: OperatorCall, tensor: relax.Expr) -> relax.Expr:
+    return call.reshape(tensor, [int(np.prod(shape_of(tensor)))])
 
 
 OPERATORS: Mapping[str, Converter] = {
