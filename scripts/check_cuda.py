@@ -4,16 +4,18 @@ The first needs nvcc and no GPU, the second TVM's runtime and no compiler. Costs
 the first round; `run` measures them, and `prepare --costs` uses what it has measured:
 
     python scripts/check_cuda.py prepare cuda-check --target sm_90
-    ./scripts/check_cuda.sh cuda-check --json first.json          # on the machine with the GPU
+    ./scripts/check_cuda.sh cuda-check --json first.jsonl         # on the machine with the GPU
     python scripts/check_cuda.py prepare cuda-check --target sm_90 --costs cuda-check/costs
-    ./scripts/check_cuda.sh cuda-check --json scripts/results/cuda.json
+    ./scripts/check_cuda.sh cuda-check --json scripts/results/cuda.jsonl
 """
 
 import json
 import os
-import statistics
+import subprocess
+import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -22,7 +24,7 @@ import click
 import numpy as np
 
 from hios_tvm import runtime
-from hios_tvm.cli.options import precision_option
+from hios_tvm.cli.options import precision_option, print_table
 from hios_tvm.errors import HiosError
 from hios_tvm.measuring.artifact_costs import measure_artifact, write_costs
 from hios_tvm.runtime.devices.cuda.driver import load_driver
@@ -38,6 +40,7 @@ ON_SEVERAL = ("hios-lp", "hios-mr", "auto")
 KERNELS, REFERENCE = "kernels.hios", "reference.npz"
 MODEL, TVM_DEFAULT = "model.onnx", "tvm-default.so"  # what rivals run
 PRECISION = "precision.txt"  # of a case
+REPEATED = 20  # runs whose outputs must have the same bits
 
 
 @click.group(help=__doc__)
@@ -134,48 +137,158 @@ def _export_tvm_default(mod: Any, target: str, path: Path) -> None:
         tvm.compile(mod, gpu).export_library(str(path))
 
 
+@dataclass(frozen=True)
+class Step:
+    """One thing to check or measure, in a process of its own.
+
+    `what` is ``costs`` of kernels, ``streams`` or ``graph`` (how an artifact runs), ``overlap`` of
+    its kernels, or ``rival``; `name` is the artifact's, the file's of costs, or the rival's.
+    """
+
+    case: str
+    what: str
+    name: str
+    devices: tuple[str, ...] = ()
+
+
 @main.command()
 @click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--iterations", default=50, show_default=True, help="Runs of each artifact.")
 @click.option("--warmup", default=10, show_default=True, help="Runs before them.")
-@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write results there.")
-def run(folder: Path, iterations: int, warmup: int, json_file: Path | None) -> None:
-    """Check and measure everything in FOLDER on the GPUs of this machine; write its costs."""
+@click.option("--timeout", default=120.0, show_default=True, help="Seconds for each step.")
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write a line a step.")
+def run(folder: Path, iterations: int, warmup: int, timeout: float, json_file: Path | None) -> None:
+    """Check and measure everything in FOLDER on the GPUs of this machine; write its costs.
+
+    Each step has a process of its own and a time limit, so that a failure, which may leave a GPU's
+    context unusable, is one line and the rest goes on.
+    """
     try:
         driver = load_driver()
+        gpus = [f"cuda:{i}" for i in range(driver.gpu_count())]
+        click.echo(f"{len(gpus)} GPUs of architecture {driver.arch(0)}")
     except HiosError as error:
         raise click.ClickException(str(error)) from error
-    gpus = [f"cuda:{i}" for i in range(driver.gpu_count())]
-    click.echo(f"{len(gpus)} GPUs of architecture {driver.arch(0)}")
     (folder / "costs").mkdir(exist_ok=True)
-    results: dict[str, Any] = {"gpus": len(gpus), "arch": driver.arch(0), "cases": {}}
-    failed = False
-    for case in sorted(path.parent for path in folder.glob(f"*/{REFERENCE}")):
-        found = results["cases"][case.name] = {}
+    results: dict[Step, dict[str, Any]] = {}
+    for step in steps_of(folder, gpus):
+        result = isolated(folder, step, iterations, warmup, timeout)
+        if "failed" in result and step.what in ("streams", "graph"):
+            # Where every call waits for its end, the call that failed is the one that is named
+            again, blocking = replace(step, what="streams"), {"CUDA_LAUNCH_BLOCKING": "1"}
+            result["blocking"] = isolated(folder, again, 1, 0, timeout, blocking)
+        results[step] = result
+        line = json.dumps({**asdict(step), **result})
+        click.echo(line)
+        if json_file is not None:
+            with json_file.open("a") as file:
+                file.write(line + "\n")
+    _print_results(results)
+    raise SystemExit(any("failed" in r for step, r in results.items() if step.what != "rival"))
+
+
+def steps_of(folder: Path, gpus: Sequence[str]) -> Iterator[Step]:
+    """Yield all steps: small networks first, and of each what says most."""
+    cases = {path.parent for path in folder.glob(f"*/{REFERENCE}")}
+    for case in sorted(cases, key=lambda case: ((case / MODEL).stat().st_size, case.name)):
         artifacts = {path: _devices(path, gpus) for path in sorted(case.glob("*-*.hios"))}
+        on_one = sorted(artifacts.items(), key=lambda item: len(item[1]))
+        for what in ("graph", "streams", "overlap"):
+            yield from (Step(case.name, what, path.stem, where) for path, where in on_one)
+        yield from (Step(case.name, "rival", name) for name in RIVALS)
         measured: dict[str, tuple[str, ...]] = {}  # by file of costs: as many as a link takes
         for devices in artifacts.values():
             file, distinct = _costs_file(case, devices), tuple(dict.fromkeys(devices))[:2]
             measured[file] = max(measured.get(file, ()), distinct, key=len)
-        for file, distinct in measured.items():
-            write_costs(*measure_artifact(case / KERNELS, distinct), folder / "costs" / file)
-        for artifact, devices in artifacts.items():
-            try:
-                result = _check(artifact, devices, case, iterations, warmup)
-            except HiosError as error:
-                result, failed = {"failed": str(error)}, True
-            found[artifact.stem] = result
-            click.echo(f"{case.name} {artifact.stem} on {','.join(devices)}: {json.dumps(result)}")
-        for name, rival in RIVALS.items():
-            try:
-                result = _statistics(rival(case), iterations, warmup)
-            except Exception as error:  # a rival that is missing or fails is no fault of ours
-                result = {"failed": f"{type(error).__name__}: {error}"}
-            found[name] = result
-            click.echo(f"{case.name} {name}: {json.dumps(result)}")
-    if json_file is not None:
-        json_file.write_text(json.dumps(results, indent=1) + "\n")
-    raise SystemExit(failed)
+        yield from (Step(case.name, "costs", file, where) for file, where in measured.items())
+
+
+def isolated(
+    folder: Path,
+    step: Step,
+    iterations: int,
+    warmup: int,
+    timeout: float,
+    environment: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """Return what a process found in `step`, or why it failed."""
+    words = (json.dumps(asdict(step)), str(iterations), str(warmup))
+    command = [sys.executable, __file__, "step", str(folder), *words]
+    try:
+        done = subprocess.run(
+            command,
+            env={**os.environ, **(environment or {})},
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return {"failed": f"not done after {timeout:g} s"}
+    lines = done.stdout.strip().splitlines()
+    if done.returncode == 0 and lines:
+        return cast(dict[str, Any], json.loads(lines[-1]))
+    reason = (done.stderr.strip() or "no message").splitlines()[-1]
+    return {"failed": f"{reason} (exit status {done.returncode})"}
+
+
+@main.command(name="step", hidden=True)
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("step")
+@click.argument("iterations", type=int)
+@click.argument("warmup", type=int)
+def step_command(folder: Path, step: str, iterations: int, warmup: int) -> None:
+    """Do one step, and print what was found as JSON."""
+    fields = json.loads(step)
+    chosen = Step(**{**fields, "devices": tuple(fields["devices"])})
+    try:
+        click.echo(json.dumps(perform(folder, chosen, iterations, warmup)))
+    except HiosError as error:
+        raise click.ClickException(str(error)) from error
+
+
+def perform(folder: Path, step: Step, iterations: int, warmup: int) -> dict[str, Any]:
+    """Do one step in this process."""
+    case = folder / step.case
+    if step.what == "costs":
+        write_costs(*measure_artifact(case / KERNELS, step.devices), folder / "costs" / step.name)
+        return {"file": step.name}
+    if step.what == "rival":
+        run_once = RIVALS[step.name](case)
+        return {
+            "error": _rival_error(case, run_once()),
+            **_statistics(run_once, iterations, warmup),
+        }
+    artifact = case / f"{step.name}.hios"
+    if step.what == "overlap":
+        inputs = _reference(case)["input"]
+        with runtime.load(artifact, devices=step.devices, gpu_trace=True) as session:
+            session.run(inputs)
+            _, trace = session.run_traced(inputs)
+            return {"overlap": _overlap(trace)}
+    return _check(artifact, step, case, iterations, warmup)
+
+
+def _print_results(results: Mapping[Step, Mapping[str, Any]]) -> None:
+    """Print a table: a row for each artifact and rival, with its latency, or how it failed."""
+    rows: dict[tuple[str, str], dict[str, str]] = {}
+    for step, result in results.items():
+        if step.what == "costs":
+            continue
+        row = rows.setdefault((step.case, step.name), {})
+        if "failed" in result:
+            row[step.what] = "failed"
+        elif step.what == "overlap":
+            row["overlap"] = f"{result['overlap']:.2f}"
+        else:
+            row[step.what] = f"{result['median_ms']:.3f} ± {result['spread_ms']:.3f}"
+            row["error"] = f"{result['error']:.1e}"
+    columns = ["graph", "streams", "rival", "overlap", "error"]
+    print_table(
+        "median ms of a run ± interquartile range",
+        ["network", "artifact or rival", *columns],
+        [[*key, *(row.get(column, "") for column in columns)] for key, row in rows.items()],
+    )
 
 
 def _devices(artifact: Path, gpus: Sequence[str]) -> tuple[str, ...]:
@@ -237,10 +350,49 @@ def _torch(case: Path, *, mode: str | None) -> Callable[[], object]:
     return run_once
 
 
+def _torch_graph(case: Path) -> Callable[[], object]:
+    """PyTorch's fastest form: cuDNN's best kernels, channels last, one CUDA graph."""
+    import onnx
+    import torch
+    from torch_network import TorchNetwork
+
+    precision = _precision(case)
+    dtype = torch.float16 if precision == "fp16" else torch.float32
+    torch.backends.cudnn.benchmark = True
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = precision != "fp32"
+    network = TorchNetwork(onnx.load(case / MODEL)).eval().cuda()
+    network = network.to(dtype=dtype, memory_format=torch.channels_last)
+    given = [torch.from_numpy(value).pin_memory() for value in _reference(case)["input"].values()]
+    layouts = [
+        torch.channels_last if value.ndim == 4 else torch.contiguous_format for value in given
+    ]
+    inputs = [
+        value.cuda().to(dtype=dtype, memory_format=layout)
+        for value, layout in zip(given, layouts, strict=True)
+    ]
+    graph, side = torch.cuda.CUDAGraph(), torch.cuda.Stream()
+    with torch.inference_mode():
+        with torch.cuda.stream(side):  # as PyTorch asks for before a capture
+            for _ in range(3):
+                network(*inputs)
+        torch.cuda.synchronize()
+        with torch.cuda.graph(graph):
+            outputs = network(*inputs)
+
+    def run_once() -> object:
+        for place, value in zip(inputs, given, strict=True):
+            place.copy_(value, non_blocking=True)
+        graph.replay()
+        return [output.float().cpu() for output in outputs]
+
+    return run_once
+
+
 RIVALS: dict[str, Callable[[Path], Callable[[], object]]] = {
     "tvm-default": _tvm_default,
     "onnxruntime-cuda": _onnxruntime_cuda,
     "torch-eager": partial(_torch, mode=None),
+    "torch-graph": _torch_graph,
     "torch-compiled": partial(_torch, mode="reduce-overhead"),  # which is with CUDA graphs
 }
 
@@ -258,31 +410,37 @@ def _reference(case: Path) -> dict[str, dict[str, np.ndarray]]:
     return arrays
 
 
-def _check(
-    artifact: Path, devices: Sequence[str], case: Path, iterations: int, warmup: int
-) -> dict[str, Any]:
-    """Compare outputs with the recorded ones, measure latency and how much overlaps."""
+def _check(artifact: Path, step: Step, case: Path, iterations: int, warmup: int) -> dict[str, Any]:
+    """Compare outputs with the recorded ones and with each other's bits, and measure latency."""
     reference, largest_error = _reference(case), RTOL[_precision(case)]
     inputs, expected = reference["input"], reference["output"]
-    result: dict[str, Any] = {"predicted_ms": read_manifest(artifact).prediction.makespan_ms}
-    for label, graph in (("streams", False), ("graph", True)):
-        with runtime.load(artifact, devices=devices, cuda_graph=graph) as session:
-            outputs = session.run(inputs)
-            error = max(d.max_error for d in deviations(outputs, expected))
-            if not error <= largest_error:
-                raise HiosError(f"with {label} the outputs differ by {error:.1e}")
-            run_once = partial(session.run, inputs)
-            result[label] = {"error": error, **_statistics(run_once, iterations, warmup)}
-    with runtime.load(artifact, devices=devices, gpu_trace=True) as session:
-        session.run(inputs)
-        _, trace = session.run_traced(inputs)
-        result["overlap"] = _overlap(trace)
-    return result
+    found: dict[str, Any] = {"predicted_ms": read_manifest(artifact).prediction.makespan_ms}
+    graph = step.what == "graph"
+    with runtime.load(artifact, devices=step.devices, cuda_graph=graph) as session:
+        outputs = session.run(inputs)
+        error = max(d.max_error for d in deviations(outputs, expected))
+        if not error <= largest_error:
+            raise HiosError(f"the outputs differ by {error:.1e}")
+        for _ in range(REPEATED):
+            again = session.run(inputs)
+            if any(again[name].tobytes() != value.tobytes() for name, value in outputs.items()):
+                raise HiosError("two runs on the same inputs differ")
+        run_once = partial(session.run, inputs)
+        return {**found, "error": error, **_statistics(run_once, iterations, warmup)}
+
+
+def _rival_error(case: Path, results: object) -> float:
+    """Return how far a rival's outputs are from the recorded ones."""
+    values = results if isinstance(results, list) else [results]
+    expected = _reference(case)["output"]
+    outputs = dict(zip(expected, (np.asarray(value, np.float32) for value in values), strict=True))
+    return max(d.max_error for d in deviations(outputs, expected))
 
 
 def _statistics(run: Callable[[], object], iterations: int, warmup: int) -> dict[str, float]:
     times = list(_latencies(run, iterations, warmup))
-    return {"median_ms": statistics.median(times), "min_ms": min(times)}
+    low, middle, high = np.percentile(times, (25, 50, 75))
+    return {"median_ms": float(middle), "spread_ms": float(high - low), "min_ms": min(times)}
 
 
 def _latencies(run: Callable[[], object], iterations: int, warmup: int) -> Iterator[float]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -18,10 +20,11 @@ SCRIPT = Path(__file__).parents[2] / "scripts/check_cuda.py"
 
 
 @pytest.fixture
-def script() -> ModuleType:
+def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     spec = importlib.util.spec_from_file_location("check_cuda", SCRIPT)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, module)  # where dataclasses look themselves up
     spec.loader.exec_module(module)
     return module
 
@@ -48,17 +51,78 @@ def test_prepare_run_and_prepare_with_costs(
         assert result.exit_code == 0, result.output
         return result.output
 
+    def in_this_process(
+        folder: Path,
+        step: Any,
+        iterations: int,
+        warmup: int,
+        timeout: float,
+        environment: Mapping[str, str] | None = None,
+    ) -> dict[str, Any]:
+        found: dict[str, Any] = script.perform(folder, step, iterations, warmup)
+        return found
+
+    monkeypatch.setattr(script, "isolated", in_this_process)
+    monkeypatch.setattr(script, "REPEATED", 1)
     call("prepare", str(tmp_path), *options)
-    result = tmp_path / "result.json"
-    call("run", str(tmp_path), "--iterations", "1", "--warmup", "0", "--json", str(result))
-    cases = json.loads(result.read_text())["cases"]
-    results = cases["squeezenet1_1-36-tf32"]
-    assert set(results) == {"hios-lp-1", "hios-lp-2", "hios-lp-parts2"}
-    for found in results.values():
-        assert 1e-5 < found["streams"]["error"] == found["graph"]["error"] < 1e-2
-        assert found["overlap"] > 0.999
+    file = tmp_path / "result.jsonl"
+    output = call("run", str(tmp_path), "--iterations", "1", "--warmup", "0", "--json", str(file))
+    found = {
+        (line["name"], line["what"]): line
+        for line in map(json.loads, file.read_text().splitlines())
+    }
+    artifacts = ("hios-lp-1", "hios-lp-2", "hios-lp-parts2")
+    for name in artifacts:
+        assert 1e-5 < found[name, "streams"]["error"] == found[name, "graph"]["error"] < 1e-2
+        assert found[name, "overlap"]["overlap"] > 0.999
+        assert name in output
     costs = tmp_path / "costs"
-    for file, model in (("", "cuda/sm_80"), ("-parts2", "cuda/sm_80/2")):
-        data = json.loads((costs / f"squeezenet1_1-36-tf32{file}.json").read_text())
+    for suffix, model in (("", "cuda/sm_80"), ("-parts2", "cuda/sm_80/2")):
+        data = json.loads((costs / f"squeezenet1_1-36-tf32{suffix}.json").read_text())
         assert set(data["latency"]) == {model}
+    assert len(found) == 3 * len(artifacts) + 2
     call("prepare", str(tmp_path), *options, "--costs", str(costs))
+
+
+def test_every_step_may_fail(
+    start: Callable[..., FakeDriver],
+    script: ModuleType,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each failure is one line, and the rest goes on."""
+    start(gpus=1)
+    monkeypatch.setattr(script, "load_driver", script.runtime.devices.cuda.kind.load_driver)
+    steps = [
+        script.Step("net", what, "hios-lp-1", ("cuda:0",))
+        for what in ("graph", "streams", "overlap", "rival", "costs")
+    ]
+    monkeypatch.setattr(script, "steps_of", lambda folder, gpus: iter(steps))
+    for broken in steps:
+        calls = []
+
+        def fail_once(
+            folder: Path, step: Any, *rest: object, broken: Any = broken, calls: list[Any] = calls
+        ) -> dict[str, Any]:
+            calls.append(step)
+            if step == broken:
+                return {"failed": "the GPU's driver refused cuLaunchKernel (700)"}
+            return {"median_ms": 1.0, "spread_ms": 0.1, "error": 0.0, "overlap": 1.0}
+
+        monkeypatch.setattr(script, "isolated", fail_once)
+        file = tmp_path / f"{broken.what}.jsonl"
+        result = CliRunner().invoke(script.main, ["run", str(tmp_path), "--json", str(file)])
+        assert result.exit_code == (broken.what != "rival"), result.output
+        lines = list(map(json.loads, file.read_text().splitlines()))
+        assert [line["what"] for line in lines] == [step.what for step in steps]
+        assert [line["what"] for line in lines if "failed" in line] == [broken.what]
+        again = len(calls) - len(steps)
+        assert again == (broken.what in ("graph", "streams"))
+        assert ("blocking" in lines[steps.index(broken)]) == bool(again)
+
+
+def test_a_step_that_dies_or_hangs_is_one_line(script: ModuleType, tmp_path: Path) -> None:
+    step = script.Step("missing", "graph", "hios-lp-1", ("cuda:0",))
+    (found,) = script.isolated(tmp_path, step, 1, 0, 60.0).values()
+    assert "missing" in found and found.endswith("(exit status 1)")
+    assert script.isolated(tmp_path, step, 1, 0, 0.01) == {"failed": "not done after 0.01 s"}
