@@ -5,6 +5,7 @@ from tvm import relax
 from tvm.ir import Call, IRModule
 
 from hios_tvm.passes.dataflow import Rewriter, bindings, operator_name, rewrite_main
+from hios_tvm.passes.keep_bytes import BARRIER
 from hios_tvm.schema.node_names import nodes_of, variable_of
 
 Nodes = tuple[int, ...]
@@ -31,6 +32,8 @@ class FuseOperators:
         }
 
         def rename(rewriter: Rewriter, value: relax.Expr) -> relax.Expr:
+            if operator_name(value) == BARRIER:
+                return value.args[0]
             if operator_name(value) != "relax.call_tir":
                 return value
             found = nodes.get(value.args[0].name_hint) or _nodes_of_call(value)

@@ -83,9 +83,15 @@ class IntegerProducts:
 
 
 def _is_product(value: relax.Expr) -> bool:
-    """Whether `value` is a convolution or product of ``int32``."""
-    is_known = operator_name(value) in (_CONVOLUTION, _PRODUCT)
-    return is_known and _dtype(value.args[0]) == "int32"
+    """Whether `value` is a convolution of channels-first images, or a product, of ``int32``."""
+    name = operator_name(value)
+    if name not in (_CONVOLUTION, _PRODUCT) or _dtype(value.args[0]) != "int32":
+        return False
+    if name == _PRODUCT:
+        return True
+    attrs = value.attrs
+    layouts = str(attrs.data_layout), str(attrs.kernel_layout), str(attrs.out_layout)
+    return layouts == ("NCHW", "OIHW", "NCHW")
 
 
 @dataclass(frozen=True)

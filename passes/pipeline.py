@@ -40,6 +40,7 @@ from hios_tvm.passes.fuse_operators import FuseOperators
 from hios_tvm.passes.gelu import RecognizeGelu
 from hios_tvm.passes.gpu_rules import gpu_rules
 from hios_tvm.passes.integer_products import IntegerProducts
+from hios_tvm.passes.keep_bytes import KeepBytes
 from hios_tvm.passes.legalize_operators import LEGALIZATIONS
 from hios_tvm.passes.limit_fusion import LimitFusion
 from hios_tvm.passes.lower_quantization import LowerQuantization
@@ -133,6 +134,7 @@ def lower_to_kernels(
         FoldConstants(),
         relax.transform.AnnotateTIROpPattern(),
         LimitFusion(),
+        KeepBytes(),
         FuseOperators(),
         ExactComparisons(),
         MergeEqualKernels(),
