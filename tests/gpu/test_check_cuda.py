@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 from fake_driver import FakeDriver
+from gpu_network import MODEL
 
-from hios_tvm.zoo import squeezenet
+import hios_tvm.zoo
 
 SCRIPT = Path(__file__).parents[2] / "scripts/check_cuda.py"
 
@@ -42,7 +43,7 @@ def test_prepare_run_and_prepare_with_costs(
         monkeypatch.setattr(script, name, ("hios-lp",))
     monkeypatch.setattr(script, "_export_tvm_default", lambda mod, target, path: None)
     monkeypatch.setattr(script, "RIVALS", {})
-    monkeypatch.setattr(squeezenet, "STAGES", [squeezenet.STAGES[0][:1]] * 3)  # it is emulated
+    monkeypatch.setattr(hios_tvm.zoo, "build", lambda name, **size: MODEL)  # it is emulated
     options = ["--target", "sm_80", "--networks", "squeezenet1_1", "--sizes", "36"]
     options += ["--parts", "2", "--precision", "tf32"]
 
@@ -73,7 +74,7 @@ def test_prepare_run_and_prepare_with_costs(
     }
     artifacts = ("hios-lp-1", "hios-lp-2", "hios-lp-parts2")
     for name in artifacts:
-        assert 1e-5 < found[name, "streams"]["error"] == found[name, "graph"]["error"] < 1e-2
+        assert found[name, "streams"]["error"] == found[name, "graph"]["error"] < 1e-2
         assert found[name, "overlap"]["overlap"] > 0.999
         assert name in output
     costs = tmp_path / "costs"
