@@ -17,6 +17,7 @@ from relay_programs import (
 
 from hios_tvm.artifact.build import build
 from hios_tvm.artifact.write import write
+from hios_tvm.backends.cache import kernel_dir
 from hios_tvm.backends.network import lower_network
 from hios_tvm.compiler import plan
 from hios_tvm.frontends.relay import from_relay, from_relay_json, load_relay
@@ -42,14 +43,14 @@ def test_model_in_relax_alone(name: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "squeezenet"])
-def test_model_in_an_artifact_for_two_devices(name: str, tmp_path: Path) -> None:
+def test_model_in_an_artifact_for_two_devices(name: str, tmp_path: Path, cache: Path) -> None:
     mod, inputs = imported(FOLDER / f"{name}.relay")
     network = lower_network(mod, "host")
     latency = {op.name: Measurement(1.0) for op in network.graph.operators}
     platform = Platform(tuple(Device(f"cpu@{core}", model="cpu/1") for core in range(2)))
     schedule = plan(network, CostTable({"cpu/1": latency}), platform)
     path = tmp_path / "model.hios"
-    write(build(network, schedule), path)
+    write(build(network, schedule, kernel_dir=kernel_dir(cache)), path)
     cores = sorted(os.sched_getaffinity(0))
     with load(path, devices=[f"cpu@{cores[0]}", f"cpu@{cores[-1]}"]) as session:
         outputs = session.run(inputs)
