@@ -349,7 +349,8 @@ class Session:
         out: Mapping[str, Array] | None = None,
     ) -> dict[str, Array]:
         self._require_no_run()
-        self._last.executor.require_free()  # of the memory that all shapes share
+        if shape is not self._last:
+            self._last.executor.require_free()  # of the memory that all shapes share
         self._is_running = True
         try:
             self._last = shape
