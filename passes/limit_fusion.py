@@ -88,6 +88,8 @@ def _results_in_memory(mod: IRModule) -> set[relax.Var]:
     alone: set[relax.Var] = set()
     for var, call in _kernel_calls(mod):
         kernel, arguments = call.args[0], call.args[1].fields
+        if patterns[kernel] == OUT_ELEMENTWISE_FUSABLE:
+            continue  # such kernels read all arguments from memory
         if kernel not in expressions:
             expressions[kernel] = _expression_of(mod[kernel])
         size = expressions[kernel].size([nodes.get(argument, 1) for argument in arguments])

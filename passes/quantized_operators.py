@@ -136,15 +136,42 @@ def _concatenated(rewriter: Rewriter, call: Call) -> relax.Expr | None:
     return _dequantize(rewriter.emit(joined), scale)
 
 
-def _unary(rewriter: Rewriter, call: Call) -> relax.Expr | None:
+def _before_reshape(rewriter: Rewriter, call: Call) -> relax.Expr | None:
     """Compute a function of a product before the product is reshaped, in the same kernel."""
-    found = _quantized(rewriter, call.args[0])
-    reshape = None if found is None else rewriter.producer(found[0], ("relax.reshape",))
-    if found is None or reshape is None or rewriter.uses(call.args[0]) != 1:
+    found = [_reshaped(rewriter, operand) for operand in call.args]
+    place = next((i for i, part in enumerate(found) if part is not None), None)
+    if place is None or (first := found[place]) is None:
         return None
-    floats = rewriter.emit(_dequantize(reshape.args[0], found[1]))
-    result = rewriter.emit(Call(call.op, [floats, *call.args[1:]], call.attrs, call.ty_args))
-    return relax.op.reshape(result, reshape.args[1])
+    source, scale = first
+    operands = []
+    for i, operand in enumerate(call.args):
+        if i == place:
+            operands.append(rewriter.emit(_dequantize(source, scale)))
+        elif not operand.ty.ndim:
+            operands.append(operand)
+        elif list(operand.ty.shape) == list(call.ty.shape):
+            operands.append(_in_shape(rewriter, operand, source.ty.shape))
+        else:
+            return None
+    result = rewriter.emit(Call(call.op, operands, call.attrs, call.ty_args))
+    return relax.op.reshape(result, call.ty.shape)
+
+
+def _reshaped(rewriter: Rewriter, value: relax.Expr) -> tuple[relax.Expr, Scale] | None:
+    """Return the quantized tensor that was reshaped before it was dequantized for one reader."""
+    found = _quantized(rewriter, value)
+    reshape = None if found is None else rewriter.producer(found[0], ("relax.reshape",))
+    if found is None or reshape is None or rewriter.uses(value) != 1:
+        return None
+    return reshape.args[0], found[1]
+
+
+def _in_shape(rewriter: Rewriter, value: relax.Expr, shape: relax.Expr) -> relax.Expr:
+    found = _quantized(rewriter, value)
+    if found is None:
+        return rewriter.emit(relax.op.reshape(value, shape))
+    moved = rewriter.emit(relax.op.reshape(found[0], shape))
+    return rewriter.emit(_dequantize(moved, found[1]))
 
 
 def _without_nan(rewriter: Rewriter, call: Call) -> relax.Expr | None:
@@ -250,6 +277,12 @@ def _biased(rewriter: Rewriter, call: Call) -> relax.Expr | None:
     return scaled(rewriter, result, scale)
 
 
+def _sum(rewriter: Rewriter, call: Call) -> relax.Expr | None:
+    """Add a bias to sums of integers, or what a product is added to before it is reshaped."""
+    biased = _biased(rewriter, call)
+    return _before_reshape(rewriter, call) if biased is None else biased
+
+
 # --- Quantizations ---
 
 
@@ -288,10 +321,10 @@ _FUNCTIONS = tuple(
 
 _RULES: Mapping[str, Callable[[Rewriter, Call], relax.Expr | None]] = {
     **dict.fromkeys((*MOVES, LARGEST), _moved),
-    **dict.fromkeys(_FUNCTIONS, _unary),
+    **dict.fromkeys(_FUNCTIONS, _before_reshape),
     DEQUANTIZE: _dequantization,
     QUANTIZE: _quantization,
-    "relax.add": _biased,
+    "relax.add": _sum,
     "relax.concat": _concatenated,
     "relax.matmul": _product,
     "relax.mean": _averaged,

@@ -13,6 +13,7 @@ from hios_tvm.schema.node_names import QUANTIZED_NODES
 _MOST_NAMED = 3
 _WORTH_A_NOTE = 0.005  # of the time
 _PRODUCTS = ("conv", "matmul")  # in names of kernels
+_EXACT = (INTEGER_KERNEL, "depthwise")  # of integers, also where floats hold their sums exactly
 
 
 def cost_notes(network: Network, costs: CostTable) -> tuple[str, ...]:
@@ -73,7 +74,7 @@ def _half(network: Network, costs: CostTable) -> Iterator[str]:
 def _quantized(network: Network, costs: CostTable) -> Iterator[str]:
     nodes = set(map(str, network.kernels["main"].attrs.get(QUANTIZED_NODES, ())))
     found = {op.name: op.kernel for op in network.graph.operators if nodes & set(op.nodes)}
-    whole = [name for name, kernel in found.items() if INTEGER_KERNEL in kernel]
+    whole = [name for name, kernel in found.items() if any(word in kernel for word in _EXACT)]
     floats = [
         name
         for name, kernel in found.items()

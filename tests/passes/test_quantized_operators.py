@@ -145,6 +145,19 @@ def test_a_function_of_a_product_is_computed_before_it_is_reshaped() -> None:
     assert_computes(before, expected)
 
 
+def test_what_is_added_to_a_product_is_added_before_the_sum_is_reshaped() -> None:
+    other = const(np.arange(36, dtype="float32"))
+
+    def before(x: Var) -> Expr:
+        return R.add(real(R.reshape(x, [36]), 0.5, 3), other)
+
+    def expected(x: Var) -> Expr:
+        product = R.multiply(R.subtract(R.astype(x, "float32"), number(3.0)), number(0.5))
+        return R.reshape(R.add(product, R.reshape(other, [1, 1, 6, 6])), [36])
+
+    assert_computes(before, expected)
+
+
 def test_quantized_tensors_have_no_nan() -> None:
     def before(x: Var) -> Expr:
         y = real(x, 0.5, 3)
