@@ -212,6 +212,16 @@ class Session:
             If the session is closed, or belongs to the parent of this process.
         """
         self._require_open()  # before the lock, which a fork may have copied locked
+        try:
+            return self._run_once(inputs, out, timeout)
+        except MemoryError as error:
+            if isinstance(error, MemoryLimitError):
+                raise
+            raise MemoryLimitError("there is too little memory for a run") from error
+
+    def _run_once(
+        self, inputs: Tensors, out: Tensors | None, timeout: float | None
+    ) -> dict[str, Array]:
         shape, fewer = self._shape_of(inputs)
         if fewer is not None:
             return self._run_fewer(shape, fewer, inputs, out, timeout)
@@ -334,11 +344,10 @@ class Session:
     ) -> dict[str, Array]:
         arrays = accept(inputs, fewer.inputs, "input")
         given = {} if out is None else accept_outputs(out, fewer.outputs)
-        with memory_errors("run fewer rows than the program has"):
-            filled = fewer.fill(arrays)
-            with self._turn(timeout) as turn:
-                results = fewer.cut(self._run(shape, filled, turn))
-                write_into(given, results)
+        filled = fewer.fill(arrays)
+        with self._turn(timeout) as turn:
+            results = fewer.cut(self._run(shape, filled, turn))
+            write_into(given, results)
         return results
 
     def _run(
@@ -354,8 +363,6 @@ class Session:
         try:
             self._last = shape
             return shape.run(inputs, _left_s(turn), out)
-        except MemoryError as error:
-            raise MemoryLimitError("there is too little memory for a run") from error
         finally:
             self._is_running = False
 
