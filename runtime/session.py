@@ -7,6 +7,7 @@ import os
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
+from ctypes import ArgumentError
 from functools import partial
 
 from hios_tvm.errors import ArtifactError, ExecutionError, MemoryLimitError
@@ -214,7 +215,7 @@ class Session:
         self._require_open()  # before the lock, which a fork may have copied locked
         try:
             return self._run_once(inputs, out, timeout)
-        except MemoryError as error:
+        except (MemoryError, ArgumentError) as error:  # ctypes says the latter
             if isinstance(error, MemoryLimitError):
                 raise
             raise MemoryLimitError("there is too little memory for a run") from error
