@@ -64,7 +64,7 @@ def temporary_file(beside: Path) -> Iterator[BinaryIO]:
             fcntl.flock(file, fcntl.LOCK_SH)
             yield cast(BinaryIO, file)
         finally:
-            with suppress(FileNotFoundError):
+            with suppress(OSError):  # it has another name now, or the next process removes it
                 os.unlink(file.name)
 
 
@@ -72,10 +72,11 @@ def temporary_file(beside: Path) -> Iterator[BinaryIO]:
 def temporary_folder() -> Iterator[Path]:
     """Make a folder for temporary files, and remove it at the end of the block.
 
-    Those that killed processes left are removed too.
+    What cannot be removed, and what killed processes left, the next process removes.
     """
     _sweep_folders(gettempdir())
-    with TemporaryDirectory(prefix="hios-") as name, open(Path(name, _MARK), "wb") as mark:
+    folder = TemporaryDirectory(prefix="hios-", ignore_cleanup_errors=True)
+    with folder as name, open(Path(name, _MARK), "wb") as mark:
         with suppress(OSError):  # of file systems without locks
             fcntl.flock(mark, fcntl.LOCK_SH)
         yield Path(name)

@@ -11,15 +11,18 @@ import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from ctypes import ArgumentError
 from pathlib import Path
 
 from hios_tvm.errors import HiosError, MemoryLimitError
 
 _SMALL = 1 << 16  # bytes for which nobody looks at the memory that is free
-_NO_MEMORY = (  # what errors say that are no MemoryError: of the system, of locks, of hashlib
+_NO_MEMORY = (  # in errors that are no MemoryError: of the system, locks, hashlib, ctypes, paths
     os.strerror(errno.ENOMEM),
     "can't allocate",
     "[digital envelope routines]",
+    "MemoryError",
+    "not PosixPath",
 )
 
 _limit: ContextVar[int | None] = ContextVar("memory_limit", default=None)
@@ -63,7 +66,7 @@ def memory_errors(what: str) -> Iterator[None]:
         yield
     except HiosError:
         raise
-    except (MemoryError, OSError, RuntimeError, ValueError) as error:
+    except (MemoryError, OSError, RuntimeError, TypeError, ValueError, ArgumentError) as error:
         if isinstance(error, MemoryError) or any(sign in str(error) for sign in _NO_MEMORY):
             raise MemoryLimitError(f"there is too little memory to {what}") from error
         raise

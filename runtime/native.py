@@ -52,8 +52,7 @@ class Library:
                 # TVM's loader fills the kernels' context pointers; ours shares its handle.
                 self._module = tvm_ffi.load_module(path, keep_module_alive=False)
                 self.dll = ctypes.CDLL(path)
-                unload = weakref.finalize(self, _LIBC.dlclose, ctypes.c_void_p(self.dll._handle))
-                unload.atexit = False  # a thread may still be inside
+                self._unload_in_the_end()
         except (OSError, RuntimeError) as error:
             raise ArtifactError(f"a kernel library cannot be loaded: {error}") from error
         version = getattr(self.dll, "hios_abi_version", lambda: None)()
@@ -66,6 +65,15 @@ class Library:
             function = getattr(self.dll, name)
             function.restype, function.argtypes = result, arguments
         self._take_over_parallel_loops()
+
+    def _unload_in_the_end(self) -> None:
+        handle = ctypes.c_void_p(self.dll._handle)
+        try:
+            unload = weakref.finalize(self, _LIBC.dlclose, handle)
+            unload.atexit = False  # a thread may still be inside
+        except BaseException:  # there is no memory
+            _LIBC.dlclose(handle)
+            raise
 
     def kernel(self, name: str) -> int:
         """Return the address of the kernel called `name`; `ArtifactError` if there is none."""

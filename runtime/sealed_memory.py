@@ -7,6 +7,7 @@ overwritten, shortened or removed.
 from __future__ import annotations
 
 import fcntl
+import io
 import mmap
 import os
 
@@ -21,19 +22,25 @@ class SealedMemory:
     """
 
     def __init__(self, name: str) -> None:
-        self.descriptor = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        # A file owns its descriptor from the start: Python may have no memory for what follows.
+        flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
+        self._file = io.FileIO(name, "rb+", opener=lambda name, _: os.memfd_create(name, flags))
 
     def __enter__(self) -> SealedMemory:
         return self
 
     def __exit__(self, *_: object) -> None:
-        os.close(self.descriptor)
+        self._file.close()
+
+    @property
+    def descriptor(self) -> int:
+        return self._file.fileno()
 
     def write(self, content: bytes) -> None:
         """Append `content`; `OSError` where memory ends, or after `seal`."""
         rest = memoryview(content)
         while rest:
-            rest = rest[os.write(self.descriptor, rest) :]
+            rest = rest[self._file.write(rest) :]
 
     def writable(self, nbytes: int) -> mmap.mmap:
         """Return that many new zero bytes, to be closed before `seal`; `OSError` as in `write`."""

@@ -7,6 +7,7 @@ import os
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
+from ctypes import ArgumentError
 from functools import partial
 
 from hios_tvm.errors import ArtifactError, ExecutionError, MemoryLimitError
@@ -212,6 +213,16 @@ class Session:
             If the session is closed, or belongs to the parent of this process.
         """
         self._require_open()  # before the lock, which a fork may have copied locked
+        try:
+            return self._run_once(inputs, out, timeout)
+        except (MemoryError, ArgumentError) as error:  # ctypes says the latter
+            if isinstance(error, MemoryLimitError):
+                raise
+            raise MemoryLimitError("there is too little memory for a run") from error
+
+    def _run_once(
+        self, inputs: Tensors, out: Tensors | None, timeout: float | None
+    ) -> dict[str, Array]:
         shape, fewer = self._shape_of(inputs)
         if fewer is not None:
             return self._run_fewer(shape, fewer, inputs, out, timeout)
@@ -334,11 +345,10 @@ class Session:
     ) -> dict[str, Array]:
         arrays = accept(inputs, fewer.inputs, "input")
         given = {} if out is None else accept_outputs(out, fewer.outputs)
-        with memory_errors("run fewer rows than the program has"):
-            filled = fewer.fill(arrays)
-            with self._turn(timeout) as turn:
-                results = fewer.cut(self._run(shape, filled, turn))
-                write_into(given, results)
+        filled = fewer.fill(arrays)
+        with self._turn(timeout) as turn:
+            results = fewer.cut(self._run(shape, filled, turn))
+            write_into(given, results)
         return results
 
     def _run(
@@ -355,8 +365,6 @@ class Session:
         try:
             self._last = shape
             return shape.run(inputs, _left_s(turn), out)
-        except MemoryError as error:
-            raise MemoryLimitError("there is too little memory for a run") from error
         finally:
             self._is_running = False
 

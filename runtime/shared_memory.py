@@ -38,8 +38,12 @@ class SharedMap:
 
     def _publish(self, memory: SealedMemory, link: Path) -> None:
         descriptor = fcntl.fcntl(memory.descriptor, fcntl.F_DUPFD_CLOEXEC, 0)
-        target = f"/proc/{os.getpid()}/fd/{descriptor}"
-        weakref.finalize(self, _withdraw, link, target, descriptor, os.getpid())
+        try:
+            target = f"/proc/{os.getpid()}/fd/{descriptor}"
+            weakref.finalize(self, _withdraw, link, target, descriptor, os.getpid())
+        except BaseException:
+            os.close(descriptor)
+            raise
         for old in link.parent.iterdir():
             if not old.exists():  # of a process that was killed
                 old.unlink(missing_ok=True)

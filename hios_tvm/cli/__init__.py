@@ -30,6 +30,8 @@ _COMMANDS = (
     "simulate",
 )
 
+_NO_THREAD = "can't start new thread"  # what Python says then
+
 
 class _Group(click.Group):
     """Imports a command when it is asked for, and turns errors into one line and an exit code."""
@@ -57,6 +59,10 @@ class _Group(click.Group):
             raise  # of a pipe that nobody reads any more: click ends quietly
         except OSError as error:  # such as a full disk for temporary files
             _fail(str(error), 1)
+        except RuntimeError as error:
+            if str(error) != _NO_THREAD:
+                raise
+            _fail(f"the system does not let this process start a thread: {error}", 1)
 
 
 def _fail(message: str, code: int) -> NoReturn:

@@ -61,24 +61,24 @@ def _watched(context: click.Context, heard: Collection[int]) -> Iterator[None]:
     ended = threading.Event()
 
     def watch() -> None:
-        with theirs:
-            while numbers := theirs.recv(16):
-                number = next((number for number in numbers if number in heard), None)
-                if number is not None and not ended.wait(_GRACE_S):
-                    _say(context)
-                    _kill_children()
-                    os._exit(128 + number)
+        while numbers := theirs.recv(16):
+            number = next((number for number in numbers if number in heard), None)
+            if number is not None and not ended.wait(_GRACE_S):
+                _say(context)
+                _kill_children()
+                os._exit(128 + number)
 
-    before = signal.set_wakeup_fd(ours.fileno(), warn_on_full_buffer=False)
     thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        signal.set_wakeup_fd(before)
-        ours.close()
-        thread.join()
+    with ours, theirs:
+        thread.start()
+        before = signal.set_wakeup_fd(ours.fileno(), warn_on_full_buffer=False)
+        try:
+            yield
+        finally:
+            ended.set()
+            signal.set_wakeup_fd(before)
+            ours.close()
+            thread.join()
 
 
 def _say(context: click.Context) -> None:

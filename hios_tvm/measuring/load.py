@@ -19,16 +19,22 @@ class LoadMeter:
 
     def __init__(self) -> None:
         self._cores = sorted(os.sched_getaffinity(0))
-        self._start = time.monotonic(), self._busy_s(), _own_s()
+        self._start = self._now()
 
     def others(self) -> float:
         """Return the share of the cores that others have used, between 0 and 1."""
-        start, busy_s, own_s = self._start
-        elapsed_s = time.monotonic() - start
-        if elapsed_s <= 0:
+        now = self._now()
+        if self._start is None or now is None or now[0] <= self._start[0]:
             return 0.0
-        used_s: float = (self._busy_s() - busy_s) - (_own_s() - own_s)
+        elapsed_s, used_s = (after - before for before, after in zip(self._start, now, strict=True))
         return min(1.0, max(0.0, used_s / (elapsed_s * len(self._cores))))
+
+    def _now(self) -> tuple[float, float] | None:
+        """Return the time, and that of others; None where the system does not tell."""
+        try:
+            return time.monotonic(), self._busy_s() - _own_s()
+        except (OSError, psutil.Error):  # it is for a note only
+            return None
 
     def _busy_s(self) -> float:
         times = psutil.cpu_times(percpu=True)

@@ -158,6 +158,7 @@ class _GrpcServer(GRPCServer):
         try:
             self._port = self._server.add_insecure_port(address)
         except RuntimeError as error:
+            await self._server.stop(None)
             raise UsageError(f"cannot listen on {address} for gRPC: {error}") from None
         await self._server.start()
 
@@ -202,9 +203,10 @@ class Server(ModelServer):
             _LOG.info("stopping: requests that were accepted are answered")
             self.dataplane.is_stopping = True
             rest_server.stop()
-            await asyncio.gather(rest, grpc_server.stop())
+            await asyncio.gather(rest, grpc_server.stop(), return_exceptions=True)
             for model in self.models:
                 await asyncio.to_thread(model.stop)
+            rest.result()  # raises where it could not serve
             _LOG.info("stopped")
 
     def _heard_signal(self) -> asyncio.Future[None]:
@@ -252,4 +254,8 @@ def serve(
     models = load_models(
         [ModelSource.parse(text) for text in artifacts], devices, options, verify_key
     )
-    Server(models, options).run()
+    try:
+        Server(models, options).run()
+    finally:  # where it cannot serve, too
+        for model in models:
+            model.stop()

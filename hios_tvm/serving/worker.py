@@ -10,7 +10,7 @@ from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import Protocol
 
-from hios_tvm.errors import HiosError
+from hios_tvm.errors import DeviceError, HiosError
 from hios_tvm.runtime.arguments import Array
 from hios_tvm.runtime.session import Session
 from hios_tvm.serving.batching import divide, fit_together, join, joinable_batch, rows_of
@@ -55,6 +55,11 @@ class Worker:
         Rows that requests are joined to at most, no more than the artifact's; 0: as many.
     max_wait_s : float
         How long a request waits for others to join it.
+
+    Raises
+    ------
+    DeviceError
+        If the system allows no more threads; the session is closed then.
     """
 
     def __init__(
@@ -78,7 +83,11 @@ class Worker:
         self._shares: Mapping[str, float] = {}
         self._next_sample = 0.0
         self._thread = Thread(target=self._work, name="hios-serve", daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError as error:  # of Python, where the system allows no more
+            session.close()
+            raise DeviceError(f"this process cannot start a thread for a queue: {error}") from error
 
     @property
     def is_running(self) -> bool:

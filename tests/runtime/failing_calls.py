@@ -1,83 +1,130 @@
-"""Load and run an artifact while the n-th call of a function fails, for every n; print the counts.
+"""Do something again and again while the n-th call of a function fails, for every n.
 
-failing_calls.py LIBRARY ARTIFACT DEVICES FUNCTION [STEP]
+failing_calls.py LIBRARY WORK FUNCTION STEP ARGUMENT...
 
-With a step, only each call of that distance fails.
+LIBRARY is failing_calls.c, which has to be preloaded; WORK is load, compile or serve, whose file
+has the ARGUMENTs. With a STEP of more than 1 only each call of that distance fails. Each failure
+has to be one error, the next try has to succeed, and the process has what it had before. Prints the
+counts, and what went wrong.
 """
 
 from __future__ import annotations
 
 import ctypes
 import gc
-import logging
+import importlib
 import os
 import sys
-import threading
 import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Protocol
 
-import numpy as np
-
-from hios_tvm import runtime
 from hios_tvm.errors import HiosError
 from hios_tvm.runtime.devices.cpu.claims import _CLAIMS
 
-_MOST = 500  # tries; a load makes fewer calls of each function
+_WAIT_S = 20.0
+_OF_ONE_THREAD = ("malloc", "mmap64")
+"""Where a new thread has no memory, Python's Thread.start waits for ever."""
 
 
-def main(library: str, artifact: str, devices: str, function: str, step: str = "1") -> None:
-    """Make a try for each n until no call fails any more."""
-    logging.disable()  # tests in other processes use the same cores
-    calls = ctypes.CDLL(library)
-    name = function.encode()
-    inputs = np.ones(1000, np.float32)
+class Calls:
+    """The preloaded library: the call after `left` others fails."""
 
-    def load_and_run() -> bytes:
-        with runtime.load(artifact, devices=devices) as session:
-            # glibc ends the process where it has no memory for a thread's local data, which the
-            # first run of a thread takes.
-            left = calls.fail_call(None, 0)
-            session.run(inputs)
-            calls.fail_call(name, left)
-            outputs = session.run(inputs)
-            calls.fail_call(None, calls.fail_call(None, 0))
-            return b"".join(array.tobytes() for array in outputs.values())
+    def __init__(self, library: str, function: str) -> None:
+        self._dll = ctypes.CDLL(library)
+        self._name = function.encode()  # the library keeps its address
+        self._everywhere = int(function not in _OF_ONE_THREAD)
+        self.left = 0
 
-    expected = load_and_run()
-    before = _resources()
-    refused = 0
-    for n in range(1, _MOST, int(step)):
-        calls.fail_call(name, n)
-        outputs = None
+    @contextmanager
+    def failing(self) -> Iterator[None]:
+        """Let a call fail in the block; afterwards `left` is 0 or less where one has."""
+        self._dll.fail_call(self._name, self.left, self._everywhere)
         try:
-            outputs = load_and_run()
+            yield
+        finally:
+            self.left = self._dll.fail_call(None, 0, 0)
+
+
+class Work(Protocol):
+    """What is tried."""
+
+    def attempt(self, calls: Calls) -> object:
+        """Make a try in which calls fail; return its result.
+
+        Raises
+        ------
+        HiosError
+            If it is refused. Any other exception is a defect, but for Python's own MemoryError.
+        """
+
+    def left_behind(self) -> list[str]:
+        """Return the names of files that should not be there."""
+
+
+def main(library: str, work: str, function: str, step: str, *arguments: str) -> None:
+    """Make a try for each n until no call fails any more; exit with 1 where one shows a defect."""
+    calls = Calls(library, function)
+    tried: Work = importlib.import_module(f"failing_{work}").make(*arguments)
+    tried.attempt(calls)  # imports and keeps what is kept
+    calls.left = 0
+    expected = tried.attempt(calls)
+    before = _resources(tried)
+    n, tries, refused, defects = 1, 0, 0, 0
+    while True:
+        calls.left = n
+        problems = []
+        try:
+            if tried.attempt(calls) != expected:
+                problems.append("other results")
         except HiosError as error:
             refused += 1
-            assert str(error), "an error without a message"
-        is_over = calls.fail_call(None, 0) > 0
-        assert outputs in (None, expected), f"{function} {n}: other outputs"
-        assert load_and_run() == expected, f"{function} {n}: the next try fails"
-        _await_resources(before, f"{function} {n}")
-        if is_over:
-            print(f"{n - 1} calls, {refused} refused")
-            return
-    raise AssertionError(f"{function} is called without an end")
+            if not str(error) or "\n" in str(error):
+                problems.append(f"no error of one line: {error}")
+        except MemoryError:  # of Python, which has none for another error
+            refused += 1
+        except BaseException:
+            problems.append(traceback.format_exc())
+        if calls.left > 0:
+            break
+        tries += 1
+        calls.left = 0
+        if tried.attempt(calls) != expected:
+            problems.append("the next try has other results")
+        after = _await_resources(tried, before)
+        if after != before:
+            problems.append(f"{before} has become {after}")
+            before = after
+        for problem in problems:
+            print(f"{function} {n}: {problem}", flush=True)
+        defects += bool(problems)
+        n += int(step)
+    print(f"{function}: {n - 1} calls, {tries} tries, {refused} refused, {defects} defects")
+    sys.exit(defects > 0)
 
 
-def _await_resources(before: tuple[int, ...], what: str) -> None:
+def _await_resources(tried: Work, before: tuple[object, ...]) -> tuple[object, ...]:
     """Wait until the process has what it had: a thread that could not be used ends by itself."""
-    end = time.monotonic() + 20
-    while (now := _resources()) != before:
-        assert time.monotonic() < end, f"{what}: {before} has become {now}"
+    end = time.monotonic() + _WAIT_S
+    while (now := _resources(tried)) != before and time.monotonic() < end:
         time.sleep(0.01)
+    return now
 
 
-def _resources() -> tuple[int, ...]:
-    """Return how many threads, descriptors, claims on cores and mapped libraries there are."""
+def _resources(tried: Work) -> tuple[object, ...]:
+    """Return threads, descriptors, claims on cores, mapped libraries, children, files left."""
     gc.collect()
-    mapped = Path("/proc/self/maps").read_text().count("memfd:hios-")
-    descriptors = len(os.listdir("/proc/self/fd"))
-    return threading.active_count(), descriptors, sum(_CLAIMS.used.values()), mapped
+    return (
+        len(os.listdir("/proc/self/task")),
+        len(os.listdir("/proc/self/fd")),
+        sum(_CLAIMS.used.values()),
+        Path("/proc/self/maps").read_text().count("memfd:hios-"),
+        Path(f"/proc/self/task/{os.getpid()}/children").read_text(),
+        tried.left_behind(),
+    )
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from tvm.target import Target
 
 from hios_tvm.backends.cache import kept_code
 from hios_tvm.errors import CompileError
-from hios_tvm.files import temporary_folder
+from hios_tvm.runtime.sealed_memory import SealedMemory
 
 Progress = Callable[[int, int], None]
 
@@ -65,10 +65,13 @@ def compile_kernels(
     objects: dict[str, bytes] = {}
     # TVM compiles without Python's lock, so that threads are enough to use all cores.
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        futures = {
-            pool.submit(_object_file, name, kernel, target, cache_dir): name
-            for name, kernel in kernels.items()
-        }
+        try:
+            futures = {
+                pool.submit(_object_file, name, kernel, target, cache_dir): name
+                for name, kernel in kernels.items()
+            }
+        except RuntimeError as error:  # of Python, where the system allows no more threads
+            raise CompileError(f"kernels cannot be compiled: {error}") from error
         try:
             for done, future in enumerate(as_completed(futures), start=1):
                 objects[futures[future]] = future.result()
@@ -153,14 +156,22 @@ def _file_name(name: str) -> str:
     return f"{name[:_LONGEST_NAME]}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
 
 
+def object_code(module: tvm.runtime.Module) -> bytes:
+    """Return the object file of a compiled module.
+
+    It is written to memory: LLVM ends the process where a disk is full.
+    """
+    with SealedMemory("hios-object") as memory:
+        path = Path(f"/proc/self/fd/{memory.descriptor}")
+        module.write_to_file(str(path), "o")
+        return path.read_bytes()
+
+
 def _compile(name: str, kernel: tvm.tirx.PrimFunc, target: Target) -> bytes:
     try:
         module = tvm.tirx.build(
             IRModule({name: kernel.with_attr("global_symbol", name)}), target=target
         )
-        with temporary_folder() as folder:
-            path = folder / "kernel.o"
-            module.write_to_file(str(path), "o")
-            return path.read_bytes()
+        return object_code(module)
     except Exception as error:  # TVM raises what Python's types offer, by the place that fails
         raise CompileError(f"TVM cannot compile kernel {name!r} for {target}: {error}") from error

@@ -11,8 +11,9 @@ from pathlib import Path
 import tvm
 import tvm_ffi.libinfo
 
+from hios_tvm.backends.cpu.codegen import object_code
 from hios_tvm.errors import CompileError
-from hios_tvm.files import temporary_folder
+from hios_tvm.files import temporary_folder, write_errors
 
 _SOURCES = ("executor.cc", "parallel.cc")
 _EMULATION = ("emulation.cc",)
@@ -48,10 +49,7 @@ def build_library(
         kernels = tvm.compile(mod, target=target).mod
     except Exception as error:
         raise CompileError(f"code generation for {target} failed: {error}") from error
-    with temporary_folder() as folder:
-        path = Path(folder, "kernels.o")
-        kernels.write_to_file(str(path), "o")
-        return link_library([path.read_bytes()], target, compiler=compiler)
+    return link_library([object_code(kernels)], target, compiler=compiler)
 
 
 def link_library(
@@ -78,7 +76,7 @@ def link_library(
     """
     compiler = compiler or _default_compiler(target)
     executor = _compile_runtime(compiler, _SOURCES)
-    with temporary_folder() as folder:
+    with temporary_folder() as folder, write_errors(folder):
         contents = [*objects, *executor]
         parts = [Path(folder, f"{i}.o") for i in range(len(contents))]
         for path, content in zip(parts, contents, strict=True):
@@ -106,7 +104,7 @@ def _compile_runtime(compiler: str, sources: tuple[str, ...]) -> tuple[bytes, ..
     flags = ["-std=c++17", "-O2", "-fPIC", "-fno-exceptions", "-fno-rtti", "-fvisibility=hidden"]
     flags += [f"-I{include}" for include in dict.fromkeys(includes)]
     objects = []
-    with temporary_folder() as folder:
+    with temporary_folder() as folder, write_errors(folder):
         for name in (*_HEADERS, *sources):
             content = resources.files("hios_tvm.runtime").joinpath(name).read_bytes()
             Path(folder, name).write_bytes(content)
@@ -136,6 +134,9 @@ def _run(command: list[str | Path], folder: Path) -> None:
             "or name another one in the environment variable CXX"
         )
     variables = {**os.environ, "TMPDIR": str(folder)}
-    result = subprocess.run(command, capture_output=True, text=True, check=False, env=variables)
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, check=False, env=variables)
+    except OSError as error:  # no more processes or descriptors
+        raise CompileError(f"{name} cannot be started: {error}") from error
     if result.returncode != 0:
         raise CompileError(f"{name} failed: {result.stderr.strip()[-2000:]}")
