@@ -27,6 +27,7 @@ from hios_tvm.passes.cpu_rules.injective import Injective
 from hios_tvm.passes.cpu_rules.integer_convolution import IntegerConvolution
 from hios_tvm.passes.cpu_rules.integer_steps import IntegerInstruction
 from hios_tvm.passes.cpu_rules.long_product import LongProduct
+from hios_tvm.passes.cpu_rules.pixel_words import PixelWords
 from hios_tvm.passes.cpu_rules.product import Product
 from hios_tvm.passes.cpu_rules.rows import Rows
 from hios_tvm.passes.cpu_rules.window import SlidingWindow
@@ -161,6 +162,7 @@ def cpu_rules(
         IntegerConvolution(lanes, registers, integers),
         Product(lanes, registers),
         SlidingWindow(lanes, registers),
+        PixelWords(lanes, registers),
         Injective(lanes, registers),
         Rows(lanes, registers),
         Columns(lanes, registers),

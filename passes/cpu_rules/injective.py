@@ -57,7 +57,7 @@ class Injective(VectorRule):
     """Write out kernels whose elements do not depend on each other."""
 
     def apply(self, func: tirx.PrimFunc) -> tirx.PrimFunc | None:
-        stores = _inlined_stores(func)
+        stores = inlined_stores(func)
         if not stores:
             return None
         flat = {
@@ -81,7 +81,7 @@ class Injective(VectorRule):
 
 
 @dataclass(frozen=True)
-class _Store:
+class Store:
     """``buffer[axes] = value`` for all values of `axes` below `extents`."""
 
     buffer: tirx.Var
@@ -99,7 +99,7 @@ class _Part:
     value: tirx.Expr
 
 
-def _inlined_stores(func: tirx.PrimFunc) -> list[_Store] | None:
+def inlined_stores(func: tirx.PrimFunc) -> list[Store] | None:
     """Inline all blocks into those that write parameters; None if the kernel is not injective."""
     sch = s_tir.Schedule(func)
     outputs = []
@@ -123,7 +123,7 @@ def _inlined_stores(func: tirx.PrimFunc) -> list[_Store] | None:
         extents = tuple(int(it.dom.extent) for it in stmt.iter_vars)
         if not axes or not _are_axes(stmt.body.indices, axes):
             return None
-        stores.append(_Store(stmt.body.buffer, axes, extents, stmt.body.value))
+        stores.append(Store(stmt.body.buffer, axes, extents, stmt.body.value))
     return stores
 
 
@@ -133,7 +133,7 @@ def _are_axes(indices: Sequence[tirx.Expr], axes: Sequence[tirx.Var]) -> bool:
     )
 
 
-def _nest_of(store: _Store, flat: Mapping[tirx.Var, tirx.Var], lanes: int) -> _Nest:
+def _nest_of(store: Store, flat: Mapping[tirx.Var, tirx.Var], lanes: int) -> _Nest:
     """Choose the loops of `store`; `flat` are views of the kernel's buffers."""
     parts = _parts(store)
     accesses = _accesses(store, parts, flat)
@@ -151,7 +151,7 @@ class _Nest:
 
     Attributes
     ----------
-    store : _Store
+    store : Store
         What to compute.
     parts : sequence of _Part
         Ranges of the innermost axis with a value for each.
@@ -167,7 +167,7 @@ class _Nest:
         compiler's own shuffles are faster.
     """
 
-    store: _Store
+    store: Store
     parts: Sequence[_Part]
     groups: Sequence[Sequence[int]]
     flat: Mapping[tirx.Var, tirx.Var]
@@ -261,7 +261,7 @@ class _Nest:
 
 
 def _accesses(
-    store: _Store, parts: Sequence[_Part], flat: Mapping[tirx.Var, tirx.Var]
+    store: Store, parts: Sequence[_Part], flat: Mapping[tirx.Var, tirx.Var]
 ) -> list[list[int]] | None:
     """Return the coefficients of all loads and of the store.
 
@@ -283,7 +283,7 @@ def _accesses(
 
 
 def _affine_groups(
-    store: _Store, accesses: Sequence[Sequence[int]], *, split_last: bool
+    store: Store, accesses: Sequence[Sequence[int]], *, split_last: bool
 ) -> list[list[int]]:
     """Group neighbouring axes that are one axis in the memory of all accesses."""
     groups: list[list[int]] = []
@@ -301,10 +301,10 @@ def _affine_groups(
     return groups
 
 
-def _parts(store: _Store) -> list[_Part]:
+def _parts(store: Store) -> list[_Part]:
     """Split the innermost axis where a condition on it changes, and drop the conditions."""
     axis, extent = store.axes[-1], store.extents[-1]
-    points = sorted({0, extent} | _breakpoints(store.value, axis, extent))
+    points = sorted({0, extent} | breakpoints(store.value, axis, extent))
     parts: list[_Part] = []
     for start, end in pairwise(points):
         analyzer = sym.Analyzer()
@@ -319,7 +319,7 @@ def _parts(store: _Store) -> list[_Part]:
     return parts
 
 
-def _breakpoints(value: tirx.Expr, axis: tirx.Var, extent: int) -> set[int]:
+def breakpoints(value: tirx.Expr, axis: tirx.Var, extent: int) -> set[int]:
     """Return the places within the axis where a comparison in `value` may change."""
     points: set[int] = set()
     for comparison in nodes_of(value, *_COMPARISONS):
