@@ -67,6 +67,8 @@ class IntegerProducts:
             return mod
 
         def rewrite(rewriter: Rewriter, value: relax.Expr) -> relax.Expr:
+            if operator_name(value) == "relax.add":
+                return _with_one_constant(rewriter, value)
             if not _is_product(value):
                 return value
             steps = _steps_of(rewriter, value.args[0])
@@ -254,6 +256,19 @@ def _without_zero(
         return relax.op.add(sums, relax.const((-known * totals).astype(np.int32)))
     offset = relax.op.multiply(relax.const(totals.astype(np.int32)), steps.zero)
     return relax.op.subtract(sums, rewriter.emit(offset))
+
+
+def _with_one_constant(rewriter: Rewriter, call: Call) -> relax.Expr:
+    """Return ``(sums + constant) + constant`` of ``int32`` with one constant."""
+    constant = constant_value(call.args[1])
+    inner = rewriter.producer(call.args[0], ("relax.add",))
+    other = None if inner is None else constant_value(inner.args[1])
+    if constant is None or inner is None or other is None or _dtype(call) != "int32":
+        return call
+    both = other.astype(np.int64) + constant
+    if np.abs(both).max(initial=0) >= 2**31 or list(inner.ty.shape) != list(call.ty.shape):
+        return call
+    return relax.op.add(inner.args[0], relax.const(both.astype(np.int32)))
 
 
 # --- Single precision ---

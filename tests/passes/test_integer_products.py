@@ -66,6 +66,19 @@ def test_signed_images_are_shifted() -> None:
     assert_becomes(IntegerProducts(for_cpus=True), before, module_of(expected, "int8"))
 
 
+def test_a_bias_and_a_zero_point_are_added_at_once() -> None:
+    bias = np.array([5, 7], "int32").reshape(1, 2, 1, 1)
+
+    def expected(x: Var) -> Expr:
+        image = R.nn.pad(x, [0, 0, 0, 2, 0, 0, 0, 0], "constant", 3)
+        totals = WEIGHT.sum((1, 2, 3)).reshape(1, 2, 1, 1)
+        constant = const((bias - 3 * totals).astype("int32"))
+        return R.add(convolved(image, packed(), 0), constant)
+
+    before = module_of(lambda x: R.add(convolved(shifted(x, 3), padding=0), const(bias)))
+    assert_becomes(IntegerProducts(for_cpus=True), before, module_of(expected))
+
+
 @pytest.mark.parametrize("for_cpus", [True, False])
 def test_large_weights_are_multiplied_in_single_precision(for_cpus: bool) -> None:
     weight = WEIGHT * 40 if for_cpus else WEIGHT
