@@ -17,12 +17,13 @@ from pathlib import Path
 from hios_tvm.errors import HiosError, MemoryLimitError
 
 _SMALL = 1 << 16  # bytes for which nobody looks at the memory that is free
-_NO_MEMORY = (  # in errors that are no MemoryError: of the system, locks, hashlib, ctypes, paths
+_NO_MEMORY = (  # in other errors: of the system, locks, hashlib, ctypes, paths, C++
     os.strerror(errno.ENOMEM),
     "can't allocate",
     "[digital envelope routines]",
     "MemoryError",
     "not PosixPath",
+    "std::bad_alloc",
 )
 
 _limit: ContextVar[int | None] = ContextVar("memory_limit", default=None)

@@ -31,6 +31,7 @@ _COMMANDS = (
 )
 
 _NO_THREAD = "can't start new thread"  # what Python says then
+_NO_MEMORY = "std::bad_alloc"  # what TVM says
 
 
 class _Group(click.Group):
@@ -60,9 +61,11 @@ class _Group(click.Group):
         except OSError as error:  # such as a full disk for temporary files
             _fail(str(error), 1)
         except RuntimeError as error:
-            if str(error) != _NO_THREAD:
-                raise
-            _fail(f"the system does not let this process start a thread: {error}", 1)
+            if str(error) == _NO_THREAD:
+                _fail(f"the system does not let this process start a thread: {error}", 1)
+            if _NO_MEMORY in str(error):
+                _fail("there is too little memory", 1)
+            raise
 
 
 def _fail(message: str, code: int) -> NoReturn:

@@ -29,7 +29,7 @@ from hios_tvm.measuring.cost_notes import cost_notes
 from hios_tvm.measuring.load import LoadMeter, load_note
 from hios_tvm.measuring.network_costs import network_costs
 from hios_tvm.runtime.devices import HOST, kind_of, of_kind
-from hios_tvm.runtime.memory_limit import check_memory
+from hios_tvm.runtime.memory_limit import check_memory, memory_errors
 from hios_tvm.schedulers import evaluated, make_schedule, options_of
 from hios_tvm.schedulers.auto import candidates
 from hios_tvm.schedulers.evaluate import evaluate
@@ -121,13 +121,14 @@ def compile_model(
     UsageError, CostError, ScheduleError, CompileError
         Where an option, the costs, the schedule or code generation is at fault.
     MemoryLimitError
-        If the model is larger than the memory that this process may take (`memory_limit`).
+        If the model is larger than the memory that this process may take (`memory_limit`), or
+        memory ends all the same.
     VerificationError
         If outputs differ from the reference's: nothing is written then.
     """
     output = Path(output)
     check_writable(output)  # before work is spent
-    with with_cache(options) as options:
+    with memory_errors(f"compile {name!r}"), with_cache(options) as options:
         return _compile(mod, output, options, name, reference, reproducer, progress)
 
 

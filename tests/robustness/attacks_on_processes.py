@@ -155,7 +155,7 @@ def _killed_compile(folder: Path) -> Attempt:
         if not had_one:
             place.made.unlink(missing_ok=True)
         if rng.randrange(2):
-            shutil.rmtree(folder / "cache")
+            shutil.rmtree(folder / "cache", ignore_errors=True)
         words = place.compile_words(*rng.choice([[], ["--scheduler", "sequential"]]))
         _kill(place, words, rng.uniform(0.1, 1.1) * whole_s, alone=rng.randrange(2) == 0)
         if had_one or place.made.exists():
@@ -197,7 +197,7 @@ def _several_compilers(folder: Path) -> Attempt:
     def attempt(rng: random.Random) -> None:
         place.made.unlink(missing_ok=True)
         if rng.randrange(2):
-            shutil.rmtree(folder / "cache")
+            shutil.rmtree(folder / "cache", ignore_errors=True)
         processes = []
         for _ in range(rng.randrange(2, 4)):
             processes.append(place.start(place.compile_words("--scheduler", "sequential")))
