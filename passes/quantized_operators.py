@@ -136,6 +136,16 @@ def _concatenated(rewriter: Rewriter, call: Call) -> relax.Expr | None:
     return _dequantize(rewriter.emit(joined), scale)
 
 
+def _padded(rewriter: Rewriter, call: Call) -> relax.Expr | None:
+    """Pad with the zero point, where models pad with zeros."""
+    found, attrs = _quantized(rewriter, call.args[0]), call.attrs
+    if found is None or str(attrs.pad_mode) != "constant" or float(attrs.pad_value):
+        return None
+    tensor, scale = found
+    padded = relax.op.nn.pad(tensor, attrs.pad_width, "constant", int(scale.zero))
+    return _dequantize(rewriter.emit(padded), scale)
+
+
 def _before_reshape(rewriter: Rewriter, call: Call) -> relax.Expr | None:
     """Compute a function of a product before the product is reshaped, in the same kernel."""
     found = [_reshaped(rewriter, operand) for operand in call.args]
@@ -330,5 +340,6 @@ _RULES: Mapping[str, Callable[[Rewriter, Call], relax.Expr | None]] = {
     "relax.mean": _averaged,
     "relax.nn.avg_pool2d": _averaged,
     "relax.nn.conv2d": _convolution,
+    "relax.nn.pad": _padded,
     "relax.where": _without_nan,
 }

@@ -84,6 +84,15 @@ def test_what_moves_elements_reads_quantized_tensors() -> None:
     assert_computes(before, expected)
 
 
+def test_zeros_around_an_image_are_zero_points() -> None:
+    widths = [0, 0, 0, 0, 1, 2, 3, 4]
+
+    def before(x: Var) -> Expr:
+        return quantized(R.nn.pad(real(x, 0.5, 3), widths), 0.5, 3)
+
+    assert_computes(before, lambda x: R.nn.pad(x, widths, "constant", 3))
+
+
 def test_parts_are_quantized_before_they_are_concatenated() -> None:
     def before(x: Var) -> Expr:
         return quantized(R.concat([real(x, 0.5, 0), real(x, 1.0, 0)], 1), 0.5, 0)
