@@ -9,7 +9,7 @@ After, a vector of pixels is computed channel after channel, and stored as words
 
     parallel for y
         for x in vectors
-            word[y, x] = int32(q(y, x, 0)) + (int32(q(y, x, 1)) << 8) + (int32(q(y, x, 2)) << 16)
+            word[y, x] = q(y, x, 0) + (q(y, x, 1) << 8) + (q(y, x, 2) << 16)      # uint32
 
 Columns of padding have code of their own, without what the others compute.
 """
@@ -61,7 +61,7 @@ class _Nest:
         store = self.store
         batch, height, width, _ = store.extents
         data = store.buffer.data
-        words = tirx.decl_buffer((batch * height * width,), "int32", "words", data=data)
+        words = tirx.decl_buffer((batch * height * width,), "uint32", "words", data=data)
         T.add_to_parent(DeclBuffer(words, data=data))
         by_channel = [self._simplified({store.axes[-1]: c}, store.value) for c in range(_CHANNELS)]
         axis = store.axes[2]
@@ -89,8 +89,8 @@ class _Nest:
 
 def _word(values: Sequence[tirx.Expr], at: dict[tirx.Var, tirx.Expr]) -> tirx.Expr:
     """Return the channels of a pixel, the first in the lowest byte."""
-    word: tirx.Expr = tirx.const(0, "int32")
+    word: tirx.Expr = tirx.const(0, "uint32")
     for channel, value in enumerate(values):
-        byte = tirx.Cast("int32", with_values(value, at))
-        word = word + (byte << tirx.const(8 * channel, "int32"))
+        byte = tirx.Cast("uint32", with_values(value, at))
+        word = word + (byte << tirx.const(8 * channel, "uint32"))
     return word
