@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,14 @@ _STAMP = ("size", "ETag", "etag", "mtime", "LastModified", "last_modified", "gen
 """What file systems say of a file that changes with its contents."""
 
 
-def fetch(location: str, folder: Path) -> Path:
-    """Return a file with what is at `location`; URLs are fetched into `folder`, once.
+def cache_folder() -> Path:
+    """Return where a machine keeps the artifacts that it has fetched."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "hios-tvm" / "artifacts"
+
+
+def fetch(location: str) -> Path:
+    """Return a file with what is at `location`; URLs are fetched once.
 
     Parameters
     ----------
@@ -34,6 +41,7 @@ def fetch(location: str, folder: Path) -> Path:
         return Path(location)
     import fsspec  # only URLs need it
 
+    folder = cache_folder()
     try:
         system, remote = fsspec.url_to_fs(location)
         target = folder / _name_of(location, system.info(remote))
@@ -64,3 +72,20 @@ def identity_of(path: Path) -> str:
         If the artifact is damaged.
     """
     return hashlib.sha256(read_undamaged(path)[0]).hexdigest()
+
+
+def fetch_same(location: str, identity: str) -> Path:
+    """Return a file with the artifact of this identity, which was at `location` before.
+
+    Raises
+    ------
+    ArtifactError
+        If another one is there now.
+    """
+    path = fetch(location)
+    if identity_of(path) != identity:
+        raise ArtifactError(
+            f"{location}: has changed since it was deployed; give each version a file of its own, "
+            "and deploy it"
+        )
+    return path

@@ -13,7 +13,7 @@ from hios_tvm.runtime import read_manifest
 from hios_tvm.serving.artifact_store import fetch, identity_of
 from hios_tvm.serving.fleet_front import Front
 from hios_tvm.serving.fleet_options import FRONT, FleetOptions, resources_of
-from hios_tvm.serving.fleet_replica import Replica, cache_folder
+from hios_tvm.serving.fleet_replica import Replica
 from hios_tvm.serving.model_source import ModelSource
 
 _WAITING = 1000
@@ -56,7 +56,7 @@ def _deployment(
     name: str, sources: Sequence[ModelSource], options: FleetOptions
 ) -> serve.Application:
     """Return the deployment of one model, which asks for the devices of all its versions."""
-    paths = {source.version: fetch(source.location, cache_folder()) for source in sources}
+    paths = {source.version: fetch(source.location) for source in sources}
     manifests = [read_manifest(path, verify_key=options.verify_key) for path in paths.values()]
     identities = {version: identity_of(path) for version, path in paths.items()}
     devices = [[device.name for device in manifest.devices] for manifest in manifests]

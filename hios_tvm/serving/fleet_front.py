@@ -80,6 +80,7 @@ class Front:
         log_as_ray_serve()
         self._models = models
         self._max_bytes = max_request_bytes
+        self._known_ready: dict[str, bool] = {}  # Ray says nothing while it builds a new version
 
     def __serve_build_asgi_app__(self) -> Starlette:
         """Return the application for REST."""
@@ -189,15 +190,12 @@ class Front:
         """Whether replicas of these models run, as far as any are wanted."""
         own = serve.get_replica_context().app_name
         status = await asyncio.to_thread(serve.status)
-        deployments = status.applications[own].deployments
-        return all(
-            name in deployments
-            and (
-                deployments[name].status == DeploymentStatus.HEALTHY
-                or deployments[name].replica_states.get(ReplicaState.RUNNING, 0) > 0
+        for name, deployment in status.applications[own].deployments.items():
+            self._known_ready[name] = (
+                deployment.status == DeploymentStatus.HEALTHY
+                or deployment.replica_states.get(ReplicaState.RUNNING, 0) > 0
             )
-            for name in names
-        )
+        return all(self._known_ready.get(name, False) for name in names)
 
 
 async def _call(model: str, call: Callable[[], DeploymentResponse[Any]]) -> Any:

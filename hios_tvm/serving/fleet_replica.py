@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import count
-from pathlib import Path
 from typing import Any, NoReturn
 
 import grpc
 from fastapi import FastAPI
 from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
 
-from hios_tvm.errors import ArtifactError
-from hios_tvm.serving.artifact_store import fetch, identity_of
+from hios_tvm.serving.artifact_store import fetch_same
 from hios_tvm.serving.endpoints import ModelsDataPlane, refuse_by_errors, routes
 from hios_tvm.serving.fleet_options import FleetOptions
 from hios_tvm.serving.grpc_service import Service
@@ -25,12 +22,6 @@ from hios_tvm.serving.refusals import Answer
 from hios_tvm.serving.rest import InferEndpoint
 
 Headers = list[tuple[bytes, bytes]]
-
-
-def cache_folder() -> Path:
-    """Return where a machine keeps the artifacts that it has fetched."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "hios-tvm" / "artifacts"
 
 
 class Replica:
@@ -57,7 +48,10 @@ class Replica:
         options: FleetOptions,
     ) -> None:
         log_as_ray_serve()
-        fetched = [_fetched(source, identities[source.version]) for source in sources]
+        fetched = [
+            replace(source, location=str(fetch_same(source.location, identities[source.version])))
+            for source in sources
+        ]
         gpus = count()  # Ray shows a replica no others than its own
         self._models = load_models(fetched, (), options.limits, options.verify_key, gpus)
         data_plane = ModelsDataPlane(self._models)
@@ -129,17 +123,6 @@ class _Context:
     async def abort(self, code: grpc.StatusCode, message: str) -> NoReturn:
         """End the request with an error."""
         raise _AbortedError(Answer(0, code.name, message))
-
-
-def _fetched(source: ModelSource, identity: str) -> ModelSource:
-    """Return the source as a file of this machine."""
-    path = fetch(source.location, cache_folder())
-    if identity_of(path) != identity:
-        raise ArtifactError(
-            f"{source.location}: has changed since it was deployed; give each version a file of "
-            "its own, and deploy it"
-        )
-    return replace(source, location=str(path))
 
 
 def log_as_ray_serve() -> None:

@@ -15,34 +15,13 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from onnx import TensorProto, helper
 
-from hios_tvm import CompileOptions, compile_model
 from hios_tvm.errors import ArtifactError, UsageError
-from hios_tvm.frontends.onnx import from_onnx
 from hios_tvm.runtime import load
-from hios_tvm.runtime.devices.cpu.cores import allowed_cores
 from hios_tvm.serving.artifact_store import fetch, identity_of
 from hios_tvm.serving.fleet_options import FRONT, FleetOptions, resources_of
 
-WIDTH = 4
 EXAMPLE = Path(__file__).parents[2] / "examples" / "serve" / "fleet.yaml"
-
-
-@pytest.fixture(scope="module")
-def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Rows times two, for one core."""
-    graph = helper.make_graph(
-        [helper.make_node("Add", ["x", "x"], ["y"])],
-        "twice",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, (1, WIDTH))],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, (1, WIDTH))],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    path = tmp_path_factory.mktemp("fleet") / "twice.hios"
-    device = f"cpu@{min(allowed_cores())}"
-    compile_model(from_onnx(model), path, CompileOptions(devices=(device,), scheduler="sequential"))
-    return path
 
 
 def test_options_hold_all_versions_of_each_model() -> None:
@@ -72,8 +51,8 @@ def test_options_that_cannot_be_used_are_named(args: dict[str, Any], problem: st
         FleetOptions.parse(args)
 
 
-def test_a_replica_asks_for_the_devices_of_its_artifacts(artifact: Path) -> None:
-    with load(artifact) as session:
+def test_a_replica_asks_for_the_devices_of_its_artifacts(twice: Path) -> None:
+    with load(twice) as session:
         devices = [device.name for device in session.manifest.devices]
     assert resources_of([devices]) == {"num_cpus": 1, "num_gpus": 0}
     assert resources_of([["cuda:0"], ["cuda:0"]]) == {"num_cpus": 2, "num_gpus": 2}
@@ -102,22 +81,25 @@ ServeDeploySchema.model_validate(yaml.safe_load(open({str(EXAMPLE)!r})))
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_an_artifact_at_a_url_is_fetched_once(artifact: Path, tmp_path: Path) -> None:
+def test_an_artifact_at_a_url_is_fetched_once(
+    twice: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("fsspec", reason="needs pip install 'hios-tvm[fleet]'")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     remote = tmp_path / "remote.hios"
-    remote.write_bytes(artifact.read_bytes())
-    first = fetch(remote.as_uri(), tmp_path / "cache")
-    assert first.read_bytes() == artifact.read_bytes()
-    assert identity_of(first) == identity_of(artifact)
-    assert fetch(remote.as_uri(), tmp_path / "cache") == first
+    remote.write_bytes(twice.read_bytes())
+    first = fetch(remote.as_uri())
+    assert first.read_bytes() == twice.read_bytes()
+    assert identity_of(first) == identity_of(twice)
+    assert fetch(remote.as_uri()) == first
     remote.write_bytes(b"another")
-    assert fetch(remote.as_uri(), tmp_path / "cache") != first
+    assert fetch(remote.as_uri()) != first
     with pytest.raises(ArtifactError, match=r"nothing\.hios: cannot be read"):
-        fetch((tmp_path / "nothing.hios").as_uri(), tmp_path / "cache")
+        fetch((tmp_path / "nothing.hios").as_uri())
 
 
 @pytest.mark.skipif(find_spec("kserve") is None, reason="needs pip install 'hios-tvm[serve]'")
-def test_a_replica_answers_as_the_session_does(artifact: Path, tmp_path: Path) -> None:
+def test_a_replica_answers_as_the_session_does(twice: Path, tmp_path: Path) -> None:
     """In a process of its own: kserve and tritonclient cannot be imported in one."""
     x = np.random.default_rng(0).standard_normal((1, 4), np.float32)
     code = f"""
@@ -129,13 +111,13 @@ from hios_tvm.serving.fleet_replica import Replica
 from pathlib import Path
 from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
 
-options = FleetOptions.parse({{"artifacts": [{str(artifact)!r}]}})
+options = FleetOptions.parse({{"artifacts": [{str(twice)!r}]}})
 (sources,) = options.models.values()
 try:
     Replica(sources, {{"1": "another"}}, options)
 except ArtifactError as error:
     refused = str(error)
-replica = Replica(sources, {{"1": identity_of(Path({str(artifact)!r}))}}, options)
+replica = Replica(sources, {{"1": identity_of(Path({str(twice)!r}))}}, options)
 
 async def ask():
     path = f"/v2/models/{{sources[0].name}}"
@@ -164,7 +146,7 @@ print(json.dumps(asyncio.run(ask())))
     )
     found = json.loads(done.stdout.splitlines()[-1])
     (status, answer), (bad_status, bad), (metadata_status, metadata) = found["rest"]
-    with load(artifact) as session:
+    with load(twice) as session:
         expected = session.run({"x": x})["y"]
     assert (status, bad_status, metadata_status) == (200, 400, 200)
     assert np.array_equal(np.float32(answer["outputs"][0]["data"]), expected.ravel())
