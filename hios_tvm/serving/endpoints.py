@@ -81,4 +81,5 @@ def refuse_by_errors(app: FastAPI) -> None:
 async def refuse(_request: Any, error: Exception) -> JSONResponse:
     """Return what the client is told of `error`."""
     answer = answer_to(error)
-    return JSONResponse({"error": answer.message}, status_code=answer.status)
+    headers = {"retry-after": "1"} if answer.status == 503 else None
+    return JSONResponse({"error": answer.message}, answer.status, headers)

@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any
 
 import grpc
+from google.protobuf.message import DecodeError
 from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
 from ray import exceptions, serve
 from ray.serve.exceptions import (
@@ -27,7 +28,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from hios_tvm.errors import HiosError
+from hios_tvm.errors import HiosError, InputError
 from hios_tvm.serving.endpoints import refuse
 from hios_tvm.serving.fleet_replica import log_as_ray_serve
 from hios_tvm.serving.refusals import (
@@ -38,7 +39,7 @@ from hios_tvm.serving.refusals import (
     UnavailableError,
     answer_to,
 )
-from hios_tvm.serving.rest import read_body
+from hios_tvm.serving.rest import ClientGoneError, read_body
 
 _ATTEMPTS = 4
 """For a request whose replicas are lost: one that ends processes must not end all of them."""
@@ -94,7 +95,7 @@ class Front:
                 Route("/v2/models/{name}", self._forward, methods=forward),
                 Route("/v2/models/{name}/{rest:path}", self._forward, methods=forward),
             ],
-            exception_handlers={HiosError: refuse},
+            exception_handlers={HiosError: refuse, Exception: refuse},
         )
 
     async def _live(self, _request: Request) -> Response:
@@ -115,7 +116,10 @@ class Front:
         if request.url.path.endswith("/ready") and not await self._is_ready(name):
             return JSONResponse({"name": name, "ready": False}, status_code=503)
         headers = dict(request.scope["headers"])
-        body = await read_body(request.receive, headers, 0, self._max_bytes)
+        try:
+            body = await read_body(request.receive, headers, 0, self._max_bytes)
+        except ClientGoneError:
+            return Response(status_code=499)  # nobody reads it
         return await self._answer(name, request, body.tobytes())
 
     async def _answer(self, name: str, request: Request, body: bytes) -> Response:
@@ -129,35 +133,27 @@ class Front:
 
     async def ModelInfer(self, request: bytes, grpc_context: Any) -> Any:
         """Answer one request over gRPC."""
-        name = pb.ModelInferRequest.FromString(request).model_name
-        return await self._answer_grpc("ModelInfer", name, request, grpc_context)
+        return await self._answer_grpc("ModelInfer", request, grpc_context)
 
     async def ModelMetadata(self, request: bytes, grpc_context: Any) -> Any:
         """Say what inputs and outputs a model has."""
-        name = pb.ModelMetadataRequest.FromString(request).name
-        return await self._answer_grpc("ModelMetadata", name, request, grpc_context)
+        return await self._answer_grpc("ModelMetadata", request, grpc_context)
 
     async def ModelReady(self, request: bytes, grpc_context: Any) -> Any:
         """Say whether a model takes requests."""
-        name = pb.ModelReadyRequest.FromString(request).name
-        if name in self._models and not await self._is_ready(name):
-            return pb.ModelReadyResponse(ready=False)
-        return await self._answer_grpc("ModelReady", name, request, grpc_context)
-
-    async def ServerMetadata(self, request: bytes, grpc_context: Any) -> Any:
-        """Say what this server is."""
-        name = next(iter(self._models))
-        return await self._answer_grpc("ServerMetadata", name, request, grpc_context)
+        return await self._answer_grpc("ModelReady", request, grpc_context)
 
     async def RepositoryModelLoad(self, request: bytes, grpc_context: Any) -> Any:
         """Refuse, as every server does."""
-        name = pb.RepositoryModelLoadRequest.FromString(request).model_name
-        return await self._answer_grpc("RepositoryModelLoad", name, request, grpc_context)
+        return await self._answer_grpc("RepositoryModelLoad", request, grpc_context)
 
     async def RepositoryModelUnload(self, request: bytes, grpc_context: Any) -> Any:
         """Refuse, as every server does."""
-        name = pb.RepositoryModelUnloadRequest.FromString(request).model_name
-        return await self._answer_grpc("RepositoryModelUnload", name, request, grpc_context)
+        return await self._answer_grpc("RepositoryModelUnload", request, grpc_context)
+
+    async def ServerMetadata(self, request: bytes, grpc_context: Any) -> Any:
+        """Say what this server is."""
+        return await self._answer_grpc("ServerMetadata", request, grpc_context)
 
     async def ServerLive(self, _request: bytes) -> Any:
         """Say that this server answers."""
@@ -167,19 +163,33 @@ class Front:
         """Say whether all models take requests."""
         return pb.ServerReadyResponse(ready=await self._is_ready(*self._models))
 
-    async def _answer_grpc(self, method: str, name: str, request: bytes, context: Any) -> Any:
+    async def _answer_grpc(self, method: str, request: bytes, context: Any) -> Any:
+        """Return the answer of a replica, or an empty one beside the status of an error."""
         try:
             if len(request) > self._max_bytes:
                 raise TooLargeError(f"the message has more than {self._max_bytes} bytes")
-            call = partial(self._find(name).grpc.remote, method, request)
-            answer = await _call(name, call)
-        except HiosError as error:
+            name = self._model_of(method, request)
+            if method == "ModelReady" and name in self._models and not await self._is_ready(name):
+                return pb.ModelReadyResponse(ready=False)
+            answer = await _call(name, partial(self._find(name).grpc.remote, method, request))
+        except Exception as error:
             answer = answer_to(error)
         if isinstance(answer, Answer):
             context.set_code(grpc.StatusCode[answer.code])
             context.set_details(answer.message)
             return _Message(b"")
         return _Message(answer)
+
+    def _model_of(self, method: str, request: bytes) -> str:
+        """Return the model that a message names; any, where it is for the server."""
+        try:
+            message = getattr(pb, f"{method}Request").FromString(request)
+        except DecodeError as error:
+            raise InputError(f"the message is no {method}Request: {error}") from error
+        for field in ("model_name", "name"):
+            if field in message.DESCRIPTOR.fields_by_name:
+                return str(getattr(message, field))
+        return next(iter(self._models))
 
     def _find(self, name: str) -> DeploymentHandle:
         if name not in self._models:
