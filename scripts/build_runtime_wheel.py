@@ -30,8 +30,13 @@ MODULES = (
 )
 """Modules outside of the packages that are there whole."""
 
-EXTRAS = {"bfloat16": ("ml_dtypes",), "sign": ("cryptography",), "serve": ("kserve", "uvloop")}
-"""What only some need: types that NumPy lacks, signatures, and `hios-run serve`."""
+EXTRAS = {
+    "bfloat16": ("ml_dtypes",),
+    "fleet": ("fsspec", "kserve", "ray", "uvloop"),
+    "serve": ("kserve", "uvloop"),
+    "sign": ("cryptography",),
+}
+"""What only some need: types that NumPy lacks, fleets, `hios-run serve`, and signatures."""
 
 _DATE = (1980, 1, 1, 0, 0, 0)  # equal contents make equal wheels
 

@@ -18,6 +18,7 @@ _COMMANDS = (
     "compile",
     "run",
     "serve",
+    "map",
     "benchmark",
     "compare",
     "tune",

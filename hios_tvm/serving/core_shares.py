@@ -1,10 +1,10 @@
-"""Which cores each model gets: its own where they are free, or others that nobody uses."""
+"""Which devices each model gets: its own cores where they are free, or others that nobody uses."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
-from hios_tvm.schema.device_names import cores_of, cpu_device_name, outermost
+from hios_tvm.schema.device_names import cores_of, cpu_device_name, gpu_place, outermost
 
 
 def share_of(
@@ -48,3 +48,19 @@ def share_of(
         cpu_device_name([next(others) for _ in cores_of(name)]) if cores_of(name) else name
         for name in whole
     )
+
+
+def on_gpus(devices: Sequence[str], gpus: Iterator[int]) -> list[str]:
+    """Return the devices with other GPUs in place of their own, in order of their numbers.
+
+    >>> on_gpus(["cpu@0", "cuda:3", "cuda:1.0/2", "cuda:1.1/2"], iter([0, 1]))
+    ['cpu@0', 'cuda:1', 'cuda:0.0/2', 'cuda:0.1/2']
+    """
+    places = {name: gpu_place(name) for name in devices if not cores_of(name)}
+    new = {index: next(gpus) for index in sorted({place.index for place in places.values()})}
+    return [
+        name.replace(f":{places[name].index}", f":{new[places[name].index]}", 1)
+        if name in places
+        else name
+        for name in devices
+    ]

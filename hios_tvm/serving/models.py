@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -15,19 +14,15 @@ from kserve.model import BaseKServeModel
 from kserve.model_repository import ModelRepository
 
 from hios_tvm.errors import UsageError
-from hios_tvm.runtime import Session, load, read_manifest
+from hios_tvm.runtime import Session
 from hios_tvm.runtime.arguments import Array, accept
-from hios_tvm.runtime.devices.cpu.claims import claimed_cores
-from hios_tvm.runtime.devices.cpu.cores import allowed_cores
-from hios_tvm.serving.core_shares import share_of
+from hios_tvm.serving.loading import load_source
 from hios_tvm.serving.metrics import ModelMetrics
-from hios_tvm.serving.model_source import ModelSource
+from hios_tvm.serving.model_source import ModelSource, check_versions
 from hios_tvm.serving.options import ServerOptions
 from hios_tvm.serving.refusals import NotFoundError, answer_to
 from hios_tvm.serving.tensors import metadata_of, request_bytes
 from hios_tvm.serving.worker import Worker
-
-_LOG = logging.getLogger("hios_tvm.serving")
 
 
 class Model(BaseKServeModel):
@@ -166,6 +161,7 @@ def load_models(
     devices: Sequence[str],
     options: ServerOptions,
     verify_key: Path | None = None,
+    gpus: Iterator[int] | None = None,
 ) -> Models:
     """Load artifacts, each on cores that no other session uses, as far as there are enough.
 
@@ -178,42 +174,24 @@ def load_models(
         With the limits of each.
     verify_key : Path, optional
         As `load` takes it.
+    gpus : iterator of int, optional
+        Those that the artifacts get, one after the other; by default each has those of its compile.
 
     Raises
     ------
     UsageError
         If two are equal by name and version, or `devices` are not as many.
     """
-    names = [(source.name, source.version) for source in sources]
-    for source, name in zip(sources, names, strict=True):
-        if names.count(name) > 1:
-            raise UsageError(
-                f"two models are version {source.version} of {source.name!r}: name them, for "
-                f"example {source.name}/2={source.path}"
-            )
+    check_versions(sources)
     if devices and len(devices) != len(sources):
         raise UsageError(f"--devices is given {len(devices)} times for {len(sources)} artifacts")
     models: list[Model] = []
     try:
         for i, source in enumerate(sources):
-            session = _load(source, devices[i] if devices else None, verify_key)
+            session = load_source(source, devices[i] if devices else None, verify_key, gpus)
             models.append(Model(source, session, options))
     except BaseException:
         for model in models:
             model.stop()
         raise
     return Models(models)
-
-
-def _load(source: ModelSource, devices: str | None, verify_key: Path | None) -> Session:
-    if devices is not None:
-        session = load(source.path, devices=devices, verify_key=verify_key)
-    else:
-        manifest = read_manifest(source.path, verify_key=verify_key)
-        own = [device.name for device in manifest.devices]
-        allowed = allowed_cores()
-        share = share_of(own, allowed, claimed_cores(allowed))
-        session = load(source.path, devices=share, verify_key=verify_key)
-    used = ", ".join(session.devices)
-    _LOG.info("%s version %s: %s on %s", source.name, source.version, source.path, used)
-    return session

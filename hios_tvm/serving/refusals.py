@@ -42,8 +42,8 @@ class QueueFullError(RefusedError):
     status, code = 503, "RESOURCE_EXHAUSTED"
 
 
-class StoppingError(RefusedError):
-    """The server is being shut down."""
+class UnavailableError(RefusedError):
+    """The server is being shut down, or no replica of the model answers."""
 
     status, code = 503, "UNAVAILABLE"
 

@@ -117,7 +117,7 @@ class InferEndpoint:
             if headers.get(b"content-encoding", b"identity") != b"identity":
                 raise EncodingError("compressed bodies are not read: leave content-encoding out")
             json_bytes = _length(headers, JSON_LENGTH)
-            body = await _read_body(receive, headers, json_bytes or 0, model.max_request_bytes)
+            body = await read_body(receive, headers, json_bytes or 0, model.max_request_bytes)
         except HiosError:
             await _discard(receive)
             raise
@@ -131,7 +131,7 @@ class InferEndpoint:
         return {"status": 200, "headers": found}, content
 
 
-async def _read_body(
+async def read_body(
     receive: Receive, headers: Mapping[bytes, bytes], json_bytes: int, max_bytes: int
 ) -> Array:
     """Return the bytes of a body, such that what follows its JSON part is aligned for kernels.

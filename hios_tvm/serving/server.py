@@ -13,62 +13,23 @@ from typing import Any
 
 import grpc
 import uvloop
-from fastapi import APIRouter
-from fastapi.responses import JSONResponse
 from kserve import ModelServer
-from kserve.protocol.dataplane import DataPlane
 from kserve.protocol.grpc import grpc_predict_v2_pb2_grpc as pb_grpc
 from kserve.protocol.grpc.server import GRPCServer
-from kserve.protocol.rest.server import RESTServer, metrics_handler
-from kserve.protocol.rest.v2_endpoints import V2Endpoints
+from kserve.protocol.rest.server import RESTServer
 
 from hios_tvm.errors import UsageError
+from hios_tvm.serving.endpoints import ModelsDataPlane, refuse_by_errors, routes
 from hios_tvm.serving.grpc_service import Service
 from hios_tvm.serving.logs import configure_logging
 from hios_tvm.serving.model_source import ModelSource
 from hios_tvm.serving.models import Models, load_models
 from hios_tvm.serving.options import ServerOptions
-from hios_tvm.serving.refusals import RefusedError, answer_to
 from hios_tvm.serving.rest import InferEndpoint
 from hios_tvm.serving.slow_clients import limited_http
 
 _LOG = logging.getLogger("hios_tvm.serving")
 _CONNECTIONS = 1000  # over REST at once; more get 503
-
-
-class _DataPlane(DataPlane):
-    """What the server says of itself; it is not ready while it shuts down."""
-
-    def __init__(self, models: Models) -> None:
-        super().__init__(models)
-        self._models = models
-        self.is_stopping = False
-
-    def metadata(self) -> dict[str, Any]:
-        """Return the server's name, version and extensions."""
-        return {**super().metadata(), "extensions": ["binary_tensor_data"]}
-
-    async def ready(self) -> bool:
-        """Whether every model takes requests."""
-        return not self.is_stopping and all([await model.healthy() for model in self._models])
-
-
-class _Endpoints(V2Endpoints):
-    """KServe's endpoints, with versions."""
-
-    def __init__(self, data_plane: DataPlane, models: Models) -> None:
-        super().__init__(data_plane)
-        self._models = models
-
-    async def model_metadata(self, model_name: str, model_version: str | None = None) -> Any:
-        """Return what inputs and outputs a model has."""
-        return self._models.metadata(model_name, model_version)
-
-    async def model_ready(self, model_name: str, model_version: str | None = None) -> Any:
-        """Say whether a model takes requests."""
-        ready = await self._models.find(model_name, model_version).healthy()
-        content = {"name": model_name, "ready": ready}
-        return JSONResponse(content, status_code=200 if ready else 503)
 
 
 class _RestServer(RESTServer):
@@ -90,31 +51,12 @@ class _RestServer(RESTServer):
         self._server.capture_signals = nullcontext  # signals are heard for both servers together
 
     def _register_endpoints(self, app: Any) -> None:
-        endpoints = _Endpoints(self.dataplane, self._models)
-        model = "/models/{model_name}"
-        router = APIRouter()
-        for path, handler in {
-            "/": self.dataplane.live,
-            "/metrics": metrics_handler,
-            "/v2": endpoints.metadata,
-            "/v2/health/live": endpoints.live,
-            "/v2/health/ready": endpoints.ready,
-            "/v2/models": endpoints.models,
-            f"/v2{model}": endpoints.model_metadata,
-            f"/v2{model}/versions/{{model_version}}": endpoints.model_metadata,
-            f"/v2{model}/ready": endpoints.model_ready,
-            f"/v2{model}/versions/{{model_version}}/ready": endpoints.model_ready,
-        }.items():
-            router.add_api_route(
-                path, handler, methods=["GET"], response_model=None, response_class=JSONResponse
-            )
-        app.include_router(router)
+        app.include_router(routes(self.dataplane, self._models))
         self.config.app = InferEndpoint(self._models, app)
 
     def _add_exception_handlers(self, app: Any) -> None:
         super()._add_exception_handlers(app)
-        app.add_exception_handler(RefusedError, _refuse)
-        app.add_exception_handler(Exception, _refuse)
+        refuse_by_errors(app)
 
     def _add_middlewares(self, app: Any) -> None:
         """Add none: KServe's measures times, as `Model` does."""
@@ -127,11 +69,6 @@ class _RestServer(RESTServer):
     def stop(self) -> None:
         """Take no more connections; `start` ends when all requests are answered."""
         self._server.should_exit = True
-
-
-async def _refuse(_request: Any, error: Exception) -> JSONResponse:
-    answer = answer_to(error)
-    return JSONResponse({"error": answer.message}, status_code=answer.status)
 
 
 class _GrpcServer(GRPCServer):
@@ -178,7 +115,7 @@ class Server(ModelServer):
             grace_period=options.grace,
         )
         self.models = models
-        self.dataplane = _DataPlane(models)
+        self.dataplane = ModelsDataPlane(models)
         self._options = options
 
     def run(self) -> None:

@@ -14,7 +14,7 @@ from hios_tvm.errors import DeviceError, HiosError
 from hios_tvm.runtime.arguments import Array
 from hios_tvm.runtime.session import Session
 from hios_tvm.serving.batching import divide, fit_together, join, joinable_batch, rows_of
-from hios_tvm.serving.refusals import QueueFullError, StoppingError
+from hios_tvm.serving.refusals import QueueFullError, UnavailableError
 
 Arrays = Mapping[str, Array]
 
@@ -106,11 +106,11 @@ class Worker:
         ------
         QueueFullError
             If as many wait as may.
-        StoppingError
+        UnavailableError
             After `close`.
         """
         if not self.is_running:
-            raise StoppingError("the server is shutting down")
+            raise UnavailableError("the server is shutting down")
         if self._jobs.qsize() >= self._limit:
             raise QueueFullError(f"{self._limit} requests wait already: try again later")
         job = _Job(inputs)

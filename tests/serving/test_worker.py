@@ -19,7 +19,7 @@ from hios_tvm.cli import main
 from hios_tvm.errors import InputError
 from hios_tvm.runtime import Session, load
 from hios_tvm.runtime.devices.cpu.cores import allowed_cores
-from hios_tvm.serving.refusals import QueueFullError, StoppingError
+from hios_tvm.serving.refusals import QueueFullError, UnavailableError
 from hios_tvm.serving.worker import Worker
 
 
@@ -102,7 +102,7 @@ def test_what_waits_is_run_in_order_before_the_worker_ends(session: Session) -> 
         np.testing.assert_array_equal(result.result(timeout=0)["taken"], expected)
     assert runs.rows == [1, 1, 1, 1]
     assert set(runs.busy_s) == set(session.devices)
-    with pytest.raises(StoppingError):
+    with pytest.raises(UnavailableError):
         worker.submit(rows(0, 0))
 
 

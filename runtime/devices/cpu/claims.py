@@ -13,13 +13,15 @@ import os
 import struct
 import threading
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from hios_tvm.errors import DeviceError
 
 _PATH = f"/dev/shm/hios-tvm-cores-{os.geteuid()}"
+_CHOICE = f"{_PATH}-choice"
 _FLOCK = struct.Struct("@hhqqi0q")  # struct flock: type, whence, start, length, process
 _LOG = logging.getLogger("hios_tvm")
 
@@ -116,6 +118,21 @@ def claimed_cores(cores: Iterable[int]) -> frozenset[int]:
             if _CLAIMS.used[core]
             or (descriptor is not None and _holder(descriptor, core, exclusive=True) is not None)
         )
+
+
+@contextmanager
+def choosing_cores() -> Iterator[None]:
+    """Let one process of this user at a time look for free cores and claim them."""
+    try:
+        descriptor = os.open(_CHOICE, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_CREAT, 0o600)
+    except OSError:  # there are no claims either
+        yield
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _warn(descriptor: int, core: int, exclusive: bool) -> None:
