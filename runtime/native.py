@@ -70,10 +70,10 @@ class Library:
         handle = ctypes.c_void_p(self.dll._handle)
         try:
             unload = weakref.finalize(self, _LIBC.dlclose, handle)
-            unload.atexit = False  # a thread may still be inside
         except BaseException:  # there is no memory
             _LIBC.dlclose(handle)
             raise
+        unload.atexit = False  # a thread may still be inside
 
     def kernel(self, name: str) -> int:
         """Return the address of the kernel called `name`; `ArtifactError` if there is none."""
