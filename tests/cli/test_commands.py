@@ -98,7 +98,7 @@ def test_an_interrupted_compile_ends_soon_and_says_what_is_kept(
     ) as process:
         assert process.stdout is not None
         process.stdout.readline()  # from here on it notices the signal
-        time.sleep(0.5)
+        time.sleep(1.0)
         while has_begun and not list(cache.glob("kernels*/*")):
             assert process.poll() is None
             time.sleep(0.05)
