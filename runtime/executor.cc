@@ -154,7 +154,8 @@ void LeaveAfterFailure(Session* session, Worker* worker) {
 constexpr int64_t kLongRunNs = 200'000;
 
 // The thread of a caller that leads, on the leader's core meanwhile: the other workers are pinned to
-// theirs, and cannot make room for it. This takes 2 us, so it is done where the last run was long.
+// theirs, and cannot make room for it. This takes 2 us, so it is done where the last run was long,
+// and in the first run: a caller on another worker's core would halve its speed.
 class BorrowedThread {
  public:
   void MoveTo(int core) {
@@ -214,7 +215,8 @@ HIOS_EXPORT int32_t hios_work(Session* session, Worker* worker) {
 HIOS_EXPORT int32_t hios_lead(Session* session, Worker* worker, int64_t slice_ns) {
   const uint64_t run = session->start.run.load(std::memory_order_relaxed);
   if (worker->run != run) {
-    const bool is_long = worker->times[worker->length] - worker->times[0] >= kLongRunNs;
+    const int64_t ended = worker->times[worker->length];  // the last run
+    const bool is_long = ended == 0 || ended - worker->times[0] >= kLongRunNs;
     Enter(worker, run);
     if (is_long) borrowed_thread.MoveTo(worker->core);
   }
