@@ -197,3 +197,25 @@ def test_loops_of_a_team_are_numbered_beyond_32_bits(parallel_library: Library) 
         )  # 20 loops and the end of each run
     finally:
         executor.close()
+
+
+def test_the_caller_of_a_first_run_leads_on_the_core_of_its_place() -> None:
+    """On the core of another worker, which is pinned there, both would have half of it."""
+    cores = sorted(os.sched_getaffinity(0))
+    where = te.compute((1,), lambda i: tvm.tirx.call_extern("int32", "sched_getcpu"), name="where")
+    kernel = te.create_prim_func([where]).with_attr("global_symbol", "where")
+    library = load_library(build_library(tvm.IRModule({"where": kernel}), TARGET))
+    array = np.full(1, -1, np.int32)
+    tensors = TensorTable({"core": ((1,), "int32")})
+    tensors.place("core", address_of(array))
+    program = CpuProgram("t", (cores[0],), [Call("where", "where", ("core",))], library)
+    for caller in (cores[-1], cores[0]):
+        executor = Executor(core_tasks([program]), tensors)
+        try:
+            os.sched_setaffinity(0, {caller})
+            os.sched_setaffinity(0, cores)  # it stays where it is until the system moves it
+            executor.run()
+        finally:
+            executor.close()
+        assert array[0] == cores[0]
+        assert os.sched_getaffinity(0) == set(cores)
