@@ -15,6 +15,7 @@ __all__ = ["main"]
 
 _COMMANDS = (
     "zoo",
+    "quantize",
     "compile",
     "run",
     "serve",

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import onnx
     from tvm.ir import IRModule
 
-_LARGEST_CONTENT = 2**31 - 2**20  # bytes; one message of Protocol Buffers holds no more than 2 GB
+LARGEST_CONTENT = 2**31 - 2**20  # bytes; one message of Protocol Buffers holds no more than 2 GB
 
 _SHAPES_ONLY = ("Shape", "Size")
 
@@ -92,7 +92,7 @@ class OnnxReference(Reference):
         import onnx
 
         path, model = folder / "model.onnx", self._model
-        if model.ByteSize() < _LARGEST_CONTENT:
+        if model.ByteSize() < LARGEST_CONTENT:
             onnx.save(model, path)
             return path
         copy = onnx.ModelProto()
@@ -158,7 +158,7 @@ class OnnxReference(Reference):
         """Yield the model as ONNX Runtime takes it: above 2 GB, only as a file."""
         if isinstance(self._source, Path):
             yield str(self._source)
-        elif self._source.ByteSize() < _LARGEST_CONTENT:
+        elif self._source.ByteSize() < LARGEST_CONTENT:
             yield self._source.SerializeToString()
         else:
             with temporary_folder() as folder:

@@ -284,7 +284,7 @@ def test_a_user_may_allow_larger_errors(
 def test_large_models_in_memory_are_run_from_a_file(
     model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(onnx_reference, "_LARGEST_CONTENT", 10)
+    monkeypatch.setattr(onnx_reference, "LARGEST_CONTENT", 10)
     proto = onnx.load(model)
     before = proto.SerializeToString()
     reference = OnnxReference(proto)

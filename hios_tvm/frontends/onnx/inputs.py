@@ -1,11 +1,12 @@
 """Static shapes of a model's inputs, from the model and from the user."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from math import prod
 
 from onnx import GraphProto, TensorProto, TypeProto, ValueInfoProto, helper
 
-from hios_tvm.errors import ModelError, UsageError
+from hios_tvm.errors import MissingShapeError, ModelError, UsageError
+from hios_tvm.schema.graph import Tensor
 
 Shape = tuple[int, ...]
 
@@ -86,6 +87,51 @@ def input_shapes(
                 if size is None
             ]
     return shapes, unknown
+
+
+def missing_shapes(
+    graph: GraphProto, unknown: Sequence[str], label: str, hint: str = ""
+) -> MissingShapeError:
+    """Return the error for dimensions without a value, with the options that would give them one.
+
+    `unknown` is as `input_shapes` returns it; `hint` tells what else a dimension may be.
+    """
+    inputs = dict.fromkeys(text.rpartition(":")[0] for text in unknown)
+    examples = " ".join(f"--shape {_shape_example(graph, name)}" for name in inputs)
+    return MissingShapeError(
+        f"{label}: these dimensions have no value: {', '.join(unknown)}; "
+        f"give the inputs' shapes, such as {examples}" + (f" (in which {hint})" if hint else ""),
+        dimensions=tuple(unknown),
+    )
+
+
+def input_tensors(
+    graph: GraphProto, overrides: Mapping[str, Shape], label: str
+) -> tuple[Tensor, ...]:
+    """Return the inputs that a caller gives, with their shapes and types.
+
+    Raises
+    ------
+    ModelError, UsageError
+        As `input_shapes`; `MissingShapeError` where dimensions have no value.
+    """
+    shapes, unknown = input_shapes(graph, overrides, label)
+    if unknown:
+        raise missing_shapes(graph, unknown, label)
+    return tuple(
+        Tensor(value.name, shapes[value.name], _dtype(value)) for value in model_inputs(graph)
+    )
+
+
+def _dtype(value: ValueInfoProto) -> str:
+    return str(helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type))
+
+
+def _shape_example(graph: GraphProto, name: str) -> str:
+    """Write a shape of the input `name`, with 1 for each dimension that has no value."""
+    value = next(value for value in graph.input if value.name == name)
+    dims = [str(dim.dim_value or 1) for dim in value.type.tensor_type.shape.dim]
+    return f"{name}:{','.join(dims) or '1,3,224,224'}"
 
 
 def _symbols(

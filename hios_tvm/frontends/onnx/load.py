@@ -5,13 +5,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import tvm
-from onnx import GraphProto, ModelProto
+from onnx import ModelProto
 
-from hios_tvm.errors import MissingShapeError, ModelError, UnsupportedOperatorError
+from hios_tvm.errors import ModelError, UnsupportedOperatorError
 from hios_tvm.frontends.onnx.files import external_tensors, load_external_data, read_model
 from hios_tvm.frontends.onnx.functions import expand_functions, unsupported_operators
 from hios_tvm.frontends.onnx.importer import OnnxImporter
-from hios_tvm.frontends.onnx.inputs import input_shapes
+from hios_tvm.frontends.onnx.inputs import input_shapes, missing_shapes
 from hios_tvm.frontends.onnx.structure import check_names, check_structure, default_opset
 
 
@@ -113,21 +113,8 @@ def _import_named(
             message += f". These dimensions have no value either: {', '.join(unknown)}"
         raise UnsupportedOperatorError(message, operators=tuple(unsupported))
     if unknown:
-        inputs = dict.fromkeys(text.rpartition(":")[0] for text in unknown)
-        examples = " ".join(f"--shape {_shape_example(model.graph, name)}" for name in inputs)
-        raise MissingShapeError(
-            f"{label}: these dimensions have no value: {', '.join(unknown)}; "
-            f"give the inputs' shapes, such as {examples} (in which 1..8 is a range of sizes of a "
-            "batch, and {32,64} a list of sizes)",
-            dimensions=tuple(unknown),
-        )
+        several = "1..8 is a range of sizes of a batch, and {32,64} a list of sizes"
+        raise missing_shapes(model.graph, unknown, label, several)
     if file is not None:
         load_external_data(model, file)
     return OnnxImporter(opset, label).import_graph(model.graph, static_shapes)
-
-
-def _shape_example(graph: GraphProto, name: str) -> str:
-    """Write a shape of the input `name`, with 1 for each dimension that has no value."""
-    value = next(value for value in graph.input if value.name == name)
-    dims = [str(dim.dim_value or 1) for dim in value.type.tensor_type.shape.dim]
-    return f"{name}:{','.join(dims) or '1,3,224,224'}"
