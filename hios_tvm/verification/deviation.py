@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Literal
 
 import numpy as np
 
@@ -58,6 +60,11 @@ Arrays = Mapping[str, np.ndarray]
 _ROUNDINGS = 64
 _SPREADS = 4.0
 _UNEQUAL_SPREADS = 2
+_UNEQUAL_STEPS = 0.01
+_ONE_STEP = 1.001  # of two floats that stand for neighbouring steps
+
+Rule = Literal["tolerance", "one step", "spread"]
+"""Why an output counts as equal; `Deviation.rule` tells what each says."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +96,11 @@ class Deviation:
         Elements that are not exactly equal.
     is_exact : bool
         Whether these are whole numbers or truth values, which are equal or not.
+    size : int
+        Elements in all.
+    step : float
+        What neighbouring values of a quantized output differ by, relative to the largest magnitude;
+        0 where the output is not quantized, or that is not known.
     shapes : pair of tuples of int, optional
         Of the output and the reference where they are not the same: then nothing else is known.
     """
@@ -99,45 +111,69 @@ class Deviation:
     value_range: float
     unequal: int
     is_exact: bool
+    size: int = 1
+    step: float = 0.0
     shapes: tuple[tuple[int, ...], tuple[int, ...]] | None = None
 
     @staticmethod
     def of_shapes(output: str, own: tuple[int, ...], expected: tuple[int, ...]) -> Deviation:
         """Return how an output of another shape deviates: infinitely."""
         return Deviation(
-            output, float("inf"), 0.0, 1.0, math.prod(expected), False, (own, expected)
+            output, float("inf"), 0.0, 1.0, math.prod(expected), False, shapes=(own, expected)
         )
 
     def allowed(self, tolerance: Tolerance, spread: Spread = Spread()) -> float:
         """Return the largest error that counts as equal, relative to the largest magnitude.
 
-        It is ``tolerance.rtol``, with two corrections:
+        0 for whole numbers that are not quantized: all must be equal where rounding does not
+        decide.
+        """
+        if self.is_exact and not self.step:
+            return 0.0
+        return max(self._tolerated(tolerance), self.step, _SPREADS * spread.error)
 
-        - *A large constant must not hide what matters.* The probabilities that softmax makes of
-          1000 tiny logits are all close to 0.001, and any nonsense of that size would be within
-          1e-4 of the largest one. So the error may be no more than 1e-2 of the range of the
-          values either. Where that is below 64 roundings, the range is itself of the size of what
-          sums in another order differ by, and 64 roundings are allowed.
-        - *A network that amplifies rounding is not wrong.* Where runs of the reference itself
-          are `spread` apart, four times that is allowed.
+    def _tolerated(self, tolerance: Tolerance) -> float:
+        """Return the largest error without a reason of its own.
+
+        It is ``tolerance.rtol``, but *a large constant must not hide what matters.* The
+        probabilities that softmax makes of 1000 tiny logits are all close to 0.001, and any
+        nonsense of that size would be within 1e-4 of the largest one. So the error may be no more
+        than 1e-2 of the range of the values either. Where that is below 64 roundings, the range is
+        itself of the size of what sums in another order differ by, and 64 roundings are allowed.
         """
         within_range = max(
             tolerance.range_share * self.value_range, _ROUNDINGS * tolerance.rounding
         )
-        return max(min(tolerance.rtol, within_range), _SPREADS * spread.error)
+        return min(tolerance.rtol, within_range)
+
+    def rule(self, tolerance: Tolerance, spread: Spread = Spread()) -> Rule | None:
+        """Return the first rule by which the output counts as equal, if any (NaN never does).
+
+        - ``tolerance``: floats are off by no more than the precision of the model explains; whole
+          numbers and truth values are equal.
+        - ``one step``: a quantized output is off by one step in no more than 1 % of its elements.
+          Rounding decides where a number lies between two steps, and it seldom does.
+        - ``spread``: *a network that amplifies rounding is not wrong.* Errors are up to four times
+          those between runs of the reference itself. Whole numbers, and elements of quantized
+          outputs, are unequal up to twice as often as between these runs.
+        """
+        is_whole = self.is_exact and not self.step
+        if self.unequal == 0 or (
+            not self.is_exact and self.max_error <= self._tolerated(tolerance)
+        ):
+            return "tolerance"
+        is_one_step = self.step > 0 and self.max_error <= _ONE_STEP * self.step
+        if is_one_step and self.unequal <= max(1.0, _UNEQUAL_STEPS * self.size):
+            return "one step"
+        is_close = is_whole or self.max_error <= _SPREADS * spread.error
+        is_rare = not (is_whole or self.step) or self.unequal <= _UNEQUAL_SPREADS * spread.unequal
+        return "spread" if is_close and is_rare else None
 
     def within(self, tolerance: Tolerance | float, spread: Spread = Spread()) -> bool:
-        """Whether the output counts as equal (NaN never does).
-
-        Floats may be off by what is `allowed`; a plain number is the `rtol` of single precision.
-        Whole numbers and truth values must be equal, but for twice as many elements as differ
-        between runs of the reference: there, rounding decides.
-        """
-        if self.is_exact:
-            return self.unequal <= _UNEQUAL_SPREADS * spread.unequal
+        """Whether the output counts as equal; a number is the `rtol` of single precision."""
         if not isinstance(tolerance, Tolerance):
             tolerance = Tolerance(tolerance)
-        return self.max_error <= self.allowed(tolerance, spread)
+        return self.rule(tolerance, spread) is not None
 
 
 def tolerance_of(recipe: Recipe, rtol: float | None = None) -> Tolerance:
@@ -154,8 +190,12 @@ def tolerance_of(recipe: Recipe, rtol: float | None = None) -> Tolerance:
     return replace(tolerance, rtol=rtol, range_share=max(tolerance.range_share, rtol))
 
 
-def deviations(outputs: Arrays, reference: Arrays) -> tuple[Deviation, ...]:
+def deviations(
+    outputs: Arrays, reference: Arrays, steps: Mapping[str, float] = MappingProxyType({})
+) -> tuple[Deviation, ...]:
     """Compare outputs of the same names.
+
+    `steps` is what neighbouring values of quantized outputs differ by.
 
     Raises
     ------
@@ -166,7 +206,9 @@ def deviations(outputs: Arrays, reference: Arrays) -> tuple[Deviation, ...]:
         raise UsageError(
             f"the reference holds {sorted(reference)}, the model returns {sorted(outputs)}"
         )
-    return tuple(_deviation(name, outputs[name], reference[name]) for name in outputs)
+    return tuple(
+        _deviation(name, outputs[name], reference[name], steps.get(name, 0.0)) for name in outputs
+    )
 
 
 def over_draws(draws: Sequence[Arrays]) -> dict[str, np.ndarray]:
@@ -191,14 +233,14 @@ def reference_spread(runs: Iterable[Arrays], reference: Arrays) -> dict[str, Spr
     return largest
 
 
-def _deviation(name: str, output: np.ndarray, reference: np.ndarray) -> Deviation:
+def _deviation(name: str, output: np.ndarray, reference: np.ndarray, step: float) -> Deviation:
     if output.shape != reference.shape:
         raise UsageError(
             f"output {name!r} has shape {output.shape}, its reference {reference.shape}"
         )
     is_exact = output.dtype.kind in "iub" and reference.dtype.kind in "iub"
     if output.size == 0:
-        return Deviation(name, 0.0, 1.0, 1.0, 0, is_exact)
+        return Deviation(name, 0.0, 1.0, 1.0, 0, is_exact, 0)
     a = output.astype(np.float64).ravel()
     b = reference.astype(np.float64).ravel()
     # Equal infinities, and NaN where it belongs; large whole numbers are no doubles
@@ -217,4 +259,6 @@ def _deviation(name: str, output: np.ndarray, reference: np.ndarray) -> Deviatio
         value_range=values / magnitude if magnitude else 1.0,
         unequal=int(np.count_nonzero(~same)),
         is_exact=is_exact,
+        size=output.size,
+        step=step / magnitude if magnitude else step,
     )

@@ -67,6 +67,29 @@ def first_difference(
     return _Search(reference, tuple(inputs), compile_and_run, tolerance).run()
 
 
+def first_wrong_layer(
+    layers: Reference,
+    inputs: Sequence[Arrays],
+    compile_and_run: Compile,
+    tolerance: Tolerance = SINGLE,
+) -> tuple[Judgement, Difference | None]:
+    """Compare the outputs of layers that do not depend on each other, as `Reference.in_layers`.
+
+    Returns
+    -------
+    Judgement
+        Of all layers.
+    Difference or None
+        The smallest model around the first wrong one, if any.
+
+    Raises
+    ------
+    HiosError
+        If the layers cannot be compiled or run.
+    """
+    return _Search(layers, tuple(inputs), compile_and_run, tolerance).run_layers()
+
+
 class _Search:
     """Compiles parts of a model, runs them on all draws, and compares."""
 
@@ -84,16 +107,22 @@ class _Search:
 
     def run(self) -> Difference | None:
         prefix = self._first_wrong_prefix()
-        if prefix is None:
-            return None
-        wrong = [found.output for found in prefix.judgement.wrong]
+        return None if prefix is None else self._narrowed(prefix)
+
+    def run_layers(self) -> tuple[Judgement, Difference | None]:
+        whole = self._compare(self._reference, self._inputs)
+        return whole.judgement, self._narrowed(whole) if whole.judgement.wrong else None
+
+    def _narrowed(self, found: Difference) -> Difference | None:
+        """Return the smallest model around the first of the wrong outputs that were found."""
+        wrong = [output.output for output in found.judgement.wrong]
         known = [name for name in wrong if name in self._reference.writer]
         if not known:
             return None  # an input that is returned as it is, or a constant
         first = min(self._reference.writer[name] for name in known)
         step = self._reference.steps[first]
         outputs = [name for name in known if name in step.writes]
-        return self._smallest(first, outputs) or replace(prefix, step=step)
+        return self._smallest(first, outputs) or replace(found, step=step)
 
     def _first_wrong_prefix(self) -> Difference | None:
         """Return the shortest wrong prefix before which all others that were tried agree."""

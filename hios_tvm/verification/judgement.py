@@ -7,6 +7,7 @@ from hios_tvm.errors import ModelError
 from hios_tvm.verification.deviation import (
     Arrays,
     Deviation,
+    Rule,
     Spread,
     Tolerance,
     deviations,
@@ -27,19 +28,25 @@ class Judgement:
     tolerance: Tolerance
     spread: Mapping[str, Spread] = field(default_factory=dict)
 
+    def rule(self, found: Deviation) -> Rule | None:
+        """Return why `found` counts as equal, or None where it is wrong."""
+        return found.rule(self.tolerance, self._spread_of(found))
+
     @property
     def wrong(self) -> tuple[Deviation, ...]:
         """The outputs that differ."""
-        return tuple(
-            found
-            for found in self.deviations
-            if not found.within(self.tolerance, self.spread.get(found.output, Spread()))
-        )
+        return self.by_rule(None)
+
+    def by_rule(self, rule: Rule | None) -> tuple[Deviation, ...]:
+        """Return the outputs that count as equal by `rule`."""
+        return tuple(found for found in self.deviations if self.rule(found) == rule)
 
     def allowed(self, found: Deviation) -> float:
         """The largest error that `found` might have; 0 where outputs have to be equal."""
-        spread = self.spread.get(found.output, Spread())
-        return 0.0 if found.is_exact else found.allowed(self.tolerance, spread)
+        return found.allowed(self.tolerance, self._spread_of(found))
+
+    def _spread_of(self, found: Deviation) -> Spread:
+        return self.spread.get(found.output, Spread())
 
 
 def judge(
@@ -61,7 +68,7 @@ def judge(
     if shapes:
         found = tuple(Deviation.of_shapes(name, *both) for name, both in shapes.items())
         return Judgement(found, tolerance)
-    found = deviations(over_draws(outputs), over_draws(expected))
+    found = deviations(over_draws(outputs), over_draws(expected), reference.output_steps)
     plain = Judgement(found, tolerance)
     if not plain.wrong:
         return plain

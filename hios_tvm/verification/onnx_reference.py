@@ -73,6 +73,28 @@ class OnnxReference(Reference):
     def outputs(self) -> Sequence[str]:
         return [value.name for value in self._model.graph.output]
 
+    @cached_property
+    def output_steps(self) -> Mapping[str, float]:
+        from hios_tvm.verification.quantized_layers import output_steps
+
+        return output_steps(self._model.graph)
+
+    def in_layers(self, draws: Sequence[Arrays]) -> tuple[Reference, tuple[Arrays, ...]] | None:
+        from hios_tvm.verification import quantized_layers as layers
+
+        computed = {name for step in self.steps if step.is_computed for name in step.writes}
+        tensors = layers.quantized_in_memory(self._model.graph, computed)
+        if not tensors:
+            return None
+        whole = OnnxReference(layers.with_outputs(self._model, tensors))
+        found = [whole.run(draw) for draw in draws]
+        cut = layers.cut_at(self._model, {name: found[0][name] for name in tensors})
+        inputs = [
+            {**draw, **{layers.given(name): values[name] for name in tensors}}
+            for draw, values in zip(draws, found, strict=True)
+        ]
+        return OnnxReference(cut), tuple(inputs)
+
     def run(self, inputs: Arrays) -> dict[str, np.ndarray]:
         return self._run(inputs, optimized=True)
 

@@ -52,6 +52,25 @@ class Reference(ABC):
     def outputs(self) -> Sequence[str]:
         """Tensors that the model returns."""
 
+    @property
+    def output_steps(self) -> Mapping[str, float]:
+        """What neighbouring values of quantized outputs differ by, where that is known."""
+        return {}
+
+    def in_layers(self, draws: Sequence[Arrays]) -> tuple[Reference, tuple[Arrays, ...]] | None:
+        """Return the model cut into layers that do not depend on each other, and their inputs.
+
+        Each quantized tensor that kernels pass on is an output of the model, and its readers read
+        an input in its place: what the reference computes for that tensor from `draws`. None where
+        there are no such tensors.
+
+        Raises
+        ------
+        ModelError
+            If the reference cannot run the model with these outputs.
+        """
+        return None
+
     @abstractmethod
     def run(self, inputs: Arrays) -> dict[str, np.ndarray]:
         """Run the model once.

@@ -25,7 +25,11 @@ from hios_tvm.runtime.devices import HOST
 from hios_tvm.schema.manifest import OutputError, Verification
 from hios_tvm.schema.recipe import Recipe
 from hios_tvm.verification.deviation import SINGLE, Arrays, Deviation, tolerance_of
-from hios_tvm.verification.first_difference import Difference, first_difference
+from hios_tvm.verification.first_difference import (
+    Difference,
+    first_difference,
+    first_wrong_layer,
+)
 from hios_tvm.verification.here import why_not_here
 from hios_tvm.verification.inputs import LEAST_CHANGE, SEEDS, Draws, telling_draws
 from hios_tvm.verification.integer_ranges import integer_ranges
@@ -117,7 +121,10 @@ def verify(
     found = judge(outputs, draws.inputs, draws.expected, reference, tolerance)
     if found.wrong:
         raise _refusal(found, draws, reference, manifest.recipe, search)
-    return _verification(found, draws, reference, search)
+    notes = _notes(found, draws, reference, search)
+    if found.by_rule("spread"):
+        notes += _check_layers(draws, reference, manifest.recipe, search)
+    return _verification(found, draws, reference, notes)
 
 
 def _host(recipe: Recipe) -> Target:
@@ -127,7 +134,7 @@ def _host(recipe: Recipe) -> Target:
 
 
 def _verification(
-    found: Judgement, draws: Draws, reference: Reference, search: Search
+    found: Judgement, draws: Draws, reference: Reference, notes: Sequence[str]
 ) -> Verification:
     return Verification(
         verified=True,
@@ -138,7 +145,7 @@ def _verification(
         outputs=tuple(
             OutputError(one.output, one.max_error, found.allowed(one)) for one in found.deviations
         ),
-        notes=tuple(_notes(found, draws, reference, search)),
+        notes=tuple(notes),
     )
 
 
@@ -155,13 +162,81 @@ def _notes(found: Judgement, draws: Draws, reference: Reference, search: Search)
             f"the model computes in half precision or with rounded factors: errors of "
             f"{found.tolerance.rtol:g} are allowed"
         )
-    for name, spread in found.spread.items():
-        if spread.error > 0 or spread.unequal > 0:
-            notes.append(
-                f"output {name!r} amplifies rounding: runs of {reference.runner} differ by "
-                f"{spread.error:.1e} of its largest magnitude, in {spread.unequal} elements"
-            )
+    for one in found.by_rule("one step"):
+        notes.append(
+            f"output {one.output!r} is quantized: {one.unequal} of {one.size} elements differ, by "
+            f"one step, which is {one.step:.1e} of its largest magnitude"
+        )
+    for one in found.by_rule("spread"):
+        spread = found.spread[one.output]
+        notes.append(
+            f"output {one.output!r} amplifies rounding: runs of {reference.runner} differ by "
+            f"{spread.error:.1e} of its largest magnitude, in {spread.unequal} elements"
+        )
     return notes
+
+
+def _check_layers(draws: Draws, reference: Reference, recipe: Recipe, search: Search) -> list[str]:
+    """Compare the quantized tensors of a model that amplifies rounding one by one.
+
+    A step more or less in one tensor is several steps behind it, and what a wrong kernel adds to
+    that would not show in the outputs.
+
+    Raises
+    ------
+    VerificationError
+        If one differs; it names the operator.
+    """
+    try:
+        cut = reference.in_layers(draws.inputs)
+    except ModelError as error:
+        return [f"quantized tensors were not compared one by one: {error}"]
+    if cut is None:
+        return []
+    layers, inputs = cut
+    notes = []
+    for device, words in search.devices.items():
+        compile_and_run = compiler_of_parts(recipe, device, search.kernel_dir)
+        tolerance = tolerance_of(recipe, search.rtol)
+        found, difference = first_wrong_layer(layers, inputs, compile_and_run, tolerance)
+        if found.wrong:
+            raise _layer_refusal(found, difference, words, reference, search)
+        notes += _layer_notes(found, reference, device)
+    return notes
+
+
+def _layer_notes(found: Judgement, reference: Reference, device: str) -> list[str]:
+    steps = [one for one in found.deviations if one.step and found.rule(one) != "spread"]
+    unequal, size = (sum(getattr(one, name) for one in steps) for name in ("unequal", "size"))
+    notes = [
+        f"{len(steps)} quantized tensors, each computed on {device} from {reference.runner}'s own "
+        f"values before it, are within one step of its results: {unequal} of {size} elements differ"
+    ]
+    for one in found.by_rule("spread"):
+        spread = found.spread[one.output]
+        notes.append(
+            f"{one.output!r} differs from these by {one.max_error:.1e} of its largest magnitude, "
+            f"in {one.unequal} of {one.size} elements; runs of {reference.runner} by "
+            f"{spread.error:.1e}, in {spread.unequal}"
+        )
+    return notes
+
+
+def _layer_refusal(
+    found: Judgement,
+    difference: Difference | None,
+    words: CompileWords,
+    reference: Reference,
+    search: Search,
+) -> VerificationError:
+    what = "; ".join(_distance(found, output) for output in found.wrong[:_MOST_KERNELS])
+    message = (
+        f"the artifact is wrong, and was not written: from {reference.runner}'s own values before "
+        f"them, {len(found.wrong)} tensors differ: {what}"
+    )
+    if difference is None:
+        return VerificationError(message)
+    return _told(message, difference, words, reference, search)
 
 
 def _refusal(
@@ -179,7 +254,17 @@ def _refusal(
             f"{message}. Where all operators run one after another on one device, the model "
             "agrees: the fault is in the schedule, the plan of the memory, or the runtime"
         )
-    difference, words = searched
+    return _told(message, *searched, reference, search)
+
+
+def _told(
+    message: str,
+    difference: Difference,
+    words: CompileWords,
+    reference: Reference,
+    search: Search,
+) -> VerificationError:
+    """Return the error that names the operator that differs, with a reproducer if asked for."""
     message += f". {_where(difference)}"
     advice = "--dump-reproducer FOLDER writes the smallest model that shows it, for a report"
     if search.reproducer is not None:
@@ -208,8 +293,15 @@ def _distance(found: Judgement, output: Deviation) -> str:
     if output.shapes is not None:
         own, expected = map(list, output.shapes)
         return f"output {output.output!r} has shape {own}, that of the reference {expected}"
-    if output.is_exact:
-        return f"output {output.output!r} differs from the reference in {output.unequal} elements"
+    elements = f"{output.unequal} of {output.size} elements"
+    if output.is_exact and not output.step:
+        return f"output {output.output!r} differs from the reference in {elements}"
+    if output.step:
+        steps = output.max_error / output.step
+        return (
+            f"quantized output {output.output!r} differs from the reference by up to {steps:.0f} "
+            f"steps, in {elements}"
+        )
     return (
         f"output {output.output!r} differs from the reference by {output.max_error:.1e} of its "
         f"largest magnitude, {found.allowed(output):.1e} is allowed (--rtol)"
