@@ -112,8 +112,8 @@ Outcome Execute(Session* session, Worker* worker, int64_t until = kForever) {
         }
         break;
       case Opcode::kAssist:
-        if (!Assist(step.team, session->events[step.number], run, worker->spin_ns,
-                    session->aborted, until)) {
+        if (!Assist(step.team, static_cast<uint32_t>(step.bytes), session->events[step.number], run,
+                    worker->spin_ns, session->aborted, until)) {
           return Paused(session, run);
         }
         break;

@@ -11,29 +11,40 @@ thread_local Team* current_team = nullptr;  // of the kernel that runs on this t
 // More tasks than members: one that the system delays, or whose tasks are longer, does fewer.
 constexpr int32_t kTasksPerMember = 4;
 
-// A loop's tickets: the lower half of its number above, the tasks that are left below.
-uint64_t Tickets(uint64_t launch, int32_t tasks) {
-  return launch << 32 | static_cast<uint32_t>(tasks);
+constexpr int32_t kMostTasks = 0xffff;  // Share
+
+uint64_t Range(uint64_t launch, uint64_t begin, uint64_t end) {
+  return launch << 32 | begin << 16 | end;
 }
 
-// Takes a task of the loop whose tickets these are: counted from its last one, 1 to all; 0 when none
-// is left.
-int32_t Take(Team* team, uint64_t launch) {
-  uint64_t tickets = team->tickets.load(std::memory_order_seq_cst);
-  while (tickets >> 32 == static_cast<uint32_t>(launch) && static_cast<uint32_t>(tickets) != 0) {
-    if (team->tickets.compare_exchange_weak(tickets, tickets - 1)) {
-      return static_cast<int32_t>(static_cast<uint32_t>(tickets));
+// Takes a task of a loop out of a share, from its begin or its end; -1 when none is left.
+int32_t TakeFrom(Share* share, uint64_t launch, bool first) {
+  uint64_t range = share->range.load(std::memory_order_seq_cst);
+  while (range >> 32 == static_cast<uint32_t>(launch)) {
+    const uint64_t begin = range >> 16 & 0xffff, end = range & 0xffff;
+    if (begin == end) break;
+    const uint64_t rest = first ? Range(launch, begin + 1, end) : Range(launch, begin, end - 1);
+    if (share->range.compare_exchange_weak(range, rest)) {
+      return static_cast<int32_t>(first ? begin : end - 1);
     }
   }
-  return 0;
+  return -1;
+}
+
+// Takes a member's next task of a loop: of its own share, and then of those of the others.
+int32_t Take(Team* team, uint32_t member, uint64_t launch) {
+  int32_t task = TakeFrom(&team->shares[member], launch, true);
+  for (uint32_t i = 1; task < 0 && i < team->size; ++i) {
+    task = TakeFrom(&team->shares[(member + i) % team->size], launch, false);
+  }
+  return task;
 }
 
 // Runs tasks of loop `launch` until none is left. The loop cannot end, nor the next one begin,
 // while somebody holds a task: what describes the loop is read only then. `Team::number` is part of
 // that: a helper that was delayed for 2^32 loops takes tasks of a later one.
-void RunTasks(Team* team, uint64_t launch) {
-  while (const int32_t left = Take(team, launch)) {
-    const int32_t task = team->env.num_tasks - left;
+void RunTasks(Team* team, uint32_t member, uint64_t launch) {
+  for (int32_t task; (task = Take(team, member, launch)) >= 0;) {
     if (team->body(task, &team->env, team->closure) != 0) team->failed.run.fetch_add(1);
     if (team->unfinished.run.fetch_sub(1, std::memory_order_seq_cst) == 1) {
       Signal(team->finished, team->number);
@@ -51,13 +62,13 @@ int RunInline(ParallelBody body, void* closure) {
 
 void UseTeam(Team* team) { current_team = team; }
 
-bool Assist(Team* team, const Event& end, uint64_t run, int64_t spin_ns, const Event& aborted,
-            int64_t until) {
+bool Assist(Team* team, uint32_t member, const Event& end, uint64_t run, int64_t spin_ns,
+            const Event& aborted, int64_t until) {
   current_team = nullptr;  // loops inside of the team's run inline
   uint64_t launch = team->launch.run.load(std::memory_order_seq_cst);
   while (!Reached(end, run)) {
     if (Reached(aborted, run) || Now() >= until) return false;
-    RunTasks(team, launch);
+    RunTasks(team, member, launch);
     launch = AwaitChange(team->launch, launch, spin_ns, kSliceNs);
   }
   return true;
@@ -78,7 +89,7 @@ HIOS_EXPORT void hios_team_open(Team* team, uint32_t size, int64_t spin_ns) {
 // Executes a parallel loop; kernels call it in place of TVMBackendParallelLaunch.
 HIOS_EXPORT int hios_parallel_launch(ParallelBody body, void* closure, int num_tasks) {
   Team* team = current_team;
-  if (team == nullptr) return RunInline(body, closure);
+  if (team == nullptr || num_tasks > kMostTasks) return RunInline(body, closure);
   current_team = nullptr;  // loops inside of this one run inline
   const uint64_t launch = team->launch.run.load(std::memory_order_relaxed) + 1;
   team->number = launch;
@@ -92,9 +103,12 @@ HIOS_EXPORT int hios_parallel_launch(ParallelBody body, void* closure, int num_t
   team->failed.run.store(0, std::memory_order_relaxed);
   for (uint32_t i = 0; i < team->size; ++i) team->barrier[16 * i].store(0);
   team->unfinished.run.store(static_cast<uint32_t>(tasks), std::memory_order_seq_cst);
-  team->tickets.store(Tickets(launch, tasks), std::memory_order_seq_cst);
+  for (uint64_t i = 0; i < team->size; ++i) {
+    const uint64_t begin = i * tasks / team->size, end = (i + 1) * tasks / team->size;
+    team->shares[i].range.store(Range(launch, begin, end), std::memory_order_seq_cst);
+  }
   Signal(team->launch, launch);
-  RunTasks(team, launch);
+  RunTasks(team, 0, launch);
   Await(team->finished, launch, team->spin_ns);
   current_team = team;
   return team->failed.run.load(std::memory_order_seq_cst) == 0 ? 0 : -1;

@@ -33,7 +33,7 @@ struct Instruction {
   uint32_t number;        // call: how many arguments; others: which event
   void* target;           // call: the kernel; copy: the destination, a DLTensor
   void* source;           // call: the arguments, TVMFFIAny; copy: the source, a DLTensor
-  uint64_t bytes;         // copy
+  uint64_t bytes;         // copy; assist: which member of the team
   Team* team;             // call: null on one core; assist and dismiss
 };
 

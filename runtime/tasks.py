@@ -79,9 +79,10 @@ class Task(Protocol):
 
 @dataclass(frozen=True)
 class Assist:
-    """Take part in the parallel loops of a team's kernels, until `event`."""
+    """Take part in the parallel loops of a team's kernels, as its `member`, until `event`."""
 
     event: Hashable
+    member: int
 
 
 @dataclass(frozen=True)
@@ -168,6 +169,7 @@ class CpuTask:
                 native.target, native.source = tensors.pointer(what.dst), tensors.pointer(what.src)
             else:
                 native.opcode, native.number = _OPCODES[type(what)], events[what.event]
+                native.bytes = what.member if isinstance(what, Assist) else 0
         return NativeProgram(program, operators, [arguments])
 
 

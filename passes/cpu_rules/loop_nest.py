@@ -46,6 +46,9 @@ _PARALLEL_WORK = 32768
 FEW_TASKS = 16
 """With fewer tasks, an odd number leaves one of two threads idle for long."""
 
+_FEWEST_PARTS, _MOST_PARTS = 8, 64
+"""Powers of two, as the numbers of tasks are on most machines: four for each core of a device."""
+
 
 def as_index(value: Index) -> tirx.Expr:
     """Return `value` as an expression."""
@@ -117,11 +120,21 @@ def parallel(name: str, extent: int, *, work: int) -> Iterator[Index]:
 
     `work` is the number of multiply-adds or elements of all iterations together. Where it is small,
     waking other threads would take longer than the work itself, and the loop is serial.
+
+    TVM gives each of n tasks ``ceil(extent / n)`` iterations while there are any: of 10, five of
+    8 tasks get two, and one of two threads computes 6. So 10 become 8 parts of one or two.
     """
+    parts = min(1 << extent.bit_length() - 1, _MOST_PARTS)  # a power of two
     if extent == 1 or work < _PARALLEL_WORK:
         yield from serial(name, extent)
-    else:
+    elif extent < _FEWEST_PARTS or extent % parts == 0:
         yield from _in_frame(name, T.parallel(as_index(0), as_index(extent)))
+    else:
+        for part in _in_frame("part", T.parallel(as_index(0), as_index(parts))):
+            first, end = part * extent // parts, (part + 1) * extent // parts
+            # From 0: TVM 0.27 drops loops inside of one whose first iteration varies
+            for i in _in_frame(name, T.serial(as_index(0), end - first)):
+                yield first + i
 
 
 def vectors(name: str, start: Index, extent: int, lanes: int) -> Iterator[Index]:

@@ -65,6 +65,46 @@ def test_little_work_stays_on_one_thread() -> None:
     assert_writes(write, expected)
 
 
+def test_threads_share_iterations_evenly() -> None:
+    """TVM makes 8, 16, ... tasks of the parts: it would make five of 10 iterations."""
+
+    def write() -> None:
+        for row in parallel("row", 10, work=1 << 20):
+            T.buffer_store(Y, X[row, as_index(0)], [row, as_index(0)])
+
+    @T.prim_func(s_tir=True)
+    def expected(x: T.Buffer((64, 20), "float32"), y: T.Buffer((64, 20), "float32")):
+        for part in T.parallel(T.int64(8)):
+            for i in range(
+                (part + T.int64(1)) * T.int64(10) // T.int64(8) - part * T.int64(10) // T.int64(8)
+            ):
+                y[part * T.int64(10) // T.int64(8) + i, T.int64(0)] = x[
+                    part * T.int64(10) // T.int64(8) + i, T.int64(0)
+                ]
+
+    assert_writes(write, expected)
+
+
+@pytest.mark.parametrize(("extent", "parts"), [(15, 8), (27, 16), (43, 32), (100, 64)])
+def test_parts_are_a_power_of_two(extent: int, parts: int) -> None:
+    assert int(_loop(extent).extent) == parts
+
+
+@pytest.mark.parametrize("extent", [2, 7, 8, 16, 64, 128])
+def test_numbers_that_tasks_divide_need_no_parts(extent: int) -> None:
+    loop = _loop(extent)
+    assert int(loop.extent) == extent
+    assert not isinstance(loop.body, tirx.For)
+
+
+def _loop(extent: int) -> tirx.For:
+    def write() -> None:
+        for row in parallel("row", extent, work=1 << 20):
+            T.buffer_store(Y, X[row, as_index(0)], [row, as_index(0)])
+
+    return emitted(write)
+
+
 def test_loops_and_allocations_nest() -> None:
     def write() -> None:
         for i, j in grid([64, 20]):

@@ -67,7 +67,7 @@ def core_tasks(
     last_calls = {origin for steps in sequences.values() for origin, leads in steps if not leads}
     tasks = []
     for worker, entries in sequences.items():
-        steps = list(_steps(entries, programs, teams, last_calls))
+        steps = list(_steps(worker, entries, programs, teams, last_calls))
         used = {programs[origin[0]].library for origin, leads in entries if leads}
         if len(used) > 1:
             raise ArtifactError(f"core {worker[0]} has kernels of {len(used)} libraries")
@@ -123,6 +123,7 @@ def _sequences(
 
 
 def _steps(
+    worker: Worker,
     entries: Iterable[_Entry],
     programs: Sequence[CpuProgram],
     teams: Sequence[Team],
@@ -133,7 +134,7 @@ def _steps(
         program, team = programs[origin[0]], teams[origin[0]]
         end = ("end", *origin)
         if not leads:
-            yield Step(Assist(end), program.device, team)
+            yield Step(Assist(end, team.index(worker)), program.device, team)
             continue
         yield Step(program.instructions[origin[1]], program.device, team, origin)
         if origin in last_calls:
