@@ -54,32 +54,33 @@ class GraphTask:
         """Capture the graph; the instructions launch it and wait for its end."""
         gpu = self.tasks[0].gpu
         stream = gpu.stream()
-        writers = {task.device: InstructionWriter(task, tensors, None) for task in self.tasks}
+        writers = [InstructionWriter(task, tensors, None) for task in self.tasks]
         graph = gpu.capture(stream, lambda: self._capture_all(writers, stream))
         program = (NativeInstruction * 2)(
             NativeInstruction(Opcode.LAUNCH_GRAPH, 0, stream, graph, 0),
             NativeInstruction(Opcode.SYNCHRONIZE, 0, stream, None, 0),
         )
-        held = [self, [writer.held for writer in writers.values()]]
+        held = [self, [writer.held for writer in writers]]
         return NativeProgram(program, (None, None), held, ctypes.addressof(gpu.driver.native))
 
-    def _capture_all(self, writers: Mapping[str, InstructionWriter], stream: int) -> None:
+    def _capture_all(self, writers: Sequence[InstructionWriter], stream: int) -> None:
         """Issue everything: all streams fork from `stream`, and join it at the end."""
         first = self.tasks[0]
+        writer_of = {device: writer for writer in writers for device in writer.task.devices}
         driver, fork = first.gpu.driver, first.gpu.event()
         driver.call("cuEventRecord", fork, stream)
         for p, i in first.order:
             program = first.programs[p]
-            writer = writers[program.device]
+            writer = writer_of[program.device]
             task = writer.task
             task.gpu.make_current()
             known = set(writer.streams)
-            writer.add(program.stream, program.instructions[i])
+            writer.add(program, program.instructions[i])
             for new in writer.streams.keys() - known:
                 driver.call("cuStreamWaitEvent", writer.streams[new], fork, 0)
             for step in writer.take():
                 _capture(task, step)
-        for writer in writers.values():
+        for writer in writers:
             for handle in writer.streams.values():
                 writer.task.gpu.make_current()
                 join = writer.task.gpu.event()
