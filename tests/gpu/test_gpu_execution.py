@@ -197,12 +197,68 @@ def test_a_graph_gives_the_same_results(
 ) -> None:
     fake = start(seed=seed)
     path = compiled(tmp_path, devices, seed)
-    with runtime.load(path, cuda_graph=True) as session:
+    with runtime.load(path) as session:
         for run in range(3):
             check(session, run)
         launches = sum(operation.kind == "join" for operation in fake.log)
         assert launches == 3
     assert not fake.allocated
+
+
+def test_without_graphs_there_are_streams(start: Start, tmp_path: Path) -> None:
+    fake = start()
+    fake.captures = False
+    path = compiled(tmp_path, ("cuda:0", "cuda:1"))
+    with runtime.load(path) as session:
+        check(session, 0)
+    with pytest.raises(DeviceError, match=r"refused cuStreamBeginCapture.*\(801\)"):
+        runtime.load(path, cuda_graph=True)
+    assert not fake.allocated
+
+
+@pytest.mark.parametrize("cuda_graph", [False, True], ids=["streams", "graph"])
+def test_the_caller_feeds_a_gpu(start: Start, tmp_path: Path, cuda_graph: bool) -> None:
+    """No thread is woken for it; the context of the caller's thread stays what it was."""
+    fake = start()
+    path = compiled(tmp_path, ("cuda:0",))
+    with runtime.load(path, cuda_graph=cuda_graph) as session:
+        fake.feeders.clear()
+        fake._cuCtxSetCurrent(4711)
+        check(session, 0)
+        assert fake.feeders == {threading.get_ident()}
+        assert fake._current.context == 4711
+        session.run({"x": random(1, 3, 8, 7)}, timeout=60.0)  # which another thread can watch
+        assert len(fake.feeders) == 2
+
+
+@pytest.mark.parametrize("cuda_graph", [False, True], ids=["streams", "graph"])
+def test_a_caller_that_feeds_can_be_interrupted(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cuda_graph: bool
+) -> None:
+    monkeypatch.setattr(runtime.executor, "_GRACE_S", 0.1)
+    fake = start()
+    path = compiled(tmp_path, ("cuda:0",))
+    session = runtime.load(path, cuda_graph=cuda_graph)
+    fake.hang = threading.Event()
+    executor = session._shapes[0].executor
+    leader = executor._leader
+    assert leader is not None
+    slices = iter([KeyboardInterrupt()])
+
+    def go_on() -> int:
+        """As where Python handles a signal between two slices of time."""
+        for interrupt in slices:
+            raise interrupt
+        return leader.go_on()
+
+    executor._leader = replace(leader, go_on=go_on)
+    with pytest.raises(KeyboardInterrupt):
+        session.run({"x": random(1, 3, 8, 7)})
+    with pytest.raises(SessionClosedError, match="has not returned"):
+        session.run({"x": random(1, 3, 8, 7)})
+    session.close()
+    assert fake.allocated, "a kernel uses it"
+    fake.hang.set()
 
 
 def test_a_graph_needs_all_operators_on_gpus(start: Start, tmp_path: Path) -> None:

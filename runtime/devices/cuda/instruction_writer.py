@@ -87,8 +87,9 @@ class InstructionWriter:
         for handle in self.streams.values():
             self._write(Opcode.SYNCHRONIZE, handle)
         program = (NativeInstruction * len(self._steps))(*self._steps)
-        driver = self.task.gpu.driver.native
-        return NativeProgram(program, tuple(self._operators), self.held, ctypes.addressof(driver))
+        gpu = self.task.gpu
+        driver = ctypes.addressof(gpu.driver.native)
+        return NativeProgram(program, tuple(self._operators), self.held, driver, gpu.context)
 
     def _signal(self, event: int, handle: int) -> None:
         users = self.task.event_users[event]

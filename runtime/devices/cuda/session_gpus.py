@@ -7,7 +7,7 @@ import numpy as np
 
 from hios_tvm.errors import DeviceError
 from hios_tvm.runtime.devices.cuda.cuda_graph import GraphTask
-from hios_tvm.runtime.devices.cuda.driver import CudaDriver
+from hios_tvm.runtime.devices.cuda.driver import CudaDriver, CudaError, CudaResult
 from hios_tvm.runtime.devices.cuda.feed_streams import GpuTask
 from hios_tvm.runtime.devices.cuda.gpu import open_gpus
 from hios_tvm.runtime.devices.cuda.issue_order import issue_order
@@ -19,6 +19,11 @@ from hios_tvm.schema.device_names import gpu_place, whole_device
 from hios_tvm.schema.dtypes import numpy_dtype
 from hios_tvm.schema.manifest import Manifest
 from hios_tvm.schema.program import Copy, Signal
+
+_CANNOT_CAPTURE = (
+    CudaResult.NOT_SUPPORTED,
+    *range(CudaResult.STREAM_CAPTURE_UNSUPPORTED, CudaResult.STREAM_CAPTURE_UNSUPPORTED + 9),
+)
 
 Array = np.ndarray[Any, Any]
 
@@ -60,6 +65,7 @@ class SessionGpus:
             traced = request.gpu_trace and not request.cuda_graph
             self._trace = GpuTrace(artifact.manifest.programs, self._gpus) if traced else None
             self._gpu_tasks = self._tasks(self._trace)
+            self._graph = self._captured()
         except BaseException:
             self._close()
             raise
@@ -71,12 +77,25 @@ class SessionGpus:
         another worker has recorded an event.
         """
         return LoadedDevices(
-            tasks=(GraphTask(self._gpu_tasks),) if self._request.cuda_graph else self._gpu_tasks,
+            tasks=self._gpu_tasks if self._graph is None else (self._graph,),
             spans=self._spans,
             close=self._close,
             traced=() if self._trace is None else tuple(self._gpus),
             staging=self._staging,
         )
+
+    def _captured(self) -> GraphTask | None:
+        """Return a CUDA graph of everything; None where that was not asked for, or cannot be."""
+        wanted, programs = self._request.cuda_graph, self._artifact.manifest.programs
+        alone = all(program.device in self._gpus for program in programs)
+        if wanted is False or self._trace is not None or not alone or not self._gpu_tasks:
+            return None
+        try:
+            return GraphTask.captured(self._gpu_tasks, self._request.tensors)
+        except CudaError as error:
+            if wanted or error.result not in _CANNOT_CAPTURE:
+                raise
+            return None
 
     def _spans(self, times: Sequence[Times], end_ns: int) -> list[Span]:
         if self._trace is None:
