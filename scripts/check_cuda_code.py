@@ -99,7 +99,7 @@ def main(models: Sequence[str], arch: str, precision: str) -> None:
                     precise,
                     str(len(usages)),
                     str(max(usage.registers for usage in usages)),
-                    ", ".join(usage.kernel for usage in spilling) or "none",
+                    ", ".join(f"{u.kernel}: {u.stored} B" for u in spilling) or "none",
                     f"{time.monotonic() - start:.0f}",
                 ]
             )
