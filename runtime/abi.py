@@ -6,7 +6,7 @@
 import ctypes
 from enum import IntEnum
 
-ABI_VERSION = 7
+ABI_VERSION = 8
 """Of everything here; a kernel library with another `kAbiVersion` is refused."""
 
 DLTENSOR_POINTER = 7
@@ -18,6 +18,9 @@ LEFT = 0xFFFFFFFF
 
 NO_CORE = -1
 """`Worker.core` of workers that only their own threads execute."""
+
+ANY_CORE = -2
+"""`Worker.core` of a leader that feeds a GPU."""
 
 
 class Opcode(IntEnum):
@@ -85,6 +88,7 @@ class NativeWorker(ctypes.Structure):
         ("program", ctypes.c_void_p),
         ("times", ctypes.c_void_p),
         ("driver", ctypes.c_void_p),
+        ("context", ctypes.c_void_p),
         ("spin_ns", ctypes.c_int64),
         ("run", ctypes.c_uint64),
         ("seen", ctypes.c_uint64),
@@ -110,6 +114,9 @@ class NativeDriver(ctypes.Structure):
             "call_host",
             "launch_graph",
             "synchronize",
+            "query",
+            "push_context",
+            "pop_context",
         )
     )
 

@@ -1,8 +1,8 @@
 """Checks of a manifest before anything of the artifact runs.
 
-Devices, buffers and programs must fit each other: no access out of bounds, none to the
-memory of another device. The order of instructions (`happens_before`) proves the rest: no hang, no
-read before the write, and no race between buffers that share memory.
+Devices, buffers and programs must fit each other: no access out of bounds, none to the memory of
+another device, which only its own parts share. The order of instructions (`happens_before`) proves
+the rest: no hang, no read before the write, and no race between buffers that share memory.
 """
 
 import bisect
@@ -17,6 +17,7 @@ from hios_tvm.errors import ArtifactError, DeviceError
 from hios_tvm.runtime.devices import HOST, kind_of
 from hios_tvm.runtime.devices.interface import DeviceKind
 from hios_tvm.runtime.happens_before import HappensBefore
+from hios_tvm.schema.device_names import whole_device
 from hios_tvm.schema.dtypes import tensor_bytes
 from hios_tvm.schema.manifest import (
     ALIGNMENT,
@@ -272,7 +273,8 @@ def _check_copy(manifest: Manifest, program: Program, step: Copy) -> None:
     )
     kind, ends = kind_of(program.device), (src.device, dst.device)
     if kind.own_memory:
-        reaches = program.device in ends and all(_reaches(kind, end) for end in ends)
+        own = any(_is_memory_of(program.device, end) for end in ends)
+        reaches = own and all(_reaches(kind, end) for end in ends)
     else:
         reaches = not any(map(_has_own_memory, ends))
     where = f"a program of {program.device!r}"
@@ -281,6 +283,11 @@ def _check_copy(manifest: Manifest, program: Program, step: Copy) -> None:
 
 def _reaches(kind: DeviceKind, device: str | None) -> bool:
     return not _has_own_memory(device) or kind_of(device or "") is kind
+
+
+def _is_memory_of(device: str, owner: str | None) -> bool:
+    """Whether `device` computes in the memory that `owner` has: parts of one device share it."""
+    return owner is not None and whole_device(owner) == whole_device(device)
 
 
 def _has_own_memory(device: str | None) -> bool:
@@ -293,7 +300,7 @@ def _check_call(manifest: Manifest, program: Program, step: Call) -> None:
     for name in step.args:
         device = manifest.buffer[name].device
         _require(
-            device == program.device if own_memory else not _has_own_memory(device),
+            _is_memory_of(program.device, device) if own_memory else not _has_own_memory(device),
             f"a program of {program.device!r} uses buffer {name!r} of another device",
         )
 

@@ -25,7 +25,12 @@ struct CudaDriver {
   int (*call_host)(void* stream, void (*function)(void*), void* data);
   int (*launch_graph)(void* graph, void* stream);
   int (*synchronize)(void* stream);
+  int (*query)(void* stream);
+  int (*push_context)(void* context);
+  int (*pop_context)(void** context);
 };
+
+constexpr int kNotReady = 600;  // CUDA_ERROR_NOT_READY: a stream is not empty yet
 
 struct GpuLaunch {
   void* function;
@@ -63,6 +68,15 @@ inline int Launch(const CudaDriver& driver, const GpuLaunch& launch, void* strea
   return driver.launch(launch.function, launch.grid[0], launch.grid[1], launch.grid[2],
                        launch.block[0], launch.block[1], launch.block[2], launch.shared_bytes,
                        stream, launch.params, nullptr);
+}
+
+// Waits until a stream is empty. Returns the driver's result code: `kNotReady` where `until` was before.
+// A thread that cannot wait for ever polls, and sees the end at once.
+inline int AwaitStream(const CudaDriver& driver, void* stream, int64_t until) {
+  if (until == kForever) return driver.synchronize(stream);
+  int status;
+  while ((status = driver.query(stream)) == kNotReady && Now() < until) Pause();
+  return status;
 }
 
 inline void SignalFromStream(void* data) {

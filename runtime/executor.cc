@@ -37,8 +37,9 @@ void Abort(Session* session, uint64_t run) {
   for (uint32_t i = 0; i < session->num_events; ++i) WakeSleepers(session->events[i]);
 }
 
-// Executes a GPU's instruction with the driver; returns the driver's result code.
-int Enqueue(Session* session, Worker* worker, const Instruction& step) {
+// Executes a GPU's instruction with the driver; returns the driver's result code, `kNotReady` where a
+// stream is not empty at `until`.
+int Enqueue(Session* session, Worker* worker, const Instruction& step, int64_t until) {
   const CudaDriver& driver = *worker->driver;
   switch (step.opcode) {
     case Opcode::kLaunch:
@@ -57,17 +58,20 @@ int Enqueue(Session* session, Worker* worker, const Instruction& step) {
     case Opcode::kLaunchGraph:
       return driver.launch_graph(step.source, step.target);
     default:
-      return driver.synchronize(step.target);
+      return AwaitStream(driver, step.target, until);
   }
 }
 
-// Waits until the GPU has finished all enqueued work: after a run that was given up its streams are
-// not empty, and the next run uses the same memory.
-void Drain(Session* session, Worker* worker) {
+// Waits until the GPU has finished all enqueued work, after a run that was given up: its streams are not
+// empty then, and the next run uses the same memory. Returns false where it has not at `until`.
+bool Drain(Session* session, Worker* worker, int64_t until = kForever) {
+  if (!Reached(session->aborted, worker->run)) return true;
   for (uint32_t i = 0; i < worker->length && worker->driver != nullptr; ++i) {
     const Instruction& step = worker->program[i];
-    if (step.opcode == Opcode::kSynchronize) Enqueue(session, worker, step);
+    if (step.opcode != Opcode::kSynchronize) continue;
+    if (Enqueue(session, worker, step, until) == kNotReady) return false;
   }
+  return true;
 }
 
 enum class Outcome { kDone, kFailed, kPaused };
@@ -121,7 +125,11 @@ Outcome Execute(Session* session, Worker* worker, int64_t until = kForever) {
         Dismiss(step.team, session->events[step.number], run);
         break;
       default:
-        worker->status = Enqueue(session, worker, step);
+        worker->status = Enqueue(session, worker, step, until);
+        if (worker->status == kNotReady) {
+          worker->status = 0;
+          return Paused(session, run);
+        }
         if (worker->status != 0) {
           worker->failed = i + 1;
           Abort(session, run);
@@ -178,6 +186,37 @@ class BorrowedThread {
 
 thread_local BorrowedThread borrowed_thread;
 
+// The context of a worker's GPU, current in the thread of a caller that leads: that has perhaps its own.
+class BorrowedContext {
+ public:
+  explicit BorrowedContext(const Worker* worker) : driver_(worker->driver) {
+    if (driver_ != nullptr) driver_->push_context(worker->context);
+  }
+
+  ~BorrowedContext() {
+    void* context;
+    if (driver_ != nullptr) driver_->pop_context(&context);
+  }
+
+ private:
+  const CudaDriver* driver_;
+};
+
+// Executes the leading worker's program in the thread of the caller, as `hios_lead` returns it.
+int32_t Lead(Session* session, Worker* worker, int64_t until) {
+  const BorrowedContext context(worker);
+  if (worker->failed != 0) {
+    if (!Drain(session, worker, until)) return 2;
+    LeaveAfterFailure(session, worker);
+    return 0;
+  }
+  const Outcome outcome = Execute(session, worker, until);
+  if (outcome == Outcome::kFailed) return 1;
+  if (outcome == Outcome::kPaused || !Drain(session, worker, until)) return 2;
+  Leave(session, worker);
+  return 0;
+}
+
 }  // namespace
 
 HIOS_EXPORT int32_t hios_abi_version() { return kAbiVersion; }
@@ -204,7 +243,7 @@ HIOS_EXPORT int32_t hios_work(Session* session, Worker* worker) {
     worker->seen = run;
     Enter(worker, run);
     const Outcome outcome = Execute(session, worker);
-    if (Reached(session->aborted, run)) Drain(session, worker);
+    Drain(session, worker);
     if (outcome == Outcome::kFailed) return 1;
     Leave(session, worker);
   }
@@ -218,17 +257,11 @@ HIOS_EXPORT int32_t hios_lead(Session* session, Worker* worker, int64_t slice_ns
     const int64_t ended = worker->times[worker->length];  // the last run
     const bool is_long = ended == 0 || ended - worker->times[0] >= kLongRunNs;
     Enter(worker, run);
-    if (is_long) borrowed_thread.MoveTo(worker->core);
+    if (is_long && worker->core >= 0) borrowed_thread.MoveTo(worker->core);
   }
   if (worker->next == kLeft) return 0;  // an interrupted caller has lost count
-  if (worker->failed != 0) {
-    LeaveAfterFailure(session, worker);
-  } else {
-    const Outcome outcome = Execute(session, worker, Now() + slice_ns);
-    if (outcome == Outcome::kFailed) return 1;
-    if (outcome == Outcome::kPaused) return 2;
-    Leave(session, worker);
-  }
+  const int32_t code = Lead(session, worker, Now() + slice_ns);
+  if (code != 0) return code;
   UseTeam(nullptr);
   borrowed_thread.MoveBack();
   return 0;

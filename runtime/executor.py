@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from hios_tvm.errors import DeviceError, ExecutionError, RunTimeoutError, SessionClosedError
-from hios_tvm.runtime.abi import LEFT, NO_CORE, NativeWorker
+from hios_tvm.runtime.abi import ANY_CORE, LEFT, NO_CORE, NativeWorker
 from hios_tvm.runtime.devices.cpu.cores import pin_thread
 from hios_tvm.runtime.memory import TensorTable, address_of
 from hios_tvm.runtime.native import Library
@@ -37,13 +37,17 @@ _GRACE_S = 5.0  # for the kernels that run when a run is given up
 
 @dataclass
 class _Shared:
-    """What worker threads and their owner share; threads must not hold the owner itself."""
+    """What worker threads and their owner share; threads must not hold the owner itself.
+
+    `stuck` says that a run has not ended: its kernels may still use memory.
+    """
 
     library: Library
     memory: list[Any]
     session: int
     failures: list[tuple[int, int, str]] = field(default_factory=list)
     held: object = None
+    stuck: bool = False
 
 
 @dataclass(frozen=True)
@@ -104,7 +108,6 @@ class Executor:
         self._operators = [program.operators for program in lowered]
         self._times = [np.zeros(len(operators) + 1, np.int64) for operators in self._operators]
         self._closed = False
-        self._stuck = False
         self._pid = os.getpid()
         self._workers = (NativeWorker * len(tasks))()
         for task, native, worker, times in zip(
@@ -113,7 +116,7 @@ class Executor:
             self._shared.memory += [native, times, task.library, self._workers]
             worker.program = ctypes.addressof(native.instructions)
             worker.length = len(native.operators)
-            worker.driver = native.driver
+            worker.driver, worker.context = native.driver, native.context
             worker.times = address_of(times)
             worker.spin_ns = spin_ns
             worker.next, worker.core = LEFT, NO_CORE
@@ -139,11 +142,11 @@ class Executor:
         RunTimeoutError
             If `timeout` is over. Where a kernel does not return either, the executor is closed.
         """
-        if self._closed or self._stuck:
+        if self._closed or self._shared.stuck:
             self.require_free()
         leader = self._leader if timeout is None else None
         try:
-            self._stuck = True  # until all workers have left
+            self._shared.stuck = True  # until all workers have left
             self._shared.held = held
             if leader is not None:
                 if code := leader.run():
@@ -151,7 +154,7 @@ class Executor:
             else:
                 self._shared.library.dll.hios_start(self._shared.session, False)
                 self._join(None if timeout is None else time.monotonic() + timeout)
-            self._stuck = False
+            self._shared.stuck = False
         except BaseException:
             self._give_up(leader)
             raise
@@ -167,18 +170,20 @@ class Executor:
             )
 
     def _find_leader(self) -> _Leader | None:
-        """Return the first worker that has a core."""
-        for number, (task, worker) in enumerate(zip(self.tasks, self._workers, strict=True)):
-            if task.core is not None:
-                worker.core = task.core
-                dll = task.library.dll
-                own = ctypes.c_void_p(self._shared.session), ctypes.byref(worker)
-                return _Leader(
-                    number,
-                    partial(dll.hios_run, *own, _SLICE_NS, _JOIN_SPIN_NS),
-                    partial(dll.hios_lead, *own, _SLICE_NS),
-                )
-        return None
+        """Return the first worker that has a core, else the first that feeds a GPU."""
+        with_core = (n for n, task in enumerate(self.tasks) if task.core is not None)
+        for_gpu = (n for n, worker in enumerate(self._workers) if worker.driver is not None)
+        number = next(with_core, next(for_gpu, None))
+        if number is None:
+            return None
+        task, worker = self.tasks[number], self._workers[number]
+        worker.core = ANY_CORE if task.core is None else task.core
+        own = ctypes.c_void_p(self._shared.session), ctypes.byref(worker)
+        return _Leader(
+            number,
+            partial(task.library.dll.hios_run, *own, _SLICE_NS, _JOIN_SPIN_NS),
+            partial(task.library.dll.hios_lead, *own, _SLICE_NS),
+        )
 
     def _lead_on(self, leader: _Leader, code: int) -> None:
         """End a run that could not be ended at once, for the reason `code`."""
@@ -207,7 +212,7 @@ class Executor:
     @property
     def is_stuck(self) -> bool:
         """Whether a run was given up and its kernels have not returned: they still use memory."""
-        return self._stuck
+        return self._shared.stuck
 
     def require_open(self) -> None:
         """Raise `SessionClosedError` after `close`, and in a forked child."""
@@ -222,7 +227,7 @@ class Executor:
     def require_free(self) -> None:
         """Raise `SessionClosedError` after `close`, and where kernels of a run still use memory."""
         self.require_open()
-        if self._stuck:
+        if self._shared.stuck:
             raise SessionClosedError(
                 "a kernel of an earlier run has not returned: load the artifact again"
             )
@@ -289,12 +294,12 @@ class Executor:
     def _give_up(self, leader: _Leader | None) -> None:
         dll, session = self._shared.library.dll, self._shared.session
         dll.hios_abort(session)
-        while leader is not None and leader.go_on():
-            pass
         end = time.monotonic() + _GRACE_S
+        while leader is not None and leader.go_on() and time.monotonic() < end:
+            pass
         while time.monotonic() < end and all(thread.is_alive() for thread in self._threads):
             if dll.hios_join(session, _SLICE_NS):
-                self._stuck = False
+                self._shared.stuck = False
                 self._shared.held = None
                 self._shared.failures.clear()
                 return
@@ -330,7 +335,7 @@ def _shut_down(shared: _Shared, threads: list[threading.Thread]) -> None:
     for thread in alive:
         if thread is not threading.current_thread():
             thread.join(_GRACE_S)
-    if any(thread.is_alive() for thread in alive):
+    if shared.stuck or any(thread.is_alive() for thread in alive):
         _ABANDONED.append(shared)  # a kernel has not returned, and still uses this memory
 
 

@@ -94,7 +94,7 @@ def load_onto_devices(
     *,
     exclusive: bool,
     gpu_trace: bool,
-    cuda_graph: bool,
+    cuda_graph: bool | None,
 ) -> LoadedArtifact:
     """Place buffers, claim devices, make the tasks of all workers, and prepare weights.
 

@@ -29,7 +29,7 @@ class LoadedShape:
         exclusive: bool,
         spin_us: float,
         gpu_trace: bool,
-        cuda_graph: bool,
+        cuda_graph: bool | None,
     ) -> None:
         self.manifest = artifact.manifest
         self.loaded = loaded = load_onto_devices(

@@ -9,7 +9,7 @@
 
 namespace hios {
 
-constexpr int32_t kAbiVersion = 7;  // to be raised with every change of these structs
+constexpr int32_t kAbiVersion = 8;  // to be raised with every change of these structs
 
 enum class Opcode : uint32_t {
   kCall = 0,
@@ -39,11 +39,13 @@ struct Instruction {
 
 constexpr uint32_t kLeft = UINT32_MAX;
 constexpr int32_t kNoCore = -1;
+constexpr int32_t kAnyCore = -2;
 
 struct Worker {
   const Instruction* program;
   int64_t* times;         // start of each instruction, then the end of the last; nanoseconds
   const CudaDriver* driver;  // of a GPU's worker
+  void* context;          // of that GPU
   int64_t spin_ns;        // how long to poll before sleeping
   uint64_t run;           // the last run that this worker took part in
   uint64_t seen;          // the last run that its own thread was started for
@@ -51,7 +53,8 @@ struct Worker {
   uint32_t next;          // the instruction to go on with; kLeft when the run has been left
   uint32_t failed;        // 1 + the instruction that failed; 0: none did
   int32_t status;         // the driver's result code then; 0: a kernel of a CPU failed
-  int32_t core;           // the leader's: the thread that starts a run may execute its program there
+  int32_t core;           // the leader's: the thread that starts a run may execute its program there,
+                          // that of a GPU's worker on `kAnyCore`
 };
 
 }  // namespace hios

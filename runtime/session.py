@@ -33,7 +33,7 @@ def load(
     exclusive: bool = False,
     spin_us: float = DEFAULT_SPIN_US,
     gpu_trace: bool = False,
-    cuda_graph: bool = False,
+    cuda_graph: bool | None = None,
 ) -> Session:
     """Load an artifact, after all of it has been checked.
 
@@ -58,9 +58,10 @@ def load(
         saves power where runs are far apart, and delays the start of each.
     gpu_trace : bool
         Record kernels and copies of GPUs in traces, at a cost of some microseconds each.
-    cuda_graph : bool
+    cuda_graph : bool, optional
         Launch all work of the GPUs as one CUDA graph. All operators must be on GPUs, and traces do
-        not show them.
+        not show them. By default it is done where all operators are on GPUs, the driver can capture
+        them, and `gpu_trace` is not given.
 
     Raises
     ------
@@ -106,7 +107,7 @@ class Session:
         exclusive: bool = False,
         spin_us: float = DEFAULT_SPIN_US,
         gpu_trace: bool = False,
-        cuda_graph: bool = False,
+        cuda_graph: bool | None = None,
     ) -> None:
         self.manifest = artifact.manifest
         self._lock = threading.RLock()  # not a Lock, on which a signal handler would wait for ever

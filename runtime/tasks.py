@@ -29,14 +29,15 @@ class NativeProgram:
         For each instruction the operator that it belongs to, if any.
     held
         Owners of the memory that instructions point to.
-    driver : int or None
-        Address of the driver's functions, where the worker feeds a GPU.
+    driver, context : int or None
+        Address of the driver's functions, and the GPU's context, where the worker feeds a GPU.
     """
 
     instructions: ctypes.Array[NativeInstruction]
     operators: Sequence[str | None]
     held: list[Any]
     driver: int | None = None
+    context: int | None = None
 
 
 class Task(Protocol):

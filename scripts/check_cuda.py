@@ -1,7 +1,8 @@
 """Check and measure artifacts for GPUs: `prepare` where the compiler is, `run` where the GPU is.
 
-The first needs nvcc and no GPU, the second TVM's runtime and no compiler. Costs are estimates in
-the first round; `run` measures them, and `prepare --costs` uses what it has measured:
+The first needs nvcc and no GPU, the second TVM's runtime and no compiler. The folder has the
+weights of each network once, beside its artifacts. Costs are estimates in the first round; `run`
+measures them, and `prepare --costs` uses what it has measured:
 
     python scripts/check_cuda.py prepare cuda-check --target sm_90
     ./scripts/check_cuda.sh cuda-check --json first.jsonl         # on the machine with the GPU
@@ -22,6 +23,8 @@ from typing import Any, cast
 
 import click
 import numpy as np
+from gpu_parts import check_parts
+from shared_weights import SEPARATE, join, separate
 
 from hios_tvm import runtime
 from hios_tvm.cli.options import precision_option, print_table
@@ -117,6 +120,8 @@ def prepare(
             arrays |= {f"output/{key}": value for key, value in outputs.items()}
             np.savez(case / REFERENCE, **arrays)
             _export_tvm_default(load_model(model), target, case / TVM_DEFAULT)
+            for artifact in case.glob("*.hios"):
+                separate(artifact)
 
 
 def _costs_file(case: Path, devices: Sequence[str]) -> str:
@@ -141,8 +146,9 @@ def _export_tvm_default(mod: Any, target: str, path: Path) -> None:
 class Step:
     """One thing to check or measure, in a process of its own.
 
-    `what` is ``costs`` of kernels, ``streams`` or ``graph`` (how an artifact runs), ``overlap`` of
-    its kernels, or ``rival``; `name` is the artifact's, the file's of costs, or the rival's.
+    `what` is ``parts`` (which multiprocessors they run on), ``costs`` of kernels, ``streams`` or
+    ``graph`` (how an artifact runs), ``overlap`` of its kernels, or ``rival``; `name` is that of
+    the split, the artifact, the file of costs, or the rival.
     """
 
     case: str
@@ -170,6 +176,8 @@ def run(folder: Path, iterations: int, warmup: int, timeout: float, json_file: P
     except HiosError as error:
         raise click.ClickException(str(error)) from error
     (folder / "costs").mkdir(exist_ok=True)
+    for left in folder.glob(f"*/*{SEPARATE}"):
+        join(left)
     results: dict[Step, dict[str, Any]] = {}
     for step in steps_of(folder, gpus):
         result = isolated(folder, step, iterations, warmup, timeout)
@@ -188,8 +196,11 @@ def run(folder: Path, iterations: int, warmup: int, timeout: float, json_file: P
 
 
 def steps_of(folder: Path, gpus: Sequence[str]) -> Iterator[Step]:
-    """Yield all steps: small networks first, and of each what says most."""
+    """Yield all steps: parts, then small networks first, and of each what says most."""
     cases = {path.parent for path in folder.glob(f"*/{REFERENCE}")}
+    splits = {_devices(path, gpus) for path in folder.glob("*/*-parts*.hios")}
+    for devices in sorted(splits, key=len):
+        yield Step("parts of a GPU", "parts", f"cuda:0/{len(devices)}", devices)
     for case in sorted(cases, key=lambda case: ((case / MODEL).stat().st_size, case.name)):
         artifacts = {path: _devices(path, gpus) for path in sorted(case.glob("*-*.hios"))}
         on_one = sorted(artifacts.items(), key=lambda item: len(item[1]))
@@ -250,6 +261,8 @@ def step_command(folder: Path, step: str, iterations: int, warmup: int) -> None:
 def perform(folder: Path, step: Step, iterations: int, warmup: int) -> dict[str, Any]:
     """Do one step in this process."""
     case = folder / step.case
+    if step.what == "parts":
+        return check_parts(load_driver(), step.devices)
     if step.what == "costs":
         write_costs(*measure_artifact(case / KERNELS, step.devices), folder / "costs" / step.name)
         return {"file": step.name}
@@ -273,7 +286,7 @@ def _print_results(results: Mapping[Step, Mapping[str, Any]]) -> None:
     """Print a table: a row for each artifact and rival, with its latency, or how it failed."""
     rows: dict[tuple[str, str], dict[str, str]] = {}
     for step, result in results.items():
-        if step.what == "costs":
+        if step.what in ("parts", "costs"):
             continue
         row = rows.setdefault((step.case, step.name), {})
         if "failed" in result:

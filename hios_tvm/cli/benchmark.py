@@ -75,7 +75,7 @@ def command(
     sessions: int,
     emulate: bool,
     emulate_scale: float | None,
-    cuda_graph: bool,
+    cuda_graph: bool | None,
     json_file: str | None,
 ) -> None:
     """Measure ARTIFACT: latency percentiles, throughput, how busy each device is, and why.

@@ -99,6 +99,11 @@ def _print(
     reports = manifest_reports(manifest)
     title = f"{manifest.model}: {manifest.schedule['scheduler']}"
     print_table(title, list(reports[0].COLUMNS), [report.cells() for report in reports])
+    for report in reports:
+        if report.references:
+            console.print(
+                f"{report.device} reads {report.references} tensors of other devices in place"
+            )
     if manifest.prediction.makespan_ms is not None:
         console.print(f"predicted makespan {milliseconds(manifest.prediction.makespan_ms)}")
     verification = manifest.verification

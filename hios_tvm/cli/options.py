@@ -201,7 +201,7 @@ class ArtifactFile:
 
         return read_manifest(self.artifact, verify_key=self.verify_key)
 
-    def load(self, **options: bool) -> Session:
+    def load(self, **options: Any) -> Session:
         """Load it on the given devices, with more options of `load`."""
         devices = None if self.devices is None else split_devices(self.devices)
         require_here(devices or ())
@@ -268,9 +268,10 @@ rtol_option = click.option(
 )
 
 cuda_graph_option = click.option(
-    "--cuda-graph",
-    is_flag=True,
-    help="Start all work of the GPUs at once, as a CUDA graph; no CPU may have any.",
+    "--cuda-graph/--no-cuda-graph",
+    default=None,
+    help="Start all work of the GPUs at once, as a CUDA graph; no CPU may have any.  [default: "
+    "where no CPU has any, and no trace is written]",
 )
 
 cost_cache_option = click.option(

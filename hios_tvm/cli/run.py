@@ -65,7 +65,7 @@ def command(
     trace_file: Path | None,
     warmup: int | None,
     timeout: float | None,
-    cuda_graph: bool,
+    cuda_graph: bool | None,
     reference: Path | None,
     rtol: float | None,
     json_file: str | None,

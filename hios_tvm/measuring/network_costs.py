@@ -12,7 +12,8 @@ from hios_tvm.errors import UsageError
 from hios_tvm.measuring.rpc_costs import RpcAddress, remote_costs
 from hios_tvm.runtime.devices import HOST, KINDS, check_devices, kind_of, of_kind
 from hios_tvm.schema.costs import CostTable, Measurement, StageKey
-from hios_tvm.schema.links import LINKS
+from hios_tvm.schema.device_names import whole_device
+from hios_tvm.schema.links import LINKS, PARTS_OF_GPU
 from hios_tvm.schema.platform import Device, Link, Platform
 
 
@@ -73,7 +74,8 @@ def network_costs(
 def _together(tables: Sequence[CostTable], names: Sequence[str]) -> CostTable:
     """Return the costs of several kinds of devices as one table.
 
-    Links are those of devices with memory of their own: their copies take longest.
+    Copies are those of devices with memory of their own, which take longest; what links devices
+    of one memory stays.
     """
     platforms = [table.platform for table in tables if table.platform is not None]
     device = {device.name: device for platform in platforms for device in platform.devices}
@@ -87,7 +89,11 @@ def _together(tables: Sequence[CostTable], names: Sequence[str]) -> CostTable:
         latency={model: times for table in tables for model, times in table.latency.items()},
         utilization={model: used for table in tables for model, used in table.utilization.items()},
         precision={model: name for table in tables for model, name in table.precision.items()},
-        platform=Platform(tuple(device[name] for name in names), default_link=links[max(links)]),
+        platform=Platform(
+            tuple(device[name] for name in names),
+            links=tuple(link for platform in platforms for link in platform.links),
+            default_link=links[max(links)],
+        ),
         measure_stage=measure_stage,
     )
 
@@ -95,17 +101,18 @@ def _together(tables: Sequence[CostTable], names: Sequence[str]) -> CostTable:
 def _given_platform(
     network: Network, names: Sequence[str], measured: Platform | None, link: Link
 ) -> Platform:
-    """Return the devices in their order, with the link that a cost table was measured on."""
+    """Return the devices in their order, with the links that a cost table was measured on."""
     if all(kind_of(name).kind == HOST for name in names):
         return cpu_platform(names, network.host, measured=measured)
-    return Platform(
-        tuple(
-            Device(
-                name,
-                backend_of(name).model(name, network.on(name).target),
-                kind_of(name).streams(name),
-            )
-            for name in names
-        ),
-        default_link=link if measured is None else measured.default_link,
+    devices = tuple(
+        Device(
+            name,
+            backend_of(name).model(name, network.on(name).target),
+            kind_of(name).streams(name),
+            memory=whole_device(name) if kind_of(name).own_memory else None,
+        )
+        for name in names
     )
+    platform = Platform(devices, default_link=link if measured is None else measured.default_link)
+    reference = None if measured is None else measured.reference
+    return platform.with_references(reference or PARTS_OF_GPU)

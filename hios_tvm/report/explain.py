@@ -39,7 +39,8 @@ CRITERION = {
 class DeviceReport:
     """What one device got.
 
-    `work_ms` is the sum of its stages, `share` its part of all work, times its cores.
+    `work_ms` is the sum of its stages, `share` its part of all work, times its cores. `transfers`
+    are copies; `references` are tensors of other devices that it reads where they are.
     """
 
     device: str
@@ -51,6 +52,7 @@ class DeviceReport:
     arena_bytes: int
     transfers: int
     transfer_bytes: int
+    references: int
 
     COLUMNS: ClassVar[tuple[str, ...]] = (
         "device",
@@ -60,7 +62,7 @@ class DeviceReport:
         "share",
         "weights MiB",
         "arena MiB",
-        "transfers in",
+        "copies in",
         "MiB in",
     )
 
@@ -81,21 +83,29 @@ class DeviceReport:
 
 def manifest_reports(manifest: Manifest) -> list[DeviceReport]:
     """Read what each device got off an artifact's manifest."""
-    from hios_tvm.schema.program import Call, Copy
+    from hios_tvm.schema.program import Call, Copy, reads_and_writes
 
+    writer = {
+        name: program.device
+        for program in manifest.programs
+        for instruction in program.instructions
+        for name in reads_and_writes(instruction)[1]
+    }
     work = manifest.prediction.work_ms
     core_ms = {name: ms * max(1, len(cores_of(name))) for name, ms in work.items()}
     total = sum(core_ms.values()) or 1.0
     stages = {device["name"]: device["stages"] for device in manifest.schedule.get("devices", ())}
     reports = []
     for device in manifest.devices:
-        calls, copies, weights = 0, 0, set()
+        calls, copies, weights, references = 0, 0, set(), set()
         copied_bytes = 0
         for program in manifest.programs:
             if program.device != device.name:
                 continue
             for instruction in program.instructions:
                 if isinstance(instruction, Call):
+                    reads = reads_and_writes(instruction)[0]
+                    references |= {a for a in reads if writer.get(a, device.name) != device.name}
                     calls += 1
                     weights |= {a for a in instruction.args if manifest.buffer[a].space == "param"}
                 elif isinstance(instruction, Copy):
@@ -112,6 +122,7 @@ def manifest_reports(manifest: Manifest) -> list[DeviceReport]:
                 arena_bytes=device.arena_bytes,
                 transfers=copies,
                 transfer_bytes=copied_bytes,
+                references=len(references),
             )
         )
     return reports

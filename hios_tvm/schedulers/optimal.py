@@ -286,7 +286,8 @@ def _exchanges(platform: Platform) -> list[list[int]]:
     Each exchanges the cores of two devices that have none in common, where that makes every device
     another one of the same kind.
     """
-    if platform.links:
+    links = {platform.link(a.name, b.name) for a, b in itertools.permutations(platform.devices, 2)}
+    if len(links) > 1:
         return []
     kinds = [(d.model, d.streams, d.memory_bytes) for d in platform.devices]
     device_of = {frozenset(own): d for d, own in enumerate(platform.units)}

@@ -15,6 +15,7 @@ MAX_CORES = 256
 
 _CPU = re.compile(r"cpu@(\d{1,4}(-\d{1,4})?)(\+\d{1,4}(-\d{1,4})?)*")
 _GPU = re.compile(r"cuda:(\d{1,3})(?:\.(\d{1,2})/(\d{1,2}))?")
+_PART = re.compile(r"(.+)\.\d{1,2}/\d{1,2}")
 _ALL_PARTS = re.compile(r"(cuda:\d{1,3})/(\d{1,2})")
 
 
@@ -124,6 +125,18 @@ def gpu_place(name: str) -> GpuPlace:
             f"{name!r} is no GPU: write cuda:0, cuda:1, ..., or cuda:0.1/2 for a half"
         )
     return place
+
+
+def whole_device(name: str) -> str:
+    """Return the device of which the one called `name` is a part: itself where it is whole.
+
+    Parts of a device share its memory.
+
+    >>> whole_device("cuda:0.1/2"), whole_device("cuda:0")
+    ('cuda:0', 'cuda:0')
+    """
+    match = _PART.fullmatch(name)
+    return name if match is None else match[1]
 
 
 def gpu_model_name(arch: str, parts: int = 1) -> str:

@@ -16,3 +16,8 @@ LINKS: dict[str, Link] = {
     "nvlink4": Link(latency_ms=0.0023, bandwidth_gb_s=376.0),
 }
 """Links by name: latency of a small copy, and bandwidth in one direction."""
+
+# An event that one stream records and another one waits for takes about 1 us on the GPU
+# (github.com/chelsea0x3b/cudarc/pull/335). Tensors stay where they are.
+PARTS_OF_GPU = Link(latency_ms=0.001, bandwidth_gb_s=float("inf"))
+"""What a hand-over between parts of one GPU costs until it is measured."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import permutations
 
 from hios_tvm.errors import UsageError
 
@@ -115,6 +116,25 @@ class Platform:
                 for device in self.devices
             ),
         )
+
+    def with_references(self, reference: Link) -> Platform:
+        """Return the platform with `reference` between devices of one memory."""
+        links = tuple((a, b, reference) for a, b in self._sharing)
+        return replace(self, links=links)
+
+    @property
+    def reference(self) -> Link | None:
+        """What `links` has between devices of one memory, if anything."""
+        return next((self.link(a, b) for a, b in self._sharing if (a, b) in self._link_of), None)
+
+    @property
+    def _sharing(self) -> list[tuple[str, str]]:
+        """All ordered pairs of devices of one memory."""
+        return [
+            (a.name, b.name)
+            for a, b in permutations(self.devices, 2)
+            if a.memory is not None and a.memory == b.memory
+        ]
 
     @cached_property
     def units(self) -> tuple[tuple[int, ...], ...]:

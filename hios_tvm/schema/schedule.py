@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from hios_tvm.errors import ScheduleError
+from hios_tvm.schema.device_names import whole_device
 from hios_tvm.schema.strict_json import Document
 
 StreamGroup = tuple[str, ...]
@@ -39,7 +40,7 @@ class DeviceSchedule:
     """The stages that the device called `device` runs, in order.
 
     Devices of one `memory` hand tensors over by reference. None is the memory of the host for
-    CPUs, and a GPU's own.
+    CPUs, and that of the whole GPU for GPUs and parts of them.
     """
 
     device: str = field(metadata={"json": "name"})
@@ -72,9 +73,12 @@ class Schedule:
         return {name: device.device for device in self.devices for name in device.operators}
 
     def memories(self, own_memory: Collection[str] = ()) -> dict[str, str]:
-        """Return the memory of each device; those in `own_memory` have one of their own."""
+        """Return the memory of each device; those in `own_memory` have one of their own.
+
+        Which they share with the other parts of the same device.
+        """
         return {
-            device.device: device.device
+            device.device: whole_device(device.device)
             if device.device in own_memory
             else device.memory or HOST_MEMORY
             for device in self.devices

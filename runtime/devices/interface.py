@@ -50,7 +50,7 @@ class LoadRequest:
     arenas: Mapping[str, Arena]
     exclusive: bool
     gpu_trace: bool
-    cuda_graph: bool
+    cuda_graph: bool | None
 
     def programs(self, kind: str) -> tuple[list[Program], list[tuple[int, int]]]:
         """Return the programs of devices of `kind`, and an order in which they can be executed.

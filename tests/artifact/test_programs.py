@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from itertools import product
+from itertools import combinations, product
 
 import pytest
 import tvm
 from diamond import SPLIT, Diamond, annotate, schedule
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tvm import relax
 
+from hios_tvm.artifact.buffer_plan import plan_buffers
 from hios_tvm.artifact.programs import partition_by_device, programs_of
+from hios_tvm.artifact.programs.device_copies import DeviceCopies
+from hios_tvm.artifact.programs.partition import _buffers
 from hios_tvm.passes.dataflow import bindings
 from hios_tvm.passes.extract_operator_graph import extract_operator_graph
-from hios_tvm.schema.graph import OperatorGraph, Tensor
+from hios_tvm.runtime.happens_before import HappensBefore
+from hios_tvm.schema.graph import Operator, OperatorGraph, Tensor
 from hios_tvm.schema.program import COPY_STREAM, Call, Copy, Program, Signal, Wait
 from hios_tvm.schema.schedule import DeviceSchedule, Schedule, Stage
 
@@ -175,6 +181,118 @@ def test_gpus_make_all_copies_from_and_to_them() -> None:
         ),
         ("cpu@0", 0): (Wait(2), Call("c", "negate", ("a@cpu@0", "c")), Signal(3)),
     }
+
+
+def test_parts_of_a_gpu_hand_over_by_reference() -> None:
+    """Inputs and weights are there once, in the one arena and the memory of the GPU."""
+    parts = ("cuda:0.0/2", "cuda:0.1/2")
+    made = Schedule(
+        "by hand",
+        tuple(
+            DeviceSchedule(device, tuple(Stage(((name,),)) for name in names))
+            for device, names in zip(parts, ("acd", "b"), strict=True)
+        ),
+    )
+    mod = annotate(Diamond, made)
+    assert "to_vdevice" not in mod.script()
+    partition = partition_by_device(mod)
+    assert {(p.device, p.stream): p.instructions for p in partition.programs} == {
+        (parts[0], COPY_STREAM): (
+            Copy("x", "x@cuda:0.0/2"),
+            Signal(0),
+            Wait(3),
+            Copy("d", "d@output"),
+        ),
+        (parts[0], 0): (
+            Wait(0),
+            Call("a", "negate", ("x@cuda:0.0/2", "a")),
+            Signal(1),
+            Call("c", "negate", ("a", "c")),
+            Wait(2),
+            Call("d", "add", ("b", "c", "d")),
+            Signal(3),
+        ),
+        (parts[1], 0): (
+            Wait(1),
+            Call("b", "add", ("a", "weight_0@cuda:0.0/2", "b")),
+            Signal(2),
+        ),
+    }
+    own = [buffer for buffer in partition.buffers if buffer.device is not None]
+    assert {buffer.device for buffer in own} == {parts[0]}
+    assert {buffer.name: buffer.weight for buffer in own if buffer.space == "param"} == {
+        "weight_0@cuda:0.0/2": "weight_0"
+    }
+
+
+def test_a_memory_gets_one_copy_for_all_its_readers() -> None:
+    """Of an idle part nothing is asked: the arena is that of one with work."""
+    parts = {"cuda:0.0/3": "", "cuda:0.1/3": "b", "cuda:0.2/3": "c", "cpu@0": "a", "cpu@1": "d"}
+    devices = (
+        DeviceSchedule(device, tuple(Stage(((name,),)) for name in names))
+        for device, names in parts.items()
+    )
+    made = Schedule("by hand", tuple(devices))
+    own_memory = dict.fromkeys(list(parts)[:3], "cuda")
+    programs = programs_of(extract_operator_graph(Diamond), made, own_memory=own_memory)
+    steps = [step for program in programs for step in program.instructions]
+    assert sorted(step.dst for step in steps if isinstance(step, Copy)) == [
+        "a@cuda:0.1/3",
+        "b@cpu@0",
+        "c@cpu@0",
+    ]
+
+
+DEVICES = {"cuda:0.0/3": "cuda:0", "cuda:0.1/3": "cuda:0", "cuda:0.2/3": "cuda:0"}
+DEVICES |= {"cuda:1": "cuda:1", "cpu@0": "host", "cpu@1": "host"}
+"""The memory of each device."""
+
+
+@st.composite
+def schedules(draw: st.DrawFn) -> tuple[OperatorGraph, Schedule]:
+    """Operators that read one or two tensors before them, on devices at random."""
+    tensors, operators = ["x"], []
+    stages: dict[str, list[Stage]] = {device: [] for device in DEVICES}
+    for i in range(draw(st.integers(1, 20))):
+        inputs = {draw(st.sampled_from(tensors[-5:])) for _ in range(2)}
+        operators.append(Operator(f"op{i}", "k", tuple(sorted(inputs)), (f"t{i}",)))
+        tensors.append(f"t{i}")
+        stages[draw(st.sampled_from(list(DEVICES)))].append(Stage(((f"op{i}",),)))
+    types = tuple(Tensor(name, (4,), "float32") for name in tensors)
+    outputs = tuple(draw(st.lists(st.sampled_from(tensors[1:]), min_size=1, unique=True)))
+    graph = OperatorGraph("random", tuple(operators), types, ("x",), (), outputs)
+    devices = tuple(DeviceSchedule(device, tuple(own)) for device, own in stages.items())
+    return graph, Schedule("by chance", devices)
+
+
+@settings(deadline=None, max_examples=60)
+@given(schedules())
+def test_random_schedules_copy_once_into_a_memory(made: tuple[OperatorGraph, Schedule]) -> None:
+    """And kernels find everything in the memory of their device, in an order that is fixed."""
+    graph, schedule = made
+    own_memory = {device: "cuda" for device in DEVICES if device.startswith("cuda")}
+    programs = programs_of(graph, schedule, own_memory=own_memory)
+    copies = DeviceCopies(graph, schedule, own_memory)
+    plan = plan_buffers(programs, _buffers(copies, {}))
+    order = HappensBefore(programs)
+    memory = {b.name: DEVICES[b.device] if b.device else "host" for b in plan.buffers}
+    copied: set[tuple[str, str]] = set()
+    for program in programs:
+        for step in program.instructions:
+            if isinstance(step, Copy):
+                end = (step.src, step.dst if step.dst.endswith("@output") else memory[step.dst])
+                assert end not in copied and memory[step.src] != memory[step.dst]
+                copied.add(end)
+            elif isinstance(step, Call):
+                own = {DEVICES[program.device]} | ({"host"} if "cpu" in program.device else set())
+                assert {memory[name] for name in step.args} <= own
+    for buffer in plan.buffers:
+        if buffer.space != "input":
+            assert order.writers(buffer.name) == 1 and order.written_first(buffer.name)
+    arena = [buffer for buffer in plan.buffers if buffer.space == "arena"]
+    for one, other in combinations(arena, 2):
+        if (one.device, one.offset) == (other.device, other.offset):
+            assert order.ordered(one.name, other.name)
 
 
 def test_a_model_without_operators_has_one_empty_program() -> None:

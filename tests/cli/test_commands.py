@@ -133,7 +133,9 @@ def test_shells_complete_the_names_of_schedulers() -> None:
 
 def test_tables_fit_into_80_columns(artifact: Path) -> None:
     """Also for devices with long names and large numbers."""
-    report = DeviceReport("cpu@0-15+32-47", 12345, 12345, 12345.6, 1, 2**37, 2**33, 12345, 2**33)
+    report = DeviceReport(
+        "cpu@0-15+32-47", 12345, 12345, 12345.6, 1, 2**37, 2**33, 12345, 2**33, 12345
+    )
     with click.Context(main), CliRunner().isolation() as (out, *_):
         print_table("title", list(report.COLUMNS), [report.cells()])
         lines = out.getvalue().decode().splitlines()

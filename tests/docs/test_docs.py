@@ -114,5 +114,5 @@ def test_commands_and_their_options_exist(page: Path) -> None:
             found = command.get_command(click.Context(command), words.pop(0))
             assert found is not None, line
             command = found
-        known = {name for option in command.params for name in option.opts}
+        known = {name for o in command.params for name in (*o.opts, *o.secondary_opts)}
         assert {word for word in words if re.match(r"--?[a-z]", word)} <= known, line

@@ -16,6 +16,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from driver_api import ARGUMENTS
 from emulator import EmulatedCode
 
 Span = tuple[int, int]
+_MULTIPROCESSORS = 108
 
 
 @dataclass(eq=False)
@@ -41,6 +43,19 @@ class Operation:
     ended: float = 0.0
 
 
+class PartsProbe:
+    """The kernel of scripts/gpu_parts.py, whose PTX cannot be executed here."""
+
+    def __init__(self) -> None:
+        self.dll = SimpleNamespace(launch_record_multiprocessors=None)
+        self.parameters = {"record_multiprocessors": 1}
+
+    def record(self, counts: int, units: range) -> None:
+        """Count a block on each multiprocessor that the stream may use."""
+        for unit in units:
+            ctypes.c_uint.from_address(counts + 4 * unit).value += 1
+
+
 class FakeDriver:
     """Has the functions of libcuda as attributes, as `ctypes.CDLL` would."""
 
@@ -55,17 +70,22 @@ class FakeDriver:
         self.splits_finely = True  # as newer drivers
         self.contexts_made = 0
         self.streams_of_parts = 0
+        self.captures = True
+        self.feeders: set[int] = set()  # threads that have started kernels or graphs
         self.hang: threading.Event | None = None  # the next kernels wait for it
         self._random = random.Random(seed)
         self._handles = itertools.count(1000)
         self._queues: dict[int, deque[Operation]] = {}
         self._last: dict[int, Operation] = {}
         self._recorded: dict[int, Operation] = {}
-        self._libraries: dict[int, EmulatedCode] = {}
+        self._libraries: dict[int, EmulatedCode | PartsProbe] = {}
         self._graph: list[Operation] | None = None
         self._graphs: dict[int, list[Operation]] = {}
         self._capturing: set[int] = set()
-        self._kernels: dict[int, tuple[EmulatedCode, str]] = {}
+        self._kernels: dict[int, tuple[EmulatedCode | PartsProbe, str]] = {}
+        self._units: dict[int, range] = {}  # multiprocessors of parts
+        self._part_of_stream: dict[int, range] = {}
+        self.confines = True  # streams to the multiprocessors of their part
         self._current = threading.local()  # the context of each thread
         self._peers: set[tuple[int, int]] = set()
         self._condition = threading.Condition()
@@ -140,6 +160,10 @@ class FakeDriver:
                 self._queues[operation.stream].popleft()
                 self._condition.notify_all()
 
+    def _is_fed(self) -> None:
+        assert self._current.context, "no context is current in this thread"
+        self.feeders.add(threading.get_ident())
+
     def _handle(self, result: int, value: int | None = None) -> int:
         handle = next(self._handles) if value is None else value
         ctypes.c_uint64.from_address(result).value = handle
@@ -160,7 +184,7 @@ class FakeDriver:
         ctypes.c_int.from_address(result).value = self.gpus
 
     def _cuDeviceGetAttribute(self, result: int, attribute: int, device: int) -> None:
-        ctypes.c_int.from_address(result).value = {75: 8, 76: 0, 16: 108}[attribute]
+        ctypes.c_int.from_address(result).value = {75: 8, 76: 0, 16: _MULTIPROCESSORS}[attribute]
 
     def _cuDeviceCanAccessPeer(self, result: int, device: int, other: int) -> None:
         ctypes.c_int.from_address(result).value = 1
@@ -171,6 +195,15 @@ class FakeDriver:
 
     def _cuCtxSetCurrent(self, context: int) -> None:
         self._current.context = context
+
+    def _cuCtxPushCurrent(self, context: int) -> None:
+        before = getattr(self._current, "context", None)
+        self._current.below = [*getattr(self._current, "below", []), before]
+        self._current.context = context
+
+    def _cuCtxPopCurrent(self, result: int) -> None:
+        ctypes.c_uint64.from_address(result).value = self._current.context
+        self._current.context = self._current.below.pop()
 
     def _cuCtxEnablePeerAccess(self, context: int, flags: int) -> int:
         pair = (self._current.context, context)
@@ -204,7 +237,8 @@ class FakeDriver:
     def _cuLibraryLoadData(self, result: int, code: int, *options: int | None) -> None:
         assert options == (None, None, 0) * 2
         source = ctypes.string_at(code).decode()
-        self._libraries[self._handle(result)] = EmulatedCode(source)
+        made = PartsProbe() if source.startswith(".version") else EmulatedCode(source)
+        self._libraries[self._handle(result)] = made
 
     def _cuLibraryUnload(self, library: int) -> None:
         del self._libraries[library]
@@ -232,7 +266,7 @@ class FakeDriver:
             assert not self._queues.pop(stream)
 
     def _cuDeviceGetDevResource(self, device: int, result: int, kind: int) -> None:
-        ctypes.c_uint.from_address(result + 96).value = 108
+        ctypes.c_uint.from_address(result + 96).value = _MULTIPROCESSORS
 
     def _cuDevSmResourceSplitByCount(
         self, result: int, count: int, whole: int, rest: int | None, flags: int, least: int
@@ -247,15 +281,17 @@ class FakeDriver:
         for i in range(groups):
             ctypes.c_uint.from_address(result + 144 * i).value = 1
             ctypes.c_uint.from_address(result + 144 * i + 96).value = size
+            ctypes.c_uint.from_address(result + 144 * i + 100).value = i * size  # the first one
         ctypes.c_uint.from_address(count).value = groups
         return 0 if groups else 914
 
     def _cuDevResourceGenerateDesc(self, result: int, resources: int, count: int) -> None:
-        self.split.append(ctypes.c_uint.from_address(resources + 96).value)
-        self._handle(result)
+        size, first = (ctypes.c_uint.from_address(resources + at).value for at in (96, 100))
+        self.split.append(size)
+        self._units[self._handle(result)] = range(first, first + size)
 
     def _cuGreenCtxCreate(self, result: int, words: int, device: int, flags: int) -> None:
-        self._handle(result)
+        self._units[self._handle(result)] = self._units[words]
 
     def _cuGreenCtxDestroy(self, context: int) -> None:
         pass
@@ -263,6 +299,9 @@ class FakeDriver:
     def _cuGreenCtxStreamCreate(self, result: int, context: int, flags: int, priority: int) -> None:
         self._cuStreamCreate(result, flags)
         self.streams_of_parts += 1
+        if self.confines:
+            stream = ctypes.c_uint64.from_address(result).value
+            self._part_of_stream[stream] = self._units[context]
 
     def _cuEventCreate(self, result: int, flags: int) -> None:
         self._handle(result)
@@ -272,7 +311,9 @@ class FakeDriver:
 
     def _cuLaunchKernel(self, kernel: int, *rest: int) -> None:
         *sizes, shared_bytes, stream, params, _extra = rest
+        self._is_fed()
         code, symbol = self._kernels[kernel]
+        units = self._part_of_stream.get(stream, range(_MULTIPROCESSORS))
         access = self.access.get(symbol, [])
         count = code.parameters[symbol]
         slots = (ctypes.c_void_p * count).from_address(params)
@@ -283,7 +324,10 @@ class FakeDriver:
                 self.hang.wait()
             kept = [ctypes.c_void_p(value) for value in values]
             copied = (ctypes.c_void_p * count)(*map(ctypes.addressof, kept))
-            code.launch(symbol, sizes[:3], sizes[3:], shared_bytes, copied)
+            if isinstance(code, PartsProbe):
+                code.record(values[0], units)
+            else:
+                code.launch(symbol, sizes[:3], sizes[3:], shared_bytes, copied)
 
         spans = [
             (value, value + nbytes) for value, (nbytes, _) in zip(values, access, strict=False)
@@ -325,9 +369,12 @@ class FakeDriver:
         times = [self._recorded[event].ended for event in (first, second)]
         ctypes.c_float.from_address(result).value = 1e3 * (times[1] - times[0])
 
-    def _cuStreamBeginCapture(self, stream: int, mode: int) -> None:
+    def _cuStreamBeginCapture(self, stream: int, mode: int) -> int:
+        if not self.captures:
+            return 801
         assert self._graph is None
         self._graph, self._capturing = [], {stream}
+        return 0
 
     def _cuStreamEndCapture(self, stream: int, result: int) -> int:
         graph, self._graph = self._graph, None
@@ -352,6 +399,7 @@ class FakeDriver:
 
     def _cuGraphLaunch(self, graph: int, stream: int) -> None:
         """Put the nodes into streams again; a last one lets `stream` wait for them all."""
+        self._is_fed()
         first = self._last.get(stream)
         copies: dict[int, Operation] = {}
         for node in self._graphs[graph]:
@@ -375,6 +423,11 @@ class FakeDriver:
         with self._condition:
             while self._queues.get(stream):  # the default stream has no queue
                 self._condition.wait()
+
+    def _cuStreamQuery(self, stream: int) -> int:
+        time.sleep(0.0002)  # the thread that executes streams needs the interpreter, too
+        with self._condition:
+            return 600 if self._queues[stream] else 0
 
 
 def _overlap(first: list[Span], second: list[Span]) -> bool:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -16,6 +18,8 @@ from fake_driver import FakeDriver
 from gpu_network import MODEL
 
 import hios_tvm.zoo
+from hios_tvm.errors import HiosError
+from hios_tvm.schema.device_names import split_devices
 
 SCRIPT = Path(__file__).parents[2] / "scripts/check_cuda.py"
 
@@ -26,6 +30,7 @@ def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, spec.name, module)  # where dataclasses look themselves up
+    monkeypatch.syspath_prepend(SCRIPT.parent)
     spec.loader.exec_module(module)
     return module
 
@@ -66,6 +71,10 @@ def test_prepare_run_and_prepare_with_costs(
     monkeypatch.setattr(script, "isolated", in_this_process)
     monkeypatch.setattr(script, "REPEATED", 1)
     call("prepare", str(tmp_path), *options)
+    (case,) = tmp_path.iterdir()
+    assert [path.name for path in case.glob("*.hios")] == ["kernels.hios"]
+    assert len(list(case.glob("*.without-weights"))) == 3
+    assert len(list(case.glob("weights-*"))) == 1
     file = tmp_path / "result.jsonl"
     output = call("run", str(tmp_path), "--iterations", "1", "--warmup", "0", "--json", str(file))
     found = {
@@ -81,7 +90,8 @@ def test_prepare_run_and_prepare_with_costs(
     for suffix, model in (("", "cuda/sm_80"), ("-parts2", "cuda/sm_80/2")):
         data = json.loads((costs / f"squeezenet1_1-36-tf32{suffix}.json").read_text())
         assert set(data["latency"]) == {model}
-    assert len(found) == 3 * len(artifacts) + 2
+    assert len(found) == 3 * len(artifacts) + 3
+    assert found["cuda:0/2", "parts"]["graphs"] == [54, 54]
     call("prepare", str(tmp_path), *options, "--costs", str(costs))
 
 
@@ -120,6 +130,28 @@ def test_every_step_may_fail(
         again = len(calls) - len(steps)
         assert again == (broken.what in ("graph", "streams"))
         assert ("blocking" in lines[steps.index(broken)]) == bool(again)
+
+
+def test_parts_that_share_multiprocessors_are_found(
+    script: ModuleType, start: Callable[..., FakeDriver]
+) -> None:
+    fake = start(gpus=1)
+    driver = script.runtime.devices.cuda.kind.load_driver()
+    devices = split_devices("cuda:0/3")
+    found = script.check_parts(driver, devices)
+    assert found == {"sizes": [36] * 3, "streams": [36] * 3, "graphs": [36] * 3}
+    fake.confines = False
+    with pytest.raises(HiosError, match=r"with streams, cuda:0.0/3 and cuda:0.1/3 both run on"):
+        script.check_parts(driver, devices)
+    assert not fake.allocated
+
+
+@pytest.mark.skipif(shutil.which("ptxas") is None, reason="ptxas is not installed")
+def test_the_probe_of_parts_is_for_all_gpus(script: ModuleType, tmp_path: Path) -> None:
+    code = tmp_path / "probe.ptx"
+    code.write_text(sys.modules["gpu_parts"].CODE)
+    for arch in ("sm_75", "sm_90"):
+        subprocess.run(["ptxas", f"-arch={arch}", "-o", tmp_path / "probe", code], check=True)
 
 
 def test_a_step_that_dies_or_hangs_is_one_line(script: ModuleType, tmp_path: Path) -> None:

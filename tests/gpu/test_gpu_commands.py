@@ -14,7 +14,7 @@ from fake_driver import FakeDriver
 from gpu_network import MODEL
 from lowered_models import model_of, random
 from onnx import helper
-from test_gpu_execution import compiled
+from test_gpu_execution import PARTS, compiled
 
 from hios_tvm.cli import main
 from hios_tvm.compiler import CompileOptions, compile_model
@@ -38,7 +38,8 @@ def test_run_writes_a_trace(artifact: Path, tmp_path: Path) -> None:
     events = json.loads(trace.read_text())["traceEvents"]
     rows = {event["args"]["name"] for event in events if event["name"] == "thread_name"}
     assert {"whole device", "copies"} <= rows
-    assert {event["cat"] for event in events if event["ph"] == "X"} == {"call", "copy", "run"}
+    kinds = {event["cat"] for event in events if event["ph"] == "X"}
+    assert kinds == {"call", "copy", "run", "signal", "wait"}
 
 
 def test_run_and_benchmark_take_graphs(artifact: Path) -> None:
@@ -55,6 +56,15 @@ def test_inspect_shows_gpus(artifact: Path) -> None:
     result = call("inspect", artifact)
     assert result.exit_code == 0, result.output
     assert "cuda:0" in result.output and "cuda:1" in result.output
+    assert "in place" not in result.output
+
+
+def test_inspect_shows_what_parts_read_in_place(
+    start: Callable[..., FakeDriver], tmp_path: Path
+) -> None:
+    start()
+    output = call("inspect", compiled(tmp_path, PARTS, seed=1)).output
+    assert re.search(r"cuda:0\.[01]/2 reads \d+ tensors of other devices in place", output)
 
 
 def test_plot_shows_what_gpus_did(artifact: Path, tmp_path: Path) -> None:

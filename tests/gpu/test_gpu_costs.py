@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import permutations
 from pathlib import Path
 
 import onnx
@@ -24,6 +26,7 @@ from hios_tvm.runtime.native import load_library
 from hios_tvm.runtime.read_artifact import open_artifact
 from hios_tvm.schema.costs import CostTable
 from hios_tvm.schema.device_names import GpuPlace
+from hios_tvm.schema.links import LINKS
 
 Start = Callable[..., FakeDriver]
 GPUS = ("cuda:0", "cuda:1")
@@ -117,6 +120,31 @@ def test_parts_have_costs_of_their_own(start: Start, tmp_path: Path) -> None:
     for operator, share in shares["cuda/sm_80"].items():  # half of the GPU is fuller
         assert share <= shares["cuda/sm_80/2"][operator] <= 1.0
     assert shares["cuda/sm_80"] != shares["cuda/sm_80/2"]
+    links = {result.platform.link(a, b) for a, b in permutations(devices, 2)}
+    (handover,) = links
+    assert handover.bandwidth_gb_s == math.inf, "nothing is copied"
+    assert result.platform.default_link == LINKS["pcie4"]
+    assert {device.memory for device in result.platform.devices} == {"cuda:0"}
+
+
+def test_hand_overs_and_copies_are_told_apart(start: Start, tmp_path: Path) -> None:
+    """Parts of one GPU hand over by events, which are measured; GPUs copy."""
+    start(gpus=2)
+    devices = ("cuda:0.0/2", "cuda:0.1/2", "cuda:1.0/2", "cuda:1.1/2")
+    kernels = tmp_path / "kernels.hios"
+    export_kernels(from_onnx(MODEL), kernels, target="sm_80")
+    costs, graph = measure_artifact(kernels, devices)
+    assert costs.platform is not None
+    reference = costs.platform.reference
+    assert reference is not None and reference.bandwidth_gb_s == math.inf
+    assert costs.platform.link(*devices[1:3]).bandwidth_gb_s < math.inf
+    # They stay with the costs, for more parts, too
+    known = CostTable.from_json(costs.to_json(graph))
+    options = CompileOptions(devices=(*devices, "cpu@0"), target="sm_80", costs=known)
+    found = compile_model(from_onnx(MODEL), tmp_path / "model.hios", options).platform
+    assert found.link(devices[3], devices[2]) == reference
+    assert found.link(devices[1], devices[2]) == costs.platform.default_link
+    assert found.link("cpu@0", devices[0]) == costs.platform.default_link
 
 
 def test_cpus_do_not_inherit_what_operators_use_of_a_gpu(start: Start, tmp_path: Path) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,12 +25,16 @@ from hios_tvm.errors import (
     SessionClosedError,
 )
 from hios_tvm.frontends.onnx import from_onnx
-from hios_tvm.runtime.read_artifact import read_manifest
+from hios_tvm.runtime.check_manifest import check_manifest
+from hios_tvm.runtime.read_artifact import open_artifact, read_manifest
+from hios_tvm.runtime.session import Session
 from hios_tvm.schema.device_names import split_devices
-from hios_tvm.schema.program import COPY_STREAM, Call, Copy
+from hios_tvm.schema.manifest import Manifest
+from hios_tvm.schema.program import COPY_STREAM, Call, Copy, Signal, Wait
 from hios_tvm.schema.schedule import Schedule
 
 Start = Callable[..., FakeDriver]
+PARTS = ("cuda:0.0/2", "cuda:0.1/2")
 
 
 def random_schedule(devices: tuple[str, ...], seed: int) -> Schedule:
@@ -87,6 +92,7 @@ def check(session: runtime.Session, seed: int) -> None:
         ("cuda:0", "cuda:1", "cuda:2"),
         ("cpu@0", "cuda:0"),
         ("cuda:0", "cpu@0", "cuda:1"),
+        ("cuda:0.0/2", "cpu@0", "cuda:0.1/2", "cuda:1"),
     ],
     ids=",".join,
 )
@@ -96,7 +102,7 @@ def test_results_are_right(
 ) -> None:
     fake = start(seed=seed)
     path = compiled(tmp_path, devices, seed)
-    with runtime.load(path) as session:
+    with runtime.load(path, cuda_graph=False) as session:
         for run in range(4):
             check(session, run)
             assert fake.unordered_waits == 0
@@ -105,7 +111,11 @@ def test_results_are_right(
 
 
 @pytest.mark.parametrize("seed", range(2))
-@pytest.mark.parametrize("devices", [("cuda:0", "cuda:1"), ("cuda:0", "cuda:1", "cuda:2")])
+@pytest.mark.parametrize(
+    "devices",
+    [("cuda:0", "cuda:1"), ("cuda:0", "cuda:1", "cuda:2"), PARTS],
+    ids=",".join,
+)
 def test_every_access_is_ordered(
     start: Start, tmp_path: Path, devices: tuple[str, ...], seed: int
 ) -> None:
@@ -113,15 +123,8 @@ def test_every_access_is_ordered(
     fake = start(seed=seed)
     path = compiled(tmp_path, devices, seed)
     manifest = read_manifest(path)
-    for program in manifest.programs:
-        for step in program.instructions:
-            if isinstance(step, Call):
-                kernel = manifest.gpu_kernels[step.kernel]
-                sizes = kernel.nbytes + kernel.scratch
-                for launch in kernel.launches:
-                    reads = len(step.args) - step.outputs
-                    fake.access[launch.symbol] = [(sizes[n], n >= reads) for n in launch.args]
-    with runtime.load(path) as session:
+    know_accesses(fake, manifest)
+    with runtime.load(path, cuda_graph=False) as session:
         check(session, 0)
         kernels = sum(operation.kind in fake.access for operation in fake.log)
         assert kernels >= len(manifest.prediction.operators)
@@ -132,16 +135,130 @@ def test_every_access_is_ordered(
         assert fake.hazards()
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_a_graph_gives_the_same_results(start: Start, tmp_path: Path, seed: int) -> None:
+def know_accesses(fake: FakeDriver, manifest: Manifest) -> None:
+    """Tell the stand-in which bytes each kernel reads and writes."""
+    for program in manifest.programs:
+        for step in program.instructions:
+            if isinstance(step, Call):
+                kernel = manifest.gpu_kernels[step.kernel]
+                sizes = kernel.nbytes + kernel.scratch
+                for launch in kernel.launches:
+                    reads = len(step.args) - step.outputs
+                    fake.access[launch.symbol] = [(sizes[n], n >= reads) for n in launch.args]
+
+
+@pytest.mark.parametrize("cuda_graph", [False, True], ids=["streams", "graph"])
+def test_a_missing_wait_between_parts_is_caught(
+    start: Start, tmp_path: Path, cuda_graph: bool
+) -> None:
+    """By the proof before a run, and by what streams may do: the two agree on each wait."""
+    fake = start(gpus=1)
+    artifact = open_artifact(compiled(tmp_path, PARTS, seed=1))
+    assert artifact.weights is not None
+    weights = {name: (w.shape, w.dtype) for name, w in artifact.weights.tensors.items()}
+    know_accesses(fake, artifact.manifest)
+    needed = 0
+    for broken in without_a_wait_between_parts(artifact.manifest):
+        try:
+            check_manifest(broken, weights)
+            refused = False
+        except ArtifactError as error:
+            assert "may be" in str(error)
+            refused = True
+        with Session(replace(artifact, manifest=broken), cuda_graph=cuda_graph) as session:
+            session.run({"x": random(1, 3, 8, 7)})
+        needed += refused
+        assert bool(fake.hazards()) == refused
+        fake.forget()
+    assert needed >= 3
+
+
+def without_a_wait_between_parts(manifest: Manifest) -> Iterator[Manifest]:
+    """Yield the manifest without one of the waits for other devices, again and again."""
+    source = {
+        step.event: program.device
+        for program in manifest.programs
+        for step in program.instructions
+        if isinstance(step, Signal)
+    }
+    for p, program in enumerate(manifest.programs):
+        for i, step in enumerate(program.instructions):
+            if isinstance(step, Wait) and source[step.event] != program.device:
+                left = program.instructions[:i] + program.instructions[i + 1 :]
+                programs = list(manifest.programs)
+                programs[p] = replace(program, instructions=left)
+                yield replace(manifest, programs=tuple(programs))
+
+
+@pytest.mark.parametrize("devices", [("cuda:0", "cuda:1"), PARTS], ids=",".join)
+@pytest.mark.parametrize("seed", range(2))
+def test_a_graph_gives_the_same_results(
+    start: Start, tmp_path: Path, devices: tuple[str, ...], seed: int
+) -> None:
     fake = start(seed=seed)
-    path = compiled(tmp_path, ("cuda:0", "cuda:1"), seed)
-    with runtime.load(path, cuda_graph=True) as session:
+    path = compiled(tmp_path, devices, seed)
+    with runtime.load(path) as session:
         for run in range(3):
             check(session, run)
         launches = sum(operation.kind == "join" for operation in fake.log)
         assert launches == 3
     assert not fake.allocated
+
+
+def test_without_graphs_there_are_streams(start: Start, tmp_path: Path) -> None:
+    fake = start()
+    fake.captures = False
+    path = compiled(tmp_path, ("cuda:0", "cuda:1"))
+    with runtime.load(path) as session:
+        check(session, 0)
+    with pytest.raises(DeviceError, match=r"refused cuStreamBeginCapture.*\(801\)"):
+        runtime.load(path, cuda_graph=True)
+    assert not fake.allocated
+
+
+@pytest.mark.parametrize("cuda_graph", [False, True], ids=["streams", "graph"])
+def test_the_caller_feeds_a_gpu(start: Start, tmp_path: Path, cuda_graph: bool) -> None:
+    """No thread is woken for it; the context of the caller's thread stays what it was."""
+    fake = start()
+    path = compiled(tmp_path, ("cuda:0",))
+    with runtime.load(path, cuda_graph=cuda_graph) as session:
+        fake.feeders.clear()
+        fake._cuCtxSetCurrent(4711)
+        check(session, 0)
+        assert fake.feeders == {threading.get_ident()}
+        assert fake._current.context == 4711
+        session.run({"x": random(1, 3, 8, 7)}, timeout=60.0)  # which another thread can watch
+        assert len(fake.feeders) == 2
+
+
+@pytest.mark.parametrize("cuda_graph", [False, True], ids=["streams", "graph"])
+def test_a_caller_that_feeds_can_be_interrupted(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cuda_graph: bool
+) -> None:
+    monkeypatch.setattr(runtime.executor, "_GRACE_S", 0.1)
+    fake = start()
+    path = compiled(tmp_path, ("cuda:0",))
+    session = runtime.load(path, cuda_graph=cuda_graph)
+    fake.hang = threading.Event()
+    executor = session._shapes[0].executor
+    leader = executor._leader
+    assert leader is not None
+    slices = iter([KeyboardInterrupt()])
+
+    def go_on() -> int:
+        """As where Python handles a signal between two slices of time."""
+        for interrupt in slices:
+            raise interrupt
+        return leader.go_on()
+
+    executor._leader = replace(leader, go_on=go_on)
+    with pytest.raises(KeyboardInterrupt):
+        session.run({"x": random(1, 3, 8, 7)})
+    with pytest.raises(SessionClosedError, match="has not returned"):
+        session.run({"x": random(1, 3, 8, 7)})
+    session.close()
+    assert fake.allocated, "a kernel uses it"
+    fake.hang.set()
 
 
 def test_a_graph_needs_all_operators_on_gpus(start: Start, tmp_path: Path) -> None:
@@ -205,7 +322,7 @@ def test_devices_can_be_mapped_to_one_gpu(start: Start, tmp_path: Path) -> None:
 def test_parts_of_a_gpu_are_devices(start: Start, tmp_path: Path) -> None:
     fake = start(gpus=1)
     path = compiled(tmp_path, split_devices("cuda:0/2"), seed=3)
-    with runtime.load(path) as session:
+    with runtime.load(path, cuda_graph=False) as session:
         assert session.devices == ("cuda:0.0/2", "cuda:0.1/2")
         assert fake.split == [54, 54], "half of 108 multiprocessors each"
         assert fake.streams_of_parts == len(
@@ -214,6 +331,25 @@ def test_parts_of_a_gpu_are_devices(start: Start, tmp_path: Path) -> None:
         check(session, 0)
     with pytest.raises(DeviceError, match="has 108 multiprocessors, which cannot be split into 55"):
         runtime.load(path, devices=("cuda:0.0/55", "cuda:0.1/55"))
+    assert not fake.allocated
+
+
+def test_parts_share_memory(start: Start, tmp_path: Path) -> None:
+    """Only inputs and outputs are copied; one worker feeds both parts; they stay on one GPU."""
+    fake = start(gpus=2)
+    path = compiled(tmp_path, PARTS, seed=3)
+    manifest = read_manifest(path)
+    copies = [s for p in manifest.programs for s in p.instructions if isinstance(s, Copy)]
+    assert sorted(manifest.buffer[step.dst].space for step in copies) == ["arena", *["output"] * 2]
+    assert {buffer.device for buffer in manifest.buffers} == {None, PARTS[0]}
+    before = threading.active_count()
+    for devices in (PARTS, ("cuda:1", "cuda:1"), ("cuda:0.3/4", "cuda:0.0/4")):
+        with runtime.load(path, devices=devices) as session:
+            assert threading.active_count() == before + 1
+            check(session, 0)
+    message = "share the memory of a GPU: they cannot be mapped to cuda:0 and cuda:1"
+    with pytest.raises(DeviceError, match=message):
+        runtime.load(path, devices=("cuda:0", "cuda:1"))
     assert not fake.allocated
 
 

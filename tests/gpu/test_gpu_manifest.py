@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from fake_driver import FakeDriver
 from gpu_network import MODEL
-from test_gpu_execution import random_schedule
+from test_gpu_execution import PARTS, compiled, random_schedule
 
 from hios_tvm.compiler import CompileOptions, compile_model
 from hios_tvm.errors import ArtifactError
@@ -125,6 +125,20 @@ def test_the_artifact_is_right(artifact: tuple[Manifest, Shapes]) -> None:
     manifest, weights = artifact
     check_manifest(manifest, weights)
     assert Manifest.from_json(manifest.to_json()) == manifest
+
+
+def test_another_gpu_does_not_share_memory(
+    start: Callable[..., FakeDriver], tmp_path: Path
+) -> None:
+    """Parts of one GPU read each other's buffers; what is said to be another one does not."""
+    start()
+    opened = open_artifact(compiled(tmp_path, PARTS, seed=1))
+    assert opened.weights is not None
+    weights = {name: (t.shape, t.dtype) for name, t in opened.weights.tensors.items()}
+    check_manifest(opened.manifest, weights)
+    text = opened.manifest.to_json().replace(b'"cuda:0.1/2"', b'"cuda:1.1/2"')
+    with pytest.raises(ArtifactError, match=r"of 'cuda:1\.1/2' uses buffer .* of another device"):
+        check_manifest(Manifest.from_json(text), weights)
 
 
 def test_each_rule_has_its_message(artifact: tuple[Manifest, Shapes]) -> None:

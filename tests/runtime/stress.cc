@@ -184,8 +184,8 @@ class Network {
     const auto length = static_cast<uint32_t>(programs_[number].size());
     times_.push_back(std::make_unique<int64_t[]>(length + 1));
     Worker& worker = workers_[number];
-    worker = {programs_[number].data(), times_.back().get(), nullptr, spin_ns_, 0, 0, length, kLeft,
-              0, 0, number == 0 ? FirstCore() : kNoCore};
+    worker = {programs_[number].data(), times_.back().get(), nullptr, nullptr, spin_ns_, 0, 0, length,
+              kLeft, 0, 0, number == 0 ? FirstCore() : kNoCore};
     threads_.emplace_back([this, &worker] {
       while (hios_work(session(), &worker) != 0) {
       }

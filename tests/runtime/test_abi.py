@@ -34,6 +34,7 @@ CONSTANTS = {
     "hios::kMaxTeam": MAX_CORES,
     "hios::kLeft": abi.LEFT,
     "hios::kNoCore": abi.NO_CORE,
+    "hios::kAnyCore": abi.ANY_CORE,
     "kTVMFFIDLTensorPtr": abi.DLTENSOR_POINTER,
     "kDLCPU": memory._CPU,
 }

@@ -1,11 +1,12 @@
 """Copies between devices: in whose memory a tensor is, who needs a copy, and who makes it.
 
 An operator reads its inputs in the memory of its own device. CPUs share the memory of the host, or
-that of a NUMA node, and hand tensors over by reference; they read the model's inputs and weights
-where they are. A tensor in another memory is copied once for all its readers on a device. The copy
-of ``tensor`` for ``cuda:0`` is a buffer of its own, ``tensor@cuda:0``. An output of the model that
-is computed in a device's own memory is copied to ``tensor@output``, which the caller gets. Weights
-are copied to devices when an artifact is loaded, everything else in each run.
+that of a NUMA node, and parts of a GPU share that of the GPU: they hand tensors over by reference.
+CPUs read the model's inputs and weights where they are. A tensor in another memory is copied once
+for all its readers there. The copy of ``tensor`` for ``cuda:0`` is a buffer of its own,
+``tensor@cuda:0``; that for parts of a GPU is named after the first part that has work. An output of
+the model that is computed in a device's own memory is copied to ``tensor@output``, which the caller
+gets. Weights are copied to devices when an artifact is loaded, everything else in each run.
 """
 
 from collections.abc import Mapping
@@ -46,11 +47,16 @@ class DeviceCopies:
             in_reach = device not in self.own_memory
         else:
             in_reach = self.memory[owner] == self.memory[device]
-        return tensor if in_reach else f"{tensor}@{device}"
+        if in_reach:
+            return tensor
+        # Within the host's memory a reader copies for itself: waiting for others could be a cycle
+        for_all = not self.own_memory.keys().isdisjoint((owner, device))
+        return f"{tensor}@{self.arena(device) if for_all else device}"
 
     def arena(self, device: str) -> str:
-        """Return the device in whose arena `device` has its buffers: the first of its memory."""
-        return next(name for name in self.memory if self.memory[name] == self.memory[device])
+        """Return the device in whose arena `device` has its buffers: the first busy one there."""
+        busy = (own.device for own in self.schedule if own.stages)
+        return next(name for name in busy if self.memory[name] == self.memory[device])
 
     def output_buffer(self, tensor: str) -> str:
         """Return the buffer of an output of the model: in the host's memory."""
@@ -65,7 +71,7 @@ class DeviceCopies:
         )
 
     def copying_stream(self, tensor: str, device: str, stream: int) -> tuple[str, int]:
-        """Return the device and stream that copy `tensor` for a reader on `stream` of `device`.
+        """Return the device and stream that copy `tensor` for a first reader on `device`.
 
         A device makes all copies from and to its own memory, on `COPY_STREAM`, so that they overlap
         with its kernels. Within the host's memory the reader copies, right before its first use.

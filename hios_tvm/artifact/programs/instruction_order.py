@@ -51,7 +51,7 @@ def ordered_steps(copies: DeviceCopies, schedule: Schedule, scratch: Scratch) ->
         Scratch memory of kernels: further arguments after their outputs.
     """
     steps: list[Step] = []
-    copied: dict[str, set[str]] = {device.device: set() for device in schedule}
+    copied: set[str] = set()
     latest: dict[int | str, _Turn] = {}  # of each core, or of a device without cores
     for device, stage in _in_order(schedule):
         units = cores_of(device) or (device,)
@@ -60,7 +60,7 @@ def ordered_steps(copies: DeviceCopies, schedule: Schedule, scratch: Scratch) ->
         others = (other for other in before if (other.device, other.streams) != turn[:2])
         barrier = tuple(dict.fromkeys(name for other in others for name in other.last.values()))
         for stream, group in zip(turn.streams, stage.groups, strict=True):
-            writer = _GroupSteps(copies, scratch, device, stream, copied[device])
+            writer = _GroupSteps(copies, scratch, device, stream, copied)
             for step in writer.steps(group, barrier):
                 steps.append(step)
                 if step.stream == stream:
@@ -85,7 +85,7 @@ class _Turn(NamedTuple):
 
 @dataclass(frozen=True)
 class _GroupSteps:
-    """The steps of stream groups on one stream; `copied` is what its device has copied so far."""
+    """The steps of stream groups on one stream; `copied` are the copies made so far."""
 
     copies: DeviceCopies
     scratch: Scratch

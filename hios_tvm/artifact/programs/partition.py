@@ -16,7 +16,6 @@ from hios_tvm.schema.graph import OperatorGraph
 from hios_tvm.schema.launches import GpuKernel
 from hios_tvm.schema.manifest import Buffer
 from hios_tvm.schema.program import Program
-from hios_tvm.schema.schedule import Schedule
 
 Space = Literal["input", "param", "arena", "output"]
 
@@ -61,7 +60,7 @@ def partition_by_device(
     kinds = {device.device: kind_of(device.device) for device in schedule}
     own_memory = {name: kind.kind for name, kind in kinds.items() if kind.own_memory}
     copies = DeviceCopies(graph, schedule, own_memory)
-    scratch = _scratch(graph, schedule, launches)
+    scratch = _scratch(copies, launches)
     names = {operator: tuple(b.name for b in buffers) for operator, buffers in scratch.items()}
     return Partition(
         modules={d.device: _kernels(mod, graph, d.operators) for d in schedule},
@@ -78,15 +77,16 @@ def _kernels(mod: IRModule, graph: OperatorGraph, operators: tuple[str, ...]) ->
 
 
 def _scratch(
-    graph: OperatorGraph, schedule: Schedule, launches: Mapping[str, Mapping[str, GpuKernel]]
+    copies: DeviceCopies, launches: Mapping[str, Mapping[str, GpuKernel]]
 ) -> dict[str, tuple[Buffer, ...]]:
     """Return the scratch memory of each operator that is launched."""
+    kernel = {operator.name: operator.kernel for operator in copies.graph.operators}
     return {
         operator: tuple(
-            Buffer(f"{operator}@scratch{i}", device, "arena", (nbytes,), "uint8")
-            for i, nbytes in enumerate(launches[device][graph.operator[operator].kernel].scratch)
+            Buffer(f"{operator}@scratch{i}", copies.arena(device), "arena", (nbytes,), "uint8")
+            for i, nbytes in enumerate(launches[device][kernel[operator]].scratch)
         )
-        for operator, device in schedule.placement.items()
+        for operator, device in copies.schedule.placement.items()
         if launches.get(device)
     }
 

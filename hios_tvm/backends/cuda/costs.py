@@ -20,14 +20,14 @@ from hios_tvm.backends.interface import CostRequest
 from hios_tvm.errors import DeviceError
 from hios_tvm.runtime.devices.cuda.driver import CudaDriver, load_driver
 from hios_tvm.runtime.devices.cuda.gpu import open_gpus
-from hios_tvm.runtime.devices.cuda.kernels import GpuBench, measure_copies, measure_operators
+from hios_tvm.runtime.devices.cuda.kernels import GpuBench, measure_links, measure_operators
+from hios_tvm.runtime.devices.cuda.measure import gpu_platform
 from hios_tvm.runtime.devices.kernel_calls import KernelCall, kernel_call
-from hios_tvm.runtime.devices.samples import fit_link
 from hios_tvm.runtime.native import load_library
 from hios_tvm.schema.costs import CostTable, Measurement, StageKey
-from hios_tvm.schema.device_names import GPU_STREAMS, GpuPlace, gpu_model_name, gpu_place
+from hios_tvm.schema.device_names import GpuPlace, gpu_model_name, gpu_place
 from hios_tvm.schema.gpu_models import gpu_model
-from hios_tvm.schema.platform import Device, Link, Platform
+from hios_tvm.schema.platform import Link
 
 if TYPE_CHECKING:
     from hios_tvm.backends.network import Lowered, Network
@@ -39,7 +39,8 @@ def gpu_costs(network: Network, devices: Sequence[str], request: CostRequest) ->
     target = form.target
     parts_of = {name: gpu_place(name).parts for name in devices}
     model_of = {parts: gpu_model_name(arch_of(target), parts) for parts in parts_of.values()}
-    driver, link = driver_for(target), request.link
+    driver, copies = driver_for(target), request.link
+    reference: Link | None = None
     latency: dict[str, Mapping[str, Measurement]] = {}
     utilization: dict[str, Mapping[str, float]] = {}
     laboratories: dict[str, _Laboratory] = {}
@@ -49,8 +50,9 @@ def gpu_costs(network: Network, devices: Sequence[str], request: CostRequest) ->
             continue
         laboratory = _Laboratory(network, form, driver, parts, request)
         laboratories[model] = laboratory
-        link = laboratory.link() or link
         latency[model], utilization[model] = laboratory.operators()
+        links = laboratory.links(latency[model])
+        copies, reference = links[0] or copies, links[1] or reference
 
     def measure_stage(model: str, groups: StageKey) -> Measurement | None:
         return laboratories[model].stage(groups) if model in laboratories else None
@@ -59,9 +61,8 @@ def gpu_costs(network: Network, devices: Sequence[str], request: CostRequest) ->
         latency,
         utilization=utilization,
         precision=dict.fromkeys(latency, precision_of(target)),
-        platform=Platform(
-            tuple(Device(name, model_of[parts], GPU_STREAMS) for name, parts in parts_of.items()),
-            default_link=link,
+        platform=gpu_platform(
+            {name: model_of[parts] for name, parts in parts_of.items()}, copies, reference
         ),
         measure_stage=measure_stage,
     )
@@ -99,33 +100,34 @@ class _Laboratory:
 
     def operators(self) -> tuple[dict[str, Measurement], dict[str, float]]:
         """Time and utilization of each operator alone."""
-        calls = {name: kernel_call(self.form.graph, name) for name in self.form.graph.operator}
+        calls = {name: self._call(name) for name in self.form.graph.operator}
         return measure_operators(self._benches[0], calls, partial(self.request.progress, "measure"))
 
     def stage(self, groups: StageKey) -> Measurement:
         """Time of stream groups that run together; equal kernels in equal groups once."""
-        graph = self.form.graph
-        calls = [tuple(kernel_call(graph, name) for name in group) for group in groups]
+        calls = [tuple(map(self._call, group)) for group in groups]
         key = tuple(sorted(calls, key=lambda group: [call.kernel for call in group]))
         if key not in self._kept:
             self._kept[key] = self._benches[0].joint(key)
         return self._kept[key]
 
-    def link(self) -> Link | None:
-        """What copies between two GPUs, or two parts of one, take; None where there is one."""
-        if len(self._benches) == 1:
-            return None
-        return fit_link(measure_copies(self._benches[0], self._benches[1]))
+    def links(self, latency: Mapping[str, Measurement]) -> tuple[Link | None, Link | None]:
+        """What copies between GPUs and hand-overs between parts take, where there are two."""
+        shortest = min(latency, key=lambda operator: latency[operator].ms)
+        return measure_links(self._benches, self._call(shortest))
+
+    def _call(self, operator: str) -> KernelCall:
+        return kernel_call(self.form.graph, operator)
 
     @cached_property
     def _benches(self) -> list[GpuBench]:
-        """The first two GPUs, or parts of one, as far as there are two."""
+        """The first GPU, or two parts of it, and the second GPU where there is one."""
         target = self.form.target
         cuda = generate_cuda(self.form.mod, target)
         code = build_device_code(cuda.source, target, cache_dir=self.request.kernel_dir)
         places = [GpuPlace(0, part, self.parts) for part in range(min(2, self.parts))]
-        if self.parts == 1 and self.driver.gpu_count() > 1:
-            places.append(GpuPlace(1))
+        if self.driver.gpu_count() > 1:
+            places.append(GpuPlace(1, parts=self.parts))
         gpus = open_gpus(self.driver, places, [code] * len(places))
         library = load_library(link_library([], target.host))
         return [GpuBench(gpu, cuda.kernels, library) for gpu in gpus]

@@ -3,9 +3,12 @@
 That needs an artifact without CPU devices: nothing may wait for a host thread in between.
 """
 
+from __future__ import annotations
+
 import ctypes
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from hios_tvm.runtime.abi import DLTensor, NativeGpuCopy, NativeInstruction, NativeLaunch, Opcode
 from hios_tvm.runtime.devices.cuda.feed_streams import GpuTask
@@ -17,14 +20,48 @@ from hios_tvm.runtime.tasks import NativeProgram, Team
 
 @dataclass(frozen=True)
 class GraphTask:
-    """The tasks of all GPUs, captured as one CUDA graph.
+    """The tasks of all GPUs, captured as one CUDA graph: make it with `captured`.
 
     One worker launches the graph on the first GPU and waits for its end.
+
+    Attributes
+    ----------
+    tasks
+        What was captured.
+    graph, stream : int
+        The CUgraphExec, and the CUstream on which it is launched.
+    held
+        Owners of the memory that the graph uses.
     """
 
     tasks: Sequence[GpuTask]
+    graph: int
+    stream: int
+    held: list[Any]
     core: int | None = None
     teams: tuple[Team, ...] = ()
+
+    @staticmethod
+    def captured(tasks: Sequence[GpuTask], tensors: TensorTable) -> GraphTask:
+        """Capture the work of all `tasks`; `tensors` have the addresses that it will use.
+
+        Raises
+        ------
+        CudaError
+            If the driver refuses.
+        """
+        gpu = tasks[0].gpu
+        writers = [InstructionWriter(task, tensors, None) for task in tasks]
+        writer_of = {device: writer for writer in writers for device in writer.task.devices}
+        steps: list[tuple[GpuTask, NativeInstruction]] = []
+        for p, i in tasks[0].order:
+            program = tasks[0].programs[p]
+            writer = writer_of[program.device]
+            writer.add(program, program.instructions[i])  # which loads the kernel, if it is one
+            steps += [(writer.task, step) for step in writer.take()]
+        stream = gpu.stream()
+        graph = gpu.capture(stream, lambda: _issue(stream, writers, steps))
+        return GraphTask(tasks, graph, stream, [tensors, [writer.held for writer in writers]])
 
     def device_of(self, index: int) -> str:
         """Return the GPUs, for messages."""
@@ -51,41 +88,38 @@ class GraphTask:
     def lower(
         self, tensors: TensorTable, events: Mapping[Hashable, int], teams: Mapping[Team, int]
     ) -> NativeProgram:
-        """Capture the graph; the instructions launch it and wait for its end."""
+        """Return the instructions that launch the graph and wait for its end."""
         gpu = self.tasks[0].gpu
-        stream = gpu.stream()
-        writers = {task.device: InstructionWriter(task, tensors, None) for task in self.tasks}
-        graph = gpu.capture(stream, lambda: self._capture_all(writers, stream))
         program = (NativeInstruction * 2)(
-            NativeInstruction(Opcode.LAUNCH_GRAPH, 0, stream, graph, 0),
-            NativeInstruction(Opcode.SYNCHRONIZE, 0, stream, None, 0),
+            NativeInstruction(Opcode.LAUNCH_GRAPH, 0, self.stream, self.graph, 0),
+            NativeInstruction(Opcode.SYNCHRONIZE, 0, self.stream, None, 0),
         )
-        held = [self, [writer.held for writer in writers.values()]]
-        return NativeProgram(program, (None, None), held, ctypes.addressof(gpu.driver.native))
+        driver = ctypes.addressof(gpu.driver.native)
+        return NativeProgram(program, (None, None), [self], driver, gpu.context)
 
-    def _capture_all(self, writers: Mapping[str, InstructionWriter], stream: int) -> None:
-        """Issue everything: all streams fork from `stream`, and join it at the end."""
-        first = self.tasks[0]
-        driver, fork = first.gpu.driver, first.gpu.event()
-        driver.call("cuEventRecord", fork, stream)
-        for p, i in first.order:
-            program = first.programs[p]
-            writer = writers[program.device]
-            task = writer.task
-            task.gpu.make_current()
-            known = set(writer.streams)
-            writer.add(program.stream, program.instructions[i])
-            for new in writer.streams.keys() - known:
-                driver.call("cuStreamWaitEvent", writer.streams[new], fork, 0)
-            for step in writer.take():
-                _capture(task, step)
-        for writer in writers.values():
-            for handle in writer.streams.values():
-                writer.task.gpu.make_current()
-                join = writer.task.gpu.event()
-                driver.call("cuEventRecord", join, handle)
-                first.gpu.make_current()
-                driver.call("cuStreamWaitEvent", stream, join, 0)
+
+def _issue(
+    stream: int,
+    writers: Sequence[InstructionWriter],
+    steps: Sequence[tuple[GpuTask, NativeInstruction]],
+) -> None:
+    """Issue everything: all streams fork from `stream`, and join it at the end."""
+    first = writers[0].task.gpu
+    driver, fork = first.driver, first.event()
+    driver.call("cuEventRecord", fork, stream)
+    for writer in writers:
+        writer.task.gpu.make_current()
+        for handle in writer.streams.values():
+            driver.call("cuStreamWaitEvent", handle, fork, 0)
+    for task, step in steps:
+        task.gpu.make_current()
+        _capture(task, step)
+    for writer in writers:
+        for handle in writer.streams.values():
+            join = writer.task.gpu.event()
+            driver.call("cuEventRecord", join, handle)
+            first.make_current()
+            driver.call("cuStreamWaitEvent", stream, join, 0)
 
 
 def _capture(task: GpuTask, step: NativeInstruction) -> None:

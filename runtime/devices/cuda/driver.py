@@ -52,6 +52,9 @@ _FUNCTIONS: dict[str, tuple[Any, ...]] = {
     "cuLaunchHostFunc": (POINTER, POINTER, POINTER),
     "cuGraphLaunch": (POINTER, POINTER),
     "cuStreamSynchronize": (POINTER,),
+    "cuStreamQuery": (POINTER,),
+    "cuCtxPushCurrent_v2": (POINTER,),
+    "cuCtxPopCurrent_v2": (POINTER,),
 }
 # Parts of a GPU ("green contexts"): drivers of CUDA 12.4 and later
 _PART_FUNCTIONS: dict[str, tuple[Any, ...]] = {
@@ -71,6 +74,9 @@ _ENQUEUED = (
     "cuLaunchHostFunc",
     "cuGraphLaunch",
     "cuStreamSynchronize",
+    "cuStreamQuery",
+    "cuCtxPushCurrent_v2",
+    "cuCtxPopCurrent_v2",
 )
 
 _MAJOR, _MINOR = 75, 76  # attributes of a device: its compute capability
@@ -87,6 +93,8 @@ class CudaResult(IntEnum):
     INVALID_VALUE = 1
     NOT_FOUND = 500
     PEER_ACCESS_ALREADY_ENABLED = 704
+    NOT_SUPPORTED = 801
+    STREAM_CAPTURE_UNSUPPORTED = 900
     INVALID_RESOURCE_CONFIGURATION = 914
 
 

@@ -17,7 +17,7 @@ from hios_tvm.runtime.devices.cuda.instruction_writer import (
     InstructionWriter,
     recorded,
 )
-from hios_tvm.runtime.devices.cuda.issue_order import EventDevices, event_devices
+from hios_tvm.runtime.devices.cuda.issue_order import EventUsers, event_users
 from hios_tvm.runtime.memory import TensorTable
 from hios_tvm.runtime.native import Library
 from hios_tvm.runtime.tasks import NativeProgram, Team
@@ -27,16 +27,16 @@ from hios_tvm.schema.program import Instruction, Program, Signal, Wait
 
 @dataclass(frozen=True)
 class GpuTask:
-    """What the worker of one GPU issues to its streams.
+    """What the worker of one GPU issues to its streams, those of all its parts.
 
     Attributes
     ----------
-    label : str
-        For messages.
-    gpu, gpus
-        The GPU, and all GPUs of the session by the artifact's names.
-    device : str
-        The artifact's name of the GPU.
+    index : int
+        Which GPU.
+    devices : device -> device
+        The artifact's devices that are on this GPU, and what they are here, for messages.
+    gpus : device -> Gpu
+        All GPUs of the session, or parts of them, by the artifact's names.
     programs, order
         All programs of the artifact, and `issue_order` of them.
     events : event -> CUevent
@@ -54,10 +54,9 @@ class GpuTask:
         clock to the host's.
     """
 
-    label: str
-    gpu: Gpu
+    index: int
+    devices: Mapping[str, str]
     gpus: Mapping[str, Gpu]
-    device: str
     programs: Sequence[Program]
     order: Sequence[tuple[int, int]]
     events: Mapping[int, int]
@@ -68,30 +67,46 @@ class GpuTask:
     clock: int | None = None
     core: int | None = None
     teams: tuple[Team, ...] = ()
-    event_devices: Mapping[int, EventDevices] = field(init=False)
+    event_users: Mapping[int, EventUsers] = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "event_devices", event_devices(self.programs))
+        gpu_of = {device: f"cuda:{gpu.index}" for device, gpu in self.gpus.items()}
+        object.__setattr__(self, "event_users", event_users(self.programs, gpu_of))
+
+    @property
+    def name(self) -> str:
+        """Who this worker is among the users of events."""
+        return f"cuda:{self.index}"
+
+    @property
+    def gpu(self) -> Gpu:
+        """The first of its devices: all have the context, the memory and the clock of the GPU."""
+        return self.gpus[next(iter(self.devices))]
+
+    @property
+    def label(self) -> str:
+        """Its devices, for messages."""
+        return ", ".join(self.devices.values())
 
     @property
     def host_events(self) -> Iterable[Hashable]:
         """Events that this worker signals to other workers, or waits for, outside of streams."""
         for _, step in self._steps():
             if isinstance(step, Signal):
-                devices = self.event_devices[step.event]
-                yield from [step.event] * devices.to_host
-                yield from [recorded(step.event)] * devices.to_other_gpu
+                users = self.event_users[step.event]
+                yield from [step.event] * users.to_host
+                yield from [recorded(step.event)] * users.to_other_gpu
             elif isinstance(step, Wait):
-                devices = self.event_devices[step.event]
-                if devices.source != self.device:
-                    yield recorded(step.event) if devices.from_gpu else step.event
+                users = self.event_users[step.event]
+                if users.source != self.name:
+                    yield recorded(step.event) if users.from_gpu else step.event
 
     def enter(self) -> None:
         """Prepare the worker's thread."""
         self.gpu.make_current()
 
     def device_of(self, index: int) -> str:
-        """Return the GPU, for messages."""
+        """Return the GPU, or its parts, for messages."""
         return self.label
 
     def failure(self, status: int) -> str:
@@ -106,7 +121,7 @@ class GpuTask:
         if self.clock is not None:
             writer.set_clock(self.clock)
         for program, step in self._steps():
-            writer.add(program.stream, step)
+            writer.add(program, step)
         return writer.finish()
 
     def clock_ns(self, times: Sequence[int] | np.ndarray[Any, Any]) -> int:
@@ -118,5 +133,5 @@ class GpuTask:
 
     def _steps(self) -> Iterable[tuple[Program, Instruction]]:
         for p, i in self.order:
-            if self.programs[p].device == self.device:
+            if self.programs[p].device in self.devices:
                 yield self.programs[p], self.programs[p].instructions[i]

@@ -13,11 +13,12 @@ from hios_tvm.runtime.abi import (
     NativeLaunch,
     Opcode,
 )
+from hios_tvm.runtime.devices.cuda.gpu import Gpu
 from hios_tvm.runtime.devices.cuda.trace import Mark
 from hios_tvm.runtime.memory import TensorTable
 from hios_tvm.runtime.tasks import NativeProgram
 from hios_tvm.schema.launches import Launch
-from hios_tvm.schema.program import Call, Copy, Instruction, Signal
+from hios_tvm.schema.program import Call, Copy, Instruction, Program, Signal
 
 if TYPE_CHECKING:
     from hios_tvm.runtime.devices.cuda.feed_streams import GpuTask
@@ -32,7 +33,9 @@ def recorded(event: int) -> Hashable:
 
 
 class InstructionWriter:
-    """Writes the native instructions of one task; `streams` holds the CUstream of each stream.
+    """Writes the native instructions of one task.
+
+    `streams` holds the CUstream of each device and stream.
 
     `events` numbers the events of worker threads. Without it, only streams are signalled and wait:
     a CUDA graph is captured.
@@ -44,19 +47,20 @@ class InstructionWriter:
         self.task = task
         self._tensors = tensors
         self._events = events
-        self.streams: dict[int, int] = {}
+        self.streams: dict[tuple[str, int], int] = {}
         self._steps: list[NativeInstruction] = []
         self._operators: list[str | None] = []
         self.held: list[Any] = [task]
 
-    def add(self, stream: int, step: Instruction) -> None:
-        """Write one instruction of the program of `stream`."""
-        if stream not in self.streams:
-            self.streams[stream] = self.task.gpu.stream()
-        handle = self.streams[stream]
+    def add(self, program: Program, step: Instruction) -> None:
+        """Write one instruction of `program`."""
+        gpu, place = self.task.gpus[program.device], (program.device, program.stream)
+        if place not in self.streams:
+            self.streams[place] = gpu.stream()
+        handle = self.streams[place]
         if isinstance(step, Call):
             for launch in self.task.kernels[step.kernel].launches:
-                native = self._keep(self._launch(launch, step))
+                native = self._keep(self._launch(gpu, launch, step))
                 self._write(Opcode.LAUNCH, handle, native, operator=step.operator)
         elif isinstance(step, Copy):
             self._write(Opcode.ENQUEUE_COPY, handle, self._keep(self._copy(step)))
@@ -83,36 +87,37 @@ class InstructionWriter:
         for handle in self.streams.values():
             self._write(Opcode.SYNCHRONIZE, handle)
         program = (NativeInstruction * len(self._steps))(*self._steps)
-        driver = self.task.gpu.driver.native
-        return NativeProgram(program, tuple(self._operators), self.held, ctypes.addressof(driver))
+        gpu = self.task.gpu
+        driver = ctypes.addressof(gpu.driver.native)
+        return NativeProgram(program, tuple(self._operators), self.held, driver, gpu.context)
 
     def _signal(self, event: int, handle: int) -> None:
-        devices = self.task.event_devices[event]
+        users = self.task.event_users[event]
         self._write(Opcode.RECORD, handle, self.task.events[event])
         if self._events is None:
             return
-        if devices.to_other_gpu:
+        if users.to_other_gpu:
             self._write(Opcode.SIGNAL, number=self._events[recorded(event)])
-        if devices.to_host:
+        if users.to_host:
             signal = self._keep(NativeHostSignal())
             self._write(Opcode.SIGNAL_FROM_STREAM, handle, signal, number=self._events[event])
 
     def _wait(self, event: int, handle: int) -> None:
-        devices = self.task.event_devices[event]
-        if not devices.from_gpu:
+        users = self.task.event_users[event]
+        if not users.from_gpu:
             assert self._events is not None
             self._write(Opcode.WAIT, number=self._events[event])
             return
-        if self._events is not None and devices.source != self.task.device:
+        if self._events is not None and users.source != self.task.name:
             self._write(Opcode.WAIT, number=self._events[recorded(event)])
         self._write(Opcode.AWAIT_RECORDED, handle, self.task.events[event])
 
-    def _launch(self, launch: Launch, call: Call) -> NativeLaunch:
+    def _launch(self, gpu: Gpu, launch: Launch, call: Call) -> NativeLaunch:
         addresses = [self._tensors.data_pointer(call.args[number]) for number in launch.args]
         params = (ctypes.c_void_p * len(addresses))(*addresses)
         self.held.append(params)
         return NativeLaunch(
-            self.task.gpu.kernel(launch.symbol, launch.shared_bytes),
+            gpu.kernel(launch.symbol, launch.shared_bytes),
             ctypes.addressof(params),
             (ctypes.c_uint32 * 3)(*launch.grid),
             (ctypes.c_uint32 * 3)(*launch.block),

@@ -1,14 +1,17 @@
-"""The order in which the instructions of all streams are issued, and which devices use an event."""
+"""The order in which the instructions of all streams are issued, and which workers use an event."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from hios_tvm.schema.program import Call, Copy, Program, Signal, Wait
 
 
 @dataclass(frozen=True)
-class EventDevices:
-    """The device that signals an event, and the other devices that wait for it."""
+class EventUsers:
+    """Who signals an event, and who else waits for it: GPUs, and other devices.
+
+    A GPU is one user, whatever parts of it are devices: one worker feeds all their streams.
+    """
 
     source: str
     waiting: tuple[str, ...]
@@ -29,25 +32,31 @@ class EventDevices:
         return any(map(_is_gpu, self.waiting))
 
 
-def _is_gpu(device: str) -> bool:
-    return device.startswith("cuda")
+def _is_gpu(user: str) -> bool:
+    return user.startswith("cuda")
 
 
-def event_devices(programs: Sequence[Program]) -> dict[int, EventDevices]:
-    """Return the devices that each event connects."""
+def event_users(programs: Sequence[Program], gpu_of: Mapping[str, str]) -> dict[int, EventUsers]:
+    """Return the users that each event connects; `gpu_of` has the GPU of devices that are on one.
+
+    >>> half, other = Program("cuda:0.0/2", 0, (Signal(0),)), Program("cuda:0.1/2", 0, (Wait(0),))
+    >>> event_users([half, other], {"cuda:0.0/2": "cuda:0", "cuda:0.1/2": "cuda:0"})
+    {0: EventUsers(source='cuda:0', waiting=())}
+    """
     source: dict[int, str] = {}
     waiting: dict[int, list[str]] = {}
     for program in programs:
+        user = gpu_of.get(program.device, program.device)
         for step in program.instructions:
             if isinstance(step, Signal):
-                source[step.event] = program.device
+                source[step.event] = user
             elif isinstance(step, Wait):
-                waiting.setdefault(step.event, []).append(program.device)
+                waiting.setdefault(step.event, []).append(user)
     return {
-        event: EventDevices(
-            device, tuple(dict.fromkeys(d for d in waiting.get(event, ()) if d != device))
+        event: EventUsers(
+            user, tuple(dict.fromkeys(other for other in waiting.get(event, ()) if other != user))
         )
-        for event, device in source.items()
+        for event, user in source.items()
     }
 
 

@@ -1,4 +1,4 @@
-"""Times on GPUs, by the GPU's own clock: kernels, stream groups, copies between GPUs.
+"""Times on GPUs, by the GPU's own clock: kernels, stream groups, copies between GPUs, hand-overs.
 
 The executor runs everything. A long copy comes first, while the host puts all that is measured
 into streams, so that kernels do not wait for the host: a CUDA graph does not either. The weights
@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -20,18 +21,20 @@ from hios_tvm.runtime.devices.cuda.gpu import Gpu
 from hios_tvm.runtime.devices.cuda.issue_order import issue_order
 from hios_tvm.runtime.devices.cuda.trace import Mark
 from hios_tvm.runtime.devices.kernel_calls import KernelArg, KernelCall
-from hios_tvm.runtime.devices.samples import measurement_of
+from hios_tvm.runtime.devices.samples import fit_link, measurement_of
 from hios_tvm.runtime.executor import Executor
 from hios_tvm.runtime.memory import TensorTable
 from hios_tvm.runtime.native import Library
 from hios_tvm.schema.costs import Measurement
 from hios_tvm.schema.launches import GpuKernel
+from hios_tvm.schema.platform import Link
 from hios_tvm.schema.program import COPY_STREAM, Call, Copy, Program, Signal, Wait
 
 _FIRST, _SECOND = "cuda:0", "cuda:1"  # names of GPUs in measurements, whichever they are
 _ROUNDS = 10
 _CALLS = 20  # of one kernel between two marks
 _COPIES = 5
+_ROUND_TRIPS = 5  # of hand-overs: the host puts three times as much into streams for each
 _TRANSFER_BYTES = tuple(1 << k for k in range(10, 27, 2))
 _FLOATS = ("float16", "float32", "float64")
 _DRAWN = 1 << 16  # floats that are drawn, and repeated
@@ -67,7 +70,7 @@ class GpuBench:
     def kernel(self, call: KernelCall) -> Measurement:
         """Time one kernel, many in a row: what they take when the stream never runs dry."""
         buffers = _Buffers()
-        steps = [buffers.runway(), Mark(0), *self._calls(call, buffers, _CALLS), Mark(1)]
+        steps = [buffers.runway(), Mark(0), *self.calls(call, buffers, _CALLS), Mark(1)]
         times = self._run([_program(_FIRST, 0, steps)], buffers)
         return measurement_of(ms * 1e6 / _CALLS for ms in times)
 
@@ -78,7 +81,7 @@ class GpuBench:
         main = [buffers.runway(), Mark(0), Signal(0), *(Wait(end) for end in ends), Mark(1)]
         programs = [_program(_FIRST, 0, main)]
         for end, group in zip(ends, groups, strict=True):
-            calls = [step for call in group for step in self._calls(call, buffers)]
+            calls = [step for call in group for step in self.calls(call, buffers)]
             programs.append(_program(_FIRST, end, [Wait(0), *calls, Signal(end)]))
         return measurement_of(ms * 1e6 for ms in self._run(programs, buffers))
 
@@ -88,7 +91,7 @@ class GpuBench:
         shares = (math.prod(step.grid) / self.gpu.resident_blocks(step) for step in launches)
         return min(1.0, max(shares))
 
-    def _calls(self, call: KernelCall, buffers: _Buffers, count: int = 1) -> list[Call]:
+    def calls(self, call: KernelCall, buffers: _Buffers, count: int = 1) -> list[Call]:
         """Return `count` calls of a kernel on the same tensors, but for weights."""
         kernel = self.kernels[call.kernel]
         scratch = (*kernel.nbytes, *kernel.scratch)[len(call.args) :]
@@ -174,6 +177,49 @@ def measure_copies(
     return times
 
 
+def measure_hand_over(first: GpuBench, second: GpuBench, call: KernelCall) -> Measurement:
+    """Time what a kernel waits longer for one on another part of the GPU than on its own.
+
+    A kernel runs on both parts in turn, behind an event of the other part each time; the same
+    number of them in a row, on one part, is subtracted.
+    """
+    buffers = _Buffers()
+    runway = buffers.runway()
+    calls = first.calls(call, buffers, 2 * _ROUND_TRIPS)
+    ping: list[Any] = [runway, Mark(0)]
+    pong: list[Any] = []
+    for i, (one, other) in enumerate(zip(calls[::2], calls[1::2], strict=True)):
+        ping += [one, Signal(2 * i), Wait(2 * i + 1)]
+        pong += [Wait(2 * i), other, Signal(2 * i + 1)]
+    in_turn = [_program(_FIRST, 0, [*ping, Mark(1)]), _program(_SECOND, 0, pong)]
+    in_a_row = [_program(_FIRST, 0, [runway, Mark(0), *calls, Mark(1)])]
+    parts = {_FIRST: first, _SECOND: second}
+    apart, together = (_marked_ms(parts, p, buffers.placed) for p in (in_turn, in_a_row))
+    alone_ms = float(np.median(together))
+    waits_ns = ((ms - alone_ms) * 1e6 / len(calls) for ms in apart)
+    return measurement_of(max(0.0, nanoseconds) for nanoseconds in waits_ns)
+
+
+def measure_links(benches: Sequence[GpuBench], call: KernelCall) -> tuple[Link | None, Link | None]:
+    """Return what copies between GPUs and hand-overs between parts of one take.
+
+    Parameters
+    ----------
+    benches
+        Of all that there is; None is returned for what it takes others for.
+    call : KernelCall
+        A short kernel, between whose calls parts hand over.
+    """
+    first, *others = benches
+    apart = (other for other in others if other.gpu.index != first.gpu.index)
+    parts = (other for other in others if other.gpu.index == first.gpu.index)
+    copies = [fit_link(measure_copies(first, other)) for other in islice(apart, 1)]
+    references = [
+        Link(measure_hand_over(first, other, call).ms, math.inf) for other in islice(parts, 1)
+    ]
+    return next(iter(copies), None), next(iter(references), None)
+
+
 def _program(device: str, stream: int, steps: Sequence[Any]) -> Program:
     return Program(device, stream, tuple(steps))
 
@@ -191,8 +237,8 @@ def _marked_ms(
         content = buffer.content()
         gpu.upload(address, content.ctypes.data, buffer.nbytes)
         tensors.place(name, address)
-    device = programs[0].device
-    bench = benches[device]
+    devices = dict.fromkeys(program.device for program in programs)  # of one GPU
+    bench = benches[programs[0].device]
     marks = {number: bench.gpu.event(timing=True) for number in (0, 1)}
     events = {
         step.event: bench.gpu.event()
@@ -201,10 +247,9 @@ def _marked_ms(
         if isinstance(step, Signal)
     }
     task = GpuTask(
-        label=f"cuda:{bench.gpu.index}",
-        gpu=bench.gpu,
+        index=bench.gpu.index,
+        devices=dict.fromkeys(devices, f"cuda:{bench.gpu.index}"),
         gpus={name: other.gpu for name, other in benches.items()},
-        device=device,
         programs=programs,
         order=issue_order(programs),
         events=events,

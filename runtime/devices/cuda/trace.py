@@ -7,7 +7,7 @@ from typing import Any
 
 from hios_tvm.runtime.devices.cuda.gpu import Gpu
 from hios_tvm.runtime.trace import Span, span_of
-from hios_tvm.schema.program import Call, Copy, Program
+from hios_tvm.schema.program import Call, Copy, Instruction, Program, Wait
 
 
 @dataclass(frozen=True)
@@ -19,10 +19,14 @@ class Mark:
 
 @dataclass(frozen=True)
 class _TracedStep:
-    """A call or copy, and the marks around it."""
+    """A call or copy, and the marks around it; or a signal or wait, and where it must have been.
+
+    A signal is given right behind the step before it, a wait ends with the start of the step
+    behind it: marks of their own would take time.
+    """
 
     program: Program
-    instruction: Call | Copy
+    instruction: Instruction
     start: Mark
     end: Mark
 
@@ -34,7 +38,7 @@ class GpuTrace:
     ----------
     programs
         All programs; those of GPUs with marks around each call and copy.
-    clocks : device -> CUevent
+    clocks : index of a GPU -> CUevent
         What `GpuTask.clock` is to be.
     marks : mark -> CUevent
         What `GpuTask.marks` is to be.
@@ -50,19 +54,21 @@ class GpuTrace:
             else program
             for program in programs
         )
-        self.clocks = {name: gpu.event(timing=True) for name, gpu in gpus.items()}
+        by_index = {gpu.index: gpu for gpu in gpus.values()}
+        self.clocks = {index: gpu.event(timing=True) for index, gpu in by_index.items()}
         self.marks = {
             mark.number: gpus[step.program.device].event(timing=True)
             for step in self._steps
+            if isinstance(step.instruction, Call | Copy)
             for mark in (step.start, step.end)
         }
 
-    def spans(self, clock_ns: Mapping[str, int], end_ns: int) -> list[Span]:
-        """Return when calls and copies ran in the latest run.
+    def spans(self, clock_ns: Mapping[int, int], end_ns: int) -> list[Span]:
+        """Return when instructions ran in the latest run.
 
         Parameters
         ----------
-        clock_ns : device -> int
+        clock_ns : index of a GPU -> int
             When the worker of each GPU saw its clock, in nanoseconds of the host's clock.
         end_ns : int
             When the run had ended. A worker may have woken up late: what seems to end after the
@@ -70,8 +76,9 @@ class GpuTrace:
         """
 
         def reached_ns(device: str, mark: Mark) -> int:
-            clock, event = self.clocks[device], self.marks[mark.number]
-            return clock_ns[device] + int(1e6 * self._gpus[device].elapsed_ms(clock, event))
+            gpu, event = self._gpus[device], self.marks[mark.number]
+            elapsed_ms = gpu.elapsed_ms(self.clocks[gpu.index], event)
+            return clock_ns[gpu.index] + int(1e6 * elapsed_ms)
 
         spans = [
             span_of(
@@ -95,10 +102,18 @@ class GpuTrace:
         ]
 
     def _marked(self, program: Program, numbers: Iterator[int]) -> Iterator[Any]:
+        waits: list[Wait] = []
+        last: Mark | None = None
         for step in program.instructions:
             if isinstance(step, Call | Copy):
                 start, end = Mark(next(numbers)), Mark(next(numbers))
+                self._steps += [_TracedStep(program, w, last or start, start) for w in waits]
                 self._steps.append(_TracedStep(program, step, start, end))
                 yield from (start, step, end)
+                waits, last = [], end
             else:
+                if isinstance(step, Wait):
+                    waits.append(step)
+                elif last is not None:
+                    self._steps.append(_TracedStep(program, step, last, last))
                 yield step
