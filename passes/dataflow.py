@@ -7,25 +7,38 @@ import numpy as np
 from tvm import relax
 from tvm.ir import Call, GenericConst, IRModule
 
+from hios_tvm.schema.node_names import nodes_of, variable_of
+
 
 class Rewriter:
     """The new block under construction: its bindings, their producers and numbers of readers.
 
-    `binding` is the old one whose value is being rewritten.
+    `binding` is the old one whose value is being rewritten, `name` what its new variables are
+    called.
     """
 
     binding: relax.Binding
+    name: str
 
     def __init__(self, builder: relax.BlockBuilder, uses: Counter[relax.Var]) -> None:
         self.builder = builder
         self._uses = uses
+
+    def begin(self, binding: relax.Binding) -> None:
+        """Turn to the next binding."""
+        self.binding, self.name = binding, binding.var.name
+
+    def absorb(self, value: relax.Var) -> None:
+        """Say that the binding now also does what the nodes of `value` do."""
+        nodes = dict.fromkeys((*nodes_of(self.name), *nodes_of(value.name)))
+        self.name = variable_of(nodes) or self.name
 
     def emit(self, value: relax.Expr, name: str = "", uses: int = 1) -> relax.Var:
         """Bind `value` to a new variable, which later values will read `uses` times.
 
         Without a name of its own, it is named after the binding that is being rewritten.
         """
-        var = self.builder.emit(value, name or self.binding.var.name)
+        var = self.builder.emit(value, name or self.name)
         self._uses[var] = uses
         return var
 
@@ -83,11 +96,11 @@ def rewrite_main(mod: IRModule, rewrite: Rewrite) -> IRModule:
             for binding in bindings(main):
                 if not uses[binding.var]:
                     continue
-                rewriter.binding = binding
+                rewriter.begin(binding)
                 value = builder.normalize(substitute(binding.value, replaced))
                 value = rewrite(rewriter, value)
                 if not isinstance(value, relax.Var | relax.Tuple | GenericConst):
-                    value = rewriter.emit(value, binding.var.name, uses[binding.var])
+                    value = rewriter.emit(value, uses=uses[binding.var])
                 replaced[binding.var] = value
             result = builder.emit_output(substitute(main.body.body, replaced))
         builder.emit_func_output(result)

@@ -41,7 +41,10 @@ def _fold(rewriter: Rewriter, value: relax.Expr) -> relax.Expr:
         shifted = _shifted(producer, array if name == "relax.add" else -array)
     else:
         shifted = _scaled(rewriter, producer, array if name == "relax.multiply" else 1 / array)
-    return value if shifted is None else shifted
+    if shifted is None:
+        return value
+    rewriter.absorb(data)
+    return shifted
 
 
 def _per_channel(operand: relax.Expr, data: relax.Expr) -> np.ndarray | None:
@@ -76,6 +79,7 @@ def _scaled(rewriter: Rewriter, producer: Call, scale: np.ndarray) -> relax.Expr
     scaled = _scaled_convolution(convolution, scale)
     if scaled is None:
         return None
+    rewriter.absorb(data)
     return relax.op.add(rewriter.emit(scaled), _constant(shift * scale))
 
 

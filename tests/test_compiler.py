@@ -15,6 +15,7 @@ import tvm_ffi
 from click.testing import CliRunner, Result
 from onnx import TensorProto, helper, numpy_helper
 
+import hios_tvm
 from hios_tvm import build, predict, runtime, write
 from hios_tvm.backends import virtual_machine
 from hios_tvm.backends.cache import kernel_dir
@@ -226,6 +227,61 @@ def test_save_costs_has_nothing_to_write_beside_a_placement(
     result = run(*words, "--save-costs", tmp_path / "costs.json")
     assert result.exit_code == 2
     assert "with --placement nothing is measured" in result.stderr
+
+
+@pytest.mark.usefixtures("nothing_is_measured")
+def test_a_placement_in_the_model_is_compiled(
+    model: onnx.ModelProto, network: Network, tmp_path: Path
+) -> None:
+    path, placed, plan_file = (tmp_path / name for name in ("m.onnx", "placed.onnx", "plan.json"))
+    onnx.save(model, path)
+    schedule = alternating(network, ELSEWHERE)
+    plan_file.write_text(schedule.to_json())
+    artifact, saved = tmp_path / "m.hios", tmp_path / "saved.json"
+    annotated = run("annotate", path, "--placement", plan_file, "-o", placed)
+    assert annotated.exit_code == 0, annotated.output
+    assert annotated.stdout.endswith("placed.onnx: 5 nodes on cpu@998, cpu@999\n")
+    words = ["compile", placed, "-o", artifact, "--save-placement", saved]
+    result = run(*words)
+    assert result.exit_code == 0, result.output
+    assert Schedule.from_json(saved.read_text()) == schedule
+    again = run("annotate", path, "--placement", artifact, "-o", tmp_path / "again.onnx")
+    assert again.exit_code == 0, again.output
+    assert (tmp_path / "again.onnx").read_bytes() == placed.read_bytes()
+
+    devices = f"cpu@{CORES[0]},cpu@{CORES[-1] + 1}"
+    assert run(*words, "--devices", devices).exit_code == 0
+    assert ",".join(own.device for own in Schedule.from_json(saved.read_text())) == devices
+    fewer = run(*words, "--devices", "cpu@0")
+    assert fewer.exit_code == 2
+    assert "on device 0 (cpu@998), device 1 (cpu@999), and the devices are cpu@0" in fewer.stderr
+    two = run(*words, "--configuration", "hios-tvm", "--placement", plan_file)
+    assert two.exit_code == 2 and "are two placements" in two.stderr
+    costs = run(*words, "--save-costs", tmp_path / "costs.json")
+    assert costs.exit_code == 2 and "has nothing to write" in costs.stderr
+
+
+@pytest.mark.usefixtures("nothing_is_measured")
+def test_a_placement_by_another_tool_is_compiled(model: onnx.ModelProto, tmp_path: Path) -> None:
+    """Its devices have no names, and it does not say in which order they compute."""
+    placed = onnx.ModelProto()
+    placed.CopyFrom(model)
+    placed.ir_version = 11
+    placed.configuration.add(name="pipeline", num_devices=2)
+    for node, stage in zip(placed.graph.node, (0, 0, 1, 1, 1), strict=True):
+        node.device_configurations.add(configuration_id="pipeline", pipeline_stage=stage)
+    onnx.checker.check_model(placed)
+    devices = [f"cpu@{CORES[0]}", f"cpu@{CORES[-1]}"] if len(CORES) > 1 else [*ELSEWHERE]
+    with pytest.raises(UsageError, match="device 0, device 1: say which devices these are"):
+        hios_tvm.compile(placed, tmp_path / "m.hios")
+    result = hios_tvm.compile(placed, tmp_path / "m.hios", devices=devices)
+    first, second = result.schedule
+    assert [name for stage in first.stages for name in stage.operators] == ["p"]
+    assert {name for stage in second.stages for name in stage.operators} >= {"r", "y"}
+    assert result.manifest.verification.verified == (len(CORES) > 1)
+    placed.graph.node[1].device_configurations[0].pipeline_stage = 1
+    with pytest.raises(ScheduleError, match=r"one kernel computes node 'p', .* and node 'q'"):
+        hios_tvm.compile(placed, tmp_path / "m.hios", devices=devices)
 
 
 def test_a_placement_with_costs_is_predicted(

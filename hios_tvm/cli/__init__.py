@@ -17,6 +17,7 @@ _COMMANDS = (
     "zoo",
     "quantize",
     "compile",
+    "annotate",
     "run",
     "serve",
     "map",

@@ -29,7 +29,7 @@ def print_compilation(
     for note in (*result.notes, *verification.notes):
         stderr().print(note, soft_wrap=True)
     reports = manifest_reports(manifest)
-    given = options.schedule is not None
+    given = options.is_placed
     idle = why_idle(manifest, schedule_given=given, memory=options.memory)
     if json_file is not None:
         print_json(_data(result, path, reports, idle), json_file)

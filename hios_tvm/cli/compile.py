@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
     from hios_tvm.compiler import Compilation, CompileOptions
     from hios_tvm.compiler.source import ModelSource
+    from hios_tvm.schema.node_placement import NodePlacement
     from hios_tvm.schema.schedule import Schedule
     from hios_tvm.verification.reference import Reference
 
@@ -58,6 +59,19 @@ class Settings:
     scheduler: str
     memory: tuple[str, ...]
     placement: Path | None
+    configuration: str | None
+
+    def __post_init__(self) -> None:
+        if self.placement is not None and self.configuration is not None:
+            raise UsageError("--placement and --configuration are two placements: leave one out")
+
+    def node_placement(self, model: ModelFile) -> NodePlacement | None:
+        """Read the placement that the model itself has, if it shall be used."""
+        from hios_tvm.compiler.source import NO_CONFIGURATION, ModelSource
+
+        if self.placement is not None or self.configuration == NO_CONFIGURATION:
+            return None
+        return ModelSource(model.model).placement(self.configuration)
 
     def schedule(self) -> Schedule | None:
         """Read the given schedule, if there is one."""
@@ -68,8 +82,11 @@ class Settings:
         text = self.placement.read_text(errors="replace")  # broken text is reported as broken JSON
         return Schedule.from_json(text)
 
-    def device_names(self, schedule: Schedule | None) -> tuple[str, ...]:
-        """Return the devices of the command line, or of the schedule, or all cores as one."""
+    def device_names(
+        self, schedule: Schedule | None, placement: NodePlacement | None
+    ) -> tuple[str, ...]:
+        """Return the devices of the command line, or of what is placed, or all cores as one."""
+        from hios_tvm.compiler.options import devices_of_placement
         from hios_tvm.runtime.devices import kind_of
         from hios_tvm.runtime.devices.cpu.cores import default_devices
 
@@ -83,6 +100,8 @@ class Settings:
             return names
         if schedule is not None:
             return tuple(device.device for device in schedule)
+        if placement is not None:
+            return devices_of_placement(placement)
         return default_devices()
 
 
@@ -154,7 +173,7 @@ setting_options = option_group(
         "--devices",
         type=DeviceList(),
         help="Devices, for example cpu@0,cpu@1 (one core each), cpu@0-3,cpu@4-7, or cuda:0,cuda:1 "
-        "(GPUs).  [default: those of --placement, or all cores as one device]",
+        "(GPUs).  [default: those of the placement, or all cores as one device]",
     ),
     click.option(
         "--divide/--no-divide",
@@ -198,6 +217,13 @@ setting_options = option_group(
         type=EXISTING_FILE,
         help="Use this schedule (JSON, from --save-placement or edited by hand): run no scheduler, "
         "and measure nothing.",
+    ),
+    click.option(
+        "--configuration",
+        metavar="NAME",
+        help="Place operators as this configuration of an ONNX model says (see annotate), on "
+        "--devices in its order: run no scheduler, and measure nothing. With none, schedule "
+        "anew.  [default: the only one that places nodes, if there is one]",
     ),
 )
 
@@ -288,7 +314,9 @@ def command(
     compiled kernels are kept, so that a second compile is quick. Before the artifact is written,
     it is compared with a reference; inspect shows the result, which is kept in the artifact.
     """
-    if cost_source.measures_here and settings.devices is not None and settings.placement is None:
+    placement = settings.node_placement(model_file)
+    is_placed = placement is not None or settings.placement is not None
+    if cost_source.measures_here and settings.devices is not None and not is_placed:
         require_here(parse_device_list(settings.devices))
     limits = dict(parse_memory(limit) for limit in settings.memory)
 
@@ -298,11 +326,13 @@ def command(
     from hios_tvm.frontends.shapes import one_shape, several_shapes
     from hios_tvm.runtime.memory_limit import memory_limit
 
-    chosen = _compile_options(settings, options, cost_source, results, limits, check.rtol)
-    if results.save_costs is not None and chosen.schedule is not None and chosen.costs is None:
+    chosen = _compile_options(
+        settings, placement, options, cost_source, results, limits, check.rtol
+    )
+    if results.save_costs is not None and chosen.is_placed and chosen.costs is None:
         raise UsageError(
-            "--save-costs has nothing to write: with --placement nothing is measured; give --costs "
-            "too, or leave one of them out"
+            "--save-costs has nothing to write: with --placement nothing is measured, nor where "
+            "the model is placed; give --costs too, or leave one of them out"
         )
     path = output or model_file.model.with_suffix(".hios")
     kept = "nothing" if cost_source.no_cache else "measured costs and compiled kernels"
@@ -350,6 +380,7 @@ def _numbers(text: str | None) -> list[int]:
 
 def _compile_options(
     settings: Settings,
+    placement: NodePlacement | None,
     options: dict[str, Any],
     source: CostSource,
     results: Results,
@@ -362,7 +393,7 @@ def _compile_options(
     from hios_tvm.schema.instance import read_costs
 
     schedule = settings.schedule()
-    devices = settings.device_names(schedule)
+    devices = settings.device_names(schedule, placement)
     return CompileOptions(
         devices=devices,
         divide=settings.divide,
@@ -372,6 +403,7 @@ def _compile_options(
         scheduler_options=options,
         memory=limits,
         schedule=schedule,
+        placement=placement,
         costs=read_costs(source.costs) if source.costs else None,
         link=source.link,
         rpc=RpcAddress.parse(source.rpc, source.rpc_key) if source.rpc else None,

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, cast
 
 from hios_tvm.backends.interface import PhaseProgress
 from hios_tvm.compiler.compilation import Compilation
-from hios_tvm.compiler.options import CompileOptions
+from hios_tvm.compiler.options import CompileOptions, devices_of_placement
 from hios_tvm.compiler.pipeline import compile_model
 from hios_tvm.compiler.shapes import compile_shapes
-from hios_tvm.compiler.source import ModelSource
+from hios_tvm.compiler.source import NO_CONFIGURATION, ModelSource
 from hios_tvm.errors import UsageError
 from hios_tvm.files import check_writable
 from hios_tvm.frontends.shapes import Size, one_shape, several_shapes
@@ -33,6 +33,7 @@ def compile(
     shapes: Mapping[str, Sequence[Size]] | None = None,
     programs: Sequence[int] = (),
     params: str | os.PathLike[str] | None = None,
+    configuration: str | None = None,
     verify: bool = True,
     progress: PhaseProgress = lambda phase, done, total: None,
     **options: Any,
@@ -46,7 +47,8 @@ def compile(
     output : optional
         The artifact to write; by default it is the model's file with the suffix ``.hios``.
     devices : optional
-        Such as ``"cpu@0,cpu@1"`` or ``["cpu@0", "cpu@1"]``; by default all cores as one device.
+        Such as ``"cpu@0,cpu@1"`` or ``["cpu@0", "cpu@1"]``; by default those of the model's
+        placement, or all cores as one device.
     shapes : mapping of input name to shape, optional
         Where dimensions of ONNX inputs are symbolic. The artifact has several shapes where a
         dimension is a range of sizes of a batch, such as ``range(1, 9)``, or a list of sizes
@@ -55,6 +57,9 @@ def compile(
         Sizes of such a range that get a program.
     params : optional
         Parameters of a Relay program.
+    configuration : optional
+        Which of an ONNX model's configurations of devices places its operators, by default the
+        only one; ``"none"`` for a schedule of this project. A given `schedule` does without it.
     verify : bool
         Compare the artifact with a reference before it is written.
     options
@@ -75,7 +80,12 @@ def compile(
         raise UsageError("a model in memory has no file to write beside: give output too")
     path = Path(output) if output is not None else cast(Path, source.file).with_suffix(".hios")
     names = parse_device_list(devices) if isinstance(devices, str) else devices
-    chosen = CompileOptions(devices=tuple(names or default_devices()), **options)
+    if options.get("schedule") is None and configuration != NO_CONFIGURATION:
+        options["placement"] = source.placement(configuration)
+    if names is None:
+        placement = options.get("placement")
+        names = devices_of_placement(placement) if placement else default_devices()
+    chosen = CompileOptions(devices=tuple(names), **options)
     check_writable(path)
     name = (source.file or path).stem
     several = several_shapes(shapes or {}, programs)

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from hios_tvm.backends.cache import default_cache_dir
-from hios_tvm.errors import UsageError
+from hios_tvm.errors import DeviceError, UsageError
 from hios_tvm.measuring.rpc_costs import RpcAddress
+from hios_tvm.runtime.devices import check_devices
 from hios_tvm.schedulers import options_of
 from hios_tvm.schema.costs import CostTable
 from hios_tvm.schema.device_names import cores_of, cpu_divisions, cpu_model_name
 from hios_tvm.schema.gpu_models import Precision
+from hios_tvm.schema.node_placement import NodePlacement
 from hios_tvm.schema.schedule import Schedule
 
 
@@ -41,6 +43,9 @@ class CompileOptions:
     schedule : Schedule, optional
         A schedule made elsewhere, used instead of a scheduler. Nothing is measured then, and the
         artifact holds a prediction only where `costs` are given too.
+    placement : NodePlacement, optional
+        Where the model's nodes are computed, which gives a schedule for its operators: device by
+        device, those of the placement are `devices`.
     costs : CostTable, optional
         Times to schedule with; without it they are measured on this machine, and estimated for
         GPUs.
@@ -70,6 +75,7 @@ class CompileOptions:
     scheduler_options: Mapping[str, Any] = field(default_factory=dict)
     memory: Mapping[str, int] = field(default_factory=dict)
     schedule: Schedule | None = None
+    placement: NodePlacement | None = None
     costs: CostTable | None = None
     link: str = "pcie4"
     rpc: RpcAddress | None = None
@@ -78,6 +84,11 @@ class CompileOptions:
     rtol: float | None = None
     dump_dir: Path | None = None
     database: Path | None = None
+
+    @property
+    def is_placed(self) -> bool:
+        """Whether no scheduler decides where operators run."""
+        return self.schedule is not None or self.placement is not None
 
     @property
     def schedulable(self) -> tuple[str, ...]:
@@ -97,8 +108,38 @@ class CompileOptions:
         if len(set(self.devices)) < len(self.devices):
             raise UsageError(f"devices are named twice in {', '.join(self.devices)}")
         options_of(self.scheduler, **self.scheduler_options)
-        if self.merge_convolutions and (self.costs is not None or self.schedule is not None):
+        if self.merge_convolutions and (self.costs is not None or self.is_placed):
             raise UsageError(
                 "merging convolutions takes costs of both networks, measured now: give neither "
                 "costs nor a schedule"
             )
+        if self.placement is not None:
+            self._check_placement(self.placement)
+
+    def _check_placement(self, placement: NodePlacement) -> None:
+        if self.schedule is not None:
+            raise UsageError("a schedule and a placement of nodes are given: leave one out")
+        if len(self.devices) != len(placement.devices):
+            raise UsageError(
+                f"the model is placed on {placement}, and the devices are "
+                f"{', '.join(self.devices)}: name {len(placement.devices)} in this order, for "
+                "example --devices cpu@0,cpu@1, or schedule anew with --configuration none"
+            )
+
+
+def devices_of_placement(placement: NodePlacement) -> tuple[str, ...]:
+    """Return the devices that a placement itself names.
+
+    Raises
+    ------
+    UsageError
+        If its names are no names of devices.
+    """
+    try:
+        check_devices(placement.devices)
+    except (DeviceError, UsageError) as error:
+        raise UsageError(
+            f"the model is placed on {placement}: say which devices these are, in this order, for "
+            "example --devices cpu@0,cpu@1"
+        ) from error
+    return placement.devices

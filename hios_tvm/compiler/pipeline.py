@@ -239,6 +239,7 @@ def plan_model(
         network = _lower(mod, name, options, progress=partial(progress, "lower"))
     _check_size(network.graph, verified=compared)
     notes: list[str] = []
+    options = _with_schedule(network, options, notes)
     if options.merge_convolutions:
         with phases("merge convolutions"):
             network = _merged_if_faster(mod, network, options, notes, progress)
@@ -269,6 +270,20 @@ def plan_model(
         notes=notes,
         options=options,
     )
+
+
+def _with_schedule(network: Network, options: CompileOptions, notes: list[str]) -> CompileOptions:
+    """Return options with the schedule that follows from a placement of nodes."""
+    placement = options.placement
+    if placement is None:
+        return options
+    if placement.schedule is not None and not placement.is_of(placement.schedule, network.graph):
+        notes.append(
+            "the order that the model's metadata holds is of other operators or of another "
+            "placement, and was not used"
+        )
+    schedule = placement.schedule_on(network.graph, options.devices)
+    return replace(options, schedule=schedule, placement=None)
 
 
 def _check_size(graph: OperatorGraph, *, verified: bool) -> None:

@@ -16,7 +16,11 @@ from hios_tvm.frontends import load_model
 if TYPE_CHECKING:
     import onnx
 
+    from hios_tvm.schema.node_placement import NodePlacement
     from hios_tvm.verification.reference import Reference
+
+NO_CONFIGURATION = "none"
+"""Stands for a configuration where a model is scheduled as if it had none."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,28 @@ class ModelSource:
                 "onnx.ModelProto, or a Relax module"
             )
         return from_onnx(self.model, shapes=_tuples(self.shapes))
+
+    def placement(self, configuration: str | None = None) -> NodePlacement | None:
+        """Return where an ONNX model says that its nodes are computed, if it does.
+
+        `configuration` is its only one that says so, unless it is named.
+
+        Raises
+        ------
+        UsageError, ModelError, ScheduleError
+            As `read_placement`.
+        """
+        if isinstance(self.model, IRModule) or (self.file and self.file.suffix != ".onnx"):
+            if configuration is not None:
+                raise UsageError("only ONNX models have configurations of devices")
+            return None
+        from onnx import ModelProto
+
+        from hios_tvm.frontends.onnx.files import read_model
+        from hios_tvm.frontends.onnx.placement import read_placement
+
+        model = read_model(self.file) if self.file else self.model
+        return read_placement(model, configuration) if isinstance(model, ModelProto) else None
 
     def reference(self, module: IRModule) -> Reference:
         """Return what an artifact of the model is compared with; `module` is its import."""

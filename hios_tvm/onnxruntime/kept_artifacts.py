@@ -12,6 +12,7 @@ import tvm
 from onnx import ModelProto
 
 from hios_tvm.compiler import compile
+from hios_tvm.compiler.source import NO_CONFIGURATION
 from hios_tvm.errors import ArtifactError, HiosError
 from hios_tvm.files import private_folder
 from hios_tvm.frontends.onnx.files import external_tensors
@@ -57,7 +58,7 @@ def load_or_compile(
             pass
     source = path or model
     words = {"shapes": shapes, "devices": devices, "cache_dir": cache_dir, **options}
-    return compile(source, artifact, **words).load()
+    return compile(source, artifact, configuration=NO_CONFIGURATION, **words).load()
 
 
 def _key(model: ModelProto, path: Path | None, choices: object) -> str:

@@ -4,11 +4,13 @@ from collections.abc import Callable
 
 import numpy as np
 from structure import assert_becomes, module_of
-from tvm.relax import Expr, Var, const
+from tvm.relax import BlockBuilder, Expr, TensorType, Var, const
 from tvm.relax.op import add, multiply, subtract
 from tvm.relax.op.nn import conv2d
 
+from hios_tvm.passes.dataflow import bindings, operator_name
 from hios_tvm.passes.fold_batch_norm import FoldBatchNorm
+from hios_tvm.schema.node_names import nodes_of
 
 WEIGHT = np.arange(6, dtype="float32").reshape(2, 3, 1, 1)
 SCALE = np.array([2, 3], "float32").reshape(2, 1, 1)
@@ -26,6 +28,20 @@ def test_a_scale_goes_into_the_weights() -> None:
         lambda x: multiply(conv2d(x, const(WEIGHT)), const(SCALE)),
         lambda x: conv2d(x, const(SCALED)),
     )
+
+
+def test_the_convolution_is_of_the_nodes_of_both() -> None:
+    builder = BlockBuilder()
+    x = Var("x", TensorType((1, 3, 4, 4), "float32"))
+    with builder.function("main", [x]):
+        with builder.dataflow():
+            convolved = builder.emit(conv2d(x, const(WEIGHT)), "n0x")
+            scaled = builder.emit(multiply(convolved, const(SCALE)), "n1x")
+            output = builder.emit_output(scaled, "n1x")
+        builder.emit_func_output(output)
+    folded, *_ = bindings(FoldBatchNorm()(builder.get())["main"])
+    assert operator_name(folded.value) == "relax.nn.conv2d"
+    assert nodes_of(folded.var.name) == (1, 0)
 
 
 def test_a_scale_behind_a_shift_scales_both() -> None:

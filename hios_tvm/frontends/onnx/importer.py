@@ -26,6 +26,7 @@ from hios_tvm.frontends.onnx.inputs import ELEMENT_TYPES, model_inputs
 from hios_tvm.frontends.onnx.operators import qlinear, quantized
 from hios_tvm.frontends.onnx.operators.call import OperatorCall, Value
 from hios_tvm.frontends.onnx.operators.table import CONVERTERS
+from hios_tvm.frontends.onnx.structure import node_name
 from hios_tvm.frontends.tensors import constant_of, dtype_of, shape_of
 from hios_tvm.runtime.memory_limit import check_memory
 from hios_tvm.schema.dtypes import numpy_dtype
@@ -163,7 +164,7 @@ class OnnxImporter:
         """Bind what a node computes."""
         domain = "" if node.domain in ONNX_DOMAINS else node.domain
         self._builder.hint = variable_of([len(self._node_names)])
-        self._node_names.append(node.name or next(filter(None, node.output), node.op_type))
+        self._node_names.append(node_name(node))
         if node.op_type in quantized.OPERATORS or node.op_type in qlinear.OPERATORS:
             self._quantized.append(self._node_names[-1])
         attributes = Attributes(node)

@@ -33,6 +33,11 @@ def default_opset(model: ModelProto, label: str) -> int:
     return int(versions[0])
 
 
+def node_name(node: NodeProto) -> str:
+    """Return what a node is called in operator graphs and messages: its name, or an output's."""
+    return str(node.name or next(filter(None, node.output), node.op_type))
+
+
 def check_names(model: ModelProto, label: str) -> None:
     """All names are text; protobuf hands damaged ones on as bytes.
 
