@@ -97,7 +97,7 @@ class _Laboratory:
         call_of = {op.kernel: self._call(op.name) for op in self.graph.operators}
         models = self.models
         keys = {  # of a kernel on all models, and then the next: ratios are of times close together
-            (kernel, model): f"kernel on its cores {self._key_of[kernel]} {model}"
+            (kernel, model): f"kernel in shares of its cores {self._key_of[kernel]} {model}"
             for kernel in call_of
             for model in models
         }
