@@ -115,6 +115,19 @@ def test_models_are_cut_at_quantized_tensors_that_are_in_memory(
     assert np.array_equal(layers.run(changed)[cuts[0]], layers.run(inputs[0])[cuts[0]])
 
 
+def test_sums_of_the_reference_do_not_saturate() -> None:
+    """On CPUs without VNNI, as scripts/without_avx512.sh shows one, they would."""
+    nodes = [
+        node("Cast", "x", "bytes", to=TensorProto.UINT8),
+        node("MatMulInteger", "bytes w", "y"),
+    ]
+    model = model_of(nodes, {"y": TensorProto.INT32})
+    weight = np.full((WIDTH, WIDTH), 127, np.int8)
+    model.graph.initializer[0].CopyFrom(numpy_helper.from_array(weight, "w"))
+    found = OnnxReference(model).run({"x": np.full((64, WIDTH), 255, np.float32)})["y"]
+    assert (found == 255 * 127 * WIDTH).all()
+
+
 def test_models_without_quantized_tensors_have_no_layers() -> None:
     reference = OnnxReference(model_of([node("Relu", "x", "y")], {"y": TensorProto.FLOAT}))
     assert reference.in_layers([{"x": np.zeros((64, WIDTH), np.float32)}]) is None
