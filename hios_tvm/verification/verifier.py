@@ -190,7 +190,7 @@ def _check_layers(draws: Draws, reference: Reference, recipe: Recipe, search: Se
     try:
         cut = reference.in_layers(draws.inputs)
     except ModelError as error:
-        return [f"quantized tensors were not compared one by one: {error}"]
+        return [_not_by_layers(error)]
     if cut is None:
         return []
     layers, inputs = cut
@@ -198,11 +198,19 @@ def _check_layers(draws: Draws, reference: Reference, recipe: Recipe, search: Se
     for device, words in search.devices.items():
         compile_and_run = compiler_of_parts(recipe, device, search.kernel_dir)
         tolerance = tolerance_of(recipe, search.rtol)
-        found, difference = first_wrong_layer(layers, inputs, compile_and_run, tolerance)
+        try:
+            found, difference = first_wrong_layer(layers, inputs, compile_and_run, tolerance)
+        except HiosError as error:  # such as too little memory for the tensors of all layers
+            notes.append(_not_by_layers(error))
+            continue
         if found.wrong:
             raise _layer_refusal(found, difference, words, reference, search)
         notes += _layer_notes(found, reference, device)
     return notes
+
+
+def _not_by_layers(error: HiosError) -> str:
+    return f"quantized tensors were not compared one by one: {error}"
 
 
 def _layer_notes(found: Judgement, reference: Reference, device: str) -> list[str]:
