@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import ExitStack
 from ctypes import ArgumentError
 from functools import partial
 
@@ -19,6 +20,7 @@ from hios_tvm.runtime.load_artifact import make_arenas
 from hios_tvm.runtime.loaded_shape import LoadedShape
 from hios_tvm.runtime.memory_limit import memory_errors
 from hios_tvm.runtime.read_artifact import Artifact, open_artifact
+from hios_tvm.runtime.replicas import run_in_order
 from hios_tvm.runtime.trace import RunTrace
 from hios_tvm.runtime.turn import Turn
 from hios_tvm.schema.device_names import split_devices
@@ -45,7 +47,7 @@ def load(
     devices
         Other devices than those that the artifact was compiled for, of the same kinds and with
         as many cores: a mapping from the artifact's names, or all of them in its order, also as
-        one string with commas.
+        one string with commas. The artifact's replicas are not loaded then.
     verify_key : path, optional
         File of an Ed25519 public key (PEM): an artifact that its owner did not sign
         (``hios-tvm sign``) is refused before anything else of the file is used. By default the
@@ -78,15 +80,23 @@ def load(
         if isinstance(devices, str):
             devices = split_devices(devices)
         artifact = open_artifact(path, verify_key=verify_key)
+        open_session = partial(
+            Session,
+            artifact,
+            exclusive=exclusive,
+            spin_us=spin_us,
+            gpu_trace=gpu_trace,
+            cuda_graph=cuda_graph,
+        )
         try:
-            return Session(
-                artifact,
-                devices=devices,
-                exclusive=exclusive,
-                spin_us=spin_us,
-                gpu_trace=gpu_trace,
-                cuda_graph=cuda_graph,
-            )
+            with ExitStack() as stack:
+                replicas = [
+                    stack.enter_context(open_session(devices=names))
+                    for names in (artifact.manifest.replicas if devices is None else ())
+                ]
+                session = open_session(devices=devices, replicas=replicas)
+                stack.pop_all()
+                return session
         except ArtifactError as error:
             command = artifact.manifest.rebuild_command
             raise ArtifactError(f"{path}: {error}; make it again with {command!r}") from error
@@ -108,6 +118,7 @@ class Session:
         spin_us: float = DEFAULT_SPIN_US,
         gpu_trace: bool = False,
         cuda_graph: bool | None = None,
+        replicas: Sequence[Session] = (),
     ) -> None:
         self.manifest = artifact.manifest
         self._lock = threading.RLock()  # not a Lock, on which a signal handler would wait for ever
@@ -136,6 +147,7 @@ class Session:
         self._last = self._shapes[0]
         self._chooser = None if self.manifest.shapes is None else ShapeChooser(manifests)
         self._background = Background()
+        self._replicas = tuple(replicas)
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
@@ -267,6 +279,16 @@ class Session:
         run = partial(self.run, inputs, out=out)
         return self._background.submit(run, timeout)
 
+    def run_many(self, inputs: Iterable[Tensors]) -> Iterator[dict[str, Array]]:
+        """Run the model once for each of `inputs`, and yield the outputs in the same order.
+
+        An artifact with replicas runs as many inputs at the same time; the results are those of
+        `run`. Inputs are taken a few ahead: do not change them before their outputs have come. The
+        errors are those of `run`; the first one ends the iteration.
+        """
+        self._require_open()
+        return run_in_order([each.run for each in (self, *self._replicas)], inputs)
+
     async def run_async(
         self, inputs: Tensors, *, out: Tensors | None = None, timeout: float | None = None
     ) -> dict[str, Array]:
@@ -308,6 +330,8 @@ class Session:
             self._require_no_run()
             for shape in self._shapes:
                 shape.close()
+        for replica in self._replicas:
+            replica.close()
 
     def __repr__(self) -> str:
         return f"<Session of {self.manifest.summary} on {', '.join(self.devices)}>"

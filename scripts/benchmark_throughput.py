@@ -1,4 +1,4 @@
-"""Placements for streams of inputs, on the graphs of a publication.
+"""Placements for many inputs, on the graphs of a publication.
 
 FOLDER has the data of Tarnawski et al., Efficient Algorithms for Device Placement of DNN Graph
 Operators (NeurIPS 2020), as in https://github.com/msr-fiddle/dnn-partitioning: JSON files with
@@ -26,9 +26,9 @@ from hios_tvm.cli.console import stdout
 from hios_tvm.cli.options import print_table
 from hios_tvm.files import atomic_write
 from hios_tvm.runtime.machine import describe_machine
-from hios_tvm.schedulers.throughput import StreamDevice, StreamOperator, StreamProblem
+from hios_tvm.schedulers.throughput import ThroughputDevice, ThroughputOperator, ThroughputProblem
 from hios_tvm.schedulers.throughput_contiguous import MAX_IDEALS, contiguous_split
-from hios_tvm.schedulers.throughput_search import ThroughputOptions, stream_pipeline
+from hios_tvm.schedulers.throughput_search import ThroughputOptions, find_pipeline
 
 RESULTS = Path(__file__).parent / "results"
 TOLERANCE = 1e-9
@@ -71,7 +71,7 @@ def main(folder: Path, graphs: str, moves: int, rounds: int, seeds: int, output:
     for path in sorted(path for path in folder.glob("*.json") if graphs in path.name):
         data = json.loads(path.read_text())
         rows.append(_row(path.stem, data, moves, rounds, seeds))
-        stdout().print(rows[-1])
+        stdout().print(f"{path.stem}: {rows[-1].found_ms:.3f}")
     if not rows:
         raise click.UsageError(f"{folder} has no JSON file with {graphs!r} in its name")
     print_table(
@@ -98,20 +98,25 @@ def main(folder: Path, graphs: str, moves: int, rounds: int, seeds: int, output:
                 f"{words}: ratio {_mean([row.ratio for row in chosen]):.4f} (geometric mean)"
             )
     with atomic_write(output) as file:
-        result = {"machine": describe_machine(), "moves": moves, "rounds": rounds, "seeds": seeds}
+        result = {
+            "machine": describe_machine().to_data(),
+            "moves": moves,
+            "rounds": rounds,
+            "seeds": seeds,
+        }
         text = json.dumps({**result, "graphs": [asdict(row) for row in rows]}, indent=1)
         file.write(f"{text}\n".encode())
 
 
 def _row(name: str, data: Mapping[str, Any], moves: int, rounds: int, seeds: int) -> Row:
-    problem = read_stream(data)
+    problem = read_problem(data)
     split = contiguous_split(problem, MAX_IDEALS)
     contiguous_ms = max_load(data, split.device_of)
     start = time.process_time()
     found = []
     for seed in range(seeds):
         options = ThroughputOptions(moves=moves, rounds=rounds, seed=seed, time_limit_s=math.inf)
-        found.append(stream_pipeline(problem, options, split.device_of))
+        found.append(find_pipeline(problem, options, split.device_of))
     best = min(found, key=lambda pipeline: pipeline.interval_ms)
     found_ms = max_load(data, best.device_of)
     _check_equal(found_ms, best.interval_ms)
@@ -128,13 +133,13 @@ def _row(name: str, data: Mapping[str, Any], moves: int, rounds: int, seeds: int
     )
 
 
-def read_stream(data: Mapping[str, Any]) -> StreamProblem:
+def read_problem(data: Mapping[str, Any]) -> ThroughputProblem:
     """Return the problem of a file: its accelerators first, then its CPU cores."""
     nodes, edges = data["nodes"], data["edges"]
     position = {node["id"]: v for v, node in enumerate(nodes)}
     transfer_ms = {edge["sourceId"]: edge["cost"] for edge in edges}
     operators = tuple(
-        StreamOperator(
+        ThroughputOperator(
             name=str(node["id"]),
             latency_ms=(
                 node["fpgaLatency"] if node["supportedOnFpga"] else math.inf,
@@ -147,10 +152,11 @@ def read_stream(data: Mapping[str, Any]) -> StreamProblem:
         for node in nodes
     )
     accelerators = (
-        StreamDevice(f"accelerator {i}", 0, data["maxSizePerFPGA"]) for i in range(data["maxFPGAs"])
+        ThroughputDevice(f"accelerator {i}", 0, data["maxSizePerFPGA"])
+        for i in range(data["maxFPGAs"])
     )
-    cores = (StreamDevice(f"core {i}", 1, is_host=True) for i in range(data["maxCPUs"]))
-    return StreamProblem(
+    cores = (ThroughputDevice(f"core {i}", 1, is_host=True) for i in range(data["maxCPUs"]))
+    return ThroughputProblem(
         operators,
         tuple((position[edge["sourceId"]], position[edge["destId"]]) for edge in edges),
         (*accelerators, *cores),

@@ -28,6 +28,7 @@ from hios_tvm.frontends.onnx import from_onnx
 from hios_tvm.measuring import compare
 from hios_tvm.measuring.network_costs import network_costs
 from hios_tvm.runtime.read_artifact import read_manifest
+from hios_tvm.schema.costs import CostTable, Measurement
 from hios_tvm.schema.gpu_models import Precision
 from hios_tvm.schema.manifest import Prediction
 from hios_tvm.schema.schedule import DeviceSchedule, Schedule, Stage, one_after_another
@@ -394,3 +395,47 @@ def test_models_that_compute_nothing(kind: str, tmp_path: Path) -> None:
     np.testing.assert_array_equal(
         y, {"passed on": x, "constant": weights["w"], "empty": x[:0]}[kind]
     )
+
+
+@pytest.mark.skipif(len(CORES) < 2, reason="needs two cores")
+@pytest.mark.parametrize(("both_ms", "sessions"), [(0.9, 2), (0.4, 1)])
+def test_for_throughput_sessions_share_the_cores_where_that_is_predicted_to_be_faster(
+    model: onnx.ModelProto,
+    network: Network,
+    cache: Path,
+    tmp_path: Path,
+    both_ms: float,
+    sessions: int,
+) -> None:
+    names = [operator.name for operator in network.graph.operators]
+    latency = {"cpu/1": 1.0, "cpu/2": both_ms}
+    costs = CostTable(
+        {device: dict.fromkeys(names, Measurement(ms)) for device, ms in latency.items()}
+    )
+    devices = tuple(f"cpu@{core}" for core in CORES[:2])
+    options = CompileOptions(
+        devices=devices, objective="throughput", scheduler="sequential", costs=costs,
+        divide=False, cache_dir=cache,
+    )  # fmt: skip
+    compiled = compile_model(from_onnx(model), tmp_path / "model.hios", options)
+    manifest = compiled.manifest
+    assert len(manifest.replicas) == sessions - 1
+    info = manifest.compile_info["throughput"]
+    interval_ms = len(names) * min(both_ms, 0.5)
+    assert info["interval_ms"] == pytest.approx(interval_ms)
+    assert 0 < info["lower_bound_ms"] <= info["interval_ms"] * (1 + 1e-9)
+    assert f"sessions of run_many: {sessions}, on" in compiled.notes[-1]
+    inputs = [np.full((8, 8), 0.1 * i, np.float32) for i in range(12)]
+    with compiled.load() as session:
+        many = list(session.run_many(inputs))
+        for x, outputs in zip(inputs, many, strict=True):
+            np.testing.assert_array_equal(outputs["y"], session.run(x)["y"])
+    with runtime.load(tmp_path / "model.hios", devices=manifest.devices[0].name) as session:
+        assert len(list(session.run_many(inputs))) == len(inputs)
+
+
+def test_throughput_refuses_what_it_chooses_itself() -> None:
+    with pytest.raises(UsageError, match="for CPUs only, not for cuda:0"):
+        CompileOptions(devices=("cpu@0", "cuda:0"), objective="throughput")
+    with pytest.raises(UsageError, match="neither a schedule nor limits of memory"):
+        CompileOptions(devices=("cpu@0",), objective="throughput", memory={"cpu@0": 1})

@@ -277,6 +277,7 @@ def _compile_options(
         divide=settings.divide,
         target=settings.target,
         precision=settings.precision,
+        objective=settings.objective,
         scheduler=settings.scheduler,
         scheduler_options=options,
         memory=limits,

@@ -72,6 +72,7 @@ def _data(manifest: Manifest, others: Sequence[Manifest]) -> dict[str, Any]:
         "model": manifest.model,
         "inputs": [asdict(spec) for spec in manifest.inputs],
         "outputs": [asdict(spec) for spec in manifest.outputs],
+        "replicas": manifest.replicas,
         "scheduler": manifest.schedule["scheduler"],
         "predicted_makespan_ms": manifest.prediction.makespan_ms,
         "devices": [asdict(report) for report in manifest_reports(manifest)],
@@ -106,6 +107,9 @@ def _print(
             )
     if manifest.prediction.makespan_ms is not None:
         console.print(f"predicted makespan {milliseconds(manifest.prediction.makespan_ms)}")
+    if manifest.replicas:
+        devices = ", ".join(name for names in manifest.replicas for name in names)
+        console.print(f"run_many also runs on {devices}", soft_wrap=True)
     verification = manifest.verification
     console.print(str(verification), soft_wrap=True)
     for output in verification.outputs:

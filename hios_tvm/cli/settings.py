@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 
@@ -36,6 +36,7 @@ class Settings:
     precision: Precision
     merge_convolutions: bool
     database: Path | None
+    objective: Literal["latency", "throughput"]
     scheduler: str
     memory: tuple[str, ...]
     placement: Path | None
@@ -116,6 +117,13 @@ setting_options = option_group(
         "--database",
         type=FOLDER,
         help="Folder of the tune command: use its kernels where they beat the default ones.",
+    ),
+    click.option(
+        "--objective",
+        type=click.Choice(["latency", "throughput"]),
+        default="latency",
+        help="What is to be good: the time of one run, or the results per second of many "
+        "inputs (session.run_many), for which sessions on equal parts of the cores are tried, too.",
     ),
     click.option(
         "--scheduler",

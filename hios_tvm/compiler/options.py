@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from hios_tvm.backends.cache import default_cache_dir
 from hios_tvm.errors import DeviceError, UsageError
@@ -36,6 +36,9 @@ class CompileOptions:
     precision : str
         How GPUs multiply in convolutions and products: ``fp32``, or rounded to ``tf32`` or
         ``fp16`` on tensor cores, with sums in single precision.
+    objective : {"latency", "throughput"}
+        What is to be good: the time of one run, or the results per second of `Session.run_many`.
+        For the latter, sessions with equal shares of the cores are compared with one session.
     scheduler, scheduler_options
         Name in `hios_tvm.schedulers.SCHEDULERS`, and the options of that scheduler.
     memory : mapping of str to int
@@ -71,6 +74,7 @@ class CompileOptions:
     divide: bool = True
     target: str = "host"
     precision: Precision = "fp32"
+    objective: Literal["latency", "throughput"] = "latency"
     scheduler: str = "auto"
     scheduler_options: Mapping[str, Any] = field(default_factory=dict)
     memory: Mapping[str, int] = field(default_factory=dict)
@@ -108,6 +112,8 @@ class CompileOptions:
         if len(set(self.devices)) < len(self.devices):
             raise UsageError(f"devices are named twice in {', '.join(self.devices)}")
         options_of(self.scheduler, **self.scheduler_options)
+        if self.objective == "throughput":
+            self._check_throughput()
         if self.merge_convolutions and (self.costs is not None or self.is_placed):
             raise UsageError(
                 "merging convolutions takes costs of both networks, measured now: give neither "
@@ -124,6 +130,16 @@ class CompileOptions:
                 f"the model is placed on {placement}, and the devices are "
                 f"{', '.join(self.devices)}: name {len(placement.devices)} in this order, for "
                 "example --devices cpu@0,cpu@1, or schedule anew with --configuration none"
+            )
+
+    def _check_throughput(self) -> None:
+        for name in self.devices:
+            if not cores_of(name):
+                raise UsageError(f"the objective throughput is for CPUs only, not for {name}")
+        if self.schedule is not None or self.is_placed or self.memory:
+            raise UsageError(
+                "the objective throughput chooses cores and schedules itself: give neither a "
+                "schedule nor limits of memory"
             )
 
 

@@ -23,6 +23,7 @@ from hios_tvm.backends.interface import PhaseProgress, Progress
 from hios_tvm.backends.network import Network, lower_network
 from hios_tvm.compiler.compilation import Compilation
 from hios_tvm.compiler.options import CompileOptions
+from hios_tvm.compiler.throughput import plan_throughput
 from hios_tvm.files import check_writable, temporary_folder
 from hios_tvm.measuring.contest import MeasuredSchedule, choose_entrants, run_contest, winner
 from hios_tvm.measuring.cost_notes import cost_notes
@@ -151,7 +152,13 @@ def _compile(
     reproducer: Path | None,
     progress: PhaseProgress,
 ) -> Compilation:
-    planned = plan_model(mod, options, name, compared=reference is not None, progress=progress)
+    def plan_one(options: CompileOptions) -> Planned:
+        return plan_model(mod, options, name, compared=reference is not None, progress=progress)
+
+    if options.objective == "throughput":
+        planned = plan_throughput(plan_one, options, progress)
+    else:
+        planned = plan_one(options)
     verification = NOT_ASKED_FOR
     if reference is not None:
         with planned.phases("verify"):

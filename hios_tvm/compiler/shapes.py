@@ -67,6 +67,8 @@ def compile_shapes(
     output = Path(output)
     if options.costs is not None or options.schedule is not None:
         raise UsageError("costs and schedules are of one shape: give neither for several shapes")
+    if options.objective == "throughput":
+        raise UsageError("the objective throughput is for one shape: give sizes of one shape")
     if isinstance(source.model, IRModule):
         raise UsageError("a Relax module has one shape: give an ONNX model for several shapes")
     check_writable(output)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import repeat
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -15,7 +17,7 @@ from hios_tvm.artifact.write import Build, write
 from hios_tvm.errors import ArtifactError
 from hios_tvm.files import temporary_folder
 from hios_tvm.measuring.latency import LatencySummary, latencies_of, measure_in_turn
-from hios_tvm.schema.device_names import cores_of
+from hios_tvm.schema.device_names import cores_of, outermost
 from hios_tvm.schema.manifest import Manifest, Prediction
 from hios_tvm.schema.schedule import Schedule
 from hios_tvm.schema.strict_json import decode
@@ -144,16 +146,7 @@ def run_contest(
 
     Only one is loaded at a time. Returns the measurement of each schedule, in the same order.
     """
-    with temporary_folder() as folder:
-        paths = [folder / f"{i}.hios" for i in range(len(builds))]
-        for build, path in zip(builds, paths, strict=True):
-            write(build, path)
-        medians = measure_in_turn(
-            [partial(_turn, path) for path in paths],
-            lambda turn, _: turn == _TURNS,
-            pause_s=_PAUSE_S,
-            progress=lambda turn, i: progress(len(paths) * turn + i, len(paths) * _TURNS),
-        )
+    medians = _in_turns(builds, _turn, progress)
     return [
         MeasuredSchedule(
             schedule.scheduler,
@@ -163,6 +156,64 @@ def run_contest(
         )
         for schedule, turns_ms in zip(schedules, medians, strict=True)
     ]
+
+
+def run_throughput_contest(
+    builds: Sequence[Build],
+    predicted_ms: Sequence[float],
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[MeasuredSchedule]:
+    """Run each build on many inputs: the times are those from one result to the next."""
+    return [
+        MeasuredSchedule(
+            "one session"
+            if not build.manifest.replicas
+            else f"{1 + len(build.manifest.replicas)} sessions",
+            tuple(outermost(device.name for device in build.manifest.devices))
+            + tuple(name for names in build.manifest.replicas for name in names),
+            interval_ms,
+            tuple(turns_ms),
+        )
+        for build, interval_ms, turns_ms in zip(
+            builds, predicted_ms, _in_turns(builds, _many_turn, progress), strict=True
+        )
+    ]
+
+
+def _in_turns(
+    builds: Sequence[Build],
+    turn: Callable[[Path, Sequence[float]], list[float]],
+    progress: Callable[[int, int], None],
+) -> list[list[float]]:
+    """Return what each of `_TURNS` turns with each artifact took."""
+    with temporary_folder() as folder:
+        paths = [folder / f"{i}.hios" for i in range(len(builds))]
+        for build, path in zip(builds, paths, strict=True):
+            write(build, path)
+        return measure_in_turn(
+            [partial(turn, path) for path in paths],
+            lambda number, _: number == _TURNS,
+            pause_s=_PAUSE_S,
+            progress=lambda number, i: progress(len(paths) * number + i, len(paths) * _TURNS),
+        )
+
+
+def _many_turn(artifact: Path, _known: Sequence[float]) -> list[float]:
+    """Load an artifact; return the mean time from one result to the next, in milliseconds."""
+    with runtime.load(artifact) as session:
+        inputs = random_inputs(session.inputs, seed=0)
+        runs = _FEWEST_RUNS * (1 + len(session.manifest.replicas))
+        _many_ms(session, inputs, runs)  # warms up
+        total_ms = _many_ms(session, inputs, runs)
+        runs *= 1 + int(_MS_PER_TURN / total_ms)
+        return [_many_ms(session, inputs, runs) / runs]
+
+
+def _many_ms(session: runtime.Session, inputs: Mapping[str, Any], runs: int) -> float:
+    start = time.perf_counter()
+    for _ in session.run_many(repeat(inputs, runs)):
+        pass
+    return 1000.0 * (time.perf_counter() - start)
 
 
 def _turn(artifact: Path, _known: Sequence[float]) -> list[float]:

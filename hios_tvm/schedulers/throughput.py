@@ -1,7 +1,7 @@
-"""Placements for a stream of inputs: what they are, and how fast they are.
+"""Placements for many inputs: what they are, and how fast they are.
 
-Each device works on another input of the stream, so that a result appears whenever the device with
-the most to do is done. What a device has to do for one input is its *load*: its operators and its
+Each device works on another input, so that a result appears whenever the device with the most to
+do is done. What a device has to do for one input is its *load*: its operators and its
 transfers. The model is that of Tarnawski et al., Efficient Algorithms for Device Placement of DNN
 Graph Operators (NeurIPS 2020), section 3.
 """
@@ -16,8 +16,8 @@ from hios_tvm.errors import ScheduleError, UsageError
 
 
 @dataclass(frozen=True)
-class StreamOperator:
-    """An operator of a stream.
+class ThroughputOperator:
+    """An operator that many inputs go through.
 
     Attributes
     ----------
@@ -48,8 +48,8 @@ class StreamOperator:
 
 
 @dataclass(frozen=True)
-class StreamDevice:
-    """A device of a stream; `kind` is the index of its times in `StreamOperator.latency_ms`.
+class ThroughputDevice:
+    """A device; `kind` is the index of its times in `ThroughputOperator.latency_ms`.
 
     A device that `is_host` reads and writes the host's memory, and transfers nothing.
     """
@@ -61,7 +61,7 @@ class StreamDevice:
 
 
 @dataclass(frozen=True)
-class StreamProblem:
+class ThroughputProblem:
     """A graph and devices; `edges` are pairs (producer, consumer) of positions in `operators`.
 
     Raises
@@ -70,13 +70,13 @@ class StreamProblem:
         If there is no device, an edge leads nowhere, or an operator lacks the time of a kind.
     """
 
-    operators: tuple[StreamOperator, ...]
+    operators: tuple[ThroughputOperator, ...]
     edges: tuple[tuple[int, int], ...]
-    devices: tuple[StreamDevice, ...]
+    devices: tuple[ThroughputDevice, ...]
 
     def __post_init__(self) -> None:
         if not self.devices:
-            raise UsageError("a stream needs at least one device")
+            raise UsageError("a placement needs at least one device")
         kinds = 1 + max(device.kind for device in self.devices)
         for operator in self.operators:
             if len(operator.latency_ms) < kinds:
@@ -89,7 +89,7 @@ class StreamProblem:
 
 @dataclass(frozen=True)
 class Pipeline:
-    """A placement for a stream.
+    """A placement for many inputs.
 
     Attributes
     ----------
@@ -117,7 +117,7 @@ class Pipeline:
         return self.interval_ms / bound - 1.0 if bound > 0.0 else 0.0
 
 
-def device_loads_ms(problem: StreamProblem, device_of: Sequence[int]) -> tuple[float, ...]:
+def device_loads_ms(problem: ThroughputProblem, device_of: Sequence[int]) -> tuple[float, ...]:
     """Return what each device has to do for one input.
 
     A device that is not the host's takes the output of an operator elsewhere once, however many of
@@ -145,7 +145,7 @@ def device_loads_ms(problem: StreamProblem, device_of: Sequence[int]) -> tuple[f
     return tuple(loads)
 
 
-def _check(problem: StreamProblem, device_of: Sequence[int]) -> None:
+def _check(problem: ThroughputProblem, device_of: Sequence[int]) -> None:
     if len(device_of) != len(problem.operators):
         raise ScheduleError(
             f"{len(device_of)} operators are placed, the graph has {len(problem.operators)}"

@@ -1,4 +1,4 @@
-"""Lower bounds of the interval of a stream."""
+"""Lower bounds of the time from one result to the next."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections import Counter
 
 import numpy as np
 
-from hios_tvm.schedulers.throughput import StreamProblem
+from hios_tvm.schedulers.throughput import ThroughputProblem
 from hios_tvm.schedulers.throughput_units import Units, units_of_colour
 
 _ROUNDS = 4
 _STEPS = 60
 
 
-def stream_lower_bound_ms(problem: StreamProblem) -> float:
+def interval_bound_ms(problem: ThroughputProblem) -> float:
     """Return an interval that no placement beats, with all transfers left out.
 
     The larger of two:
@@ -36,7 +36,7 @@ def stream_lower_bound_ms(problem: StreamProblem) -> float:
     return max(longest_ms, _shared_work_ms(problem, units))
 
 
-def _shared_work_ms(problem: StreamProblem, units: Units) -> float:
+def _shared_work_ms(problem: ThroughputProblem, units: Units) -> float:
     """Maximize the second bound, which is concave in the weights, one kind of device at a time."""
     kinds = Counter((device.kind, device.memory_bytes) for device in problem.devices)
     first = {(d.kind, d.memory_bytes): i for i, d in reversed([*enumerate(problem.devices)])}

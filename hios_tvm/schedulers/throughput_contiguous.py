@@ -13,7 +13,7 @@ import networkx as nx
 import numpy as np
 
 from hios_tvm.errors import InfeasibleError
-from hios_tvm.schedulers.throughput import StreamProblem
+from hios_tvm.schedulers.throughput import ThroughputProblem
 from hios_tvm.schedulers.throughput_units import Units, contiguous_units
 
 Matrix: TypeAlias = "np.ndarray[tuple[int, int], np.dtype[np.float64]]"
@@ -38,7 +38,7 @@ class ContiguousSplit:
     is_best: bool
 
 
-def contiguous_split(problem: StreamProblem, max_ideals: int = MAX_IDEALS) -> ContiguousSplit:
+def contiguous_split(problem: ThroughputProblem, max_ideals: int = MAX_IDEALS) -> ContiguousSplit:
     """Return the best contiguous split, by dynamic programming over ideals.
 
     An ideal is a set of units with all that they need. Each device gets the difference of two
@@ -72,7 +72,7 @@ def contiguous_split(problem: StreamProblem, max_ideals: int = MAX_IDEALS) -> Co
     return ContiguousSplit(units.place(best[1]), best[0], ideals is not None)
 
 
-def _needs(problem: StreamProblem, units: Units) -> list[int]:
+def _needs(problem: ThroughputProblem, units: Units) -> list[int]:
     """Return the direct producers of each unit, as bits."""
     needs = [0] * len(units.latency_ms)
     for u, v in problem.edges:
@@ -111,7 +111,7 @@ def _ideals(needs: Sequence[int], limit: int) -> list[int] | None:
 class _Program:
     """The dynamic program over some ideals, which include the empty one and that of all units."""
 
-    def __init__(self, problem: StreamProblem, units: Units, ideals: Sequence[int]) -> None:
+    def __init__(self, problem: ThroughputProblem, units: Units, ideals: Sequence[int]) -> None:
         count = len(units.latency_ms)
         words = -(-max(1, count) // 64)
         raw = b"".join(ideal.to_bytes(8 * words, "little") for ideal in ideals)

@@ -1,4 +1,4 @@
-"""The best placement for a stream that a local search finds; it need not be contiguous."""
+"""The best placement for many inputs that a local search finds; it need not be contiguous."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hios_tvm.errors import InfeasibleError, UsageError
-from hios_tvm.schedulers.throughput import Pipeline, StreamProblem, device_loads_ms
-from hios_tvm.schedulers.throughput_bounds import stream_lower_bound_ms
+from hios_tvm.schedulers.throughput import Pipeline, ThroughputProblem, device_loads_ms
+from hios_tvm.schedulers.throughput_bounds import interval_bound_ms
 from hios_tvm.schedulers.throughput_contiguous import contiguous_split
 from hios_tvm.schedulers.throughput_units import Units, units_of_colour
 
@@ -65,8 +65,8 @@ class ThroughputOptions:
             )
 
 
-def stream_pipeline(
-    problem: StreamProblem, options: ThroughputOptions, start_at: Sequence[int] | None = None
+def find_pipeline(
+    problem: ThroughputProblem, options: ThroughputOptions, start_at: Sequence[int] | None = None
 ) -> Pipeline:
     """Return the best placement that simulated annealing finds, with its loads and a bound.
 
@@ -89,17 +89,17 @@ def stream_pipeline(
         key=lambda placement: max(device_loads_ms(problem, placement)),
     )
     loads_ms = device_loads_ms(problem, device_of)
-    return Pipeline(device_of, loads_ms, stream_lower_bound_ms(problem))
+    return Pipeline(device_of, loads_ms, interval_bound_ms(problem))
 
 
-def _start(problem: StreamProblem, units: Units, options: ThroughputOptions) -> tuple[int, ...]:
+def _start(problem: ThroughputProblem, units: Units, options: ThroughputOptions) -> tuple[int, ...]:
     try:
         return contiguous_split(problem, options.max_ideals).device_of
     except InfeasibleError:
         return units.place(_largest_first(problem, units))
 
 
-def _largest_first(problem: StreamProblem, units: Units) -> list[int]:
+def _largest_first(problem: ThroughputProblem, units: Units) -> list[int]:
     free = [device.memory_bytes for device in problem.devices]
     device_of = [0] * len(units.latency_ms)
     for v in sorted(range(len(device_of)), key=lambda v: -units.memory_bytes[v]):
@@ -128,7 +128,7 @@ class _Search:
 
     def __init__(
         self,
-        problem: StreamProblem,
+        problem: ThroughputProblem,
         units: Units,
         start: Sequence[int],
         options: ThroughputOptions,

@@ -1,4 +1,4 @@
-"""What a placement for a stream moves as one: operators of a colour, with their transfers."""
+"""What a placement for many inputs moves as one: operators of a colour, with their transfers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import networkx as nx
 
 from hios_tvm.errors import InfeasibleError
-from hios_tvm.schedulers.throughput import StreamProblem
+from hios_tvm.schedulers.throughput import ThroughputProblem
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Units:
         return tuple(device_of[unit] for unit in self.of_operator)
 
 
-def units_of_colour(problem: StreamProblem) -> Units:
+def units_of_colour(problem: ThroughputProblem) -> Units:
     """Return a unit for each colour, and for each operator without one.
 
     Raises
@@ -66,7 +66,7 @@ def units_of_colour(problem: StreamProblem) -> Units:
     return _units(problem, _colours(problem))
 
 
-def contiguous_units(problem: StreamProblem) -> Units:
+def contiguous_units(problem: ThroughputProblem) -> Units:
     """Return the units of a contiguous split: the contraction of the paper's authors.
 
     Units that reach each other are one. So are a unit without work and its only neighbour, which
@@ -85,18 +85,18 @@ def contiguous_units(problem: StreamProblem) -> Units:
         colours = merged
 
 
-def _colours(problem: StreamProblem) -> list[Hashable]:
+def _colours(problem: ThroughputProblem) -> list[Hashable]:
     return [
         v if operator.colour is None else operator.colour
         for v, operator in enumerate(problem.operators)
     ]
 
 
-def _crossing(problem: StreamProblem, colours: Sequence[Hashable]) -> Iterable[tuple[int, int]]:
+def _crossing(problem: ThroughputProblem, colours: Sequence[Hashable]) -> Iterable[tuple[int, int]]:
     return ((u, v) for u, v in problem.edges if colours[u] != colours[v])
 
 
-def _merged_cycles(problem: StreamProblem, colours: Sequence[Hashable]) -> list[Hashable]:
+def _merged_cycles(problem: ThroughputProblem, colours: Sequence[Hashable]) -> list[Hashable]:
     graph = nx.DiGraph()
     graph.add_nodes_from(colours)
     graph.add_edges_from((colours[u], colours[v]) for u, v in _crossing(problem, colours))
@@ -108,7 +108,7 @@ def _merged_cycles(problem: StreamProblem, colours: Sequence[Hashable]) -> list[
     return [of[colour] for colour in colours]
 
 
-def _merged_leaf(problem: StreamProblem, colours: Sequence[Hashable]) -> list[Hashable] | None:
+def _merged_leaf(problem: ThroughputProblem, colours: Sequence[Hashable]) -> list[Hashable] | None:
     """Return the colours with one without work as its only neighbour's; None if there is none."""
     neighbours: dict[Hashable, set[Hashable]] = defaultdict(set)
     for u, v in _crossing(problem, colours):
@@ -126,7 +126,7 @@ def _merged_leaf(problem: StreamProblem, colours: Sequence[Hashable]) -> list[Ha
     return None
 
 
-def _units(problem: StreamProblem, colours: Sequence[Hashable]) -> Units:
+def _units(problem: ThroughputProblem, colours: Sequence[Hashable]) -> Units:
     numbers = {colour: number for number, colour in enumerate(dict.fromkeys(colours))}
     unit = tuple(numbers[colour] for colour in colours)
     kinds = range(1 + max(device.kind for device in problem.devices))
@@ -153,7 +153,7 @@ def _units(problem: StreamProblem, colours: Sequence[Hashable]) -> Units:
     return Units(unit, latency, tuple(memory), _nets(problem, unit))
 
 
-def _nets(problem: StreamProblem, unit: Sequence[int]) -> tuple[Net, ...]:
+def _nets(problem: ThroughputProblem, unit: Sequence[int]) -> tuple[Net, ...]:
     readers: dict[int, set[int]] = defaultdict(set)
     for u, v in problem.edges:
         if unit[u] != unit[v] and problem.operators[u].transfer_ms > 0.0:

@@ -252,6 +252,8 @@ class Manifest:
     `gpu_kernels` says how the kernels of GPUs are launched.
     `entries` maps each other entry of the archive but its signature to its SHA-256 (hex).
 
+    `replicas` are devices for more sessions that `Session.run_many` uses: for each session one in
+    the place of each of the artifact's own, parts of these left out.
     `graph` is the operator graph that was scheduled; the runtime compares what calls write with it.
     It does not use what follows, which is for people and for later commands. `recipe` says how
     kernels were made. `schedule` and `compile_info` are plain JSON objects.
@@ -271,6 +273,7 @@ class Manifest:
     entries: Mapping[str, str] = field(default_factory=dict)
     graph: OperatorGraph | None = None
     shapes: Shapes | None = field(default=None, metadata={"optional": True})
+    replicas: tuple[tuple[str, ...], ...] = field(default=(), metadata={"optional": True})
     recipe: Recipe = field(default_factory=Recipe)
     schedule: Mapping[str, Any] = field(default_factory=dict)
     prediction: Prediction = Prediction()

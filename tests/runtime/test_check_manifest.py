@@ -107,7 +107,15 @@ def device(**fields: Any) -> Callable[[Manifest], Manifest]:
     )
 
 
+def replicas(*names: str) -> Callable[[Manifest], Manifest]:
+    return lambda m: replace(m, replicas=(names,))
+
+
 DEFECTS: dict[str, tuple[Callable[[Manifest], Manifest], str]] = {
+    "replica on a core of the artifact": (replicas("cpu@2", "cpu@1"), "'cpu@1' has another"),
+    "two replicas on a core": (replicas("cpu@2", "cpu@2"), "'cpu@2' has another session"),
+    "replica on a GPU": (replicas("cuda:0"), "for CPUs only, not for 'cuda:0'"),
+    "replica on a core twice": (replicas("cpu@2+2"), "one twice"),
     "no device": (lambda m: replace(m, devices=()), "no device"),
     "no program": (lambda m: replace(m, programs=()), "no program"),
     "no CPU device": (device(name="gpu"), "'gpu' is unknown: write for example cpu@0 or cuda:0"),

@@ -1,4 +1,4 @@
-"""Placements for streams: against every placement of small graphs, and by hand."""
+"""Placements for many inputs: against every placement of small graphs, and by hand."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from hypothesis import strategies as st
 
 from hios_tvm.errors import InfeasibleError, ScheduleError, UsageError
 from hios_tvm.schedulers.throughput import (
-    StreamDevice,
-    StreamOperator,
-    StreamProblem,
+    ThroughputDevice,
+    ThroughputOperator,
+    ThroughputProblem,
     device_loads_ms,
 )
-from hios_tvm.schedulers.throughput_bounds import stream_lower_bound_ms
+from hios_tvm.schedulers.throughput_bounds import interval_bound_ms
 from hios_tvm.schedulers.throughput_contiguous import contiguous_split
-from hios_tvm.schedulers.throughput_search import ThroughputOptions, stream_pipeline
+from hios_tvm.schedulers.throughput_search import ThroughputOptions, find_pipeline
 
 QUICK = ThroughputOptions(moves=400, rounds=2)
 
 
 @st.composite
-def problems(draw: st.DrawFn, max_operators: int = 6, limits: bool = True) -> StreamProblem:
+def problems(draw: st.DrawFn, max_operators: int = 6, limits: bool = True) -> ThroughputProblem:
     """Two kinds of devices, the second the host's; some operators run on one kind only."""
     count = draw(st.integers(1, max_operators))
     times = st.integers(1, 9).map(float)
@@ -39,18 +39,18 @@ def problems(draw: st.DrawFn, max_operators: int = 6, limits: bool = True) -> St
             one = math.inf
         colour = draw(st.sampled_from([None, None, "red"]))
         operators.append(
-            StreamOperator(f"v{v}", (one, other), draw(times) / 4, draw(times), colour)
+            ThroughputOperator(f"v{v}", (one, other), draw(times) / 4, draw(times), colour)
         )
     pairs = list(itertools.combinations(range(count), 2))
     edges = tuple(pair for pair in pairs if draw(st.booleans()))
     nbytes = draw(st.sampled_from([math.inf, 20.0])) if limits else math.inf
-    accelerators = [StreamDevice(f"a{i}", 0, nbytes) for i in range(draw(st.integers(1, 2)))]
-    return StreamProblem(
-        tuple(operators), edges, (*accelerators, StreamDevice("host", 1, is_host=True))
+    accelerators = [ThroughputDevice(f"a{i}", 0, nbytes) for i in range(draw(st.integers(1, 2)))]
+    return ThroughputProblem(
+        tuple(operators), edges, (*accelerators, ThroughputDevice("host", 1, is_host=True))
     )
 
 
-def placements(problem: StreamProblem) -> Iterator[tuple[float, tuple[int, ...]]]:
+def placements(problem: ThroughputProblem) -> Iterator[tuple[float, tuple[int, ...]]]:
     """All that keep to the rules, with their intervals."""
     places = range(len(problem.devices))
     for device_of in itertools.product(places, repeat=len(problem.operators)):
@@ -60,7 +60,7 @@ def placements(problem: StreamProblem) -> Iterator[tuple[float, tuple[int, ...]]
             continue
 
 
-def is_contiguous(problem: StreamProblem, device_of: Sequence[int]) -> bool:
+def is_contiguous(problem: ThroughputProblem, device_of: Sequence[int]) -> bool:
     """Whether the devices can be ordered so that no edge leads back."""
     graph = nx.DiGraph((device_of[u], device_of[v]) for u, v in problem.edges)
     graph.remove_edges_from([*nx.selfloop_edges(graph)])
@@ -69,10 +69,10 @@ def is_contiguous(problem: StreamProblem, device_of: Sequence[int]) -> bool:
 
 @settings(max_examples=15, deadline=None)
 @given(problems(max_operators=5))
-def test_no_placement_beats_the_bound(problem: StreamProblem) -> None:
+def test_no_placement_beats_the_bound(problem: ThroughputProblem) -> None:
     best_ms = min(placements(problem))[0]
-    assert stream_lower_bound_ms(problem) <= best_ms
-    pipeline = stream_pipeline(problem, QUICK)
+    assert interval_bound_ms(problem) <= best_ms
+    pipeline = find_pipeline(problem, QUICK)
     assert pipeline.loads_ms == device_loads_ms(problem, pipeline.device_of)
     assert pipeline.interval_ms >= best_ms
 
@@ -81,18 +81,22 @@ def test_no_placement_beats_the_bound(problem: StreamProblem) -> None:
 def test_the_search_finds_the_best_placement_of_small_graphs(seed: int) -> None:
     draw = random.Random(seed)
     operators = tuple(
-        StreamOperator(f"v{v}", (draw.randint(1, 9), draw.randint(5, 30)), draw.randint(0, 2))
+        ThroughputOperator(f"v{v}", (draw.randint(1, 9), draw.randint(5, 30)), draw.randint(0, 2))
         for v in range(7)
     )
     edges = tuple(pair for pair in itertools.combinations(range(7), 2) if draw.random() < 0.4)
-    devices = (StreamDevice("a0"), StreamDevice("a1"), StreamDevice("host", 1, is_host=True))
-    problem = StreamProblem(operators, edges, devices)
-    assert stream_pipeline(problem, QUICK).interval_ms == min(placements(problem))[0]
+    devices = (
+        ThroughputDevice("a0"),
+        ThroughputDevice("a1"),
+        ThroughputDevice("host", 1, is_host=True),
+    )
+    problem = ThroughputProblem(operators, edges, devices)
+    assert find_pipeline(problem, QUICK).interval_ms == min(placements(problem))[0]
 
 
 @settings(max_examples=15, deadline=None)
 @given(problems(max_operators=5))
-def test_the_contiguous_split_is_the_best_one_of_all(problem: StreamProblem) -> None:
+def test_the_contiguous_split_is_the_best_one_of_all(problem: ThroughputProblem) -> None:
     contiguous = [ms for ms, each in placements(problem) if is_contiguous(problem, each)]
     if not contiguous:
         with pytest.raises(InfeasibleError):
@@ -108,43 +112,47 @@ def test_the_contiguous_split_is_the_best_one_of_all(problem: StreamProblem) -> 
 @settings(max_examples=15, deadline=None)
 @given(problems(max_operators=7, limits=False))
 def test_the_search_is_never_above_where_it_starts_and_repeats_itself(
-    problem: StreamProblem,
+    problem: ThroughputProblem,
 ) -> None:
     split = contiguous_split(problem)
-    found = stream_pipeline(problem, QUICK)
+    found = find_pipeline(problem, QUICK)
     assert found.interval_ms <= split.interval_ms * (1 + 1e-9)
-    assert found == stream_pipeline(problem, QUICK, split.device_of)
+    assert found == find_pipeline(problem, QUICK, split.device_of)
     one_order = contiguous_split(problem, max_ideals=1)
     assert not one_order.is_best
     assert one_order.interval_ms >= split.interval_ms * (1 - 1e-9)
 
 
-def chain(*latency_ms: float, transfer_ms: float = 0.0, devices: int = 2) -> StreamProblem:
-    operators = [StreamOperator(f"v{v}", (ms,), transfer_ms) for v, ms in enumerate(latency_ms)]
+def chain(*latency_ms: float, transfer_ms: float = 0.0, devices: int = 2) -> ThroughputProblem:
+    operators = [ThroughputOperator(f"v{v}", (ms,), transfer_ms) for v, ms in enumerate(latency_ms)]
     edges = tuple((v, v + 1) for v in range(len(operators) - 1))
-    return StreamProblem(
-        tuple(operators), edges, tuple(StreamDevice(f"d{d}") for d in range(devices))
+    return ThroughputProblem(
+        tuple(operators), edges, tuple(ThroughputDevice(f"d{d}") for d in range(devices))
     )
 
 
 def test_a_device_that_comes_back_to_a_chain_can_be_faster() -> None:
     problem = chain(3.0, 4.0, 1.0)
     assert contiguous_split(problem).interval_ms == 5.0
-    pipeline = stream_pipeline(problem, QUICK)
+    pipeline = find_pipeline(problem, QUICK)
     assert (pipeline.interval_ms, pipeline.lower_bound_ms, pipeline.gap) == (4.0, 4.0, 0.0)
 
 
 def test_each_side_pays_for_an_output_once() -> None:
-    operators = tuple(StreamOperator(name, (1.0,), 0.5) for name in "abc")
-    devices = (StreamDevice("d0"), StreamDevice("d1"), StreamDevice("host", is_host=True))
-    problem = StreamProblem(operators, ((0, 1), (0, 2)), devices)
+    operators = tuple(ThroughputOperator(name, (1.0,), 0.5) for name in "abc")
+    devices = (
+        ThroughputDevice("d0"),
+        ThroughputDevice("d1"),
+        ThroughputDevice("host", is_host=True),
+    )
+    problem = ThroughputProblem(operators, ((0, 1), (0, 2)), devices)
     assert device_loads_ms(problem, (0, 1, 1)) == (1.5, 2.5, 0.0)
     assert device_loads_ms(problem, (0, 1, 2)) == (1.5, 1.5, 1.0)
     assert device_loads_ms(problem, (2, 0, 0)) == (2.5, 0.0, 1.0)
 
 
 def test_dear_transfers_keep_a_graph_on_one_device() -> None:
-    assert stream_pipeline(chain(1.0, 1.0, transfer_ms=9.0), QUICK).interval_ms == 2.0
+    assert find_pipeline(chain(1.0, 1.0, transfer_ms=9.0), QUICK).interval_ms == 2.0
 
 
 @pytest.mark.parametrize(
@@ -159,24 +167,24 @@ def test_dear_transfers_keep_a_graph_on_one_device() -> None:
 def test_a_placement_that_breaks_a_rule_is_refused(
     device_of: tuple[int, ...], message: str
 ) -> None:
-    operators = tuple(StreamOperator(name, (1.0,), 0.0, 2.0, "red") for name in "ab")
-    devices = (StreamDevice("d0"), StreamDevice("d1", memory_bytes=3.0))
+    operators = tuple(ThroughputOperator(name, (1.0,), 0.0, 2.0, "red") for name in "ab")
+    devices = (ThroughputDevice("d0"), ThroughputDevice("d1", memory_bytes=3.0))
     with pytest.raises(ScheduleError, match=message):
-        device_loads_ms(StreamProblem(operators, (), devices), device_of)
+        device_loads_ms(ThroughputProblem(operators, (), devices), device_of)
 
 
 def test_what_fits_on_no_device_is_named() -> None:
     problem = chain(1.0, 2.0)
     operators = (problem.operators[0], replace(problem.operators[1], memory_bytes=2.0))
-    devices = (StreamDevice("d0", memory_bytes=1.0),)
+    devices = (ThroughputDevice("d0", memory_bytes=1.0),)
     with pytest.raises(InfeasibleError, match="'v1'"):
-        stream_pipeline(replace(problem, operators=operators, devices=devices), QUICK)
+        find_pipeline(replace(problem, operators=operators, devices=devices), QUICK)
 
 
 def test_senseless_numbers_are_refused() -> None:
     with pytest.raises(UsageError, match="'a'"):
-        StreamOperator("a", (-1.0,))
+        ThroughputOperator("a", (-1.0,))
     with pytest.raises(UsageError, match="leads to none"):
-        StreamProblem((), ((0, 1),), (StreamDevice("d0"),))
+        ThroughputProblem((), ((0, 1),), (ThroughputDevice("d0"),))
     with pytest.raises(UsageError, match="rounds"):
         ThroughputOptions(rounds=-1)
