@@ -22,6 +22,8 @@ from hios_tvm.cli.options import (
 )
 from hios_tvm.cli.pictures import check_picture, write_picture
 from hios_tvm.cli.progress import progress_bar
+from hios_tvm.cli.schedule_throughput import print_placement
+from hios_tvm.errors import UsageError
 from hios_tvm.schema.links import LINKS
 
 if TYPE_CHECKING:
@@ -71,6 +73,14 @@ def _list(context: click.Context, _parameter: click.Parameter, wanted: bool) -> 
     shell_complete=complete_schedulers,
     help="Scheduler, comma-separated ones to compare, or all.",
 )
+@click.option(
+    "--objective",
+    type=click.Choice(["latency", "throughput"]),
+    default="latency",
+    help="throughput: place the operators so that results of many inputs follow each other "
+    "quickly, instead of a schedule of one run. Options are moves, rounds, time-limit-s, "
+    "max-ideals and seed.",
+)
 @scheduler_options
 @click.option(
     "--list",
@@ -90,6 +100,7 @@ def command(
     streams: int | None,
     link: str | None,
     scheduler: str,
+    objective: str,
     options: dict[str, Any],
     no_progress: bool,
     json_file: str | None,
@@ -107,6 +118,11 @@ def command(
     from hios_tvm.files import atomic_write, check_writable
     from hios_tvm.schema.instance import read_instance
 
+    if objective == "throughput" and (output or plot or streams or scheduler != "all"):
+        raise UsageError(
+            "the objective throughput makes no schedule: give no --output, --plot, --streams or "
+            "--scheduler"
+        )
     if output is not None:
         check_writable(output)
     if plot is not None:
@@ -116,6 +132,9 @@ def command(
     if streams is not None or link is not None:
         count = len(instance.platform.devices)
         instance = instance.on(count, streams=streams, link=LINKS[link] if link else None)
+    if objective == "throughput":
+        print_placement(instance, options, json_file)
+        return
     with progress_bar(enabled=not no_progress) as progress:
         contestants, failures = compare_schedulers(instance, names, options, progress=progress)
     best = min(contestants.values(), key=lambda contestant: contestant.makespan_ms).schedule

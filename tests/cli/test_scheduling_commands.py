@@ -234,3 +234,26 @@ def test_an_interrupt_keeps_what_is_done(tmp_path: Path, jobs: int) -> None:
     assert f"interrupted; {file} keeps what was computed: run again to continue" in errors
     assert "Traceback" not in errors
     assert 2 <= len(read_runs(file)) < 3000
+
+
+def test_schedule_places_operators_for_throughput(tmp_path: Path) -> None:
+    operators = [{"name": name, "latency_ms": ms} for name, ms in (("a", 3), ("b", 4), ("c", 1))]
+    edges = [
+        {"src": "a", "dst": "b", "transfer_ms": 0},
+        {"src": "b", "dst": "c", "transfer_ms": 0},
+    ]
+    graph = tmp_path / "graph.json"
+    graph.write_text(json.dumps({"operators": operators, "edges": edges, "num_devices": 2}))
+    arguments = ("schedule", graph, "--objective", "throughput", "--option", "moves=300")
+    found = json.loads(succeed(*arguments, "--json", "-"))
+    assert (found["interval_ms"], found["lower_bound_ms"]) == (4.0, 4.0)
+    placed = {tuple(device["operators"]): device["load_ms"] for device in found["devices"]}
+    assert placed == {("a", "c"): 4.0, ("b",): 4.0}
+    assert "4.000 ms from one result to the next" in succeed(*arguments)
+    for wrong, message in (
+        (("--option", "window=1"), "has no option 'window'"),
+        (("--scheduler", "heft"), "makes no schedule"),
+    ):
+        result = run(*arguments, *wrong)
+        assert result.exit_code == 2
+        assert message in " ".join(result.output.split())
