@@ -136,7 +136,7 @@ class CompileOptions:
         for name in self.devices:
             if not cores_of(name):
                 raise UsageError(f"the objective throughput is for CPUs only, not for {name}")
-        if self.schedule is not None or self.is_placed or self.memory:
+        if self.is_placed or self.memory:
             raise UsageError(
                 "the objective throughput chooses cores and schedules itself: give neither a "
                 "schedule nor limits of memory"
