@@ -234,7 +234,7 @@ int Main(double seconds, uint64_t seed) {
   Random random(seed);
   const int64_t end = Now() + static_cast<int64_t>(seconds * 1e9);
   int networks = 0, runs = 0;
-  while (Now() < end) {
+  while (networks < 2 || Now() < end) {
     Network network(random);
     ++networks;
     for (int i = 0; i < 40; ++i, ++runs) {
