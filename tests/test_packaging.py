@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,12 @@ def test_links_lead_to_the_top_level_folders(name: str) -> None:
 def test_version_is_the_same_everywhere() -> None:
     assert PYPROJECT["project"]["version"] == hios_tvm.__version__
     assert f"## {hios_tvm.__version__}" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_pytorch_finds_the_backend_by_its_name() -> None:
+    (found,) = entry_points(group="torch_dynamo_backends", name="hios")
+    path = ROOT / f"{found.module.replace('.', '/')}.py"
+    assert f"def {found.attr}(" in path.read_text()
 
 
 def test_public_names_are_there() -> None:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import os
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 
+from hios_tvm.errors import DeviceError
+
 torch = pytest.importorskip("torch", reason="needs pip install 'hios-tvm[torch]'")
 pytest.importorskip("onnxscript", reason="needs pip install 'hios-tvm[torch]'")
 
-from hios_tvm.errors import DeviceError  # noqa: E402
-from hios_tvm.torch_backend import hios  # noqa: E402
+hios = pytest.importorskip("hios_tvm.torch_backend").hios
 
 QUICK = {"devices": f"cpu@{min(os.sched_getaffinity(0))}", "scheduler": "greedy", "verify": False}
 
@@ -130,12 +129,3 @@ def test_what_cannot_be_compiled_runs_in_pytorch(function: Any, reason: str) -> 
         torch.testing.assert_close(compiled(torch.eye(3)), expected)
         compiled(torch.eye(3))
     assert len([w for w in caught if "hios:" in str(w.message)]) == 1
-
-
-@pytest.mark.skipif(sys.version_info < (3, 11), reason="tomllib is of Python 3.11")
-def test_pytorch_finds_the_backend_by_its_name() -> None:
-    import tomllib
-
-    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
-    name = f"{hios.__module__}:{hios.__name__}"
-    assert project["entry-points"]["torch_dynamo_backends"] == {"hios": name}

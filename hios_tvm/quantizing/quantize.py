@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from hios_tvm.errors import HiosError, ModelError, UsageError
 from hios_tvm.files import atomic_write, check_writable, temporary_folder
@@ -164,7 +164,7 @@ def _quantized(
         quantize_static(
             prepared,
             result,
-            _reader(runs, progress),
+            _Reader(runs, progress),
             per_channel=options.per_channel,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
@@ -192,29 +192,26 @@ def _save(proto: onnx.ModelProto, path: Path) -> None:
     onnx.save(copy, path, save_as_external_data=True, location=f"{path.name}.data")
 
 
-def _reader(runs: CalibrationSet, progress: Progress) -> Any:
-    """Return what ONNX Runtime asks for one run after another."""
-    from onnxruntime.quantization import CalibrationDataReader
+class _Reader:
+    """What ONNX Runtime asks for one run after another: has the methods of its data readers."""
 
-    class Reader(CalibrationDataReader):  # type: ignore[misc]  # it has no types
-        def __init__(self) -> None:
-            self._feeds, self._done, self._end = iter(runs), 0, 0
+    def __init__(self, runs: CalibrationSet, progress: Progress) -> None:
+        self._runs, self._progress = runs, progress
+        self._feeds, self._done, self._end = iter(runs), 0, 0
 
-        def __len__(self) -> int:
-            return len(runs)
+    def __len__(self) -> int:
+        return len(self._runs)
 
-        def set_range(self, start_index: int, end_index: int) -> None:
-            assert start_index == self._done, "runs are asked for in order"
-            self._end = end_index
+    def set_range(self, start_index: int, end_index: int) -> None:
+        assert start_index == self._done, "runs are asked for in order"
+        self._end = end_index
 
-        def get_next(self) -> Feeds | None:
-            progress("calibrate", self._done, len(runs))
-            if self._done == self._end:
-                return None
-            self._done += 1
-            return next(self._feeds)
-
-    return Reader()
+    def get_next(self) -> Feeds | None:
+        self._progress("calibrate", self._done, len(self._runs))
+        if self._done == self._end:
+            return None
+        self._done += 1
+        return next(self._feeds)
 
 
 @contextlib.contextmanager

@@ -124,10 +124,11 @@ def parallel(name: str, extent: int, *, work: int) -> Iterator[Index]:
     TVM gives each of n tasks ``ceil(extent / n)`` iterations while there are any: of 10, five of
     8 tasks get two, and one of two threads computes 6. So 10 become 8 parts of one or two.
     """
-    parts = min(1 << extent.bit_length() - 1, _MOST_PARTS)  # a power of two
-    if extent == 1 or work < _PARALLEL_WORK:
+    if extent <= 1 or work < _PARALLEL_WORK:
         yield from serial(name, extent)
-    elif extent < _FEWEST_PARTS or extent % parts == 0:
+        return
+    parts = min(1 << extent.bit_length() - 1, _MOST_PARTS)  # a power of two
+    if extent < _FEWEST_PARTS or extent % parts == 0:
         yield from _in_frame(name, T.parallel(as_index(0), as_index(extent)))
     else:
         for part in _in_frame("part", T.parallel(as_index(0), as_index(parts))):

@@ -425,9 +425,9 @@ class FakeDriver:
                 self._condition.wait()
 
     def _cuStreamQuery(self, stream: int) -> int:
-        time.sleep(0.0002)  # the thread that executes streams needs the interpreter, too
-        with self._condition:
-            return 600 if self._queues[stream] else 0
+        with self._condition:  # waits a little, for the interpreter executes streams meanwhile
+            is_empty = self._condition.wait_for(lambda: not self._queues[stream], timeout=0.0002)
+            return 0 if is_empty else 600
 
 
 def _overlap(first: list[Span], second: list[Span]) -> bool:

@@ -65,6 +65,10 @@ def test_little_work_stays_on_one_thread() -> None:
     assert_writes(write, expected)
 
 
+def test_loops_of_no_iteration_are_serial() -> None:
+    assert _loop(0).kind == tirx.ForKind.SERIAL
+
+
 def test_threads_share_iterations_evenly() -> None:
     """TVM makes 8, 16, ... tasks of the parts: it would make five of 10 iterations."""
 
