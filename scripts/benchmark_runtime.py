@@ -1,7 +1,8 @@
 """What the runtime itself costs: hand-over, executor, loading, memory.
 
 Each figure stands beside that of a rival on the same kernels: Python's own primitives, TVM's stock
-virtual machine, TVM's static memory planner. Rivals alternate.
+virtual machine, TVM's static memory planner; a run of one Relu beside ONNX Runtime's. Rivals
+alternate.
 
     python scripts/benchmark_runtime.py --network squeezenet1_1 --devices cpu@0,cpu@1
 """
@@ -13,12 +14,15 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
+import onnxruntime
 import tvm
+from onnx.parser import parse_model
 from tvm import relax, te
 
 from hios_tvm.artifact.buffer_plan import plan_buffers
@@ -30,9 +34,11 @@ from hios_tvm.cli.console import stderr, stdout
 from hios_tvm.cli.options import print_table
 from hios_tvm.compiler import CompileOptions, compile_model
 from hios_tvm.frontends import load_model
+from hios_tvm.frontends.onnx import from_onnx
 from hios_tvm.runtime.devices.cpu.copies import measure_handover
 from hios_tvm.runtime.devices.cpu.cores import default_devices
 from hios_tvm.runtime.machine import describe_machine
+from hios_tvm.runtime.memory import aligned_empty
 from hios_tvm.runtime.read_artifact import open_artifact
 from hios_tvm.runtime.session import Session, load
 from hios_tvm.runtime.trace import RunTrace
@@ -45,6 +51,9 @@ from hios_tvm.zoo import build
 CHAIN = 200  # operators in a row, each so small that only the executor counts
 LENGTH = 16
 ROUNDS = 200
+RUNS_IN_TURN = 20
+RELU = """<ir_version: 10, opset_import: ["" : 18]>
+relu (float[16] x) => (float[16] y) { y = Relu(x) }"""
 
 
 @click.command(help=__doc__)
@@ -60,11 +69,10 @@ def main(network: str, devices: str | None, json_file: Path | None) -> None:
         compiled = model.with_suffix(".hios")
         module = load_model(model)
         compile_model(module, compiled, CompileOptions(devices=names), name=network)
-        per_operator, per_run = executor_us(Path(folder), names[0])
         results = {
             "hand-over, us": handover_us(open_artifact(compiled).libraries, names),
-            "executor per operator, us": per_operator,
-            "start and end of a run, us": {"hios-tvm": per_run},
+            "executor per operator, us": executor_us(Path(folder), names[0]),
+            "run of one Relu, us": relu_us(Path(folder), names[:1]),
             "load, ms": load_ms(compiled),
             "second session, resident MiB": {"hios-tvm": second_session_mib(compiled)},
             "arena, MiB": arena_mib(module, Path(folder), names[0]),
@@ -104,30 +112,44 @@ def handover_us(libraries: Mapping[str, bytes], names: tuple[str, ...]) -> dict[
     }
 
 
-def executor_us(folder: Path, device: str) -> tuple[dict[str, Figure], Figure]:
-    """Time per operator of a chain of tiny kernels, runs of both sides in turn.
-
-    Also what a run costs beside its program: checking inputs, waking the worker and the caller.
-    """
+def executor_us(folder: Path, device: str) -> dict[str, Figure]:
+    """Time per operator of a chain of tiny kernels, runs of both sides in turn."""
     kernel = _tiny_kernel()
     x = np.zeros(LENGTH, np.float32)
     machine = _chain_virtual_machine(kernel)
     argument = tvm.runtime.tensor(x)
-    per_operator, per_run, theirs = [], [], []
+    ours, theirs = [], []
     with load(_chain_artifact(folder / "chain.hios", kernel, device)) as session:
         for _ in range(ROUNDS):
-            start = time.perf_counter_ns()
             session.run({"x": x})
-            latency = time.perf_counter_ns() - start
             spans = session.last_trace().spans
-            program = spans[-1].end_ns - spans[0].start_ns
-            per_operator.append(program / CHAIN / 1000)
-            per_run.append((latency - program) / 1000)
-            start = time.perf_counter_ns()
-            machine(argument)
-            theirs.append((time.perf_counter_ns() - start) / CHAIN / 1000)
-    figures = {"hios-tvm": _figure(per_operator), "tvm virtual machine": _figure(theirs)}
-    return figures, _figure(per_run)
+            ours.append((spans[-1].end_ns - spans[0].start_ns) / CHAIN / 1000)
+            theirs.append(_us(partial(machine, argument)) / CHAIN)
+    return {"hios-tvm": _figure(ours), "tvm virtual machine": _figure(theirs)}
+
+
+def relu_us(folder: Path, devices: tuple[str, ...]) -> dict[str, Figure]:
+    """Time of a run of a network of one Relu, which is all overhead, both sides in turn."""
+    model = parse_model(RELU)
+    compiled = folder / "relu.hios"
+    compile_model(from_onnx(model), compiled, CompileOptions(devices=devices), name="relu")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    rival = onnxruntime.InferenceSession(model.SerializeToString(), options)
+    inputs = {"x": aligned_empty((LENGTH,), "float32")}
+    inputs["x"][...] = 1
+    ours, theirs = [], []
+    with load(compiled) as session:
+        for _ in range(ROUNDS):  # a turn is of many runs, as those of a busy program
+            ours += [_us(partial(session.run, inputs)) for _ in range(RUNS_IN_TURN)]
+            theirs += [_us(partial(rival.run, None, inputs)) for _ in range(RUNS_IN_TURN)]
+    return {"hios-tvm": _figure(ours), "ONNX Runtime": _figure(theirs)}
+
+
+def _us(run: Callable[[], object]) -> float:
+    start = time.perf_counter_ns()
+    run()
+    return (time.perf_counter_ns() - start) / 1000
 
 
 def load_ms(artifact: Path) -> dict[str, Figure]:
