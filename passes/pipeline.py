@@ -19,6 +19,7 @@ from hios_tvm.passes.check_values import CheckValues
 from hios_tvm.passes.check_work import check_work
 from hios_tvm.passes.convolve_small_images import ConvolveSmallImages
 from hios_tvm.passes.cpu_rules.attention import Attention
+from hios_tvm.passes.cpu_rules.bfloat_convolution import BfloatConvolution
 from hios_tvm.passes.cpu_rules.columns import Columns
 from hios_tvm.passes.cpu_rules.convolution import Convolution
 from hios_tvm.passes.cpu_rules.fallback import Fallback
@@ -58,7 +59,7 @@ from hios_tvm.passes.slice_volumes import SliceVolumes
 from hios_tvm.passes.vector_math import VectorMath
 from hios_tvm.passes.vector_rounding import VectorRounding
 from hios_tvm.passes.widen_half import WidenHalf
-from hios_tvm.schema.gpu_models import Precision
+from hios_tvm.schema.precisions import Precision
 
 Progress: TypeAlias = Callable[[int, int], None]
 
@@ -147,16 +148,21 @@ def lower_to_kernels(
 
 
 def cpu_rules(
-    lanes: int, registers: int, integers: IntegerInstruction = "none"
+    lanes: int,
+    registers: int,
+    integers: IntegerInstruction = "none",
+    precision: Precision = "fp32",
 ) -> list[ScheduleRule]:
     """Return the rules for CPUs with `registers` vector registers of `lanes` floats.
 
-    `integers` is what they multiply integers of 8 bits with.
+    `integers` is what they multiply integers of 8 bits with, `precision` what they round the
+    factors of convolutions and of products with constant matrices to.
     """
     return [
         Attention(lanes, registers),
-        Winograd(lanes, registers),
         GroupedConvolution(lanes, registers),
+        *([BfloatConvolution(lanes, registers)] if precision == "bf16" else []),
+        Winograd(lanes, registers),
         LongProduct(lanes, registers),
         Convolution(lanes, registers),
         IntegerConvolution(lanes, registers, integers),

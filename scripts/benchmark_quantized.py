@@ -1,4 +1,6 @@
-"""A network in 8 bits against itself in single precision, and against two other engines.
+"""A network in 8 bits against itself in bfloat16 and single precision, and two other engines.
+
+bfloat16 takes part where the CPU multiplies in it (AVX512-BF16).
 
 Each model is quantized by `onnxruntime.quantization` in QDQ form, with random inputs for
 calibration: activations of uint8, weights of int8 for each channel. Artifacts are compiled for all
@@ -19,11 +21,14 @@ import numpy as np
 import onnxruntime
 from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
+from tvm.target import codegen
 
 import hios_tvm
+from hios_tvm.backends.cpu.targets import host_target
 from hios_tvm.cli.options import print_table
 from hios_tvm.files import temporary_folder
 from hios_tvm.runtime.devices.cpu.cores import allowed_cores
+from hios_tvm.schema.precisions import Precision
 
 Feeds = Mapping[str, np.ndarray]
 
@@ -85,8 +90,14 @@ def contestants(model: Path, folder: Path) -> dict[str, Callable[[], Any]]:
     narrow, cores = quantized(model, folder), len(allowed_cores())
     feeds = random_feeds(model, 9)
     found: dict[str, Callable[[], Any]] = {}
-    for name, source in (("artifact, int8", narrow), ("artifact, fp32", model)):
-        compiled = hios_tvm.compile(source, folder / f"{source.stem}.hios")
+    artifacts: list[tuple[str, Path, Precision]] = [
+        ("artifact, int8", narrow, "fp32"),
+        ("artifact, fp32", model, "fp32"),
+    ]
+    if codegen.llvm_cpu_has_features("avx512bf16", host_target()):
+        artifacts.append(("artifact, bf16", model, "bf16"))
+    for number, (name, source, precision) in enumerate(artifacts):
+        compiled = hios_tvm.compile(source, folder / f"{number}.hios", precision=precision)
         found[name] = partial(compiled.load().run, feeds)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = cores

@@ -34,7 +34,7 @@ from hios_tvm.runtime.devices.cuda.driver import load_driver
 from hios_tvm.runtime.read_artifact import read_manifest
 from hios_tvm.runtime.trace import RunTrace
 from hios_tvm.schema.device_names import gpu_place, split_devices
-from hios_tvm.schema.gpu_models import Precision
+from hios_tvm.schema.precisions import Precision
 from hios_tvm.verification.deviation import RTOL, deviations
 
 NETWORKS = "inception_v3,nasnet_a_large,randwire,squeezenet1_1,resnet50,densenet121"

@@ -26,7 +26,7 @@ from hios_tvm.backends.network import lower_network
 from hios_tvm.cli.options import print_table
 from hios_tvm.frontends import load_model
 from hios_tvm.frontends.onnx import from_onnx
-from hios_tvm.schema.gpu_models import Precision
+from hios_tvm.schema.precisions import Precision
 from hios_tvm.zoo import NETWORKS, build
 
 _ENTRY = re.compile(

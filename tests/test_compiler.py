@@ -29,8 +29,8 @@ from hios_tvm.measuring import compare
 from hios_tvm.measuring.network_costs import network_costs
 from hios_tvm.runtime.read_artifact import read_manifest
 from hios_tvm.schema.costs import CostTable, Measurement
-from hios_tvm.schema.gpu_models import Precision
 from hios_tvm.schema.manifest import Prediction
+from hios_tvm.schema.precisions import Precision
 from hios_tvm.schema.schedule import DeviceSchedule, Schedule, Stage, one_after_another
 from hios_tvm.verification.verifier import NOT_ASKED_FOR
 

@@ -15,7 +15,7 @@ from hios_tvm.backends.cuda.backend import CudaBackend
 from hios_tvm.backends.interface import Backend
 from hios_tvm.errors import UsageError
 from hios_tvm.runtime.devices import HOST, kind_of
-from hios_tvm.schema.gpu_models import Precision
+from hios_tvm.schema.precisions import Precision
 
 __all__ = ["BACKENDS", "backend_of", "kind_named", "kind_of_target", "parse_targets"]
 
@@ -58,7 +58,8 @@ def parse_targets(
         A CPU (``host``, ``portable``, ``znver4``, ...), the architecture of a GPU (``sm_90``), or
         both with a comma between them. What is not named is this machine's.
     precision : str
-        How GPUs multiply in convolutions and products.
+        What the factors of convolutions and products are rounded to, on the kinds of devices that
+        have it; others multiply in ``fp32``.
 
     Returns
     -------
@@ -69,7 +70,7 @@ def parse_targets(
     ------
     UsageError
         If a name is unknown, of a kind that no device has, or one of two of a kind; if there is
-        no GPU here and none is named; or if a precision is named and no GPU.
+        no GPU here and none is named; or if no device has the precision.
     """
     named: dict[str, str] = {}
     for word in (word.strip() for word in text.split(",")):
@@ -77,16 +78,23 @@ def parse_targets(
         if kind in named:
             raise UsageError(f"target {text!r} names two targets for devices of kind {kind!r}")
         named[kind] = word
-    host = BACKENDS[HOST].target(named.get(HOST), host_target(), "fp32")
     kinds = {kind_of(device).kind for device in devices}
     if unused := named.keys() - kinds - {HOST}:
         raise UsageError(
             f"target {text!r} is for {', '.join(sorted(unused))}, but the devices are {[*devices]}"
         )
-    if precision != "fp32" and kinds <= {HOST}:
-        raise UsageError(f"{precision} is a precision of GPUs, but the devices are {[*devices]}")
+    having = [kind for kind, backend in BACKENDS.items() if precision in backend.precisions]
+    if not kinds & set(having):
+        raise UsageError(
+            f"{precision} is a precision of {' and '.join(having)} devices, but the devices are "
+            f"{[*devices]}"
+        )
+
+    def target(kind: str, host: Target) -> Target:
+        own = precision if kind in having and kind in kinds else "fp32"
+        return BACKENDS[kind].target(named.get(kind), host, own)
+
+    host = target(HOST, host_target())
     return {
-        kind: host if kind == HOST else BACKENDS[kind].target(named.get(kind), host, precision)
-        for kind in BACKENDS
-        if kind in kinds
+        kind: host if kind == HOST else target(kind, host) for kind in BACKENDS if kind in kinds
     }

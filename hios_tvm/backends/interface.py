@@ -13,9 +13,9 @@ from tvm.target import Target
 
 from hios_tvm.backends.cache import CostCache
 from hios_tvm.schema.costs import CostTable
-from hios_tvm.schema.gpu_models import Precision
 from hios_tvm.schema.launches import GpuKernel
 from hios_tvm.schema.platform import UNLIMITED, Link
+from hios_tvm.schema.precisions import Precision
 
 if TYPE_CHECKING:
     from hios_tvm.backends.network import Network
@@ -76,10 +76,13 @@ class Backend(Protocol):
         How names of devices begin: ``cpu`` of ``cpu@0``.
     target_kind : str
         TVM's name for the kind of target.
+    precisions : tuple of Precision
+        What its kernels can round the factors of convolutions and products to.
     """
 
     kind: str
     target_kind: str
+    precisions: tuple[Precision, ...]
 
     def names_target(self, word: str) -> bool:
         """Whether `word`, of the option ``--target``, names a target of this backend."""

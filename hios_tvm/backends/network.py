@@ -17,7 +17,7 @@ from hios_tvm.backends import BACKENDS, kind_of_target
 from hios_tvm.backends.cpu.codegen import kernel_key
 from hios_tvm.backends.cpu.targets import parse_target
 from hios_tvm.backends.cpu.tuned_kernels import TunedChoice, choose_again
-from hios_tvm.backends.cuda.targets import precision_of
+from hios_tvm.backends.precisions import precision_of
 from hios_tvm.errors import ScheduleError
 from hios_tvm.passes.apply_traces import apply_traces
 from hios_tvm.passes.canonicalize_operators import (

@@ -22,8 +22,8 @@ from hios_tvm.cli.devices import DeviceList, TextParameter, require_here
 from hios_tvm.errors import UsageError
 from hios_tvm.runtime.signature import required_key
 from hios_tvm.schema.device_names import split_devices
-from hios_tvm.schema.gpu_models import PRECISIONS
 from hios_tvm.schema.memory_limits import parse_bytes
+from hios_tvm.schema.precisions import PRECISIONS
 
 if TYPE_CHECKING:
     from tvm.ir import IRModule
@@ -256,8 +256,8 @@ precision_option = click.option(
     "--precision",
     type=click.Choice(PRECISIONS),
     default="fp32",
-    help="Of GPUs' convolutions and products: tf32 and fp16 round their factors and run on "
-    "tensor cores; sums stay in single precision.",
+    help="What convolutions and products round their factors to: on GPUs tf32 or fp16, for tensor "
+    "cores, on CPUs with AVX512-BF16 bf16; sums stay in single precision.",
 )
 
 rtol_option = click.option(

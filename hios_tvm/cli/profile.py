@@ -19,7 +19,7 @@ from hios_tvm.cli.options import (
 )
 from hios_tvm.cli.progress import progress_bar
 from hios_tvm.schema.device_names import split_devices
-from hios_tvm.schema.gpu_models import Precision
+from hios_tvm.schema.precisions import Precision
 
 
 @click.group("profile")

@@ -25,7 +25,7 @@ from hios_tvm.errors import UsageError
 from hios_tvm.files import check_writable
 from hios_tvm.runtime.trace import RunTrace, write_chrome_trace
 from hios_tvm.schema.manifest import Manifest
-from hios_tvm.verification.deviation import Arrays, tolerance_of
+from hios_tvm.verification.deviation import Arrays
 
 _TRACE_WARMUP = 5  # runs: a trace is of how the artifact runs, and a first run is slower
 
@@ -96,7 +96,7 @@ def command(
             values = " ".join(f"{key} {value}" for key, value in summary.items())
             stdout().print(f"{name}: {values}", soft_wrap=True)
     if expected_of is not None:
-        check_outputs(outputs, arrays, expected_of, tolerance_of(manifest.recipe, rtol))
+        check_outputs(outputs, arrays, expected_of, manifest.recipe, rtol)
 
 
 def _write_trace(path: Path, trace: RunTrace, manifest: Manifest) -> None:

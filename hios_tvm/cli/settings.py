@@ -19,7 +19,7 @@ from hios_tvm.cli.options import (
 )
 from hios_tvm.errors import DeviceError, UsageError
 from hios_tvm.schema.device_names import parse_device_list
-from hios_tvm.schema.gpu_models import Precision
+from hios_tvm.schema.precisions import Precision
 
 if TYPE_CHECKING:
     from hios_tvm.schema.node_placement import NodePlacement

@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING
 from hios_tvm.cli.console import stdout
 from hios_tvm.errors import ExecutionError, UsageError
 from hios_tvm.runtime.numpy_files import read_numpy
-from hios_tvm.verification.deviation import Arrays, Rule, Tolerance, deviations
+from hios_tvm.schema.recipe import Recipe
+from hios_tvm.verification.deviation import (
+    Arrays,
+    Rule,
+    Tolerance,
+    deviations,
+    rounded_numbers,
+    tolerance_of,
+)
 from hios_tvm.verification.judgement import Judgement, judge
 
 if TYPE_CHECKING:
@@ -53,6 +61,13 @@ class Expected:
         _ = model.runner
         return Expected(path, model=model)
 
+    @property
+    def source(self) -> str:
+        """What runs are compared with, in words."""
+        if self.model is None:
+            return f"compared with the outputs in {self.path}"
+        return f"compared with {self.path} on {self.model.runner}"
+
     def judge(self, outputs: Arrays, inputs: Arrays, tolerance: Tolerance) -> Judgement:
         """Compare `outputs`; a model is run again where they differ, to see what rounding does.
 
@@ -68,16 +83,19 @@ class Expected:
 
 
 def check_outputs(
-    outputs: Arrays, inputs: Arrays, expected: Expected, tolerance: Tolerance
+    outputs: Arrays, inputs: Arrays, expected: Expected, recipe: Recipe, rtol: float | None
 ) -> None:
-    """Print how far `outputs` are from what is expected, and what they may differ by.
+    """Print what `outputs` are compared with, how far they are from it, and may be.
+
+    `recipe` is how their artifact was compiled; `rtol` takes the place of its tolerance.
 
     Raises
     ------
     ExecutionError
         If an output differs by more.
     """
-    found = expected.judge(outputs, inputs, tolerance)
+    found = expected.judge(outputs, inputs, tolerance_of(recipe, rtol))
+    stdout().print("; ".join([expected.source, *rounded_numbers(recipe)]), soft_wrap=True)
     for one in found.deviations:
         stdout().print(
             f"{one.output}: largest error {one.max_error:.1e} of the largest magnitude, cosine "

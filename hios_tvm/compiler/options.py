@@ -14,8 +14,8 @@ from hios_tvm.runtime.devices import check_devices
 from hios_tvm.schedulers import options_of
 from hios_tvm.schema.costs import CostTable
 from hios_tvm.schema.device_names import cores_of, cpu_divisions, cpu_model_name
-from hios_tvm.schema.gpu_models import Precision
 from hios_tvm.schema.node_placement import NodePlacement
+from hios_tvm.schema.precisions import Precision
 from hios_tvm.schema.schedule import Schedule
 
 
@@ -34,8 +34,8 @@ class CompileOptions:
         What to generate code for: ``host``, ``portable`` or the name of a CPU, ``sm_90`` or another
         architecture of GPUs, or both with a comma between them (`parse_targets`).
     precision : str
-        How GPUs multiply in convolutions and products: ``fp32``, or rounded to ``tf32`` or
-        ``fp16`` on tensor cores, with sums in single precision.
+        What convolutions and products round their factors to: nothing (``fp32``), ``tf32`` or
+        ``fp16`` on GPUs, ``bf16`` on CPUs. Sums are of single precision.
     objective : {"latency", "throughput"}
         What is to be good: the time of one run, or the results per second of `Session.run_many`.
         For the latter, sessions with equal shares of the cores are compared with one session.

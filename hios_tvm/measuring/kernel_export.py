@@ -16,7 +16,7 @@ from hios_tvm.backends.cache import kernel_dir
 from hios_tvm.backends.network import lower_network
 from hios_tvm.passes.canonicalize_operators import NUM_INPUT
 from hios_tvm.runtime.devices import HOST, KINDS
-from hios_tvm.schema.gpu_models import Precision
+from hios_tvm.schema.precisions import Precision
 from hios_tvm.schema.schedule import one_after_another
 
 

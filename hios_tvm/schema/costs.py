@@ -8,9 +8,9 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from hios_tvm.errors import CostError
-from hios_tvm.schema.gpu_models import Precision
 from hios_tvm.schema.graph import Edge, OperatorGraph
 from hios_tvm.schema.platform import Platform
+from hios_tvm.schema.precisions import Precision
 from hios_tvm.schema.strict_json import Document
 
 ALPHA = 0.5

@@ -1,14 +1,9 @@
 """What the GPUs of an architecture can do at most, for estimates and tile sizes."""
 
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 from hios_tvm.errors import UsageError
-
-Precision = Literal["fp32", "tf32", "fp16"]
-"""How GPUs multiply in convolutions and products; they sum in single precision."""
-
-PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+from hios_tvm.schema.precisions import Precision
 
 
 @dataclass(frozen=True)
@@ -38,7 +33,8 @@ class GpuModel:
         UsageError
             If the architecture has no tensor cores for `precision`.
         """
-        lanes = {"fp32": self.lanes, "tf32": self.tf32_lanes, "fp16": self.fp16_lanes}[precision]
+        known = {"fp32": self.lanes, "tf32": self.tf32_lanes, "fp16": self.fp16_lanes}
+        lanes = known.get(precision)
         if lanes is None:
             raise UsageError(
                 f"{self.name} and GPUs like it have no tensor cores for {precision}: it takes "

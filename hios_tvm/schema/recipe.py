@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from hios_tvm.schema.gpu_models import Precision
+from hios_tvm.schema.precisions import Precision
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,7 +15,7 @@ class Recipe:
     targets : mapping of str to str
         TVM's target (JSON) by kind of device; that of a GPU names its host.
     precision : Precision
-        What GPUs round the factors of convolutions and products to.
+        What the factors of convolutions and products are rounded to, on devices that have it.
     merge_convolutions : bool
         Whether one convolution stands for several that had the same input.
     traces : mapping of str to str

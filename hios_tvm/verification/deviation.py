@@ -11,10 +11,10 @@ from typing import Literal
 import numpy as np
 
 from hios_tvm.errors import UsageError
-from hios_tvm.schema.gpu_models import Precision
+from hios_tvm.schema.precisions import Precision
 from hios_tvm.schema.recipe import Recipe
 
-RTOL: Mapping[Precision, float] = {"fp32": 1e-4, "tf32": 1e-2, "fp16": 1e-2}
+RTOL: Mapping[Precision, float] = {"fp32": 1e-4, "tf32": 1e-2, "fp16": 1e-2, "bf16": 4e-2}
 """Largest error that counts as equal, relative to the output's largest magnitude."""
 
 
@@ -49,10 +49,11 @@ TOLERANCES: Mapping[str, Tolerance] = {
     "fp32": SINGLE,
     "tf32": Tolerance(RTOL["tf32"], 2.0**-11),
     "fp16": Tolerance(RTOL["fp16"], 2.0**-11),
+    "bf16": Tolerance(RTOL["bf16"], 2.0**-8),
     "float16": Tolerance(5e-3, 2.0**-11),
     "bfloat16": Tolerance(2e-2, 2.0**-8),
 }
-"""By the precision of GPUs' products, and by the element types of a model."""
+"""By the precision of products, and by the element types of a model."""
 
 
 Arrays = Mapping[str, np.ndarray]
@@ -188,6 +189,20 @@ def tolerance_of(recipe: Recipe, rtol: float | None = None) -> Tolerance:
     if rtol is None:
         return tolerance
     return replace(tolerance, rtol=rtol, range_share=max(tolerance.range_share, rtol))
+
+
+def rounded_numbers(recipe: Recipe) -> list[str]:
+    """Say what a model that was compiled by `recipe` does not compute in single precision.
+
+    >>> rounded_numbers(Recipe(precision="bf16", dtypes=("float16", "float32", "int64")))
+    ['products have factors of bf16', 'tensors are of float16']
+    """
+    products = [] if recipe.precision == "fp32" else [recipe.precision]
+    tensors = [dtype for dtype in recipe.dtypes if TOLERANCES.get(dtype, SINGLE) != SINGLE]
+    return [
+        *(f"products have factors of {name}" for name in products),
+        *(f"tensors are of {name}" for name in tensors),
+    ]
 
 
 def deviations(

@@ -24,7 +24,13 @@ from hios_tvm.errors import (
 from hios_tvm.runtime.devices import HOST
 from hios_tvm.schema.manifest import OutputError, Verification
 from hios_tvm.schema.recipe import Recipe
-from hios_tvm.verification.deviation import SINGLE, Arrays, Deviation, tolerance_of
+from hios_tvm.verification.deviation import (
+    SINGLE,
+    Arrays,
+    Deviation,
+    rounded_numbers,
+    tolerance_of,
+)
 from hios_tvm.verification.first_difference import (
     Difference,
     first_difference,
@@ -121,7 +127,7 @@ def verify(
     found = judge(outputs, draws.inputs, draws.expected, reference, tolerance)
     if found.wrong:
         raise _refusal(found, draws, reference, manifest.recipe, search)
-    notes = _notes(found, draws, reference, search)
+    notes = _notes(found, draws, reference, manifest.recipe, search)
     if found.by_rule("spread"):
         notes += _check_layers(draws, reference, manifest.recipe, search)
     return _verification(found, draws, reference, notes)
@@ -149,7 +155,9 @@ def _verification(
     )
 
 
-def _notes(found: Judgement, draws: Draws, reference: Reference, search: Search) -> list[str]:
+def _notes(
+    found: Judgement, draws: Draws, reference: Reference, recipe: Recipe, search: Search
+) -> list[str]:
     notes = [
         f"output {name!r} does not depend on the inputs: it changes by less than "
         f"{LEAST_CHANGE:g} of its magnitude"
@@ -159,8 +167,7 @@ def _notes(found: Judgement, draws: Draws, reference: Reference, search: Search)
         notes.append(f"errors of {search.rtol:g} are allowed, as was asked for")
     elif found.tolerance != SINGLE:
         notes.append(
-            f"the model computes in half precision or with rounded factors: errors of "
-            f"{found.tolerance.rtol:g} are allowed"
+            f"{', '.join(rounded_numbers(recipe))}: errors of {found.tolerance.rtol:g} are allowed"
         )
     for one in found.by_rule("one step"):
         notes.append(

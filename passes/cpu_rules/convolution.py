@@ -33,7 +33,6 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from tvm import tirx
-from tvm.tirx import Stmt
 
 from hios_tvm.passes.cpu_rules.blocked_sums import MOST_TERMS, BlockedSums
 from hios_tvm.passes.cpu_rules.borders import Tile, kernel_rows, pixels_inside, tiles_of_row
@@ -67,8 +66,9 @@ class Convolution(ConvolutionRule):
     def write(self, kernel: ConvolutionKernel) -> Scheduled | None:
         shape = TiledConvolution.of(kernel.shape, self.lanes, self.registers)
         weight = kernel.packed_weight(shape.packed_shape)
-        body = ConvolutionNest(shape, kernel.image, weight, kernel.epilogue).body()
-        return kernel.scheduled(body, weight, BlockedWeights(shape.groups, shape.block))
+        nest = ConvolutionNest(shape, kernel.image, weight, kernel.epilogue)
+        packing = BlockedWeights(shape.groups, shape.block)
+        return kernel.scheduled(emitted(nest.write), weight, packing)
 
 
 @dataclass(frozen=True)
@@ -89,9 +89,12 @@ class ConvolutionNest(ConvolutionTiles):
             return "row"
         return "column" if channels <= MOST_TERMS else "channel"
 
-    def body(self) -> Stmt:
-        """Return the whole kernel."""
-        return emitted(self._write_pixels if self.shape.is_pointwise else self._write_rows)
+    def write(self) -> None:
+        """Emit the whole kernel."""
+        if self.shape.is_pointwise:
+            self._write_pixels()
+        else:
+            self._write_rows()
 
     def _write_pixels(self) -> None:
         """Compute all pixels of all images as one row."""

@@ -192,16 +192,16 @@ class ConvolutionTiles:
         column += kernel[1] * shape.dilation[1]
         place = [tile.batch, row, column]
         if shape.is_pointwise:
-            place = _unflattened(column, self.image.shape)
+            place = unflattened(column, self.image.shape)
         return [*place, group * shape.group_inputs + channel]
 
     def _output_index(self, batch: Index, row: Index, column: Index) -> list[Index]:
         if self.shape.is_pointwise:
-            return _unflattened(column, self.epilogue.shape)
+            return unflattened(column, self.epilogue.shape)
         return [batch, row, column]
 
 
-def _unflattened(pixel: Index, shape: Sequence[Index]) -> list[Index]:
+def unflattened(pixel: Index, shape: Sequence[Index]) -> list[Index]:
     """Return the indices of a pixel before the last dimension of `shape`."""
     extents = [int(extent) for extent in shape][:-1]
     indices: list[Index] = []

@@ -49,6 +49,11 @@ class IntegerSteps:
         """The element type of the weights of a step."""
         return _WEIGHTS[self.instruction]
 
+    @property
+    def sum_dtype(self) -> str:
+        """The element type of sums."""
+        return "int32"
+
     def packed(self, weights: np.ndarray) -> np.ndarray:
         """Return ``int8`` weights ``(..., inputs, outputs)`` as ``(..., steps, outputs)``.
 

@@ -7,7 +7,7 @@ from hios_tvm.passes.gpu_rules.tensor_cores import TensorCores
 from hios_tvm.passes.gpu_rules.thread_per_output import ThreadPerOutput
 from hios_tvm.passes.gpu_rules.tvm_rules import TvmRules
 from hios_tvm.passes.schedule_kernels import ScheduleRule
-from hios_tvm.schema.gpu_models import Precision
+from hios_tvm.schema.precisions import Precision
 
 __all__ = ["gpu_rules"]
 

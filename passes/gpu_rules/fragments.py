@@ -9,7 +9,7 @@ from tvm.s_tir import TensorIntrin
 from tvm.script import tirx as T
 
 from hios_tvm.schema.dtypes import element_type
-from hios_tvm.schema.gpu_models import Precision
+from hios_tvm.schema.precisions import Precision
 
 SIDE = 16
 """Rows and columns of a fragment of results."""

@@ -35,7 +35,7 @@ from hios_tvm.passes.gpu_rules.matrix_product import (
     pad_to_tiles,
 )
 from hios_tvm.passes.gpu_rules.tiles import WarpTile, choose_warp_tile
-from hios_tvm.schema.gpu_models import Precision
+from hios_tvm.schema.precisions import Precision
 
 _LEAST = 8  # rows, columns, products of a sum: fewer leave most of a fragment empty
 

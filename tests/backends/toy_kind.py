@@ -44,6 +44,7 @@ class ToyBackend:
 
     kind = "toy"
     target_kind = "c"
+    precisions = ("fp32",)
 
     def names_target(self, word: str) -> bool:
         return word == "toy"

@@ -108,7 +108,7 @@ def test_wrong_targets_are_named(
     ("target", "device", "message"),
     [
         ("sm_75", "cuda:0", "T4 and GPUs like it have no tensor cores for tf32: it takes sm_80"),
-        ("host", "cpu@0", "tf32 is a precision of GPUs, but the devices are"),
+        ("host", "cpu@0", "tf32 is a precision of cuda devices, but the devices are"),
     ],
 )
 def test_precisions_that_devices_lack_are_named(target: str, device: str, message: str) -> None:

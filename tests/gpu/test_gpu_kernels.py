@@ -19,7 +19,7 @@ from hios_tvm.backends.network import apply_pass, lower
 from hios_tvm.frontends.onnx import from_onnx
 from hios_tvm.passes.canonicalize_operators import CanonicalizeOperators, collect_weights
 from hios_tvm.passes.extract_operator_graph import extract_operator_graph
-from hios_tvm.schema.gpu_models import Precision
+from hios_tvm.schema.precisions import Precision
 
 TOLERANCE = {"fp32": 1e-5, "tf32": 1e-3, "fp16": 1e-3}
 

@@ -17,10 +17,12 @@ import tvm
 import tvm_ffi
 from click.testing import CliRunner, Result
 from onnx import TensorProto, helper, numpy_helper
+from tvm.target import codegen
 
 from hios_tvm import runtime
 from hios_tvm.backends import network
 from hios_tvm.backends.cpu.codegen import kernel_key
+from hios_tvm.backends.cpu.targets import host_target
 from hios_tvm.backends.cpu.tuned_kernels import subject_of
 from hios_tvm.backends.cpu.tuning_database import TunedKernel, TuningDatabase
 from hios_tvm.cli import main
@@ -407,7 +409,26 @@ def test_half_precision_is_noted(compiled: Callable[..., Result], tmp_path: Path
     assert result.exit_code == 0, result.output
     found = read_manifest(tmp_path / "model.hios").verification
     assert found.outputs[0].allowed == pytest.approx(5e-3)
-    assert any("half precision" in note for note in found.notes)
+    assert any("tensors are of float16: errors" in note for note in found.notes)
+
+
+def test_rounded_factors_are_noted(compiled: Callable[..., Result], model: Path) -> None:
+    """And a run compares its outputs by what they allow."""
+    artifact = model.parent / "model.hios"
+    if not codegen.llvm_cpu_has_features("avx512bf16", host_target()):
+        refused = compiled(model, "--precision", "bf16")
+        assert refused.exit_code == 2 and "neither AMX nor AVX512-BF16" in refused.output
+        pytest.skip("this CPU has no AVX512-BF16")
+    result = compiled(model, "--precision", "bf16")
+    assert result.exit_code == 0, result.output
+    shown = run("inspect", artifact).stdout
+    assert "products have factors of bf16: errors of 0.04 are allowed" in shown
+    found = read_manifest(artifact)
+    assert found.recipe.precision == "bf16"
+    assert 1e-5 < found.verification.outputs[0].error < 0.04
+    checked = run("run", artifact, "--verify", model)
+    assert checked.exit_code == 0 and "allowed 4.0e-02" in checked.output, checked.output
+    assert "products have factors of bf16" in checked.output
 
 
 RELAY = """#[version = "0.0.5"]

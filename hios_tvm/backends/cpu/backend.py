@@ -21,21 +21,28 @@ from hios_tvm.backends.cpu.targets import (
     parse_target,
     vector_lanes,
     vector_registers,
+    with_precision,
 )
 from hios_tvm.backends.interface import CostRequest, DeviceCode, Progress
+from hios_tvm.backends.precisions import precision_of
 from hios_tvm.passes.pipeline import cpu_loops, cpu_rules
 from hios_tvm.passes.schedule_kernels import Packing, ScheduleRule, schedule
 from hios_tvm.schema.costs import CostTable
 from hios_tvm.schema.device_names import cpu_model_name
-from hios_tvm.schema.gpu_models import Precision
+from hios_tvm.schema.precisions import Precision
 
 if TYPE_CHECKING:
     from hios_tvm.backends.network import Network
 
 
 def rules_of(target: Target) -> list[ScheduleRule]:
-    """Return the schedule rules for the vectors and registers of `target`."""
-    return cpu_rules(vector_lanes(target), vector_registers(target), integer_instruction(target))
+    """Return the schedule rules for the vectors, registers and precision of `target`."""
+    return cpu_rules(
+        vector_lanes(target),
+        vector_registers(target),
+        integer_instruction(target),
+        precision_of(target),
+    )
 
 
 def packings_of(kernel: tirx.PrimFunc, target: Target) -> Mapping[int, Packing]:
@@ -48,6 +55,7 @@ class CpuBackend:
 
     kind = "cpu"
     target_kind = "llvm"
+    precisions: tuple[Precision, ...] = ("fp32", "bf16")
 
     def names_target(self, word: str) -> bool:
         """Any word may be the name of a CPU; other backends are asked first."""
@@ -55,7 +63,7 @@ class CpuBackend:
 
     def target(self, word: str | None, host: Target, precision: Precision) -> Target:
         """Return the target of a CPU; without a word that of `host`."""
-        return host if word is None else parse_target(word)
+        return with_precision(host if word is None else parse_target(word), precision)
 
     def loops(self, target: Target, left: Collection[str] = ()) -> list[Pass]:
         """Return phase 4 for the vectors and registers of `target`."""

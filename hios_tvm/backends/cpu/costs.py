@@ -12,6 +12,7 @@ from hios_tvm.backends.cpu.codegen import compile_kernels, kernel_key
 from hios_tvm.backends.cpu.features import cpu_features
 from hios_tvm.backends.cpu.library import link_library
 from hios_tvm.backends.interface import PhaseProgress
+from hios_tvm.backends.precisions import precision_of
 from hios_tvm.errors import CostError
 from hios_tvm.runtime.devices.cpu.bench import ColdMemory
 from hios_tvm.runtime.devices.cpu.cores import available_features
@@ -56,8 +57,10 @@ def collect_costs(
         If this machine cannot run code for `target`.
     """
     laboratory = _Laboratory(mod, graph, target, platform, cache, kernel_dir, progress)
+    latency, precision = laboratory.latencies(), precision_of(target)
     return CostTable(
-        latency=laboratory.latencies(),
+        latency,
+        precision={} if precision == "fp32" else dict.fromkeys(latency, precision),
         platform=platform,
         measure_stage=laboratory.stage,
     )

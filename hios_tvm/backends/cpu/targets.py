@@ -1,5 +1,7 @@
 """Targets of CPUs: the host by default, or another machine by name."""
 
+import json
+
 import tvm
 from tvm.target import codegen
 
@@ -7,6 +9,7 @@ from hios_tvm.backends.cpu.features import missing_features
 from hios_tvm.errors import UsageError
 from hios_tvm.passes.cpu_rules.integer_steps import IntegerInstruction
 from hios_tvm.runtime.devices.cpu.cores import available_features
+from hios_tvm.schema.precisions import Precision
 
 PORTABLE_CPU = "x86-64-v3"
 """The oldest x86-64 that `portable` code runs on: AVX2 and FMA, any server since 2015."""
@@ -90,6 +93,26 @@ def integer_instruction(target: tvm.target.Target) -> IntegerInstruction:
         return "vnni"
     needed = "avx512bw" if wide else "avx2"
     return "madd" if codegen.llvm_cpu_has_features(needed, target) else "none"
+
+
+def with_precision(target: tvm.target.Target, precision: Precision) -> tvm.target.Target:
+    """Return `target` for kernels that round the factors of products to `precision`.
+
+    Raises
+    ------
+    UsageError
+        If it has no instructions for that.
+    """
+    if precision == "fp32":
+        return target
+    if not codegen.llvm_cpu_has_features("avx512bf16", target):
+        raise UsageError(
+            f"{precision} would be slower than fp32 on {target.attrs['mcpu']}, which has neither "
+            "AMX nor AVX512-BF16: leave out --precision, or name a CPU such as znver4 or "
+            "sapphirerapids with --target"
+        )
+    keys = [*map(str, target.keys), precision]
+    return tvm.target.Target({**json.loads(str(target)), "keys": keys})
 
 
 def _llvm_target(cpu: str, triple: str, without: tuple[str, ...] = ()) -> tvm.target.Target:

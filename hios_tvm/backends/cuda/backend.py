@@ -13,12 +13,14 @@ from tvm.target import Target
 from hios_tvm.backends.cpu.library import link_library
 from hios_tvm.backends.cuda.codegen import build_device_code, generate_cuda
 from hios_tvm.backends.cuda.costs import gpu_costs
-from hios_tvm.backends.cuda.targets import arch_here, arch_of, cuda_target, precision_of
+from hios_tvm.backends.cuda.targets import arch_here, arch_of, cuda_target
 from hios_tvm.backends.interface import CostRequest, DeviceCode, Progress
+from hios_tvm.backends.precisions import precision_of
 from hios_tvm.passes.pipeline import gpu_loops
 from hios_tvm.schema.costs import CostTable
 from hios_tvm.schema.device_names import gpu_model_name, gpu_place
-from hios_tvm.schema.gpu_models import Precision, gpu_model
+from hios_tvm.schema.gpu_models import gpu_model
+from hios_tvm.schema.precisions import Precision
 
 if TYPE_CHECKING:
     from hios_tvm.backends.network import Network
@@ -29,6 +31,7 @@ class CudaBackend:
 
     kind = "cuda"
     target_kind = "cuda"
+    precisions: tuple[Precision, ...] = ("fp32", "tf32", "fp16")
 
     def names_target(self, word: str) -> bool:
         """Whether `word` is an architecture, such as ``sm_90``."""

@@ -15,8 +15,9 @@ from tvm.target import Target
 from hios_tvm.backends.cpu.library import link_library
 from hios_tvm.backends.cuda.codegen import build_device_code, generate_cuda
 from hios_tvm.backends.cuda.estimate import estimate_gpu
-from hios_tvm.backends.cuda.targets import arch_of, precision_of
+from hios_tvm.backends.cuda.targets import arch_of
 from hios_tvm.backends.interface import CostRequest
+from hios_tvm.backends.precisions import precision_of
 from hios_tvm.errors import DeviceError
 from hios_tvm.runtime.devices.cuda.driver import CudaDriver, load_driver
 from hios_tvm.runtime.devices.cuda.gpu import open_gpus

@@ -12,8 +12,9 @@ from tvm import tirx
 from tvm.ir import IRModule
 
 from hios_tvm.schema.costs import Measurement
-from hios_tvm.schema.gpu_models import GpuModel, Precision
+from hios_tvm.schema.gpu_models import GpuModel
 from hios_tvm.schema.graph import Operator, OperatorGraph
+from hios_tvm.schema.precisions import Precision
 
 _LAUNCH_MS = 0.003
 _EFFICIENCY = 0.5  # of the peak, of plain kernels

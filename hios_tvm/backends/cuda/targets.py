@@ -6,7 +6,8 @@ from tvm.target import Target
 
 from hios_tvm.errors import DeviceError, UsageError
 from hios_tvm.runtime.devices.cuda.driver import load_driver
-from hios_tvm.schema.gpu_models import PRECISIONS, Precision, gpu_model
+from hios_tvm.schema.gpu_models import gpu_model
+from hios_tvm.schema.precisions import Precision
 
 
 def cuda_target(arch: str, host: Target, precision: Precision = "fp32") -> Target:
@@ -37,12 +38,6 @@ def cuda_target(arch: str, host: Target, precision: Precision = "fp32") -> Targe
 def arch_of(target: Target) -> str:
     """Return the architecture of a CUDA target, such as ``sm_90``."""
     return str(target.attrs["arch"])
-
-
-def precision_of(*targets: Target) -> Precision:
-    """Return the precision of products on the CUDA target among `targets`."""
-    keys = [str(key) for target in targets for key in target.keys]
-    return next((name for name in PRECISIONS if name in keys), "fp32")
 
 
 def arch_here() -> str:
