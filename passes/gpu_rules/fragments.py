@@ -29,7 +29,7 @@ ROUND_TF32 = "hios_round_to_tf32"
 class FragmentFormat:
     """How operands are rounded, and how much of the reduced axis is multiplied at a time.
 
-    `depth` is that of a fragment, `slice` that of what lies in shared memory. Rows of a tile begin
+    `depth` is that of a fragment, `slices` what may lie in shared memory. Rows of a tile begin
     `skew` elements later than the ones before, in other banks. `rate` is how many products a
     multiprocessor of an A100 does in a cycle.
     """
@@ -38,7 +38,7 @@ class FragmentFormat:
     shared_dtype: str
     fragment_dtype: str
     depth: int
-    slice: int
+    slices: tuple[int, ...]
     skew: int
     rate: float
 
@@ -55,8 +55,8 @@ class FragmentFormat:
 # TVM 0.27 knows no fragments of TF32. Those of half precision with a depth of 8, which do not
 # exist, stand for them here, and `hios_tvm.backends.cuda.codegen` writes what is meant
 _FORMATS = {
-    "tf32": FragmentFormat("tf32", "float32", "float16", 8, 16, skew=4, rate=512),
-    "fp16": FragmentFormat("fp16", "float16", "float16", 16, 32, skew=8, rate=1024),
+    "tf32": FragmentFormat("tf32", "float32", "float16", 8, (16, 32, 64), skew=4, rate=512),
+    "fp16": FragmentFormat("fp16", "float16", "float16", 16, (32, 64, 128), skew=8, rate=1024),
 }
 
 

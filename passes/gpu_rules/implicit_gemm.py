@@ -24,7 +24,7 @@ from hios_tvm.passes.gpu_rules.matrix_product import (
     matrix_product,
     pad_to_tiles,
 )
-from hios_tvm.passes.gpu_rules.tiles import SLICE_DEPTH, GemmTile, choose_gemm_tile
+from hios_tvm.passes.gpu_rules.tiles import GemmTile, choose_gemm_tile
 
 _UNROLLED_STEPS = 512
 
@@ -39,17 +39,16 @@ class ImplicitGemm:
         self.units = units
 
     def apply(self, func: tirx.PrimFunc) -> tirx.PrimFunc | None:
-        product = matrix_product(func, SLICE_DEPTH)
+        product = matrix_product(func)
         if product is None:
             return None
-        sizes = (product.rows, product.columns, product.reduced)
-        _schedule_product(product, choose_gemm_tile(*sizes, self.units))
+        _schedule_product(product, choose_gemm_tile(product.sizes, self.units))
         return func.with_body(product.sch.mod["main"].body)
 
 
 def _schedule_product(product: MatrixProduct, tile: GemmTile) -> None:
     sch, block = product.sch, product.block
-    loops = pad_to_tiles(product, tile.rows, tile.columns, SLICE_DEPTH)
+    loops = pad_to_tiles(product, tile.rows, tile.columns, tile.depth)
     block_row, thread_row, row = sch.split(
         loops.row, [None, tile.rows // tile.thread_rows, tile.thread_rows]
     )

@@ -14,6 +14,7 @@ from tvm.s_tir.dlight.gpu.matmul import auto_inline_producers
 from tvm.s_tir.schedule import LoopRV, SBlockRV
 
 from hios_tvm.passes.gpu_rules.blocks import main_block
+from hios_tvm.passes.gpu_rules.tiles import ProductSizes
 from hios_tvm.schema.kernel_shapes import (
     CONVOLUTION,
     PRODUCT,
@@ -24,30 +25,20 @@ from hios_tvm.schema.kernel_shapes import (
 VECTOR = 4
 """Values of single precision that a thread loads at a time, where they are neighbours."""
 
-_MOST_PADDING = 1.15  # of the reduced axis, that is worth an index without divisions
-
 
 @dataclass(frozen=True)
 class MatrixProduct:
-    """``results[b, row, column] += data[b, w, row, k] * weight[b, w, k, column]``.
+    """``results[b, row, column] += data[b, k, row] * weight[b, k, column]``, for all `k`.
 
-    That is what `block` of `sch` does, for all `w` and `k`. `batch` says that there is an index
-    `b`, `windows` how many there are of `w`; 0 where it is a part of `k`. `rows` counts those of
-    all products of a batch.
+    That is what `block` of `sch` does. `batch` is how many axes of the results are the index `b`,
+    `window_axes` how many of the reduced ones are those of a window.
     """
 
     sch: s_tir.Schedule
     block: SBlockRV
-    rows: int
-    columns: int
-    depth: int
-    batch: bool
-    windows: int
-
-    @property
-    def reduced(self) -> int:
-        """How many products each result sums."""
-        return self.depth * max(1, self.windows)
+    sizes: ProductSizes
+    batch: int
+    window_axes: int
 
 
 @dataclass(frozen=True)
@@ -64,12 +55,8 @@ class TileLoops:
     inner: LoopRV
 
 
-def matrix_product(func: tirx.PrimFunc, slice_depth: int) -> MatrixProduct | None:
-    """Return `func` as a product; None if it is neither that nor a convolution of one group.
-
-    A window's elements get an index of their own where its channels divide into slices of
-    `slice_depth` without much padding.
-    """
+def matrix_product(func: tirx.PrimFunc) -> MatrixProduct | None:
+    """Return `func` as a product; None if it is neither that nor a convolution of one group."""
     sch = s_tir.Schedule(func)
     block = main_block(sch, CONVOLUTION, PRODUCT)
     if block is None:
@@ -80,28 +67,26 @@ def matrix_product(func: tirx.PrimFunc, slice_depth: int) -> MatrixProduct | Non
         if shape.groups > 1:
             return None
         sch.unannotate(block, CONVOLUTION)
-        windows, depth = math.prod(shape.kernel), shape.in_channels
-        if math.ceil(depth / slice_depth) * slice_depth > _MOST_PADDING * depth:
-            windows, depth = 0, windows * depth
-        _make_product(sch, block, 0, len(shape.kernel) if windows else 0)
-        rows = shape.batch * math.prod(shape.out_size)
-        return MatrixProduct(sch, block, rows, shape.out_channels, depth, False, windows)
+        rows, windows = shape.batch * math.prod(shape.out_size), math.prod(shape.kernel)
+        sizes = ProductSizes(rows, shape.out_channels, shape.in_channels, windows)
+        return MatrixProduct(sch, block, sizes, 0, len(shape.kernel))
     product = ProductShape.from_annotation(annotations[PRODUCT])
     sch.unannotate(block, PRODUCT)
-    batch = len(product.batch)
-    _make_product(sch, block, batch, 0)
-    rows = product.rows * math.prod(product.batch)
-    return MatrixProduct(sch, block, rows, product.columns, product.inner, batch > 0, 0)
+    sizes = ProductSizes(product.rows * math.prod(product.batch), product.columns, product.inner)
+    return MatrixProduct(sch, block, sizes, len(product.batch), 0)
 
 
 def pad_to_tiles(product: MatrixProduct, rows: int, columns: int, depth: int) -> TileLoops:
     """Pad the product to whole tiles of `rows` x `columns` results and slices of `depth`.
 
-    The products of a batch are put on blocks of threads.
+    The products of a batch are put on blocks of threads. A window's elements get an index of
+    their own where that takes little padding.
     """
     sch, block = product.sch, product.block
+    window_axes = product.window_axes if product.sizes.keeps_windows(depth) else 0
+    _make_product(sch, block, product.batch, window_axes)
     first = [1] if product.batch else []
-    window = [1] if product.windows else []
+    window = [1] if window_axes else []
     sch.pad_einsum(block, [*first, rows, columns, *window, depth])
     loops = sch.get_loops(block)
     for loop in loops[: len(first)]:

@@ -51,20 +51,20 @@ class TensorCores:
         self.format = fragment_format(precision)
 
     def apply(self, func: tirx.PrimFunc) -> tirx.PrimFunc | None:
-        product = matrix_product(func, self.format.slice)
+        product = matrix_product(func)
         if product is None:
             return None
-        sizes = (product.rows, product.columns, product.reduced)
-        if min(sizes) < _LEAST:
+        sizes = product.sizes
+        if min(sizes.rows, sizes.columns, sizes.reduced) < _LEAST:
             return None
-        tile = choose_warp_tile(*sizes, self.units, self.format)
+        tile = choose_warp_tile(sizes, self.units, self.format)
         _schedule_product(product, tile, self.format)
         return func.with_body(product.sch.mod["main"].body)
 
 
 def _schedule_product(product: MatrixProduct, tile: WarpTile, form: FragmentFormat) -> None:
     sch = product.sch
-    loops = pad_to_tiles(product, tile.rows, tile.columns, form.slice)
+    loops = pad_to_tiles(product, tile.rows, tile.columns, tile.depth)
     copies = _read_as(product, form.shared_dtype, SHARED, SHARED)
     loads = _read_as(product, form.fragment_dtype, "wmma.matrix_a", "wmma.matrix_b")
 

@@ -5,16 +5,25 @@ scripts/check_cuda.py compiles all six.
 
 from __future__ import annotations
 
+import re
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
+from lowered_models import model_of, random
+from onnx import helper
 
 import hios_tvm.backends.cuda.targets
 from hios_tvm.backends import parse_targets
+from hios_tvm.backends.cpu.targets import host_target
+from hios_tvm.backends.cuda.codegen import generate_cuda
+from hios_tvm.backends.cuda.targets import cuda_target
+from hios_tvm.backends.network import lower
 from hios_tvm.compiler import CompileOptions, compile_model
 from hios_tvm.errors import CompileError, DeviceError, UsageError
 from hios_tvm.frontends import load_model
+from hios_tvm.frontends.onnx import from_onnx
 from hios_tvm.runtime.read_artifact import open_artifact
 from hios_tvm.zoo import build
 from hios_tvm.zoo import squeezenet as squeezenet1_1
@@ -41,6 +50,23 @@ def test_networks_compile(name: str, tmp_path: Path) -> None:
     for kernel in artifact.manifest.gpu_kernels.values():
         for launch in kernel.launches:
             assert launch.symbol.encode() in code
+
+
+@needs_nvcc
+@pytest.mark.parametrize("arch", ["sm_90", "sm_100"])
+def test_a_first_convolution_does_not_spill(arch: str, tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Conv", ["x", "w", "b"], ["c"], strides=[2, 2], pads=[1] * 4),
+        helper.make_node("Relu", ["c"], ["y"]),
+    ]
+    weights = {"w": random(39, 3, 3, 3, seed=7), "b": random(39, seed=8)}
+    target = cuda_target(arch, host_target())
+    lowered = lower(from_onnx(model_of(nodes, {"x": (1, 3, 224, 224)}, weights)), target)
+    source = tmp_path / "kernels.cu"
+    source.write_text(generate_cuda(lowered, target).source)
+    command = ["nvcc", "-cubin", f"-arch={arch}", "-O3", "-w", "-Xptxas", "-v", source.name]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert set(re.findall(r"(\d+) bytes spill", done.stderr)) == {"0"}
 
 
 @needs_nvcc

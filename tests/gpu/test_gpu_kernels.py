@@ -162,3 +162,9 @@ def test_products_on_tensor_cores(precision: Precision, batch: tuple[int, ...]) 
     node = helper.make_node("MatMul", ["a", "b"], ["y"])
     model = model_of([node], {"a": (*batch, 70, 33), "b": (*batch, 33, 130)})
     assert_right(model, precision)
+
+
+def test_sums_of_two_slices_in_half_precision() -> None:
+    node = helper.make_node("Conv", ["x", "w"], ["y"], pads=[1] * 4)
+    model = model_of([node], {"x": (1, 8, 8, 8)}, {"w": random(8, 8, 3, 3, seed=7)})
+    assert_right(model, "fp16")

@@ -29,6 +29,9 @@ from hios_tvm.schema.launches import GpuKernel, Launch
 
 _FIRST_KERNEL = 'extern "C" __global__'
 
+# TVM's StorageRewrite (0.27) lets sums take the place of a slice of another type, and then fails
+_CONFIG = {"tirx.disable_storage_rewrite": True}
+
 _ROUND = f"""\
 template <typename Fragment>
 __device__ __forceinline__ void {ROUND_TF32}(Fragment* fragments, int index) {{
@@ -133,7 +136,8 @@ def _split(name: str, kernel: tirx.PrimFunc, target: Target) -> tuple[GpuKernel,
     module = IRModule({name: kernel.with_attr("global_symbol", name)})
     module = tirx.transform.BindTarget(target.with_host(target.host or Target("llvm")))(module)
     lower, _, finish = tvm.tirx.get_default_tir_pipeline(target)
-    host, devices = split_host_device_mods(lower(module))
+    with tvm.transform.PassContext(config=_CONFIG):
+        host, devices = split_host_device_mods(lower(module))
     if not devices:
         raise CompileError(
             f"kernel {name!r} has no loops for a GPU's threads: place its operators on a CPU"
