@@ -9,11 +9,17 @@ if ! command -v g++ >/dev/null; then
 fi
 python=${PYTHON:-python3}
 [ -x .venv/bin/python ] || "$python" -m venv .venv
-.venv/bin/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+unset PYTHONDONTWRITEBYTECODE # tests start many processes, each of which would compile its modules
+# Modules are compiled when they are imported: the libraries have far more than are used.
+.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-compile -e '.[dev]'
 
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
-.venv/bin/mypy
+.venv/bin/mypy &
+types=$!
 .venv/bin/lint-imports
+wait $types
+# Three processes need no threads of NumPy, which poll for each other.
+export OPENBLAS_NUM_THREADS=1
 # Three processes keep two cores busy while some tests wait; each takes whole files.
 exec .venv/bin/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder "$@"
