@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -86,6 +87,7 @@ def test_outputs_equal_onnxruntime_on_one_two_and_four_devices(
     monkeypatch.setattr(randwire, "NODES", 12)
     monkeypatch.setattr(inception_v3, "BLOCKS_17", inception_v3.BLOCKS_17[:1])
     monkeypatch.setattr(resnet, "STAGES", tuple((2, channels) for _, channels in resnet.STAGES))
+    monkeypatch.setitem(NETWORKS, name, replace(NETWORKS[name], calibration_size=SIZES[name]))
     model = build(name, height=SIZES[name], width=SIZES[name], seed=3)
     network = lower_network(from_onnx(model), "host")
     path = tmp_path / "model.hios"
@@ -200,8 +202,8 @@ def test_saved_costs_reproduce_the_schedule(
 def test_costs_of_another_network_are_refused(
     squeezenet: tuple[onnx.ModelProto, Path, Compilation], tmp_path: Path
 ) -> None:
-    costs = squeezenet[2].costs
-    module = from_onnx(build("resnet50", height=32, width=32))
+    costs = squeezenet[2].costs  # of fewer modules
+    module = from_onnx(build("squeezenet1_1", height=64, width=64))
     options = CompileOptions(devices=_devices(1), costs=costs, cache_dir=None)
     with pytest.raises(CostError, match="no time for"):
         compile_model(module, tmp_path / "x.hios", options)
@@ -215,8 +217,8 @@ def test_a_target_that_this_machine_cannot_run_needs_given_costs(tmp_path: Path)
         compile_model(module, tmp_path / "x.hios", options)
 
 
-@pytest.mark.parametrize("seconds", [0.5, 2.0, 4.0])
-def test_an_interrupted_compile_leaves_no_half_artifact(seconds: float, tmp_path: Path) -> None:
+def test_an_interrupted_compile_leaves_no_half_artifact(tmp_path: Path) -> None:
+    """Late; tests/cli has interrupts while modules are imported, and of the first kernels."""
     model = tmp_path / "model.onnx"
     model.write_bytes(build("squeezenet1_1", height=64, width=64).SerializeToString())
     output = tmp_path / "model.hios"
@@ -226,7 +228,7 @@ def test_an_interrupted_compile_leaves_no_half_artifact(seconds: float, tmp_path
     command += ["compile", str(model), "-o", str(output), "--devices", f"cpu@{CORES[0]}"]
     command += ["--cost-cache", str(tmp_path / "cache")]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    time.sleep(seconds)
+    time.sleep(4.0)
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=60)
     if output.exists():  # the interrupt came after the last step: then the artifact is whole

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import re
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Sequence
@@ -15,12 +16,13 @@ import numpy as np
 from hios_tvm.schema.launches import GpuKernel
 
 _HEADER = Path(__file__).with_name("cuda_emulator.h")
+_COMPILER = (
+    *("g++", "-std=c++17", "-O1", "-w", "-fPIC"),
+    *("-fsanitize=alignment", "-fsanitize-undefined-trap-on-error"),
+)
 _KERNEL = re.compile(
     r'extern "C" __global__ void __launch_bounds__\(\d+\) (\w+)\(([^)]*)\) \{', re.MULTILINE
 )
-
-
-_CHECKS = ("-fsanitize=alignment", "-fsanitize-undefined-trap-on-error")
 
 
 class EmulatedCode:
@@ -61,20 +63,21 @@ def _library(source: str) -> ctypes.CDLL:
     with tempfile.TemporaryDirectory() as folder:
         path, result = Path(folder, "kernels.cc"), Path(folder, "kernels.so")
         path.write_text(_translated(source))
-        command = [
-            "g++",
-            "-std=c++17",
-            "-O1",
-            *_CHECKS,
-            "-w",
-            "-shared",
-            "-fPIC",
-            f"-I{_HEADER.parent}",
-        ]
-        command += ["-o", str(result), str(path)]
+        include = f"-I{_compiled_header().name}"
+        command = [*_COMPILER, "-shared", include, "-o", result, path]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr[-3000:]
         return ctypes.CDLL(str(result))
+
+
+@cache
+def _compiled_header() -> tempfile.TemporaryDirectory[str]:
+    """Return a folder with the header and what the compiler made of it, which saves most time."""
+    folder = tempfile.TemporaryDirectory()
+    header = shutil.copy(_HEADER, folder.name)
+    compiled = [*_COMPILER, "-x", "c++-header", header, "-o", f"{header}.gch"]
+    subprocess.run(compiled, check=True)
+    return folder
 
 
 def _translated(source: str) -> str:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -30,9 +31,18 @@ from hios_tvm.backends.network import lower_network
 from hios_tvm.cli import main
 from hios_tvm.errors import UsageError
 from hios_tvm.frontends.onnx import from_onnx
+from hios_tvm.tuning import search
 from hios_tvm.tuning.tuner import TuneOptions, TuningPlan, plan_tuning, tune_kernel
 
 TRIALS = 4
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """XGBoost's threads poll for each other, and tests of other processes need the cores."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(search, "_CPUS", 1)
+        yield
 
 
 def run(*arguments: object) -> Result:
@@ -183,7 +193,9 @@ def test_a_stopped_tune_keeps_its_trials_and_leaves_no_process(
     folder_of_trials = folder / "stopped"
     words = ["tune", folder / "tiny.onnx", "--database", folder_of_trials, "--device", DEVICE]
     words += ["--cost-cache", folder / "cache", "--share", "0.5", "--trials", "1000"]
-    command = [sys.executable, "-c", "from hios_tvm.cli import main; main()", *map(str, words)]
+    code = "from hios_tvm.tuning import search; search._CPUS = 1; "
+    code += "from hios_tvm.cli import main; main()"
+    command = [sys.executable, "-c", code, *map(str, words)]
     subject = plan.kernels[0].subject
     database = TuningDatabase(folder_of_trials, create=True)
     kept: list[Trial] = []
