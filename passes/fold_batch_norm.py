@@ -3,8 +3,12 @@
 After `SimplifyInference` a batch normalisation is ``conv(x, w) * scale + shift``. This pass makes
 it ``conv(x, w * scale) + shift`` and merges shifts: ``(conv + b) * s + t`` becomes
 ``conv(x, w * s) + (b * s + t)``. Weights must be constant, and nothing but the scale may read the
-convolution's result.
+convolution's result. Weights that can be stored in half precision are left as they are, since their
+products with scales cannot.
 """
+
+from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import tvm
@@ -12,6 +16,7 @@ from tvm import relax
 from tvm.ir import Call, IRModule
 
 from hios_tvm.passes.dataflow import Rewriter, constant_value, operator_name, rewrite_main
+from hios_tvm.passes.narrow_weights import narrowed
 
 _CONVOLUTIONS = ("relax.nn.conv1d", "relax.nn.conv2d", "relax.nn.conv3d")
 _SCALES = ("relax.multiply", "relax.divide")
@@ -20,13 +25,19 @@ _SHIFTS = ("relax.add", "relax.subtract")
 
 @tvm.transform.module_pass(opt_level=0, name="FoldBatchNorm")
 class FoldBatchNorm:
-    """Fold multiplications and additions per channel into the convolution before them."""
+    """Fold multiplications and additions per channel into the convolution before them.
+
+    `half` are the types of half precision that weights are stored in.
+    """
+
+    def __init__(self, half: Sequence[str] = ()) -> None:
+        self.half = tuple(half)
 
     def transform_module(self, mod: IRModule, _ctx: tvm.transform.PassContext) -> IRModule:
-        return rewrite_main(mod, _fold)
+        return rewrite_main(mod, partial(_fold, self.half))
 
 
-def _fold(rewriter: Rewriter, value: relax.Expr) -> relax.Expr:
+def _fold(half: Sequence[str], rewriter: Rewriter, value: relax.Expr) -> relax.Expr:
     name = operator_name(value)
     if name not in _SCALES + _SHIFTS:
         return value
@@ -40,7 +51,9 @@ def _fold(rewriter: Rewriter, value: relax.Expr) -> relax.Expr:
     if name in _SHIFTS:
         shifted = _shifted(producer, array if name == "relax.add" else -array)
     else:
-        shifted = _scaled(rewriter, producer, array if name == "relax.multiply" else 1 / array)
+        shifted = _scaled(
+            half, rewriter, producer, array if name == "relax.multiply" else 1 / array
+        )
     if shifted is None:
         return value
     rewriter.absorb(data)
@@ -67,27 +80,29 @@ def _shifted(producer: Call, shift: np.ndarray) -> relax.Expr | None:
     return None if array is None else relax.op.add(data, _constant(array + shift))
 
 
-def _scaled(rewriter: Rewriter, producer: Call, scale: np.ndarray) -> relax.Expr | None:
+def _scaled(
+    half: Sequence[str], rewriter: Rewriter, producer: Call, scale: np.ndarray
+) -> relax.Expr | None:
     """Return ``producer * scale`` as a convolution with other weights, and its shift."""
     if operator_name(producer) in _CONVOLUTIONS:
-        return _scaled_convolution(producer, scale)
+        return _scaled_convolution(half, producer, scale)
     data, operand = producer.args
     shift = _per_channel(operand, data)
     convolution = rewriter.producer(data, _CONVOLUTIONS)
     if shift is None or convolution is None or rewriter.uses(data) != 1:
         return None
-    scaled = _scaled_convolution(convolution, scale)
+    scaled = _scaled_convolution(half, convolution, scale)
     if scaled is None:
         return None
     rewriter.absorb(data)
     return relax.op.add(rewriter.emit(scaled), _constant(shift * scale))
 
 
-def _scaled_convolution(convolution: Call, scale: np.ndarray) -> Call | None:
+def _scaled_convolution(half: Sequence[str], convolution: Call, scale: np.ndarray) -> Call | None:
     data, weight = convolution.args
     array = constant_value(weight)
     layout = str(convolution.attrs.kernel_layout)
-    if array is None or not layout.startswith("OI"):
+    if array is None or not layout.startswith("OI") or narrowed(array, half) is not None:
         return None
     factors = scale.reshape((-1,) + (1,) * (array.ndim - 1))
     return Call(convolution.op, [data, _constant(array * factors)], convolution.attrs)

@@ -29,7 +29,7 @@ def legalize_conv2d(builder: relax.BlockBuilder, call: Call) -> relax.Expr | Non
     return builder.call_te(
         lambda x, w: convolution(x, w, shape),
         data,
-        relax.const(np.ascontiguousarray(array.transpose(2, 3, 1, 0))),
+        relax.const(np.ascontiguousarray(array.transpose(2, 3, 1, 0)), array.dtype.name),
         primfunc_name_hint="conv2d",
         primfunc_attrs={"op_pattern": OUT_ELEMENTWISE_FUSABLE},
     )
@@ -42,8 +42,8 @@ def legalize_matmul(builder: relax.BlockBuilder, call: Call) -> relax.Expr | Non
     """
     data, weight = call.args
     array = constant_value(weight)
-    types = [str(value.ty.dtype.dtype) for value in (data, weight, call)]
-    if array is None or array.ndim != 2 or types != ["float32"] * 3 or data.ty.ndim < 2:
+    types = [str(value.ty.dtype.dtype) for value in (data, call)]
+    if array is None or array.ndim != 2 or types != ["float32"] * 2 or data.ty.ndim < 2:
         return None
     shape = product_shape(data, array)
     return builder.call_te(

@@ -49,6 +49,7 @@ from hios_tvm.passes.lower_quantization import LowerQuantization
 from hios_tvm.passes.merge_convolutions import MergeConvolutions
 from hios_tvm.passes.merge_equal_kernels import MergeEqualKernels
 from hios_tvm.passes.move_rearrangements import MoveRearrangements
+from hios_tvm.passes.narrow_weights import NarrowWeights, half_types
 from hios_tvm.passes.ordinary_convolutions import OrdinaryConvolutions
 from hios_tvm.passes.quantized_operators import QuantizedOperators
 from hios_tvm.passes.raise_pads import RaisePads
@@ -85,7 +86,8 @@ def lower_to_kernels(
         Make one of several convolutions with one input.
     for_cpus : bool
         Make one kernel of each attention, for which only CPUs have a rule, and compute
-        half-precision tensors in single precision, for which they have rules.
+        half-precision tensors in single precision, for which they have rules, with weights in
+        memory as they are.
     dump_dir : Path, optional
         Where to write the module after each phase, as TVMScript.
     progress : function
@@ -105,6 +107,7 @@ def lower_to_kernels(
     ModelError
         If an operator would take longer than any user waits (`MAX_STEPS`).
     """
+    half = half_types(mod) if for_cpus else ()
     phases = [
         # Phase 1. Operators only, and none that matter in training only
         CheckValues(),
@@ -115,7 +118,7 @@ def lower_to_kernels(
         RecognizeGelu(),
         RaisePads(),
         SimplifyInference(),
-        FoldBatchNorm(),
+        FoldBatchNorm(half),
         SinglePrecision(),
         OrdinaryConvolutions(),
         SliceVolumes(),
@@ -130,6 +133,7 @@ def lower_to_kernels(
         DumpIR("phase2-layout", dump_dir),
         # Phase 3. From operators to kernels
         *([FuseAttention()] if for_cpus else []),
+        NarrowWeights(half),
         relax.backend.DispatchSortScan(),
         relax.transform.LegalizeOps(LEGALIZATIONS),
         BoundIndices(),

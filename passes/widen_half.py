@@ -7,8 +7,8 @@ from tvm.ir import Call, GenericConst, IRModule, Op
 
 from hios_tvm.passes.dataflow import bindings, operator_name
 from hios_tvm.passes.legalize_elementwise import OPAQUE
+from hios_tvm.passes.narrow_weights import HALF
 
-HALF = ("float16", "bfloat16")
 _WIDE = "float32"
 
 

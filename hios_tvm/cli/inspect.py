@@ -88,7 +88,7 @@ def _print(
     manifest: Manifest, others: Sequence[Manifest], verify_key: str | os.PathLike[str] | None
 ) -> None:
     from hios_tvm.report.explain import manifest_reports
-    from hios_tvm.report.words import milliseconds, shape_lines
+    from hios_tvm.report.words import milliseconds, shape_lines, weight_line
 
     console = stdout()
     for kind, specs in (("input", manifest.inputs), ("output", manifest.outputs)):
@@ -105,6 +105,7 @@ def _print(
             console.print(
                 f"{report.device} reads {report.references} tensors of other devices in place"
             )
+    console.print(weight_line([manifest, *others]), soft_wrap=True)
     if manifest.prediction.makespan_ms is not None:
         console.print(f"predicted makespan {milliseconds(manifest.prediction.makespan_ms)}")
     if manifest.replicas:

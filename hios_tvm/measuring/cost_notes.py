@@ -4,8 +4,8 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from hios_tvm.backends.network import Network
 from hios_tvm.passes.legalize_integer_product import INTEGER_KERNEL
+from hios_tvm.passes.narrow_weights import HALF
 from hios_tvm.passes.schedule_kernels import NO_RULE
-from hios_tvm.passes.widen_half import HALF
 from hios_tvm.runtime.devices import HOST
 from hios_tvm.schema.costs import CostTable, Measurement
 from hios_tvm.schema.node_names import QUANTIZED_NODES
@@ -63,11 +63,14 @@ def _half(network: Network, costs: CostTable) -> Iterator[str]:
         for operator in network.graph.operators
         if operator.kernel.removeprefix("fused_").startswith("cast")
     ]
+    weights = [network.graph.tensor[name] for name in network.graph.constants]
+    single = sum(weight.nbytes for weight in weights if weight.dtype == "float32")
+    widened = single / max(1, sum(weight.nbytes for weight in weights))
     for model, times in costs.latency.items():
         yield (
-            f"{' and '.join(half)} is computed in single precision on {model}, with weights of "
-            f"twice the size; {_share(times, conversions):.0%} of the operators' time is in "
-            "conversions"
+            f"{' and '.join(half)} is computed in single precision on {model}, and so is "
+            f"{widened:.0%} of the bytes of weights in memory; {_share(times, conversions):.0%} of "
+            "the operators' time is in conversions"
         )
 
 

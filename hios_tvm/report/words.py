@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from hios_tvm.schema.manifest import Manifest
+    from hios_tvm.schema.manifest import Buffer, Manifest
 
 
 def significant(value: float, digits: int = 3) -> str:
@@ -45,6 +45,29 @@ def shape_lines(manifests: Sequence[Manifest]) -> list[str]:
             f"batches from {batch.smallest} to {batch.largest} run, each on the next larger program"
         )
     return lines
+
+
+def weight_line(manifests: Sequence[Manifest]) -> str:
+    """Say how many bytes of which types the weights of an artifact take in memory."""
+    weights = {
+        buffer.weight: buffer
+        for manifest in manifests
+        for buffer in manifest.buffers
+        if buffer.space == "param"
+    }
+    prepared = {weight.name for manifest in manifests for weight in manifest.prepared}
+    stored = [buffer for name, buffer in weights.items() if name not in prepared]
+    computed = [buffer for name, buffer in weights.items() if name in prepared]
+    line = f"weights in memory: {_sizes(stored) or 'none'}"
+    return f"{line}, and computed when loaded {_sizes(computed)}" if computed else line
+
+
+def _sizes(buffers: Sequence[Buffer]) -> str:
+    sizes: dict[str, int] = {}
+    for buffer in buffers:
+        sizes[buffer.dtype] = sizes.get(buffer.dtype, 0) + buffer.nbytes
+    largest = sorted(sizes.items(), key=lambda item: -item[1])
+    return ", ".join(f"{significant(nbytes / 2**20)} MiB of {dtype}" for dtype, nbytes in largest)
 
 
 def _shape_line(manifest: Manifest) -> str:

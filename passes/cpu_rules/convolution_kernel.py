@@ -49,10 +49,15 @@ class ConvolutionKernel:
             return None
         return ConvolutionKernel(func, shape, image, weight, epilogue)
 
-    def packed_weight(self, shape: Sequence[int], dtype: str = "float32") -> tirx.Var:
-        """Return a buffer of `shape` for the packed weights."""
+    @property
+    def weight_dtype(self) -> str:
+        """The element type of the weights: single precision, or half."""
+        return str(self.weight.dtype)
+
+    def packed_weight(self, shape: Sequence[int], dtype: str | None = None) -> tirx.Var:
+        """Return a buffer of `shape` for the packed weights, by default of the same type."""
         extents = list(map(as_index, shape))
-        return tirx.decl_buffer(extents, dtype, self.weight.name, layout=None)
+        return tirx.decl_buffer(extents, dtype or self.weight_dtype, self.weight.name, layout=None)
 
     def scheduled(self, body: Stmt, weight: tirx.Var, packing: Packing) -> Scheduled:
         """Return the kernel with `body`, which reads `weight` in place of its own weights."""

@@ -17,7 +17,7 @@ from tvm.tirx import Broadcast, BufferLoad, Ramp
 from hios_tvm.passes.cpu_rules.blocked_sums import BlockedSums
 from hios_tvm.passes.cpu_rules.borders import Tile
 from hios_tvm.passes.cpu_rules.epilogue import Epilogue
-from hios_tvm.passes.cpu_rules.loop_nest import Index, prefetch, vectors
+from hios_tvm.passes.cpu_rules.loop_nest import Index, prefetch, vectors, widened
 from hios_tvm.passes.cpu_rules.tiled_shapes import TiledConvolution
 from hios_tvm.passes.cpu_rules.weight_stream import LINE, WeightStream
 
@@ -136,7 +136,8 @@ class ConvolutionTiles:
             for vector in range(vectors_of_block):
                 lanes = Ramp(vector * shape.lanes, 1, shape.lanes)
                 weight = BufferLoad(self.weight, [tile.block, *kernel, channel, lanes])
-                sums.add(pixel * vectors_of_block + vector, Broadcast(value, shape.lanes) * weight)
+                term = Broadcast(value, shape.lanes) * widened(weight, shape.lanes)
+                sums.add(pixel * vectors_of_block + vector, term)
 
     def write_output(self, sums: BlockedSums, tile: OutputTile) -> None:
         """Apply the epilogue to a tile."""

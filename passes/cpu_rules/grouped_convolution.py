@@ -45,6 +45,7 @@ from hios_tvm.passes.cpu_rules.loop_nest import (
     parallel,
     serial,
     vectors,
+    widened,
 )
 from hios_tvm.passes.cpu_rules.tiled_shapes import TiledGroups
 from hios_tvm.passes.schedule_kernels import Scheduled
@@ -204,7 +205,8 @@ class _Nest:
                 T.buffer_store(turned, _turned(value, turn, place.lanes), [lanes])
                 for pixel, kernel_column in readers:
                     at = [place.vector, kernel_row, kernel_column, turn, lanes]
-                    sums.add(pixel, BufferLoad(turned, [lanes]) * BufferLoad(self.weight, at))
+                    weight = widened(BufferLoad(self.weight, at), place.lanes)
+                    sums.add(pixel, BufferLoad(turned, [lanes]) * weight)
 
     def _readers(self, tile: Tile) -> dict[int, list[tuple[int, int]]]:
         """Return who needs each column of the input: pairs of a pixel and a kernel column.

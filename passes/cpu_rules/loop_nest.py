@@ -209,6 +209,13 @@ def broadcast(value: tirx.Expr, lanes: int) -> tirx.Expr:
     return value if lanes == 1 else Broadcast(value, lanes)
 
 
+def widened(value: tirx.Expr, lanes: int) -> tirx.Expr:
+    """Return floats of single or half precision in single precision."""
+    if str(value.ty.dtype).startswith("float32"):
+        return value
+    return tirx.Cast("float32" if lanes == 1 else f"float32x{lanes}", value)
+
+
 def _in_frame(name: str, frame: AbstractContextManager[tirx.Var]) -> Iterator[tirx.Var]:
     with frame as var:
         yield IRBuilder.name(name, var)

@@ -33,13 +33,14 @@ class TransformedWeights(PackingAtLoad):
 
     name = "winograd_weights"
     block: int
+    dtype: str = "float32"
 
     def __call__(self, weights: np.ndarray) -> np.ndarray:
         _, _, inputs, outputs = weights.shape
         matrix = np.array(MATRICES.filters)
         points = np.einsum("ia,jb,abco->ijco", matrix, matrix, weights.astype("float64"))
         blocks = -(-outputs // self.block)
-        padded = np.zeros((_WIDTH**2, inputs, blocks * self.block), weights.dtype)
+        padded = np.zeros((_WIDTH**2, inputs, blocks * self.block), np.float32)
         padded[:, :, :outputs] = points.reshape(_WIDTH**2, inputs, outputs)
         packed = padded.reshape(-1, inputs, blocks, self.block).transpose(2, 0, 1, 3)
         return np.ascontiguousarray(packed)
@@ -47,7 +48,7 @@ class TransformedWeights(PackingAtLoad):
     def kernel(self, shape: Sequence[int]) -> tirx.PrimFunc:
         _, _, inputs, outputs = shape
         blocks = -(-outputs // self.block)
-        weights = _buffer("weights", *shape)
+        weights = _buffer("weights", *shape, dtype=self.dtype)
         packed = _buffer("packed", blocks, _WIDTH**2, inputs, self.block)
 
         def write() -> None:
@@ -98,5 +99,5 @@ def _sum(factors: Sequence[float], values: Sequence[tirx.Expr]) -> tirx.Expr:
     return sum(terms[1:], terms[0])
 
 
-def _buffer(name: str, *shape: int) -> tirx.Var:
-    return tirx.decl_buffer(list(map(as_index, shape)), "float32", name, layout=None)
+def _buffer(name: str, *shape: int, dtype: str = "float32") -> tirx.Var:
+    return tirx.decl_buffer(list(map(as_index, shape)), dtype, name, layout=None)

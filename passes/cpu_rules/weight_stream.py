@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from tvm import tirx
 
 from hios_tvm.passes.cpu_rules.loop_nest import Index, prefetch
+from hios_tvm.schema.dtypes import element_type
 
 LINE = 16
 """Floats of a cache line."""
@@ -38,7 +39,8 @@ class WeightStream:
         """Emit what the tile of this number prefetches of a `row` of the next part."""
         if self.parts == 1 or self.tiles > _MOST_TILES:
             return
-        lines = -(-int(self.weight.shape[-1]) // LINE)
+        line = 4 * LINE // element_type(str(self.weight.dtype)).nbytes
+        lines = -(-int(self.weight.shape[-1]) // line)
         share = -(-lines // self.tiles)
         for i in range(share):
-            prefetch(self.weight, [*row, (tile * share + i) % lines * LINE])
+            prefetch(self.weight, [*row, (tile * share + i) % lines * line])

@@ -70,9 +70,9 @@ class Winograd(ConvolutionRule):
         shape = WinogradShape.of(kernel.shape, self.lanes, self.registers)
         if shape is None:
             return None
-        weight = kernel.packed_weight(shape.packed_shape)
+        weight = kernel.packed_weight(shape.packed_shape, "float32")
         body = _Nest(shape, kernel.image, weight, kernel.epilogue).body()
-        return kernel.scheduled(body, weight, TransformedWeights(shape.block))
+        return kernel.scheduled(body, weight, TransformedWeights(shape.block, kernel.weight_dtype))
 
 
 @dataclass(frozen=True)

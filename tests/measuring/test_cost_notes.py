@@ -51,8 +51,8 @@ def test_half_precision_that_is_computed_in_single_is_said() -> None:
     notes = cost_notes(network, costs(network, *[1.0] * count))
     cast = sum(o.kernel.removeprefix("fused_").startswith("cast") for o in network.graph.operators)
     assert notes[-1] == (
-        "float16 is computed in single precision on cpu/1, with weights of twice the size; "
-        f"{cast / count:.0%} of the operators' time is in conversions"
+        "float16 is computed in single precision on cpu/1, and so is 0% of the bytes of weights in "
+        f"memory; {cast / count:.0%} of the operators' time is in conversions"
     )
 
 
