@@ -73,7 +73,8 @@ def judge(
     if not plain.wrong:
         return plain
     try:
-        reruns = zip(*(list(reference.run_otherwise(draw)) for draw in inputs), strict=True)
+        rounding = tolerance.rounding
+        reruns = zip(*(list(reference.run_otherwise(x, rounding)) for x in inputs), strict=True)
         spread = reference_spread(map(over_draws, reruns), over_draws(expected))
     except ModelError:  # it cannot run without its optimisations: then nothing more is known
         return plain

@@ -98,10 +98,12 @@ class OnnxReference(Reference):
     def run(self, inputs: Arrays) -> dict[str, np.ndarray]:
         return self._run(inputs, optimized=True)
 
-    def run_otherwise(self, inputs: Arrays) -> Iterable[dict[str, np.ndarray]]:
+    def run_otherwise(
+        self, inputs: Arrays, rounding: float = 0.0
+    ) -> Iterable[dict[str, np.ndarray]]:
         yield self._run(inputs, optimized=False)
-        yield self.run(perturbed(inputs, seed=0))
-        yield self.run(perturbed(inputs, seed=1))
+        yield self.run(perturbed(inputs, 0, rounding))
+        yield self.run(perturbed(inputs, 1, rounding))
 
     def module(self) -> IRModule:
         from hios_tvm.frontends.onnx import from_onnx, load_onnx

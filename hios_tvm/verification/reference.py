@@ -84,8 +84,13 @@ class Reference(ABC):
         """
 
     @abstractmethod
-    def run_otherwise(self, inputs: Arrays) -> Iterable[dict[str, np.ndarray]]:
-        """Run the model in ways in which only rounding differs from `run`."""
+    def run_otherwise(
+        self, inputs: Arrays, rounding: float = 0.0
+    ) -> Iterable[dict[str, np.ndarray]]:
+        """Run the model in ways in which only rounding differs from `run`.
+
+        `rounding` is what the compiled model rounds numbers by, relative to them.
+        """
 
     @abstractmethod
     def module(self) -> IRModule:
@@ -153,11 +158,15 @@ class Reference(ABC):
         return [name for name in dict.fromkeys(reads) if name not in written]
 
 
-def perturbed(inputs: Arrays, seed: int) -> dict[str, np.ndarray]:
+def perturbed(inputs: Arrays, seed: int, rounding: float = 0.0) -> dict[str, np.ndarray]:
     """Return the inputs with each float moved a little, up or down.
 
     By `_UNITS` units in the last place, which is what a sum of a thousand terms in another order
-    differs by; in half precision, where one unit is as much as all of those, by one.
+    differs by, or by `rounding` times the number where that is more; in half precision, where one
+    unit is as much as all of those, by one.
+
+    >>> perturbed({"x": np.ones(1, "float32")}, seed=0, rounding=2.0**-8)["x"]
+    array([1.0039062], dtype=float32)
     """
     rng = np.random.default_rng(seed)
     moved = {}
@@ -167,8 +176,8 @@ def perturbed(inputs: Arrays, seed: int) -> dict[str, np.ndarray]:
             continue
         sign = 2 * rng.integers(0, 2, array.shape) - 1
         if array.dtype.itemsize >= 4:
-            step = (_UNITS * sign).astype(array.dtype) * np.spacing(array)
-            moved[name] = np.asarray(array + step)
+            step = np.maximum(_UNITS * np.abs(np.spacing(array)), rounding * np.abs(array))
+            moved[name] = np.asarray(array + (sign * step).astype(array.dtype))
         else:
             towards = (sign * np.inf).astype(array.dtype)
             moved[name] = np.asarray(np.nextafter(array, towards))

@@ -110,9 +110,11 @@ class RelaxReference(Reference):
         except Exception as error:
             raise _cannot_run(error) from error
 
-    def run_otherwise(self, inputs: Arrays) -> Iterable[dict[str, np.ndarray]]:
-        yield self.run(perturbed(inputs, seed=0))
-        yield self.run(perturbed(inputs, seed=1))
+    def run_otherwise(
+        self, inputs: Arrays, rounding: float = 0.0
+    ) -> Iterable[dict[str, np.ndarray]]:
+        yield self.run(perturbed(inputs, 0, rounding))
+        yield self.run(perturbed(inputs, 1, rounding))
 
     def module(self) -> IRModule:
         return self._mod
