@@ -122,7 +122,7 @@ class Executor:
             worker.next, worker.core = LEFT, NO_CORE
         self._leader = self._find_leader()
         self._threads: list[threading.Thread] = []
-        self._shutdown = weakref.finalize(self, _shut_down, self._shared, self._threads)
+        weakref.finalize(self, _shut_down, self._shared, self._threads)
         self._start_threads()
 
     def run(self, timeout: float | None = None, held: object = None) -> None:
@@ -235,7 +235,7 @@ class Executor:
     def close(self) -> None:
         """End all threads; `run` raises from now on. Closing twice is fine."""
         self._closed = True
-        self._shutdown()
+        _shut_down(self._shared, self._threads)  # where this fails, it is done again in the end
 
     def _open_teams(self, spin_ns: int) -> dict[Team, int]:
         """Return the address of each team that the tasks name."""
@@ -327,7 +327,7 @@ def _work(
 
 
 def _shut_down(shared: _Shared, threads: list[threading.Thread]) -> None:
-    """End the threads; in a forked child there are none."""
+    """End the threads; in a forked child there are none. Doing it twice is fine."""
     alive = [thread for thread in threads if thread.is_alive()]
     if not alive:
         return

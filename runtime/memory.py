@@ -54,8 +54,8 @@ def address_of(array: np.ndarray[Any, Any]) -> int:
     try:  # three times as fast as the other way
         return ctypes.addressof(_NOTHING.from_buffer(cast(Any, array)))
     except (BufferError, TypeError, ValueError):  # read-only, not contiguous, or of bfloat16
-        address: int = array.__array_interface__["data"][0]
-        return address
+        # Not __array_interface__, with which NumPy ends the process where memory ends
+        return array.ctypes.data or 0
 
 
 _BYTES = np.dtype(np.uint8)

@@ -17,13 +17,19 @@ from pathlib import Path
 from hios_tvm.errors import HiosError, MemoryLimitError
 
 _SMALL = 1 << 16  # bytes for which nobody looks at the memory that is free
-_NO_MEMORY = (  # in other errors: of the system, locks, hashlib, ctypes, paths, C++
+_NO_MEMORY = (  # in other errors: of the system, locks, hashlib, ctypes, paths, C++, Python
     os.strerror(errno.ENOMEM),
     "can't allocate",
     "[digital envelope routines]",
     "MemoryError",
     "not PosixPath",
     "std::bad_alloc",
+    "without exception set",
+    "NULL object passed",
+)
+_WHERE_MEMORY_ENDS = (
+    *(MemoryError, OSError, RuntimeError, TypeError, ValueError, ArgumentError),
+    SystemError,  # where Python has lost its own MemoryError
 )
 
 _limit: ContextVar[int | None] = ContextVar("memory_limit", default=None)
@@ -67,7 +73,7 @@ def memory_errors(what: str) -> Iterator[None]:
         yield
     except HiosError:
         raise
-    except (MemoryError, OSError, RuntimeError, TypeError, ValueError, ArgumentError) as error:
+    except _WHERE_MEMORY_ENDS as error:
         if isinstance(error, MemoryError) or any(sign in str(error) for sign in _NO_MEMORY):
             raise MemoryLimitError(f"there is too little memory to {what}") from error
         raise

@@ -228,7 +228,7 @@ class Session:
         self._require_open()  # before the lock, which a fork may have copied locked
         try:
             return self._run_once(inputs, out, timeout)
-        except (MemoryError, ArgumentError) as error:  # ctypes says the latter
+        except (MemoryError, ArgumentError, SystemError) as error:  # as ctypes and Python say it
             if isinstance(error, MemoryLimitError):
                 raise
             raise MemoryLimitError("there is too little memory for a run") from error

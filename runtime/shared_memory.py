@@ -54,10 +54,13 @@ class SharedMap:
 
 def _withdraw(link: Path, target: str, descriptor: int, process: int) -> None:
     """Close the descriptor, and remove its link, which is the parent's in a forked process."""
-    with contextlib.suppress(OSError):
+    try:
         if os.getpid() == process and os.readlink(link) == target:
             link.unlink()
-    os.close(descriptor)
+    except OSError:
+        pass
+    finally:
+        os.close(descriptor)
 
 
 def _open_folder() -> Path:

@@ -252,10 +252,31 @@ def test_a_forked_child_can_close_what_it_cannot_use(session: Session) -> None:
 def test_a_forked_child_that_exits_normally_does_not_hang(session: Session) -> None:
     pid = os.fork()
     if pid == 0:
-        session._shapes[0].executor._shutdown()  # what happens at the exit of an interpreter
+        session._shapes[0].executor.close()  # what happens at the exit of an interpreter
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     assert works(session)
+
+
+def test_threads_end_where_memory_ended_as_they_were_stopped(
+    hand_made: HandMade, x: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the session at the latest."""
+    threads = threading.active_count()
+    session = hand_made.load()
+    with monkeypatch.context() as patch, pytest.raises(MemoryError):
+
+        def no_memory(thread: threading.Thread) -> bool:
+            raise MemoryError
+
+        patch.setattr(threading.Thread, "is_alive", no_memory)
+        session.close()
+    with pytest.raises(SessionClosedError):
+        session.run({"the input": x})
+    assert threading.active_count() == threads + 2
+    del session
+    gc.collect()
+    assert threading.active_count() == threads
 
 
 @pytest.mark.parametrize("ending", ["", "sys.exit(0)", "session.close()", "del session"])

@@ -28,6 +28,7 @@ from hios_tvm.frontends.onnx import from_onnx
 from hios_tvm.measuring import compare
 from hios_tvm.passes.cpu_rules import winograd_shape
 from hios_tvm.runtime.artifact_format import MANIFEST, PARAMS, SOURCES
+from hios_tvm.runtime.devices.cpu import prepare_weights
 from hios_tvm.runtime.memory_limit import memory_limit, taken_memory
 from hios_tvm.runtime.read_artifact import read_manifest
 from hios_tvm.runtime.weights import known_weights
@@ -83,6 +84,21 @@ def test_memory_is_compared_before_it_is_taken(
     artifact = runtime.read_artifact.open_artifact(prepared.path)
     with memory_limit(taken_memory() // 2), pytest.raises(MemoryLimitError):
         runtime.Session(artifact, devices=prepared.devices)
+
+
+def test_no_memory_while_weights_are_prepared_is_one_error(
+    prepared: HandMade, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The exception holds an array of the memory, which cannot be closed then."""
+
+    def no_memory(array: np.ndarray) -> int:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(prepare_weights, "address_of", no_memory)
+        with pytest.raises(MemoryLimitError, match="too little memory to load"):
+            prepared.load()
+    prepared.load().close()
 
 
 def test_one_of_several_shapes_may_prepare_weights(

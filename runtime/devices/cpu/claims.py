@@ -57,15 +57,37 @@ class CoreClaim:
 
     def __init__(self, cores: Iterable[int], *, exclusive: bool) -> None:
         self._cores = tuple(cores)
+        self._held = 0  # how many of them, from the first on
         self._exclusive = exclusive
         self._process = os.getpid()
 
+    def take(self, descriptor: int) -> None:
+        """Take all cores; `DeviceError` if other processes forbid it."""
+        for core in self._cores:
+            _warn(descriptor, core, self._exclusive)
+            try:
+                _count(descriptor, core, 1, self._exclusive)
+            except OSError as error:
+                alone = self._exclusive or _CLAIMS.exclusive[core] > 0
+                holder = _name(_holder(descriptor, core, exclusive=alone))
+                who = "the new session" if self._exclusive else "that process"
+                raise DeviceError(
+                    f"core {core} is used by {holder}, and {who} wants it for itself; map the "
+                    "artifact's devices to others with devices="
+                ) from error
+            self._held += 1
+
     def release(self) -> None:
-        """Give the cores back. Releasing twice is fine, and so is a forked child."""
+        """Give the cores back. Releasing twice is fine, and so is a forked child.
+
+        Where memory ends on the way, another call gives back the rest.
+        """
         if self._process == os.getpid():
             with _CLAIMS.lock:
-                cores, self._cores = self._cores, ()
-                _give_back(cores, self._exclusive)
+                while self._held > 0:
+                    assert _CLAIMS.descriptor is not None
+                    _count(_CLAIMS.descriptor, self._cores[self._held - 1], -1, self._exclusive)
+                    self._held -= 1
 
 
 def claim_cores(cores: Iterable[int], *, exclusive: bool = False) -> CoreClaim:
@@ -86,24 +108,10 @@ def claim_cores(cores: Iterable[int], *, exclusive: bool = False) -> CoreClaim:
             if exclusive:
                 raise DeviceError(f"cores cannot be claimed: {_PATH} is not this user's alone")
             return CoreClaim((), exclusive=False)
-        taken: list[int] = []
         try:
-            for core in claim._cores:
-                _warn(descriptor, core, exclusive)
-                _CLAIMS.used[core] += 1
-                _CLAIMS.exclusive[core] += exclusive
-                taken.append(core)
-                _lock(descriptor, core)
-        except OSError as error:
-            holder = _holder(descriptor, taken[-1], exclusive=_CLAIMS.exclusive[taken[-1]] > 0)
-            _give_back(taken, exclusive)
-            raise DeviceError(
-                f"core {taken[-1]} is used by {_name(holder)}, and "
-                f"{'the new session' if exclusive else 'that process'} wants it for itself; map "
-                "the artifact's devices to others with devices="
-            ) from error
+            claim.take(descriptor)
         except BaseException:
-            _give_back(taken, exclusive)
+            claim.release()
             raise
     return claim
 
@@ -149,6 +157,20 @@ def _warn(descriptor: int, core: int, exclusive: bool) -> None:
             )
 
 
+def _count(descriptor: int, core: int, change: int, exclusive: bool) -> None:
+    """Change how often `core` is used, and its lock, or neither; `OSError` if others forbid it."""
+    for counter in (_CLAIMS.used, _CLAIMS.exclusive):
+        counter.setdefault(core, 0)
+    _CLAIMS.used[core] += change  # which takes no memory any more
+    _CLAIMS.exclusive[core] += change * exclusive
+    try:
+        _lock(descriptor, core)
+    except BaseException:
+        _CLAIMS.used[core] -= change
+        _CLAIMS.exclusive[core] -= change * exclusive
+        raise
+
+
 def _lock(descriptor: int, core: int) -> None:
     """Hold the lock that the claims of this process on `core` need; `OSError` if others forbid."""
     if _CLAIMS.exclusive[core]:
@@ -158,14 +180,6 @@ def _lock(descriptor: int, core: int) -> None:
     else:
         kind = fcntl.LOCK_UN
     fcntl.lockf(descriptor, kind, 1, core)
-
-
-def _give_back(cores: Iterable[int], exclusive: bool) -> None:
-    for core in cores:
-        _CLAIMS.used[core] -= 1
-        _CLAIMS.exclusive[core] -= exclusive
-        assert _CLAIMS.descriptor is not None
-        _lock(_CLAIMS.descriptor, core)
 
 
 def _holder(descriptor: int, core: int, *, exclusive: bool) -> int | None:

@@ -74,10 +74,10 @@ def _computed(
     check_memory(nbytes, f"the weights of {manifest.model!r}")
     try:
         with SealedMemory("hios-weights") as memory:
-            with closing(memory.writable(nbytes)) as results:
-                _run(
-                    request, device, sources, tensors, address_of(np.frombuffer(results, np.uint8))
-                )
+            results = memory.writable(nbytes)
+            address = address_of(np.frombuffer(results, np.uint8))
+            _run(request, device, sources, tensors, address)
+            results.close()  # not after an error, which may hold the array: it ends with that
             memory.seal()
             return Weights(SharedMap(memory, name), tensors)
     except OSError as error:

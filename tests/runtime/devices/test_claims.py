@@ -97,6 +97,32 @@ def test_a_forked_child_has_claims_of_its_own() -> None:
     claim.release()
 
 
+def test_claims_are_given_back_where_memory_ends_on_the_way(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(claims, "_CLAIMS", claims._Claims())
+    used, lock = claims._CLAIMS.used, claims._lock
+    fails: set[int] = set()
+
+    def lock_or_fail(descriptor: int, core: int) -> None:
+        if core in fails:
+            fails.remove(core)
+            raise MemoryError
+        lock(descriptor, core)
+
+    monkeypatch.setattr(claims, "_lock", lock_or_fail)
+    fails.add(CORE + 1)
+    with pytest.raises(MemoryError):
+        claim_cores([CORE, CORE + 1])
+    assert not any(used.values())
+    claim = claim_cores([CORE, CORE + 1])
+    fails.add(CORE)
+    with pytest.raises(MemoryError):
+        claim.release()
+    claim.release()
+    assert [*used.values()] == [0, 0]
+
+
 def test_without_shared_memory_only_exclusive_claims_fail(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(claims, "_PATH", "/nowhere/cores")
     monkeypatch.setattr(claims, "_CLAIMS", claims._Claims())
