@@ -37,10 +37,10 @@ define <16 x float> @{name}(<16 x float> %sums, <16 x i32> %values, <16 x i32> %
 }}
 """
 _ROUND_CODE = """
-define <{n} x i16> @{name}(<{n} x float> %numbers) {{
-  %r = fptrunc <{n} x float> %numbers to <{n} x bfloat>
-  %bits = bitcast <{n} x bfloat> %r to <{n} x i16>
-  ret <{n} x i16> %bits
+define {i16} @{name}({float} %numbers) {{
+  %r = fptrunc {float} %numbers to {bfloat}
+  %bits = bitcast {bfloat} %r to {i16}
+  ret {i16} %bits
 }}
 """
 
@@ -61,13 +61,17 @@ class BfloatSteps:
     def packed(self, weights: np.ndarray) -> np.ndarray:
         """Return weights ``(..., inputs, outputs)``, rounded, as ``(..., steps, outputs)``.
 
+        The weights of a channel behind an odd number of them are zero.
+
         >>> weights = np.array([[1.0, 3.0], [2.0, 4.0]], "float32")
         >>> BfloatSteps().packed(weights).view("uint16").view(ml_dtypes.bfloat16)
         array([[1, 2, 3, 4]], dtype=bfloat16)
         """
         *outer, inputs, outputs = weights.shape
-        rounded = weights.astype(ml_dtypes.bfloat16)
-        split = rounded.reshape(*outer, inputs // self.inputs, self.inputs, outputs)
+        steps = -(-inputs // self.inputs)
+        rounded = np.zeros((*outer, steps * self.inputs, outputs), ml_dtypes.bfloat16)
+        rounded[..., :inputs, :] = weights
+        split = rounded.reshape(*outer, steps, self.inputs, outputs)
         moved = np.ascontiguousarray(np.moveaxis(split, -2, -1))
         return moved.view(np.int32)[..., 0]
 
@@ -84,7 +88,8 @@ class BfloatSteps:
 def rounded(image: tirx.Var, place: list[Index], lanes: int) -> tirx.Expr:
     """Return the bits of `lanes` elements of `image`, rounded to bfloat16 (to even)."""
     loaded = BufferLoad(image, place)
-    return tirx.call_pure_extern(f"uint16x{lanes}", f"{_ROUND}{lanes}", loaded)
+    dtype = "uint16" if lanes == 1 else f"uint16x{lanes}"
+    return tirx.call_pure_extern(dtype, f"{_ROUND}{lanes}", loaded)
 
 
 IMPORT = "pragma_import_llvm"
@@ -98,5 +103,11 @@ def instructions(channels: int) -> str:
     """
     lengths = {BfloatSteps.lanes, channels % BfloatSteps.lanes} - {0}
     functions = [_DOT_CODE.format(name=_DOT)]
-    functions += [_ROUND_CODE.format(name=f"{_ROUND}{n}", n=n) for n in sorted(lengths)]
+    functions += [_rounding_code(lanes) for lanes in sorted(lengths)]
     return " ".join("".join(functions).split())
+
+
+def _rounding_code(lanes: int) -> str:
+    elements = ("float", "bfloat", "i16")
+    types = {name: name if lanes == 1 else f"<{lanes} x {name}>" for name in elements}
+    return _ROUND_CODE.format(name=f"{_ROUND}{lanes}", **types)

@@ -79,7 +79,7 @@ class PackedSteps:
 
 def tiled_steps(shape: ConvolutionShape, steps: Steps, registers: int) -> TiledConvolution:
     """Choose the register tile of a convolution, of which a step is a channel."""
-    fields = {**vars(shape), "in_channels": shape.in_channels // steps.inputs}
+    fields = {**vars(shape), "in_channels": -(-shape.in_channels // steps.inputs)}
     return TiledConvolution.of(ConvolutionShape(**fields), steps.lanes, registers)
 
 
