@@ -398,7 +398,7 @@ def test_an_output_that_never_changes_is_noted(
 
 
 def test_half_precision_is_noted(compiled: Callable[..., Result], tmp_path: Path) -> None:
-    weight = np.random.default_rng(0).standard_normal((64, 8)).astype(np.float16)
+    weight = np.random.default_rng(0).standard_normal((64, 128)).astype(np.float16)
     nodes = [
         helper.make_node("Cast", ["x"], ["h"], to=TensorProto.FLOAT16),
         helper.make_node("MatMul", ["h", "w"], ["m"]),
@@ -410,6 +410,8 @@ def test_half_precision_is_noted(compiled: Callable[..., Result], tmp_path: Path
     found = read_manifest(tmp_path / "model.hios").verification
     assert found.outputs[0].allowed == pytest.approx(5e-3)
     assert any("tensors are of float16: errors" in note for note in found.notes)
+    shown = run("inspect", tmp_path / "model.hios").stdout
+    assert "weights in memory: 0.0156 MiB of float16\n" in shown
 
 
 def test_rounded_factors_are_noted(compiled: Callable[..., Result], model: Path) -> None:
