@@ -13,6 +13,7 @@ import onnx
 import onnxruntime
 from attack_runner import Attack, Attempt, ForeignBytesError
 from attacks_on_artifacts import attack_network
+from fences import fenced
 from index_cases import (
     CASES,
     DIVISIONS,
@@ -87,7 +88,10 @@ def _indices(folder: Path) -> Attempt:
         ours, theirs = models.get(name, lambda: model_of(case))
         values = values_of(case, rng)
         feeds = {**case.others, case.name: values}
-        outputs = ours.run(feeds)
+        at_end = bool(rng.randrange(2))
+        inputs = {name: fenced(array, at_end=at_end) for name, array in feeds.items()}
+        out = {t.name: fenced(np.empty(t.shape, t.dtype), at_end=at_end) for t in ours.outputs}
+        outputs = ours.run(inputs, out=out)
         if not is_valid(case, values):
             raise ForeignBytesError(f"{name} accepts {values.tolist()}")
         if not is_ambiguous(case, values):

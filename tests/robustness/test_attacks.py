@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import ctypes
+import faulthandler
+import os
+import signal
+
+import numpy as np
 import pytest
 from attack_runner import Attack, run_attack
 from attacks_on_artifacts import ATTACKS as ON_ARTIFACTS
 from attacks_on_requests import ATTACKS as ON_REQUESTS
+from fences import fenced
 from known_outcomes import each_outcome, hang
+
+from hios_tvm.runtime.memory import address_of
 
 
 def test_each_outcome_is_told_apart() -> None:
@@ -27,3 +36,15 @@ def test_a_few_tries_show_no_defect(attack: Attack, count: int) -> None:
     assert result.failures == []
     assert result.counts["refused"] >= count // 2
     assert result.counts["right"] >= 1
+
+
+@pytest.mark.parametrize(("at_end", "outside"), [(False, -1), (True, 128)])
+def test_who_leaves_a_fenced_array_ends(at_end: bool, outside: int) -> None:
+    array = fenced(np.arange(32, dtype=np.float32), at_end=at_end)
+    np.testing.assert_array_equal(array, np.arange(32))
+    child = os.fork()
+    if child == 0:
+        faulthandler.disable()
+        ctypes.string_at(address_of(array) + outside, 1)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGSEGV
