@@ -13,10 +13,10 @@ GPU_STREAMS = 4
 MAX_CORES = 256
 """Of one device: parallel.h has the same number."""
 
-_CPU = re.compile(r"cpu@(\d{1,4}(-\d{1,4})?)(\+\d{1,4}(-\d{1,4})?)*")
-_GPU = re.compile(r"cuda:(\d{1,3})(?:\.(\d{1,2})/(\d{1,2}))?")
-_PART = re.compile(r"(.+)\.\d{1,2}/\d{1,2}")
-_ALL_PARTS = re.compile(r"(cuda:\d{1,3})/(\d{1,2})")
+_CPU = re.compile(r"cpu@(\d{1,4}(-\d{1,4})?)(\+\d{1,4}(-\d{1,4})?)*", re.ASCII)
+_GPU = re.compile(r"cuda:(\d{1,3})(?:\.(\d{1,2})/(\d{1,2}))?", re.ASCII)
+_PART = re.compile(r"(.+)\.\d{1,2}/\d{1,2}", re.ASCII)
+_ALL_PARTS = re.compile(r"(cuda:\d{1,3})/(\d{1,2})", re.ASCII)
 
 
 @dataclass(frozen=True)

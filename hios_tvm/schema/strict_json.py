@@ -212,8 +212,10 @@ def _decode_fields(kind: type, data: Any, where: str) -> Any:
 def _decode_plain(kind: Any, data: Any, where: str) -> Any:
     if kind is float:
         number = isinstance(data, int | float) and not isinstance(data, bool)
-        _require(number and not math.isnan(data), where, "a number", data)
-        _require(abs(data) <= _MAX_INT or math.isinf(data), where, "at most 2**53", data)
+        is_real = isinstance(data, float)  # whole numbers may be too large for a float
+        _require(number and not (is_real and math.isnan(data)), where, "a number", data)
+        fits = abs(data) <= _MAX_INT or (is_real and math.isinf(data))
+        _require(fits, where, "at most 2**53", data)
         return float(data)
     if kind is int:
         whole = isinstance(data, int) and not isinstance(data, bool)

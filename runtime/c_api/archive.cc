@@ -97,6 +97,15 @@ bool IsName(std::string_view name) {
   return true;
 }
 
+// A name as messages show it: it may hold any bytes.
+std::string Printable(std::string_view name) {
+  std::string text(name);
+  for (char& c : text) {
+    if (c < ' ' || c > '~') c = '?';
+  }
+  return text;
+}
+
 // Reads `count` entries of a directory; their other fields are not looked at.
 std::vector<Entry> ParseDirectory(std::string_view directory, int64_t count) {
   std::vector<Entry> entries;
@@ -111,7 +120,7 @@ std::vector<Entry> ParseDirectory(std::string_view directory, int64_t count) {
     bool allowed = IsName(entry.name);
     for (const Entry& other : entries) allowed = allowed && other.name != entry.name;
     Require(allowed, [&] {
-      return "its entry name " + Quoted(entry.name.substr(0, 60)) +
+      return "its entry name " + QuotedStart(Printable(entry.name)) +
              " is not allowed, or occurs twice";
     });
     directory.remove_prefix(kCentralBytes + entry.name.size());

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 
 #include "dtypes.h"
 
@@ -11,7 +12,7 @@ std::string Place::Name() const {
   if (outer == nullptr) return std::string(field);
   const std::string before = outer->Name();
   if (index >= 0) return before + "[" + std::to_string(index) + "]";
-  return before + "." + std::string(field.substr(0, 60));
+  return before + "." + std::string(field);
 }
 
 void Place::Refuse(const std::string& expected) const {
@@ -37,6 +38,7 @@ void Decode(const Place& place, int64_t* result) {
 void Decode(const Place& place, double* result) {
   const JsonValue& value = place.value;
   if (value.is(JsonValue::kInteger)) {
+    if (std::abs(value.integer) > kMaxExact) place.Refuse("at most 2**53");
     *result = static_cast<double>(value.integer);
   } else if (value.is(JsonValue::kReal) || value.is(JsonValue::kHugeInteger)) {
     *result = value.real;
@@ -82,7 +84,7 @@ void Fields::End() const {
   for (uint32_t i = 0; i < place_.value.size; ++i) {
     const std::string_view name = place_.value.members[i].name.string();
     if (std::find(known_.begin(), known_.end(), name) == known_.end()) {
-      Fail(HIOS_ARTIFACT, place_.Name() + " has unknown field " + Quoted(name.substr(0, 60)));
+      Fail(HIOS_ARTIFACT, place_.Name() + " has unknown field " + QuotedStart(name));
     }
   }
 }

@@ -32,6 +32,15 @@ void Require(bool holds, Message message) {
 
 inline std::string Quoted(std::string_view text) { return "'" + std::string(text) + "'"; }
 
+// The first characters of a text that a file holds, which may be long.
+inline std::string QuotedStart(std::string_view text) {
+  size_t end = text.size();
+  if (end > 60) {
+    for (end = 60; end > 0 && (static_cast<unsigned char>(text[end]) & 0xc0) == 0x80;) --end;
+  }
+  return Quoted(text.substr(0, end));
+}
+
 }  // namespace hios
 
 #endif  // HIOS_C_API_ERROR_H_

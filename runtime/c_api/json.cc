@@ -175,7 +175,7 @@ class JsonReader {
     for (uint32_t i = 0; i < object.size; ++i) names.push_back(object.members[i].name.string());
     std::sort(names.begin(), names.end());
     const auto twice = std::adjacent_find(names.begin(), names.end());
-    if (twice != names.end()) Refuse("key " + Quoted(twice->substr(0, 60)) + " is named twice");
+    if (twice != names.end()) Refuse("key " + QuotedStart(*twice) + " is named twice");
   }
 
   JsonValue Text() {

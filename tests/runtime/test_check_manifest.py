@@ -115,6 +115,7 @@ DEFECTS: dict[str, tuple[Callable[[Manifest], Manifest], str]] = {
     "replica on a core of the artifact": (replicas("cpu@2", "cpu@1"), "'cpu@1' has another"),
     "two replicas on a core": (replicas("cpu@2", "cpu@2"), "'cpu@2' has another session"),
     "replica on a GPU": (replicas("cuda:0"), "for CPUs only, not for 'cuda:0'"),
+    "replica in other digits": (replicas("cpu@\u0662"), "for CPUs only"),
     "replica on a core twice": (replicas("cpu@2+2"), "one twice"),
     "no device": (lambda m: replace(m, devices=()), "no device"),
     "no program": (lambda m: replace(m, programs=()), "no program"),

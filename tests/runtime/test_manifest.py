@@ -170,6 +170,10 @@ DEFECTS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     ),
     "object for a list": (lambda m: m.update(inputs={}), "manifest.inputs must be a list"),
     "list for an object": (lambda m: m.update(inputs=[[]]), r"manifest.inputs\[0\] must be an obj"),
+    "number beyond floats": (
+        lambda m: m.update(prediction={"makespan_ms": 10**400}),
+        r"manifest.prediction.makespan_ms must be at most 2\*\*53",
+    ),
     "schedule is no object": (lambda m: m.update(schedule=[]), "manifest.schedule"),
 }
 
