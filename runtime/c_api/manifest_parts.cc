@@ -166,7 +166,7 @@ void ExpectRecipe(const Place& place) {
   Fields(place)
       .Optional("targets", &texts)
       .Take("precision", false,
-            [&](const Place& value) { DecodeChoice(value, {"fp32", "tf32", "fp16"}, &precision); })
+            [&](const Place& value) { DecodeChoice(value, {"fp32", "tf32", "fp16", "bf16"}, &precision); })
       .Optional("merge_convolutions", &merge)
       .Optional("traces", &traces)
       .Optional("dtypes", &dtypes)
