@@ -103,8 +103,9 @@ class Executor:
         self.tasks = tuple(tasks)
         spin_ns = int(1000 * spin_us)
         self._shared = _Shared(library, [state, tensors, memory], session)
-        self._teams = self._open_teams(spin_ns)
-        lowered = [task.lower(tensors, events, self._teams) for task in tasks]
+        # No comprehension may hold this object: Python 3.11 loses one for which there is no memory
+        self._teams = teams = self._open_teams(spin_ns)
+        lowered = [task.lower(tensors, events, teams) for task in tasks]
         self._operators = [program.operators for program in lowered]
         self._times = [np.zeros(len(operators) + 1, np.int64) for operators in self._operators]
         self._closed = False

@@ -125,12 +125,12 @@ def load_onto_devices(
         if manifest.prepared:
             assert sources is not None
             prepared = prepare_weights(request, sources)
+        tasks = tuple(task for kind in loaded for task in kind.tasks)
+        return LoadedArtifact(request, tuple(loaded), tasks, prepared)
     except BaseException:
         for one in loaded:
             one.close(False)
         raise
-    tasks = tuple(task for kind in loaded for task in kind.tasks)
-    return LoadedArtifact(request, tuple(loaded), tasks, prepared)
 
 
 def _map_devices(

@@ -28,7 +28,7 @@ def _load(request: LoadRequest) -> LoadedDevices:
         raise DeviceError("a CUDA graph needs all operators on GPUs: leave cuda_graph out")
     tasks = core_tasks(list(_on_cores(request, programs)), order)
     cores = {task.core for task in tasks if task.core is not None}
-    claim = claim_cores(cores, exclusive=request.exclusive)
+    names = [device.name for device in manifest.devices if device.kind == CPU.kind]
 
     def spans(times: Sequence[Times], end_ns: int) -> Iterator[Span]:
         for task, own in zip(tasks, times, strict=True):
@@ -38,8 +38,8 @@ def _load(request: LoadRequest) -> LoadedDevices:
                     instruction = program.instructions[step.origin[1]]
                     yield span_of(program, instruction, int(start_ns), int(end_ns))
 
-    names = [device.name for device in manifest.devices if device.kind == CPU.kind]
-    try:
+    claim = claim_cores(cores, exclusive=request.exclusive)
+    try:  # from here on a failure gives the cores back
         loaded = LoadedDevices(
             tasks=tasks, spans=spans, close=lambda stuck: claim.release(), traced=names
         )
