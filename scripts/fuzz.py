@@ -2,7 +2,8 @@
 
 Targets of bytes are fuzzed with atheris (pip install 'hios-tvm[fuzz]'), guided by coverage, and by
 plain random damage where it is not installed. Targets whose names begin with "executor" run its
-stress program (tests/runtime/stress.cc) under a sanitizer of g++ instead.
+stress program (tests/runtime/stress.cc) under a sanitizer of g++ instead. The target "c-runtime"
+gives damaged artifacts to the runtime without Python, under sanitizers, and to that of Python.
 
     python scripts/fuzz.py --target onnx --seconds 3600
     python scripts/fuzz.py --seconds 60            # all targets, one after another
@@ -32,11 +33,13 @@ except ImportError:
 
 watched = contextlib.nullcontext() if atheris is None else atheris.instrument_imports(["hios_tvm"])
 with watched:  # counts the branches of what is imported here
+    from compare_runtimes import compare_runtimes
     from fuzz_targets import TARGETS, Target
     from stress import SANITIZERS, build_stress, run_stress
 
 EXECUTORS = {f"executor-{name}": name for name in SANITIZERS}
-NAMES = [*TARGETS, *EXECUTORS]
+C_RUNTIME = "c-runtime"
+NAMES = [*TARGETS, *EXECUTORS, C_RUNTIME]
 SLOW_S = 120
 MEMORY_MIB = 4096
 
@@ -62,6 +65,8 @@ def main(target: str | None, seconds: int, seed: int, folder: Path) -> None:
         sys.exit(any(codes))
     if target in EXECUTORS:
         _stress(EXECUTORS[target], seconds, seed, folder)
+    elif target == C_RUNTIME:
+        click.echo(f"{target}: {compare_runtimes(seconds, seed, folder / target)}")
     elif atheris is None:
         _damage(target, seconds, seed, folder)
     else:

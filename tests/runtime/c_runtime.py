@@ -129,11 +129,11 @@ class CSession:
         timeout_s: float = 0,
     ) -> None:
         """Run the model once; results are written into the arrays of `outputs`."""
-        tensors = [
+        given, wanted = (
             [tensor_of(name, array) for name, array in arrays.items()]
             for arrays in (inputs, outputs)
-        ]
-        self._runtime.run(self._session, *tensors, timeout_s)
+        )
+        self._runtime.run(self._session, given, wanted, timeout_s)
 
     def close(self) -> None:
         self._runtime.close_session(self._session)
