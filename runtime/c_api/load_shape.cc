@@ -211,8 +211,8 @@ std::shared_ptr<Arenas> MakeArenas(const Artifact& artifact) {
 DeviceNames MapDevices(const Manifest& manifest, const char* devices) {
   for (const DeviceSpec& device : manifest.devices) {
     if (KindOf(device.name) != DeviceKind::kCpu) {
-      Fail(HIOS_DEVICE, "the artifact has work for the GPU " + device.name +
-                            ": this runtime runs on CPUs, that of Python on GPUs, too");
+      Fail(HIOS_DEVICE, "the artifact is for the GPU " + device.name +
+                            ", too: this runtime runs on CPUs, that of Python also on GPUs");
     }
   }
   const std::vector<std::string> whole = WholeDevices(manifest);

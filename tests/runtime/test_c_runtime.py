@@ -40,7 +40,7 @@ from hios_tvm.errors import (
 from hios_tvm.runtime.artifact_format import MANIFEST, PARAMS
 from hios_tvm.runtime.read_artifact import open_artifact
 from hios_tvm.schema.dtypes import DTYPES, numpy_dtype
-from hios_tvm.schema.manifest import Manifest
+from hios_tvm.schema.manifest import DeviceSpec, Manifest
 from hios_tvm.schema.precisions import PRECISIONS
 from hios_tvm.schema.recipe import Recipe
 from hios_tvm.schema.value_checks import Kind
@@ -286,6 +286,30 @@ def test_failures_have_the_codes_of_pythons_errors(
     done = run_program(folder, faulty, [failing], 1, tmp_path, devices)
     assert done.returncode == 1
     assert re.search("operator 'check1' failed on .*the second number is negative", done.stderr)
+
+
+def test_artifacts_for_gpus_are_read_and_not_loaded(c_runtime: CRuntime, tmp_path: Path) -> None:
+    path, sound = tmp_path / "m.hios", test_check_manifest.manifest()
+    gpu = DeviceSpec("cuda:0", "cuda", None, "cuda", (), 0)
+    path.write_bytes(packed([replace(sound, devices=(*sound.devices, gpu))]))
+    assert require_same_verdict(c_runtime, path) is None
+    with pytest.raises(DeviceError, match="is for the GPU cuda:0, too: this runtime runs on CPUs"):
+        c_runtime.session(path)
+
+
+def test_cores_that_a_session_has_for_itself_are_refused(
+    folder: Path, hand_made: HandMade, x: np.ndarray, tmp_path: Path
+) -> None:
+    """Claims of both runtimes are the same: here Python's session has the cores."""
+    devices = ",".join(hand_made.devices)
+    with hand_made.load(exclusive=True):
+        done = run_program(folder, hand_made.path, [x], 3, tmp_path, devices)
+    assert done.returncode == 1
+    assert "is used by another process, and that process wants it for itself" in done.stderr
+    done = run_program(folder, hand_made.path, [x], 3, tmp_path, devices)
+    assert (done.returncode, done.stderr) == (0, "")
+    for i, array in enumerate(hand_made.expected(x).values()):
+        assert (tmp_path / f"out{i}").read_bytes() == array.tobytes()
 
 
 def run_program(
