@@ -19,6 +19,7 @@ from hios_tvm.passes.gpu_rules.blocks import inline_all
 from hios_tvm.passes.gpu_rules.matrix_product import (
     VECTOR,
     MatrixProduct,
+    add_parts,
     fetch_ahead,
     fetch_slice,
     matrix_product,
@@ -47,8 +48,9 @@ class ImplicitGemm:
 
 
 def _schedule_product(product: MatrixProduct, tile: GemmTile) -> None:
-    sch, block = product.sch, product.block
-    loops = pad_to_tiles(product, tile.rows, tile.columns, tile.depth)
+    sch = product.sch
+    loops = pad_to_tiles(product, tile.rows, tile.columns, tile.slicing)
+    block = loops.block
     block_row, thread_row, row = sch.split(
         loops.row, [None, tile.rows // tile.thread_rows, tile.thread_rows]
     )
@@ -66,6 +68,9 @@ def _schedule_product(product: MatrixProduct, tile: GemmTile) -> None:
     sch.annotate(thread, "pragma_auto_unroll_max_step", _UNROLLED_STEPS)
     sch.annotate(thread, "pragma_unroll_explicit", 0)
 
+    kept = [block]
+    if loops.adds is not None:
+        kept += [loops.adds, add_parts(product, loops.adds)]
     result = sch.cache_write(block, 0, "local")
     sch.reverse_compute_at(result, thread, preserve_unit_loops=True)
     copies = [sch.cache_read(block, operand, "shared") for operand in (0, 1)]
@@ -73,7 +78,8 @@ def _schedule_product(product: MatrixProduct, tile: GemmTile) -> None:
         fetch_slice(product, copy, loops.slice, {"threadIdx.x": tile.threads})
     # Threads read neighbouring rows of the tile, which would lie in one bank
     sch.storage_align(copies[0], 0, axis=-2, factor=2 * VECTOR, offset=VECTOR)
-    auto_inline_consumer_chain(sch, result)
-    inline_all(sch, block, *copies)
+    if loops.adds is None:
+        auto_inline_consumer_chain(sch, result)
+    inline_all(sch, *kept, result, *copies)
     sch.decompose_reduction(block, loops.slice)
     fetch_ahead(product, loops.slice)

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 
 from tvm import s_tir, tirx
 from tvm.ir import Expr
-from tvm.s_tir.dlight.gpu.matmul import auto_inline_producers
+from tvm.s_tir.dlight.gpu.matmul import auto_inline_consumer_chain, auto_inline_producers
 from tvm.s_tir.schedule import LoopRV, SBlockRV
 
 from hios_tvm.passes.gpu_rules.blocks import main_block
-from hios_tvm.passes.gpu_rules.tiles import ProductSizes
+from hios_tvm.passes.gpu_rules.tiles import ProductSizes, Slicing
 from hios_tvm.schema.kernel_shapes import (
     CONVOLUTION,
     PRODUCT,
@@ -24,6 +24,8 @@ from hios_tvm.schema.kernel_shapes import (
 
 VECTOR = 4
 """Values of single precision that a thread loads at a time, where they are neighbours."""
+
+_ADDING_THREADS = 256  # of a block
 
 
 @dataclass(frozen=True)
@@ -46,13 +48,16 @@ class TileLoops:
     """Loops of a product that is padded to whole tiles.
 
     `row` and `column` are over all results; `slice` is over slices of the reduced axis, and
-    `inner` inside of one.
+    `inner` inside of one. `block` is what multiplies, `adds` what adds up the sums of parts, where
+    there are several.
     """
 
+    block: SBlockRV
     row: LoopRV
     column: LoopRV
     slice: LoopRV
     inner: LoopRV
+    adds: SBlockRV | None
 
 
 def matrix_product(func: tirx.PrimFunc) -> MatrixProduct | None:
@@ -76,24 +81,49 @@ def matrix_product(func: tirx.PrimFunc) -> MatrixProduct | None:
     return MatrixProduct(sch, block, sizes, len(product.batch), 0)
 
 
-def pad_to_tiles(product: MatrixProduct, rows: int, columns: int, depth: int) -> TileLoops:
-    """Pad the product to whole tiles of `rows` x `columns` results and slices of `depth`.
+def pad_to_tiles(product: MatrixProduct, rows: int, columns: int, slicing: Slicing) -> TileLoops:
+    """Pad the product to whole tiles of `rows` x `columns` results, and to whole slices.
 
-    The products of a batch are put on blocks of threads. A window's elements get an index of
-    their own where that takes little padding.
+    The products of a batch and the parts of the reduced axis are put on blocks of threads. A
+    window's elements get an index of their own where that takes little padding.
     """
     sch, block = product.sch, product.block
-    window_axes = product.window_axes if product.sizes.keeps_windows(depth) else 0
-    _make_product(sch, block, product.batch, window_axes)
+    keeps_windows = product.sizes.keeps_windows(slicing.depth)
+    _make_product(sch, block, product.batch, product.window_axes if keeps_windows else 0)
     first = [1] if product.batch else []
-    window = [1] if window_axes else []
-    sch.pad_einsum(block, [*first, rows, columns, *window, depth])
-    loops = sch.get_loops(block)
-    for loop in loops[: len(first)]:
-        sch.bind(loop, "blockIdx.y")
-    row, column, *reduced = loops[len(first) :]
-    outer, inner = sch.split(reduced[-1], [None, depth])
-    return TileLoops(row, column, sch.fuse(*reduced[:-1], outer), inner)
+    padded = [1, slicing.depth] if keeps_windows else [slicing.parts * slicing.depth]
+    sch.pad_einsum(block, [*first, rows, columns, *padded])
+    *_, last = loops = sch.get_loops(block)
+    outer, _ = sch.split(last, [None, slicing.depth])
+    slices = sch.fuse(*loops[len(first) + 2 : -1], outer)
+    adds = None
+    if slicing.parts > 1:
+        part, _ = sch.split(slices, [slicing.parts, None])
+        block, adds = sch.rfactor(part, 0), block
+    *batch, row, column = sch.get_loops(block)[: len(first) + 2]
+    *parts, slices, inner = sch.get_loops(block)[len(first) + 2 :]
+    for loops_outside, axis in ((batch, "blockIdx.y"), (parts, "blockIdx.z")):
+        for loop in loops_outside:
+            sch.bind(loop, axis)
+    sch.reorder(*batch, *parts, row, column, slices, inner)
+    return TileLoops(block, row, column, slices, inner, adds)
+
+
+def add_parts(product: MatrixProduct, adds: SBlockRV) -> SBlockRV:
+    """Let a kernel of its own add up the sums of parts, each thread those of one result.
+
+    They are added in one order, so that results are the same in every run. Returns the block that
+    writes the results.
+    """
+    sch = product.sch
+    result = sch.cache_write(adds, 0, "local")
+    auto_inline_consumer_chain(sch, result)
+    place, thread = sch.split(sch.fuse(*sch.get_loops(result)), [None, _ADDING_THREADS])
+    sch.bind(place, "blockIdx.x")
+    sch.bind(thread, "threadIdx.x")
+    sch.compute_at(adds, thread, preserve_unit_loops=True)
+    sch.decompose_reduction(adds, sch.get_loops(adds)[2])  # the first behind the threads
+    return result
 
 
 def fetch_slice(

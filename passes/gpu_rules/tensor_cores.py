@@ -29,6 +29,7 @@ from hios_tvm.passes.gpu_rules.fragments import (
 from hios_tvm.passes.gpu_rules.matrix_product import (
     VECTOR,
     MatrixProduct,
+    add_parts,
     fetch_ahead,
     fetch_slice,
     matrix_product,
@@ -64,9 +65,9 @@ class TensorCores:
 
 def _schedule_product(product: MatrixProduct, tile: WarpTile, form: FragmentFormat) -> None:
     sch = product.sch
-    loops = pad_to_tiles(product, tile.rows, tile.columns, tile.depth)
-    copies = _read_as(product, form.shared_dtype, SHARED, SHARED)
-    loads = _read_as(product, form.fragment_dtype, "wmma.matrix_a", "wmma.matrix_b")
+    loops = pad_to_tiles(product, tile.rows, tile.columns, tile.slicing)
+    copies = _read_as(sch, loops.block, form.shared_dtype, SHARED, SHARED)
+    loads = _read_as(sch, loops.block, form.fragment_dtype, "wmma.matrix_a", "wmma.matrix_b")
 
     block_row, warp_row, row, inner_row = sch.split(
         loops.row, [None, tile.row_warps, tile.row_fragments, SIDE]
@@ -100,11 +101,15 @@ def _schedule_product(product: MatrixProduct, tile: WarpTile, form: FragmentForm
     one, inside = _split_last(sch, store, SIDE, SIDE)
     sch.reverse_compute_at(result, one, preserve_unit_loops=True)
     sch.tensorize(inside, form.intrinsic("store"))
-    auto_inline_consumer_chain(sch, result)
+    kept = [fragment, result, *copies]
+    if loops.adds is None:
+        auto_inline_consumer_chain(sch, result)
+    else:
+        kept += [loops.adds, add_parts(product, loops.adds)]
     _, thread, vector = sch.split(sch.fuse(*sch.get_loops(result)[-2:]), [None, WARP, VECTOR])
     sch.bind(thread, "threadIdx.x")
     sch.vectorize(vector)
-    inline_all(sch, fragment, result, *copies)
+    inline_all(sch, *kept)
 
     zero = sch.decompose_reduction(fragment, loops.slice)
     for outside, loops_inside, name in ((zero, 2, "fill"), (fragment, 3, "multiply")):
@@ -113,9 +118,8 @@ def _schedule_product(product: MatrixProduct, tile: WarpTile, form: FragmentForm
     fetch_ahead(product, loops.slice)
 
 
-def _read_as(product: MatrixProduct, dtype: str, *scopes: str) -> list[SBlockRV]:
+def _read_as(sch: s_tir.Schedule, block: SBlockRV, dtype: str, *scopes: str) -> list[SBlockRV]:
     """Let the product read each of its operands from a copy of another type."""
-    sch, block = product.sch, product.block
     copies = [sch.cache_read(block, operand, scope) for operand, scope in enumerate(scopes)]
     for copy in copies:
         if str(sch.get(copy).reads[0].source.dtype) != dtype:

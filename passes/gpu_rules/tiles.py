@@ -1,10 +1,12 @@
 """Tiles of matrix products on a GPU, chosen by a model of its multiprocessors."""
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from typing import TypeVar
 
-from hios_tvm.passes.gpu_rules.fragments import FragmentFormat
+from hios_tvm.passes.gpu_rules.fragments import WARP, FragmentFormat
 
 _ISSUE = 128.0
 """Multiply-adds that a multiprocessor starts in a cycle, in single precision."""
@@ -30,7 +32,16 @@ _BLOCK_BYTES = 48 << 10
 _FETCH_REGISTERS = 32
 """Registers of a thread that may hold the next slices until the last ones are multiplied."""
 
+_LAUNCH_CYCLES = 2500.0
+"""From the end of a kernel to the start of the next one of a stream, in a CUDA graph."""
+
+_MOST_PARTS = 16
+
+_IDLE_PENALTY = 1.15  # of a tile with fewer blocks than multiprocessors
+
 _MOST_PADDING = 1.15  # of the reduced axis, that is worth an index without divisions
+
+TileT = TypeVar("TileT", "GemmTile", "WarpTile")
 
 
 @dataclass(frozen=True)
@@ -74,17 +85,26 @@ class ProductSizes:
 
 
 @dataclass(frozen=True)
-class GemmTile:
-    """A block computes `rows` x `columns` results, each thread `thread_rows` x `thread_columns`.
+class Slicing:
+    """How the reduced axis is worked off.
 
-    `depth` is how much of the reduced axis lies in shared memory at a time.
+    Blocks of their own sum each of `parts` parts, which a second kernel adds up; `depth` of a part
+    lies in shared memory at a time.
     """
+
+    depth: int = 16
+    parts: int = 1
+
+
+@dataclass(frozen=True)
+class GemmTile:
+    """A block computes `rows` x `columns` results, each thread `thread_rows` x `thread_columns`."""
 
     rows: int
     columns: int
     thread_rows: int
     thread_columns: int
-    depth: int
+    slicing: Slicing = Slicing()
 
     @property
     def threads(self) -> int:
@@ -92,15 +112,15 @@ class GemmTile:
         return (self.rows // self.thread_rows) * (self.columns // self.thread_columns)
 
 
-_GEMM_SHAPES = (
-    (128, 128, 8, 8),
-    (128, 64, 8, 4),
-    (64, 64, 4, 4),
-    (64, 32, 4, 4),
-    (32, 64, 4, 4),
-    (32, 32, 4, 2),
-    (16, 64, 2, 4),
-    (16, 32, 2, 2),
+_GEMM_TILES = (
+    GemmTile(128, 128, 8, 8),
+    GemmTile(128, 64, 8, 4),
+    GemmTile(64, 64, 4, 4),
+    GemmTile(64, 32, 4, 4),
+    GemmTile(32, 64, 4, 4),
+    GemmTile(32, 32, 4, 2),
+    GemmTile(16, 64, 2, 4),
+    GemmTile(16, 32, 2, 2),
 )
 
 _GEMM_DEPTHS = (16, 32, 64)
@@ -109,26 +129,13 @@ _GEMM_DEPTHS = (16, 32, 64)
 def choose_gemm_tile(sizes: ProductSizes, units: int) -> GemmTile:
     """Return the tile that should be fastest for a product on `units` multiprocessors.
 
-    >>> choose_gemm_tile(ProductSizes(112 * 112, 64, 576), 132)
-    GemmTile(rows=64, columns=32, thread_rows=4, thread_columns=4, depth=32)
-    >>> choose_gemm_tile(ProductSizes(1024, 4096, 1024), 132)
-    GemmTile(rows=128, columns=128, thread_rows=8, thread_columns=8, depth=32)
+    >>> choose_gemm_tile(ProductSizes(1024, 4096, 1024), 132).slicing
+    Slicing(depth=32, parts=1)
+    >>> choose_gemm_tile(ProductSizes(8 * 8, 192, 192, 9), 132).slicing
+    Slicing(depth=64, parts=9)
     """
-    return min(_gemm_tiles(), key=lambda tile: gemm_cycles(tile, sizes, units))
-
-
-def _gemm_tiles() -> Iterator[GemmTile]:
-    for rows, columns, thread_rows, thread_columns in _GEMM_SHAPES:
-        for depth in _GEMM_DEPTHS:
-            tile = GemmTile(rows, columns, thread_rows, thread_columns, depth)
-            if _is_small(rows + columns, depth, 4, tile.threads):
-                yield tile
-
-
-def _is_small(lines: int, depth: int, nbytes: int, threads: int) -> bool:
-    """Whether slices of `lines` rows and columns fit into shared memory and registers."""
-    fetched = lines * depth
-    return fetched * nbytes <= _BLOCK_BYTES and fetched <= _FETCH_REGISTERS * threads
+    tiles = _sliced(_GEMM_TILES, sizes, _GEMM_DEPTHS, 4)
+    return _preferred(tiles, sizes, units, lambda tile: gemm_cycles(tile, sizes, units))
 
 
 def gemm_cycles(tile: GemmTile, sizes: ProductSizes, units: int) -> float:
@@ -136,20 +143,44 @@ def gemm_cycles(tile: GemmTile, sizes: ProductSizes, units: int) -> float:
 
     Each multiprocessor works off its blocks; what is in flight at once hides latency.
     """
-    steps = sizes.slices(tile.depth)
-    per_unit = _blocks_per_unit(tile.rows, tile.columns, sizes, units)
+    depth, parts = tile.slicing.depth, tile.slicing.parts
+    per_unit = math.ceil(blocks_of(tile, sizes) / units)
     products = tile.thread_rows * tile.thread_columns
     loads = (tile.thread_rows + tile.thread_columns) * _LOAD_COST
     hidden = min(1.0, per_unit * tile.threads / _HIDING_THREADS)
-    step = tile.rows * tile.columns * tile.depth / _ISSUE * (products + loads) / products / hidden
-    work = per_unit * steps * max(step, _fetch_cycles(tile.rows + tile.columns, tile.depth))
+    step = tile.rows * tile.columns * depth / _ISSUE * (products + loads) / products / hidden
+    steps = math.ceil(sizes.slices(depth) / parts)
+    work = per_unit * steps * max(step, _fetch_cycles(tile.rows + tile.columns, depth))
     latency = steps * _STEP_CYCLES
-    return max(work, latency) + latency * 0.25
+    return max(work, latency) + latency * 0.25 + _adding_cycles(tile.slicing, sizes, units)
 
 
-def _blocks_per_unit(rows: int, columns: int, sizes: ProductSizes, units: int) -> int:
-    blocks = math.ceil(sizes.rows / rows) * math.ceil(sizes.columns / columns)
-    return math.ceil(blocks / units)
+def _sliced(
+    tiles: Sequence[TileT], sizes: ProductSizes, depths: Sequence[int], nbytes: int
+) -> Iterator[TileT]:
+    """Yield tiles whose slices fit into shared memory, as elements of `nbytes`, and registers."""
+    for tile, depth in product(tiles, depths):
+        fetched = (tile.rows + tile.columns) * depth
+        if fetched * nbytes > _BLOCK_BYTES or fetched > _FETCH_REGISTERS * tile.threads:
+            continue
+        slices = sizes.slices(depth)
+        for parts in range(1, min(slices, _MOST_PARTS) + 1):
+            if slices % parts == 0 or not sizes.keeps_windows(depth):
+                yield replace(tile, slicing=Slicing(depth, parts))
+
+
+def _preferred(
+    tiles: Iterable[TileT], sizes: ProductSizes, units: int, cycles: Callable[[TileT], float]
+) -> TileT:
+    """Return the fastest tile; one that leaves multiprocessors idle has to be so by far."""
+    penalty = {True: _IDLE_PENALTY, False: 1.0}
+    return min(tiles, key=lambda tile: cycles(tile) * penalty[blocks_of(tile, sizes) < units])
+
+
+def blocks_of(tile: "GemmTile | WarpTile", sizes: ProductSizes) -> int:
+    """Return how many blocks multiply."""
+    tiles = math.ceil(sizes.rows / tile.rows) * math.ceil(sizes.columns / tile.columns)
+    return tiles * tile.slicing.parts
 
 
 def _fetch_cycles(lines: int, depth: int) -> float:
@@ -157,23 +188,33 @@ def _fetch_cycles(lines: int, depth: int) -> float:
     return lines * depth * 4 / _FETCHED_BYTES
 
 
+def _adding_cycles(slicing: Slicing, sizes: ProductSizes, units: int) -> float:
+    """Return how long it takes to write the sums of parts, and to add them up in a kernel."""
+    if slicing.parts == 1:
+        return 0.0
+    nbytes = 2 * 4 * sizes.rows * sizes.columns * slicing.parts  # written, and read
+    return _LAUNCH_CYCLES + _STEP_CYCLES + nbytes / units / _FETCHED_BYTES
+
+
 @dataclass(frozen=True)
 class WarpTile:
-    """A block of warps, each of which computes fragments of 16x16 results.
-
-    `depth` is how much of the reduced axis lies in shared memory at a time.
-    """
+    """A block of warps, each of which computes fragments of 16x16 results."""
 
     row_warps: int
     column_warps: int
     row_fragments: int
     column_fragments: int
-    depth: int
+    slicing: Slicing = Slicing()
 
     @property
     def warps(self) -> int:
         """Warps of a block."""
         return self.row_warps * self.column_warps
+
+    @property
+    def threads(self) -> int:
+        """Threads of a block."""
+        return WARP * self.warps
 
     @property
     def rows(self) -> int:
@@ -186,14 +227,14 @@ class WarpTile:
         return 16 * self.column_warps * self.column_fragments
 
 
-_WARP_SHAPES = (
-    (2, 4, 4, 2),
-    (4, 2, 2, 2),
-    (2, 2, 2, 2),
-    (2, 2, 2, 1),
-    (2, 2, 1, 2),
-    (2, 2, 1, 1),
-    (1, 4, 1, 1),
+_WARP_TILES = (
+    WarpTile(2, 4, 4, 2),
+    WarpTile(4, 2, 2, 2),
+    WarpTile(2, 2, 2, 2),
+    WarpTile(2, 2, 2, 1),
+    WarpTile(2, 2, 1, 2),
+    WarpTile(2, 2, 1, 1),
+    WarpTile(1, 4, 1, 1),
 )
 
 
@@ -201,31 +242,27 @@ def choose_warp_tile(sizes: ProductSizes, units: int, form: FragmentFormat) -> W
     """Return the tile that should be fastest on the tensor cores of `units` multiprocessors.
 
     >>> from hios_tvm.passes.gpu_rules.fragments import fragment_format
-    >>> choose_warp_tile(ProductSizes(17 * 17, 192, 192, 9), 132, fragment_format("fp16"))
-    WarpTile(row_warps=2, column_warps=2, row_fragments=1, column_fragments=1, depth=64)
-    >>> choose_warp_tile(ProductSizes(1024, 4096, 1024), 132, fragment_format("fp16"))
-    WarpTile(row_warps=2, column_warps=4, row_fragments=4, column_fragments=2, depth=32)
+    >>> choose_warp_tile(ProductSizes(17 * 17, 192, 192, 7), 132, fragment_format("fp16")).slicing
+    Slicing(depth=32, parts=14)
+    >>> choose_warp_tile(ProductSizes(1024, 4096, 1024), 132, fragment_format("fp16")).slicing
+    Slicing(depth=32, parts=1)
     """
-    return min(_warp_tiles(form), key=lambda tile: warp_cycles(tile, sizes, units, form))
-
-
-def _warp_tiles(form: FragmentFormat) -> Iterator[WarpTile]:
-    for shape in _WARP_SHAPES:
-        for depth in form.slices:
-            tile = WarpTile(*shape, depth)
-            if _is_small(tile.rows + tile.columns, depth, form.nbytes, 32 * tile.warps):
-                yield tile
+    tiles = _sliced(_WARP_TILES, sizes, form.slices, form.nbytes)
+    return _preferred(tiles, sizes, units, lambda tile: warp_cycles(tile, sizes, units, form))
 
 
 def warp_cycles(tile: WarpTile, sizes: ProductSizes, units: int, form: FragmentFormat) -> float:
     """Model as of single precision; fragments are loaded from shared memory for each product."""
+    depth, parts = tile.slicing.depth, tile.slicing.parts
     fragments = tile.warps * (tile.row_fragments + tile.column_fragments)
-    copied = (tile.rows + tile.columns) * tile.depth * form.nbytes
-    loaded = fragments * 16 * tile.depth * form.nbytes
-    multiplied = tile.rows * tile.columns * tile.depth / form.rate
+    copied = (tile.rows + tile.columns) * depth * form.nbytes
+    loaded = fragments * 16 * depth * form.nbytes
+    multiplied = tile.rows * tile.columns * depth / form.rate
     step = max(
         multiplied + (copied + loaded) / _SHARED_BYTES,
-        _fetch_cycles(tile.rows + tile.columns, tile.depth),
+        _fetch_cycles(tile.rows + tile.columns, depth),
     )
-    work = _blocks_per_unit(tile.rows, tile.columns, sizes, units) * step
-    return sizes.slices(tile.depth) * (max(work, _STEP_CYCLES) + 0.25 * work)
+    work = math.ceil(blocks_of(tile, sizes) / units) * step
+    steps = math.ceil(sizes.slices(depth) / parts)
+    adding = _adding_cycles(tile.slicing, sizes, units)
+    return steps * (max(work, _STEP_CYCLES) + 0.25 * work) + adding

@@ -76,10 +76,11 @@ def test_networks_compile_for_tensor_cores(precision: str, target: str, tmp_path
     artifact = open_artifact(compiled("squeezenet1_1", target, tmp_path, precision=precision))
     assert artifact.libraries["kernels0.cubin"].startswith(b"\x7fELF")
     for name, kernel in artifact.manifest.gpu_kernels.items():
-        (launch,) = kernel.launches
+        launch, *adding = kernel.launches
         uses_tensor_cores = launch.shared_bytes > 0
         assert uses_tensor_cores == ("conv2d" in name)
         assert launch.shared_bytes <= 48 << 10, "more takes a call of the driver"
+        assert len(adding) == len(kernel.scratch) == (launch.grid[2] > 1)
 
 
 @needs_nvcc

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import pytest
@@ -25,16 +26,19 @@ TOLERANCE = {"fp32": 1e-5, "tf32": 1e-3, "fp16": 1e-3}
 
 
 def run_emulated(
-    model: ModelProto, feeds: Mapping[str, Array], precision: Precision = "fp32"
+    model: ModelProto,
+    feeds: Mapping[str, Array],
+    precision: Precision = "fp32",
+    change: Callable[[str], str] = str,
 ) -> list[Array]:
-    """Lower `model` for a GPU and run its kernels one after another."""
+    """Lower `model` for a GPU and run its kernels one after another, with a `change` of source."""
     target = cuda_target("sm_80", host_target(), precision)
     lowered = lower(from_onnx(model), target)
     mod = apply_pass(CanonicalizeOperators(), lowered)
     graph = extract_operator_graph(mod, "model")
     code = generate_cuda(mod, target)
     assert ("mma_sync" in code.source) == (precision != "fp32")
-    library = EmulatedCode(code.source)
+    library = EmulatedCode(change(code.source))
     tensors = dict(zip(graph.inputs, (np.array(feed) for feed in feeds.values()), strict=True))
     tensors |= collect_weights(lowered)
     for operator in graph.operators:
@@ -45,13 +49,15 @@ def run_emulated(
     return [tensors[name] for name in graph.outputs]
 
 
-def assert_right(model: ModelProto, precision: Precision = "fp32") -> None:
+def assert_right(
+    model: ModelProto, precision: Precision = "fp32", change: Callable[[str], str] = str
+) -> None:
     feeds = {
         value.name: random(*(d.dim_value for d in value.type.tensor_type.shape.dim), seed=seed)
         for seed, value in enumerate(model.graph.input)
     }
     expected = run_onnx_runtime(model, feeds)
-    actual = run_emulated(model, feeds, precision)
+    actual = run_emulated(model, feeds, precision, change)
     for ours, theirs in zip(actual, expected, strict=True):
         scale = max(1e-30, float(np.abs(theirs).max(initial=0)))
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=TOLERANCE[precision] * scale)
@@ -168,3 +174,48 @@ def test_sums_of_two_slices_in_half_precision() -> None:
     node = helper.make_node("Conv", ["x", "w"], ["y"], pads=[1] * 4)
     model = model_of([node], {"x": (1, 8, 8, 8)}, {"w": random(8, 8, 3, 3, seed=7)})
     assert_right(model, "fp16")
+
+
+def long_convolution() -> ModelProto:
+    """Few results, which are long sums: blocks sum parts of them."""
+    node = helper.make_node("Conv", ["x", "w", "b"], ["y"], pads=[1] * 4)
+    weights = {"w": random(12, 64, 3, 3, seed=7), "b": random(12, seed=8)}
+    return model_of([node], {"x": (1, 64, 5, 6)}, weights)
+
+
+def once(pattern: str, replacement: str) -> Callable[[str], str]:
+    """Return a change of source that must find exactly one place."""
+
+    def change(source: str) -> str:
+        changed, count = re.subn(pattern, replacement, source)
+        assert count == 1, count
+        return changed
+
+    return change
+
+
+ADDING = r"(for \(int \w+ = 0; \w+ < )9(; \+\+\w+\) \{\n\s+\w+\[0\] = \(\w+\[0\] \+ \w+_rf_ptr\[)"
+
+
+@pytest.mark.parametrize("precision", ["fp32", "tf32", "fp16"])
+def test_parts_of_sums_are_added_up(precision: Precision) -> None:
+    assert_right(long_convolution(), precision, once(ADDING, r"\g<1>9\2"))  # which is there
+
+
+@pytest.mark.parametrize(
+    ("pattern", "replacement"),
+    [
+        (ADDING, r"\g<1>8\2"),  # one part is left out
+        (r"(_rf_ptr\[.*)\(\(\(int\)blockIdx\.z\) \* (?=.*_rf_local_ptr)", r"\1(0 * "),
+    ],
+    ids=["a part is not added", "parts are written to one place"],
+)
+def test_parts_that_are_lost_are_found(pattern: str, replacement: str) -> None:
+    with pytest.raises(AssertionError, match="Not equal to tolerance"):
+        assert_right(long_convolution(), "fp32", once(pattern, replacement))
+
+
+def test_parts_of_products_of_a_batch() -> None:
+    node = helper.make_node("MatMul", ["a", "b"], ["y"])
+    model = model_of([node], {"a": (2, 10, 330), "b": (2, 330, 9)})
+    assert_right(model, "fp32", once(r"\w+\[0\] \+ \w+_rf_ptr\[", r"\g<0>"))  # which is there

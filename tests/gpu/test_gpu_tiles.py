@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hios_tvm.passes.gpu_rules.fragments import fragment_format
-from hios_tvm.passes.gpu_rules.tiles import ProductSizes, choose_gemm_tile, choose_warp_tile
+from hios_tvm.passes.gpu_rules.tiles import (
+    ProductSizes,
+    blocks_of,
+    choose_gemm_tile,
+    choose_warp_tile,
+)
 from hios_tvm.schema.gpu_models import Precision
 
 counts = st.integers(1, 3000)
@@ -26,7 +29,7 @@ def test_slices_hold_all_that_is_summed(product: ProductSizes) -> None:
 @given(sizes, st.sampled_from([14, 132]))
 def test_tiles_of_threads_fit(product: ProductSizes, units: int) -> None:
     tile = choose_gemm_tile(product, units)
-    fetched = (tile.rows + tile.columns) * tile.depth
+    fetched = (tile.rows + tile.columns) * tile.slicing.depth
     assert tile.threads % 32 == 0
     assert 4 * (fetched + 4 * tile.rows) <= 48 << 10
     assert fetched / tile.threads + tile.thread_rows * tile.thread_columns <= 96
@@ -37,16 +40,28 @@ def test_tiles_of_threads_fit(product: ProductSizes, units: int) -> None:
 def test_tiles_of_warps_fit(product: ProductSizes, units: int, precision: Precision) -> None:
     form = fragment_format(precision)
     tile = choose_warp_tile(product, units, form)
-    skewed = (tile.rows * (tile.depth + form.skew), tile.depth * (tile.columns + form.skew))
+    skewed = (
+        tile.rows * (tile.slicing.depth + form.skew),
+        tile.slicing.depth * (tile.columns + form.skew),
+    )
     assert sum(skewed) * form.nbytes <= 48 << 10
-    assert tile.depth % form.depth == 0
+    assert tile.slicing.depth % form.depth == 0
 
 
+@pytest.mark.parametrize("precision", ["fp32", "tf32", "fp16"])
 @pytest.mark.parametrize(
     "product", [ProductSizes(289, 192, 192, 7), ProductSizes(64, 320, 2048)], ids=str
 )
-def test_long_sums_of_few_results_go_in_deep_slices(product: ProductSizes) -> None:
-    tile = choose_gemm_tile(product, 132)
-    blocks = math.ceil(product.rows / tile.rows) * math.ceil(product.columns / tile.columns)
-    assert tile.depth == 64
-    assert blocks <= 132
+def test_long_sums_of_few_results_keep_all_multiprocessors_busy(
+    product: ProductSizes, precision: Precision
+) -> None:
+    if precision == "fp32":
+        assert blocks_of(choose_gemm_tile(product, 132), product) >= 132
+    else:
+        tile = choose_warp_tile(product, 132, fragment_format(precision))
+        assert blocks_of(tile, product) >= 132
+
+
+def test_short_sums_are_in_one_part() -> None:
+    assert choose_gemm_tile(ProductSizes(22201, 32, 3, 9), 132).slicing.parts == 1
+    assert choose_gemm_tile(ProductSizes(64, 64, 64), 132).slicing.parts == 1
