@@ -60,6 +60,7 @@ from hios_tvm.passes.slice_volumes import SliceVolumes
 from hios_tvm.passes.vector_math import VectorMath
 from hios_tvm.passes.vector_rounding import VectorRounding
 from hios_tvm.passes.widen_half import WidenHalf
+from hios_tvm.schema.gpu_models import GpuModel
 from hios_tvm.schema.precisions import Precision
 
 Progress: TypeAlias = Callable[[int, int], None]
@@ -192,9 +193,9 @@ def cpu_loops(rules: Sequence[ScheduleRule], left: Collection[str] = ()) -> list
     ]
 
 
-def gpu_loops(target: Target, multiprocessors: int, precision: Precision) -> list[Pass]:
-    """Phase 4 for GPUs of `target`, a CUDA target."""
-    rules = gpu_rules(target, multiprocessors, precision)
+def gpu_loops(target: Target, gpu: GpuModel, precision: Precision) -> list[Pass]:
+    """Phase 4 for GPUs like `gpu` of `target`, a CUDA target."""
+    rules = gpu_rules(target, gpu, precision)
     return [ScheduleKernels(rules), NanExtrema(on_gpu=True, of_reductions=False)]
 
 

@@ -22,6 +22,11 @@ class GpuModel:
     fp16_lanes: int
     tf32_lanes: int | None
 
+    @property
+    def copies_asynchronously(self) -> bool:
+        """Whether threads can copy to shared memory while they compute: from sm_80 on, as TF32."""
+        return self.tf32_lanes is not None
+
     def gflops(self, precision: Precision = "fp32") -> float:
         """Return the peak, a multiply-add as two operations.
 

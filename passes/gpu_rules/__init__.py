@@ -7,14 +7,20 @@ from hios_tvm.passes.gpu_rules.tensor_cores import TensorCores
 from hios_tvm.passes.gpu_rules.thread_per_output import ThreadPerOutput
 from hios_tvm.passes.gpu_rules.tvm_rules import TvmRules
 from hios_tvm.passes.schedule_kernels import ScheduleRule
+from hios_tvm.schema.gpu_models import GpuModel
 from hios_tvm.schema.precisions import Precision
 
 __all__ = ["gpu_rules"]
 
+_MOST_STAGES = 4  # slices of a block in shared memory
 
-def gpu_rules(
-    target: tvm.target.Target, multiprocessors: int, precision: Precision
-) -> list[ScheduleRule]:
-    """Return the rules for `target`, a CUDA target, the most special first."""
-    plain: list[ScheduleRule] = [ImplicitGemm(multiprocessors), ThreadPerOutput(), TvmRules(target)]
-    return plain if precision == "fp32" else [TensorCores(multiprocessors, precision), *plain]
+
+def gpu_rules(target: tvm.target.Target, gpu: GpuModel, precision: Precision) -> list[ScheduleRule]:
+    """Return the rules for `target`, a CUDA target of GPUs like `gpu`, the most special first."""
+    units, stages = gpu.multiprocessors, _MOST_STAGES if gpu.copies_asynchronously else 2
+    plain: list[ScheduleRule] = [
+        ImplicitGemm(units, stages),
+        ThreadPerOutput(),
+        TvmRules(target),
+    ]
+    return plain if precision == "fp32" else [TensorCores(units, stages, precision), *plain]

@@ -10,6 +10,10 @@ multiplies into registers:
             shared pixels, shared weights = slice       (all threads of the block)
             accumulators[pixels][outputs] += shared pixels * shared weights
         output = epilogue(accumulators)
+
+The next slices are on their way meanwhile: copied asynchronously in several stages (``cp.async``), or
+one in registers, on GPUs before sm_80 and where an operand is computed on the way. Few results are
+summed in parts by blocks of their own, which a second kernel adds up.
 """
 
 from tvm import tirx
@@ -23,6 +27,7 @@ from hios_tvm.passes.gpu_rules.matrix_product import (
     fetch_ahead,
     fetch_slice,
     matrix_product,
+    only_copies,
     pad_to_tiles,
 )
 from hios_tvm.passes.gpu_rules.tiles import GemmTile, choose_gemm_tile
@@ -33,17 +38,20 @@ _UNROLLED_STEPS = 512
 class ImplicitGemm:
     """Schedule kernels whose main block carries `CONVOLUTION` (of one group) or `PRODUCT`.
 
-    `units` is how many multiprocessors the GPU has.
+    `units` is how many multiprocessors the GPU has, `most_stages` how many slices of a block may be
+    in shared memory.
     """
 
-    def __init__(self, units: int) -> None:
+    def __init__(self, units: int, most_stages: int) -> None:
         self.units = units
+        self.most_stages = most_stages
 
     def apply(self, func: tirx.PrimFunc) -> tirx.PrimFunc | None:
         product = matrix_product(func)
         if product is None:
             return None
-        _schedule_product(product, choose_gemm_tile(product.sizes, self.units))
+        stages = self.most_stages if only_copies(product) else 2
+        _schedule_product(product, choose_gemm_tile(product.sizes, self.units, stages))
         return func.with_body(product.sch.mod["main"].body)
 
 
@@ -65,8 +73,9 @@ def _schedule_product(product: MatrixProduct, tile: GemmTile) -> None:
     thread = sch.fuse(thread_row, thread_column)
     sch.bind(place, "blockIdx.x")
     sch.bind(thread, "threadIdx.x")
-    sch.annotate(thread, "pragma_auto_unroll_max_step", _UNROLLED_STEPS)
-    sch.annotate(thread, "pragma_unroll_explicit", 0)
+    unrolled = loops.inner if tile.slicing.asynchronous else thread
+    sch.annotate(unrolled, "pragma_auto_unroll_max_step", _UNROLLED_STEPS)
+    sch.annotate(unrolled, "pragma_unroll_explicit", 0)
 
     kept = [block]
     if loops.adds is not None:
@@ -75,11 +84,11 @@ def _schedule_product(product: MatrixProduct, tile: GemmTile) -> None:
     sch.reverse_compute_at(result, thread, preserve_unit_loops=True)
     copies = [sch.cache_read(block, operand, "shared") for operand in (0, 1)]
     for copy in copies:
-        fetch_slice(product, copy, loops.slice, {"threadIdx.x": tile.threads})
+        fetch_slice(product, copy, loops.slice, {"threadIdx.x": tile.threads}, tile.slicing)
     # Threads read neighbouring rows of the tile, which would lie in one bank
     sch.storage_align(copies[0], 0, axis=-2, factor=2 * VECTOR, offset=VECTOR)
     if loops.adds is None:
         auto_inline_consumer_chain(sch, result)
     inline_all(sch, *kept, result, *copies)
     sch.decompose_reduction(block, loops.slice)
-    fetch_ahead(product, loops.slice)
+    fetch_ahead(product, loops.slice, tile.slicing)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from tvm import s_tir, tirx
-from tvm.ir import Expr
+from tvm.ir import Call, Expr, TensorLoad
 from tvm.s_tir.dlight.gpu.matmul import auto_inline_consumer_chain, auto_inline_producers
 from tvm.s_tir.schedule import LoopRV, SBlockRV
 
@@ -127,7 +127,11 @@ def add_parts(product: MatrixProduct, adds: SBlockRV) -> SBlockRV:
 
 
 def fetch_slice(
-    product: MatrixProduct, copy: SBlockRV, loop: LoopRV, threads: Mapping[str, int]
+    product: MatrixProduct,
+    copy: SBlockRV,
+    loop: LoopRV,
+    threads: Mapping[str, int],
+    slicing: Slicing,
 ) -> None:
     """Let all threads of a block copy a slice of an operand to shared memory, side by side.
 
@@ -142,17 +146,47 @@ def fetch_slice(
         sch.bind(part, axis)
     sch.vectorize(vector)
     auto_inline_producers(sch, copy)
-    sch.annotate(copy, "tirx.manifest_shared_memory_local_stage", 1)
+    if not slicing.asynchronous:
+        sch.annotate(copy, "tirx.manifest_shared_memory_local_stage", 1)
 
 
-def fetch_ahead(product: MatrixProduct, loop: LoopRV) -> None:
-    """Load the next slices into registers before a slice is multiplied, and store them after.
+def fetch_ahead(product: MatrixProduct, loop: LoopRV, slicing: Slicing) -> None:
+    """Fetch the next slices while one is multiplied.
 
     The body of `loop` is the copies of both operands, and what multiplies them.
     """
-    # Each copy is a load into registers and a store: load, store, load, store, multiply
-    product.sch.annotate(loop, "software_pipeline_stage", [0, 0, 0, 0, 1])
-    product.sch.annotate(loop, "software_pipeline_order", [0, 3, 1, 4, 2])
+    if slicing.asynchronous:
+        stage, order = [0, 0, slicing.stages - 1], [0, 1, 2]
+        product.sch.annotate(loop, "software_pipeline_async_stages", [0])
+    else:
+        # Each copy is a load into registers and a store: load, store, load, store, multiply
+        stage, order = [0, 0, 0, 0, 1], [0, 3, 1, 4, 2]
+    product.sch.annotate(loop, "software_pipeline_stage", stage)
+    product.sch.annotate(loop, "software_pipeline_order", order)
+
+
+def only_copies(product: MatrixProduct) -> bool:
+    """Whether both operands lie in memory as they are multiplied, apart from padding with zeros.
+
+    Only such can be copied asynchronously: others are computed on the way to shared memory.
+    """
+    sch = product.sch
+    producers = list(sch.get_producers(product.block))
+    for block in producers:
+        producers += sch.get_producers(block)
+    return all(_copied(sch.get(block).body) for block in producers) and all(
+        str(read.source.dtype) == "float32" for read in sch.get(product.block).reads
+    )
+
+
+def _copied(body: tirx.Stmt) -> bool:
+    """Whether a block stores what it loads, or zero."""
+    value = body.value if isinstance(body, tirx.BufferStore) else None
+    if isinstance(value, Call) and str(getattr(value.op, "name", "")) == "prim.if_then_else":
+        _, value, other = value.args
+        if not isinstance(other, tirx.FloatImm) or other.value != 0:
+            return False
+    return isinstance(value, TensorLoad)
 
 
 def _make_product(sch: s_tir.Schedule, block: SBlockRV, batch: int, window: int) -> None:

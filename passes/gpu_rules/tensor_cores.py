@@ -33,6 +33,7 @@ from hios_tvm.passes.gpu_rules.matrix_product import (
     fetch_ahead,
     fetch_slice,
     matrix_product,
+    only_copies,
     pad_to_tiles,
 )
 from hios_tvm.passes.gpu_rules.tiles import WarpTile, choose_warp_tile
@@ -44,11 +45,12 @@ _LEAST = 8  # rows, columns, products of a sum: fewer leave most of a fragment e
 class TensorCores:
     """Schedule kernels whose main block carries `CONVOLUTION` (of one group) or `PRODUCT`.
 
-    `units` is how many multiprocessors the GPU has, `precision` what factors are rounded to.
+    `units` and `most_stages` are as of `ImplicitGemm`, `precision` is what factors are rounded to.
     """
 
-    def __init__(self, units: int, precision: Precision) -> None:
+    def __init__(self, units: int, most_stages: int, precision: Precision) -> None:
         self.units = units
+        self.most_stages = most_stages
         self.format = fragment_format(precision)
 
     def apply(self, func: tirx.PrimFunc) -> tirx.PrimFunc | None:
@@ -58,7 +60,9 @@ class TensorCores:
         sizes = product.sizes
         if min(sizes.rows, sizes.columns, sizes.reduced) < _LEAST:
             return None
-        tile = choose_warp_tile(sizes, self.units, self.format)
+        copied = only_copies(product) and self.format.shared_dtype == "float32"
+        stages = self.most_stages if copied else 2
+        tile = choose_warp_tile(sizes, self.units, self.format, stages)
         _schedule_product(product, tile, self.format)
         return func.with_body(product.sch.mod["main"].body)
 
@@ -89,7 +93,8 @@ def _schedule_product(product: MatrixProduct, tile: WarpTile, form: FragmentForm
 
     for load, copy, name in zip(loads, copies, "ab", strict=True):
         sch.compute_at(load, step, preserve_unit_loops=True)
-        fetch_slice(product, copy, loops.slice, {"threadIdx.y": tile.warps, "threadIdx.x": WARP})
+        threads = {"threadIdx.y": tile.warps, "threadIdx.x": WARP}
+        fetch_slice(product, copy, loops.slice, threads, tile.slicing)
         sch.storage_align(copy, 0, axis=-2, factor=2 * form.skew, offset=form.skew)
         sides = (SIDE, form.depth) if name == "a" else (form.depth, SIDE)
         _, inside = _split_last(sch, load, *sides)
@@ -115,7 +120,7 @@ def _schedule_product(product: MatrixProduct, tile: WarpTile, form: FragmentForm
     for outside, loops_inside, name in ((zero, 2, "fill"), (fragment, 3, "multiply")):
         (inside,) = sch.get_child_blocks(outside)
         sch.tensorize(sch.get_loops(inside)[-loops_inside], form.intrinsic(name))
-    fetch_ahead(product, loops.slice)
+    fetch_ahead(product, loops.slice, tile.slicing)
 
 
 def _read_as(sch: s_tir.Schedule, block: SBlockRV, dtype: str, *scopes: str) -> list[SBlockRV]:

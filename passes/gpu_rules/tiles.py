@@ -32,6 +32,8 @@ _BLOCK_BYTES = 48 << 10
 _FETCH_REGISTERS = 32
 """Registers of a thread that may hold the next slices until the last ones are multiplied."""
 
+_MOST_SKEW = 8  # elements that a row of a slice begins later than it would
+
 _LAUNCH_CYCLES = 2500.0
 """From the end of a kernel to the start of the next one of a stream, in a CUDA graph."""
 
@@ -83,17 +85,44 @@ class ProductSizes:
             return self.windows * math.ceil(self.depth / slice_depth)
         return math.ceil(self.reduced / slice_depth)
 
+    def divides(self, slice_depth: int, parts: int) -> bool:
+        """Whether no part begins or ends in the middle of several elements of a window.
+
+        >>> [parts for parts in range(1, 15) if ProductSizes(289, 192, 192, 7).divides(32, parts)]
+        [1, 7, 14]
+        """
+        if not self.keeps_windows(slice_depth):
+            return True
+        of_window = math.ceil(self.depth / slice_depth)
+        whole = parts % self.windows == 0 and of_window % (parts // self.windows) == 0
+        return whole or self.windows % parts == 0
+
 
 @dataclass(frozen=True)
 class Slicing:
     """How the reduced axis is worked off.
 
-    Blocks of their own sum each of `parts` parts, which a second kernel adds up; `depth` of a part
-    lies in shared memory at a time.
+    Blocks of their own sum each of `parts` parts, which a second kernel adds up. Slices of `depth`
+    go through shared memory: while one of `stages` is multiplied, the others are on their way.
     """
 
     depth: int = 16
     parts: int = 1
+    stages: int = 2
+
+    @property
+    def asynchronous(self) -> bool:
+        """Whether slices go to shared memory past the registers of threads, which hold only one."""
+        return self.stages > 2
+
+    @property
+    def buffers(self) -> int:
+        """How many slices have a place in shared memory."""
+        return self.stages if self.asynchronous else 1
+
+    def steps(self, sizes: ProductSizes) -> int:
+        """Return how many slices a part has."""
+        return math.ceil(sizes.slices(self.depth) / self.parts)
 
 
 @dataclass(frozen=True)
@@ -126,15 +155,17 @@ _GEMM_TILES = (
 _GEMM_DEPTHS = (16, 32, 64)
 
 
-def choose_gemm_tile(sizes: ProductSizes, units: int) -> GemmTile:
+def choose_gemm_tile(sizes: ProductSizes, units: int, most_stages: int = 2) -> GemmTile:
     """Return the tile that should be fastest for a product on `units` multiprocessors.
 
+    `most_stages` is 2 where slices cannot be copied asynchronously.
+
     >>> choose_gemm_tile(ProductSizes(1024, 4096, 1024), 132).slicing
-    Slicing(depth=32, parts=1)
+    Slicing(depth=32, parts=1, stages=2)
     >>> choose_gemm_tile(ProductSizes(8 * 8, 192, 192, 9), 132).slicing
-    Slicing(depth=64, parts=9)
+    Slicing(depth=64, parts=9, stages=2)
     """
-    tiles = _sliced(_GEMM_TILES, sizes, _GEMM_DEPTHS, 4)
+    tiles = _sliced(_GEMM_TILES, sizes, most_stages, _GEMM_DEPTHS, 4)
     return _preferred(tiles, sizes, units, lambda tile: gemm_cycles(tile, sizes, units))
 
 
@@ -143,30 +174,36 @@ def gemm_cycles(tile: GemmTile, sizes: ProductSizes, units: int) -> float:
 
     Each multiprocessor works off its blocks; what is in flight at once hides latency.
     """
-    depth, parts = tile.slicing.depth, tile.slicing.parts
+    depth, steps = tile.slicing.depth, tile.slicing.steps(sizes)
     per_unit = math.ceil(blocks_of(tile, sizes) / units)
     products = tile.thread_rows * tile.thread_columns
     loads = (tile.thread_rows + tile.thread_columns) * _LOAD_COST
     hidden = min(1.0, per_unit * tile.threads / _HIDING_THREADS)
     step = tile.rows * tile.columns * depth / _ISSUE * (products + loads) / products / hidden
-    steps = math.ceil(sizes.slices(depth) / parts)
     work = per_unit * steps * max(step, _fetch_cycles(tile.rows + tile.columns, depth))
-    latency = steps * _STEP_CYCLES
+    latency = _latency(tile.slicing, sizes)
     return max(work, latency) + latency * 0.25 + _adding_cycles(tile.slicing, sizes, units)
 
 
 def _sliced(
-    tiles: Sequence[TileT], sizes: ProductSizes, depths: Sequence[int], nbytes: int
+    tiles: Sequence[TileT],
+    sizes: ProductSizes,
+    most_stages: int,
+    depths: Sequence[int],
+    nbytes: int,
 ) -> Iterator[TileT]:
     """Yield tiles whose slices fit into shared memory, as elements of `nbytes`, and registers."""
-    for tile, depth in product(tiles, depths):
+    for tile, depth, stages in product(tiles, depths, range(2, most_stages + 1)):
         fetched = (tile.rows + tile.columns) * depth
-        if fetched * nbytes > _BLOCK_BYTES or fetched > _FETCH_REGISTERS * tile.threads:
-            continue
+        stored = fetched + max(tile.rows, depth) * _MOST_SKEW
         slices = sizes.slices(depth)
         for parts in range(1, min(slices, _MOST_PARTS) + 1):
-            if slices % parts == 0 or not sizes.keeps_windows(depth):
-                yield replace(tile, slicing=Slicing(depth, parts))
+            slicing = Slicing(depth, parts, stages)
+            held = 0 if slicing.asynchronous else fetched / tile.threads
+            fits = slicing.buffers * stored * nbytes <= _BLOCK_BYTES and held <= _FETCH_REGISTERS
+            enough = slicing.steps(sizes) >= slicing.buffers
+            if fits and enough and sizes.divides(depth, parts):
+                yield replace(tile, slicing=slicing)
 
 
 def _preferred(
@@ -181,6 +218,11 @@ def blocks_of(tile: "GemmTile | WarpTile", sizes: ProductSizes) -> int:
     """Return how many blocks multiply."""
     tiles = math.ceil(sizes.rows / tile.rows) * math.ceil(sizes.columns / tile.columns)
     return tiles * tile.slicing.parts
+
+
+def _latency(slicing: Slicing, sizes: ProductSizes) -> float:
+    """Return how long a block waits for slices when it does nothing else."""
+    return math.ceil(slicing.steps(sizes) / (slicing.stages - 1)) * _STEP_CYCLES
 
 
 def _fetch_cycles(lines: int, depth: int) -> float:
@@ -238,22 +280,26 @@ _WARP_TILES = (
 )
 
 
-def choose_warp_tile(sizes: ProductSizes, units: int, form: FragmentFormat) -> WarpTile:
+def choose_warp_tile(
+    sizes: ProductSizes, units: int, form: FragmentFormat, most_stages: int = 2
+) -> WarpTile:
     """Return the tile that should be fastest on the tensor cores of `units` multiprocessors.
+
+    `most_stages` is as of single precision.
 
     >>> from hios_tvm.passes.gpu_rules.fragments import fragment_format
     >>> choose_warp_tile(ProductSizes(17 * 17, 192, 192, 7), 132, fragment_format("fp16")).slicing
-    Slicing(depth=32, parts=14)
+    Slicing(depth=32, parts=14, stages=2)
     >>> choose_warp_tile(ProductSizes(1024, 4096, 1024), 132, fragment_format("fp16")).slicing
-    Slicing(depth=32, parts=1)
+    Slicing(depth=32, parts=1, stages=2)
     """
-    tiles = _sliced(_WARP_TILES, sizes, form.slices, form.nbytes)
+    tiles = _sliced(_WARP_TILES, sizes, most_stages, form.slices, form.nbytes)
     return _preferred(tiles, sizes, units, lambda tile: warp_cycles(tile, sizes, units, form))
 
 
 def warp_cycles(tile: WarpTile, sizes: ProductSizes, units: int, form: FragmentFormat) -> float:
     """Model as of single precision; fragments are loaded from shared memory for each product."""
-    depth, parts = tile.slicing.depth, tile.slicing.parts
+    depth, steps = tile.slicing.depth, tile.slicing.steps(sizes)
     fragments = tile.warps * (tile.row_fragments + tile.column_fragments)
     copied = (tile.rows + tile.columns) * depth * form.nbytes
     loaded = fragments * 16 * depth * form.nbytes
@@ -262,7 +308,6 @@ def warp_cycles(tile: WarpTile, sizes: ProductSizes, units: int, form: FragmentF
         multiplied + (copied + loaded) / _SHARED_BYTES,
         _fetch_cycles(tile.rows + tile.columns, depth),
     )
-    work = math.ceil(blocks_of(tile, sizes) / units) * step
-    steps = math.ceil(sizes.slices(depth) / parts)
-    adding = _adding_cycles(tile.slicing, sizes, units)
-    return steps * (max(work, _STEP_CYCLES) + 0.25 * work) + adding
+    work = math.ceil(blocks_of(tile, sizes) / units) * steps * step
+    latency = _latency(tile.slicing, sizes)
+    return max(work, latency) + work * 0.25 + _adding_cycles(tile.slicing, sizes, units)

@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <deque>
 #include <functional>
 #include <memory>
 #include <type_traits>
@@ -71,8 +72,16 @@ struct Barrier {
   unsigned generation = 0;
 };
 
+// A copy that a thread started: it lands when the thread waits for its group, and not before
+struct Copy {
+  unsigned char* to;
+  std::vector<unsigned char> bytes;
+};
+
 struct Fiber {
   ucontext_t context;
+  std::vector<Copy> started;
+  std::deque<std::vector<Copy>> groups;
   std::unique_ptr<char[]> stack;
   Dim3 index;
   unsigned number = 0;
@@ -95,7 +104,7 @@ inline Dim3 block_index, block_size, grid_size;
 
 // Dynamic shared memory; what lies behind a launch's share must never change
 constexpr size_t kSharedBytes = 64 << 10;
-constexpr unsigned char kPoison = 0xFF;
+constexpr unsigned char kPoison = 0xFF;  // of floats: not a number
 alignas(64) inline unsigned char shared_memory[kSharedBytes];
 
 inline void Yield() { swapcontext(&block.current->context, &block.scheduler); }
@@ -147,12 +156,39 @@ inline void Enter() {
   Yield();
 }
 
+// Starts a copy of elements at offsets, or stores zeros now. Bytes that are on their way may have
+// arrived in part: nobody may read them, nor what they replace
+template <unsigned kBytes, unsigned kTo, unsigned kFrom>
+void CopyAsync(void* to, int to_offset, const void* from, int from_offset, bool copies = true) {
+  auto* target = static_cast<unsigned char*>(to) + int64_t(to_offset) * kTo;
+  auto* source = static_cast<const unsigned char*>(from) + int64_t(from_offset) * kFrom;
+  if (reinterpret_cast<uintptr_t>(target) % kBytes != 0) abort();
+  memset(target, copies ? kPoison : 0, kBytes);
+  if (!copies) return;
+  if (reinterpret_cast<uintptr_t>(source) % kBytes != 0) abort();
+  block.current->started.push_back({target, {source, source + kBytes}});
+}
+
+inline void CommitGroup() {
+  block.current->groups.push_back(std::move(block.current->started));
+  block.current->started.clear();
+}
+
+inline void WaitGroup(unsigned left) {
+  auto& groups = block.current->groups;
+  for (; groups.size() > left; groups.pop_front()) {
+    for (const Copy& copy : groups.front()) memcpy(copy.to, copy.bytes.data(), copy.bytes.size());
+  }
+}
+
 inline void RunBlock() {
   const unsigned count = block.fibers.size();
   for (unsigned i = 0; i < count; ++i) {
     Fiber& fiber = block.fibers[i];
     fiber.number = i;
     fiber.ended = false;
+    fiber.started.clear();
+    fiber.groups.clear();
     fiber.index = {i % block_size.x, i / block_size.x % block_size.y,
                    i / (block_size.x * block_size.y)};
     if (!fiber.stack) fiber.stack.reset(new char[kStackBytes]);

@@ -80,12 +80,24 @@ def _compiled_header() -> tempfile.TemporaryDirectory[str]:
     return folder
 
 
+_COPY = re.compile(r"ptx_cp_async_legacy_(?:pred_)?c[ag]_(\d+)_(\d+)_(\d+)\((.*)\);")
+
+
+def _with_asynchronous_copies(body: str) -> str:
+    """Write calls of the emulator for what TVM's head defines in PTX."""
+    body = _COPY.sub(r"emulator::CopyAsync<\1, \2, \3>(\4);", body)
+    prefix = r"tvm_builtin_ptx_cp_async_"
+    body = re.sub(prefix + r"commit_group_\w+\(\)", "emulator::CommitGroup()", body)
+    return re.sub(prefix + r"wait_group_\w+_(\d+)\(\)", r"emulator::WaitGroup(\1)", body)
+
+
 def _translated(source: str) -> str:
     """Return C++ for the emulator: TVM's head is left out, shared memory is static."""
     body = source[
         re.search(r'template <typename Fragment>|extern "C" __global__', source).start() :
     ]
     body = re.sub(r"__shared__ (alignas\(\d+\))", r"\1 static", body)
+    body = _with_asynchronous_copies(body)
     dynamic = r"extern __shared__ __align__\((\d+)\) uchar (\w+)\[\];"
     body = re.sub(dynamic, r"uchar* const \2 = emulator::shared_memory;", body)
     wrappers = []

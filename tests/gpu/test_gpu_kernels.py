@@ -30,9 +30,10 @@ def run_emulated(
     feeds: Mapping[str, Array],
     precision: Precision = "fp32",
     change: Callable[[str], str] = str,
+    arch: str = "sm_80",
 ) -> list[Array]:
     """Lower `model` for a GPU and run its kernels one after another, with a `change` of source."""
-    target = cuda_target("sm_80", host_target(), precision)
+    target = cuda_target(arch, host_target(), precision)
     lowered = lower(from_onnx(model), target)
     mod = apply_pass(CanonicalizeOperators(), lowered)
     graph = extract_operator_graph(mod, "model")
@@ -50,14 +51,17 @@ def run_emulated(
 
 
 def assert_right(
-    model: ModelProto, precision: Precision = "fp32", change: Callable[[str], str] = str
+    model: ModelProto,
+    precision: Precision = "fp32",
+    change: Callable[[str], str] = str,
+    arch: str = "sm_80",
 ) -> None:
     feeds = {
         value.name: random(*(d.dim_value for d in value.type.tensor_type.shape.dim), seed=seed)
         for seed, value in enumerate(model.graph.input)
     }
     expected = run_onnx_runtime(model, feeds)
-    actual = run_emulated(model, feeds, precision, change)
+    actual = run_emulated(model, feeds, precision, change, arch)
     for ours, theirs in zip(actual, expected, strict=True):
         scale = max(1e-30, float(np.abs(theirs).max(initial=0)))
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=TOLERANCE[precision] * scale)
@@ -219,3 +223,39 @@ def test_parts_of_products_of_a_batch() -> None:
     node = helper.make_node("MatMul", ["a", "b"], ["y"])
     model = model_of([node], {"a": (2, 10, 330), "b": (2, 330, 9)})
     assert_right(model, "fp32", once(r"\w+\[0\] \+ \w+_rf_ptr\[", r"\g<0>"))  # which is there
+
+
+def convolution_in_stages() -> ModelProto:
+    """Nine slices, some of zeros."""
+    node = helper.make_node("Conv", ["x", "w"], ["y"], pads=[1] * 4)
+    return model_of([node], {"x": (1, 16, 5, 6)}, {"w": random(12, 16, 3, 3, seed=7)})
+
+
+WAIT = r"(?<=async_commit_group\(\);)\s+tvm_builtin_ptx_cp_async_wait_group_\w+\(\);"
+
+
+@pytest.mark.parametrize("precision", ["fp32", "tf32"])
+def test_slices_are_copied_while_others_are_multiplied(precision: Precision) -> None:
+    assert_right(convolution_in_stages(), precision, once(WAIT, r"\g<0>"))  # which is there
+
+
+@pytest.mark.parametrize(
+    ("pattern", "replacement"),
+    [
+        (WAIT, ""),
+        (rf"({WAIT})\s+__syncthreads\(\);", r"\1"),
+        (r"(async_wait_group_)1(?=\(\);)", r"\g<1>2"),
+    ],
+    ids=["no wait", "no barrier behind a wait", "a wait that leaves a slice too much"],
+)
+def test_slices_that_have_not_arrived_are_found(pattern: str, replacement: str) -> None:
+    with pytest.raises(AssertionError, match="Not equal to tolerance"):
+        assert_right(convolution_in_stages(), "fp32", once(pattern, replacement))
+
+
+def test_slices_go_through_registers_where_they_cannot_be_copied_asynchronously() -> None:
+    def unchanged(source: str) -> str:
+        assert "cp_async" not in source
+        return source
+
+    assert_right(convolution_in_stages(), "fp32", unchanged, "sm_75")

@@ -26,26 +26,31 @@ def test_slices_hold_all_that_is_summed(product: ProductSizes) -> None:
         assert product.reduced <= padded <= max(1.15 * product.reduced, product.reduced + depth)
 
 
-@given(sizes, st.sampled_from([14, 132]))
-def test_tiles_of_threads_fit(product: ProductSizes, units: int) -> None:
-    tile = choose_gemm_tile(product, units)
-    fetched = (tile.rows + tile.columns) * tile.slicing.depth
+@given(sizes, st.sampled_from([14, 132]), st.sampled_from([2, 4]))
+def test_tiles_of_threads_fit(product: ProductSizes, units: int, most_stages: int) -> None:
+    tile = choose_gemm_tile(product, units, most_stages)
+    slicing = tile.slicing
+    fetched = (tile.rows + tile.columns) * slicing.depth
+    held = 1 if slicing.asynchronous else fetched / tile.threads
     assert tile.threads % 32 == 0
-    assert 4 * (fetched + 4 * tile.rows) <= 48 << 10
-    assert fetched / tile.threads + tile.thread_rows * tile.thread_columns <= 96
+    assert 4 * slicing.buffers * (fetched + 4 * tile.rows) <= 48 << 10
+    assert held + tile.thread_rows * tile.thread_columns <= 96
+    assert slicing.steps(product) >= slicing.buffers
 
 
 @settings(deadline=None)  # the first use of fragments makes them known to TVM
-@given(sizes, st.sampled_from([14, 132]), st.sampled_from(["tf32", "fp16"]))
-def test_tiles_of_warps_fit(product: ProductSizes, units: int, precision: Precision) -> None:
+@given(
+    sizes, st.sampled_from([14, 132]), st.sampled_from(["tf32", "fp16"]), st.sampled_from([2, 4])
+)
+def test_tiles_of_warps_fit(
+    product: ProductSizes, units: int, precision: Precision, most_stages: int
+) -> None:
     form = fragment_format(precision)
-    tile = choose_warp_tile(product, units, form)
-    skewed = (
-        tile.rows * (tile.slicing.depth + form.skew),
-        tile.slicing.depth * (tile.columns + form.skew),
-    )
-    assert sum(skewed) * form.nbytes <= 48 << 10
-    assert tile.slicing.depth % form.depth == 0
+    tile = choose_warp_tile(product, units, form, most_stages)
+    depth, buffers = tile.slicing.depth, tile.slicing.buffers
+    skewed = (tile.rows * (depth + form.skew), depth * (tile.columns + form.skew))
+    assert buffers * sum(skewed) * form.nbytes <= 48 << 10
+    assert depth % form.depth == 0
 
 
 @pytest.mark.parametrize("precision", ["fp32", "tf32", "fp16"])

@@ -43,8 +43,7 @@ class CudaBackend:
 
     def loops(self, target: Target, left: Collection[str] = ()) -> list[Pass]:
         """Return phase 4 for blocks and threads; no kernel of a GPU is left as it is."""
-        units = gpu_model(arch_of(target)).multiprocessors
-        return gpu_loops(target, units, precision_of(target))
+        return gpu_loops(target, gpu_model(arch_of(target)), precision_of(target))
 
     def generate(
         self,

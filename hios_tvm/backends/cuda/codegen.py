@@ -29,8 +29,11 @@ from hios_tvm.schema.launches import GpuKernel, Launch
 
 _FIRST_KERNEL = 'extern "C" __global__'
 
-# TVM's StorageRewrite (0.27) lets sums take the place of a slice of another type, and then fails
-_CONFIG = {"tirx.disable_storage_rewrite": True}
+_CONFIG = {
+    # TVM's StorageRewrite (0.27) lets sums take the place of a slice of another type, and fails
+    "tirx.disable_storage_rewrite": True,
+    "tirx.use_async_copy": True,  # where a rule asks for it
+}
 
 _ROUND = f"""\
 template <typename Fragment>
