@@ -11,9 +11,9 @@ multiplies into registers:
             accumulators[pixels][outputs] += shared pixels * shared weights
         output = epilogue(accumulators)
 
-The next slices are on their way meanwhile: copied asynchronously in several stages (``cp.async``), or
-one in registers, on GPUs before sm_80 and where an operand is computed on the way. Few results are
-summed in parts by blocks of their own, which a second kernel adds up.
+The next slices are on their way meanwhile: copied asynchronously in several stages, or one in
+registers, on GPUs before sm_80 and where an operand is computed on the way. Few results are summed
+in parts by blocks of their own, which a second kernel adds up.
 """
 
 from tvm import tirx
@@ -50,9 +50,13 @@ class ImplicitGemm:
         product = matrix_product(func)
         if product is None:
             return None
-        stages = self.most_stages if only_copies(product) else 2
-        _schedule_product(product, choose_gemm_tile(product.sizes, self.units, stages))
+        _schedule_product(product, self.tile_for(product))
         return func.with_body(product.sch.mod["main"].body)
+
+    def tile_for(self, product: MatrixProduct) -> GemmTile:
+        """Return the tile that `product` gets."""
+        stages = self.most_stages if only_copies(product) else 2
+        return choose_gemm_tile(product.sizes, self.units, stages)
 
 
 def _schedule_product(product: MatrixProduct, tile: GemmTile) -> None:

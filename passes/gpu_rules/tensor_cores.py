@@ -57,14 +57,20 @@ class TensorCores:
         product = matrix_product(func)
         if product is None:
             return None
+        tile = self.tile_for(product)
+        if tile is None:
+            return None
+        _schedule_product(product, tile, self.format)
+        return func.with_body(product.sch.mod["main"].body)
+
+    def tile_for(self, product: MatrixProduct) -> WarpTile | None:
+        """Return the tile that `product` gets; None if it would leave most of a fragment empty."""
         sizes = product.sizes
         if min(sizes.rows, sizes.columns, sizes.reduced) < _LEAST:
             return None
         copied = only_copies(product) and self.format.shared_dtype == "float32"
         stages = self.most_stages if copied else 2
-        tile = choose_warp_tile(sizes, self.units, self.format, stages)
-        _schedule_product(product, tile, self.format)
-        return func.with_body(product.sch.mod["main"].body)
+        return choose_warp_tile(sizes, self.units, self.format, stages)
 
 
 def _schedule_product(product: MatrixProduct, tile: WarpTile, form: FragmentFormat) -> None:

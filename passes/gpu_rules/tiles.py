@@ -39,7 +39,7 @@ _LAUNCH_CYCLES = 2500.0
 
 _MOST_PARTS = 16
 
-_IDLE_PENALTY = 1.15  # of a tile with fewer blocks than multiprocessors
+_IDLE_PENALTY = 1.5  # of a tile with fewer blocks than multiprocessors
 
 _MOST_PADDING = 1.15  # of the reduced axis, that is worth an index without divisions
 
@@ -141,7 +141,7 @@ class GemmTile:
         return (self.rows // self.thread_rows) * (self.columns // self.thread_columns)
 
 
-_GEMM_TILES = (
+GEMM_TILES = (
     GemmTile(128, 128, 8, 8),
     GemmTile(128, 64, 8, 4),
     GemmTile(64, 64, 4, 4),
@@ -165,7 +165,7 @@ def choose_gemm_tile(sizes: ProductSizes, units: int, most_stages: int = 2) -> G
     >>> choose_gemm_tile(ProductSizes(8 * 8, 192, 192, 9), 132).slicing
     Slicing(depth=64, parts=9, stages=2)
     """
-    tiles = _sliced(_GEMM_TILES, sizes, most_stages, _GEMM_DEPTHS, 4)
+    tiles = _sliced(GEMM_TILES, sizes, most_stages, _GEMM_DEPTHS, 4)
     return _preferred(tiles, sizes, units, lambda tile: gemm_cycles(tile, sizes, units))
 
 
@@ -269,7 +269,7 @@ class WarpTile:
         return 16 * self.column_warps * self.column_fragments
 
 
-_WARP_TILES = (
+WARP_TILES = (
     WarpTile(2, 4, 4, 2),
     WarpTile(4, 2, 2, 2),
     WarpTile(2, 2, 2, 2),
@@ -293,7 +293,7 @@ def choose_warp_tile(
     >>> choose_warp_tile(ProductSizes(1024, 4096, 1024), 132, fragment_format("fp16")).slicing
     Slicing(depth=32, parts=1, stages=2)
     """
-    tiles = _sliced(_WARP_TILES, sizes, most_stages, form.slices, form.nbytes)
+    tiles = _sliced(WARP_TILES, sizes, most_stages, form.slices, form.nbytes)
     return _preferred(tiles, sizes, units, lambda tile: warp_cycles(tile, sizes, units, form))
 
 
