@@ -18,6 +18,7 @@ import click
 from tvm import tirx
 
 from hios_tvm.backends.cpu.targets import host_target
+from hios_tvm.backends.cuda.backend import CudaBackend
 from hios_tvm.backends.cuda.targets import cuda_target
 from hios_tvm.backends.network import Network, lower_network
 from hios_tvm.cli.options import print_table
@@ -39,7 +40,8 @@ from hios_tvm.passes.gpu_rules.tiles import (
     warp_cycles,
 )
 from hios_tvm.passes.schedule_kernels import ScheduleRule
-from hios_tvm.schema.gpu_models import PRECISIONS, GpuModel, Precision, gpu_model
+from hios_tvm.schema.gpu_models import GpuModel, gpu_model
+from hios_tvm.schema.precisions import Precision
 from hios_tvm.zoo import NETWORKS, build
 
 
@@ -121,7 +123,9 @@ def rows_of(network: Network, gpu: GpuModel, precision: Precision) -> Iterator[R
 @click.command(help=__doc__)
 @click.argument("model")
 @click.option("--arch", default="sm_90", show_default=True)
-@click.option("--precision", default="fp32", show_default=True, type=click.Choice(PRECISIONS))
+@click.option(
+    "--precision", default="fp32", show_default=True, type=click.Choice(CudaBackend.precisions)
+)
 @click.option("--rows", default=12, show_default=True, help="Kernels that are shown.")
 def main(model: str, arch: str, precision: str, rows: int) -> None:
     imported = from_onnx(build(model)) if model in NETWORKS else load_model(Path(model))

@@ -13,7 +13,7 @@ from hios_tvm.passes.gpu_rules.tiles import (
     choose_gemm_tile,
     choose_warp_tile,
 )
-from hios_tvm.schema.gpu_models import Precision
+from hios_tvm.schema.precisions import Precision
 
 counts = st.integers(1, 3000)
 sizes = st.builds(ProductSizes, counts, counts, counts, st.sampled_from([1, 7, 9, 25]))
