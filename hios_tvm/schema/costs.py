@@ -93,11 +93,7 @@ class CostTable:
         return used * self.latency_ms(operator, model)
 
     def stage_ms(self, groups: Iterable[Iterable[str]], model: str) -> float:
-        """Milliseconds of a stage: measured where possible, else by the analytic model.
-
-        The model is ``a*sum(w) + (1-a)*max(max w, sum(w*u))`` over the stream groups, where w is
-        a group's latency, u its utilization and a is `ALPHA`.
-        """
+        """Milliseconds of a stage: measured where possible, else by the analytic model."""
         key = stage_key(groups)
         if len(key) == 1:
             return sum(self.latency_ms(name, model) for name in key[0])
@@ -108,9 +104,14 @@ class CostTable:
                 known[key] = measurement
         if key in known:
             return known[key].ms
-        return self._modelled_stage_ms(key, model)
+        return self.modelled_stage_ms(key, model)
 
-    def _modelled_stage_ms(self, key: StageKey, model: str) -> float:
+    def modelled_stage_ms(self, key: StageKey, model: str) -> float:
+        """Milliseconds of a stage by the analytic model.
+
+        That is ``a*sum(w) + (1-a)*max(max w, sum(w*u))`` over the stream groups, where w is a
+        group's latency, u its utilization and a is `ALPHA`.
+        """
         total = longest = work = 0.0
         for group in key:
             group_ms = 0.0
