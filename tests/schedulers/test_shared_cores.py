@@ -132,7 +132,7 @@ def test_each_operator_takes_as_many_cores_as_pay(name: str) -> None:
     """a and b beside each other, then c on both cores: 6 ms; all of them on both: 7 ms."""
     schedule = make_schedule(name, PAIR.graph, PAIR.costs, PAIR.platform)
     assert schedule.makespan_ms == 6.0
-    assert schedule.lower_bound_ms == 5.5  # the work on one core each, by two
+    assert schedule.lower_bound_ms == pytest.approx(5.5)  # the work on one core each, by two
     assert schedule.placement["c"] == "cpu@0-1"
     assert {schedule.placement["a"], schedule.placement["b"]} == {"cpu@0", "cpu@1"}
 
