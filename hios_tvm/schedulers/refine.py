@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from hios_tvm.errors import UsageError
-from hios_tvm.schedulers.bounds import lower_bound_ms
+from hios_tvm.schedulers.bounds import ROUNDING, lower_bound_ms
 from hios_tvm.schedulers.evaluate import evaluate
 from hios_tvm.schedulers.list_schedule import Clock, Timed, order_of
 from hios_tvm.schedulers.memory import Memory
@@ -27,10 +27,12 @@ JOIN_SHARE = 0.6
 """Share of moves that join a stage, where it has room, rather than go before or after it."""
 SIZE_SHARE = 0.3
 """Share of moves, where devices share cores, that only give a stage more cores, or fewer."""
+EXCHANGE_SHARE = 0.3
+"""Share of moves that exchange two stream groups."""
 REACH = 10
 """A move goes at most this many stages away, times the stages that run at once at most."""
 MOVES_PER_OPERATOR = 250
-FIRST_TEMPERATURE, LAST_TEMPERATURE = 2e-3, 3e-4
+FIRST_TEMPERATURE, LAST_TEMPERATURE = 1.4e-3, 1e-4
 """Mean growth that is accepted, as a share of the makespan, at the start and at the end."""
 
 
@@ -100,7 +102,8 @@ class _Search:
     """Simulated annealing over lists of stages.
 
     A move takes one stream group out of its stage, and puts it before, after or into another stage
-    that its producers and consumers leave within reach, so every list stays in a topological order.
+    that its producers and consumers leave within reach, so every list stays in a topological order;
+    or it goes there in exchange for a group that may take its place.
     Where devices share cores, a stage may also go to one that shares some with its own.
     """
 
@@ -110,7 +113,8 @@ class _Search:
         self.problem = problem
         self.options = options
         self.random = random.Random(options.seed)
-        self.bound_ms = lower_bound_ms(problem.graph, problem.costs, problem.platform)
+        bound_ms = lower_bound_ms(problem.graph, problem.costs, problem.platform)
+        self.bound_ms = bound_ms * (1.0 + 2.0 * ROUNDING)
         self.remaining_ms = _least_remaining_ms(problem)
         self.timed = Timed(Clock.at_start(problem))
         self.stages = self.timed.stages
@@ -157,6 +161,8 @@ class _Search:
         if low >= high:
             return None
         j = self._target(group, low, high)
+        if self.random.random() < EXCHANGE_SHARE:
+            return self._exchanged(i, group, j)
         rest = tuple(other for other in source.groups if other is not group)
         left = [self.problem.stage(rest, source.device)] if rest else []
         if i == j:
@@ -172,6 +178,28 @@ class _Search:
         if j < i:
             return j, [*placed, *self.stages[j + 1 : i], *left, *self.stages[i + 1 :]]
         return i, [*left, *self.stages[i + 1 : j], *placed, *self.stages[j + 1 :]]
+
+    def _exchanged(
+        self, i: int, group: tuple[int, ...], j: int
+    ) -> tuple[int, list[PlacedStage]] | None:
+        """Return the list with `group`, of the stage at `i`, for a group of the stage at `j`."""
+        other = self.random.choice(self.stages[j].groups)
+        low, high = self._room(other)
+        if i == j or not low <= i < high:
+            return None
+        first, last = min(i, j), max(i, j)
+        placed = []
+        for position, old, new in ((i, group, other), (j, other, group)):
+            stage = self.stages[position]
+            groups = tuple(new if each is old else each for each in stage.groups)
+            placed.append(self.problem.stage(groups, stage.device))
+            is_here = self.timed.device[new[0]] == stage.device
+            if placed[-1].ms == math.inf or not (is_here or self.left.fits(stage.device, new)):
+                return None
+        if j < i:
+            placed.reverse()
+        between = self.stages[first + 1 : last]
+        return first, [placed[0], *between, placed[1], *self.stages[last + 1 :]]
 
     def _resized(self, i: int, source: PlacedStage) -> tuple[int, list[PlacedStage]] | None:
         """Return the list with the stage at position `i` on more or fewer of its cores."""
