@@ -55,21 +55,42 @@ def contiguous_split(problem: ThroughputProblem, max_ideals: int = MAX_IDEALS) -
     -----
     O(I^2 (N + D)) for I ideals, N nets and D ways to choose how many devices of each kind.
     """
+    interval_ms, device_of, is_best = _split(problem, max_ideals, np.maximum)
+    return ContiguousSplit(device_of, interval_ms, is_best)
+
+
+def serial_split(problem: ThroughputProblem, max_ideals: int = MAX_IDEALS) -> tuple[int, ...]:
+    """Return the contiguous split with the least sum of all loads: the device of each operator.
+
+    A single input takes that time where devices work one after another.
+
+    Raises
+    ------
+    InfeasibleError
+        If memory allows no contiguous split.
+    """
+    return _split(problem, max_ideals, np.add)[1]
+
+
+def _split(
+    problem: ThroughputProblem, max_ideals: int, combine: np.ufunc
+) -> tuple[float, tuple[int, ...], bool]:
+    """Return the least combination of loads, its placement, and whether none is better."""
     units = contiguous_units(problem)
     needs = _needs(problem, units)
     prefixes = _prefixes(needs)
     ideals = _ideals(needs, max_ideals)
-    along_one = _Program(problem, units, prefixes).run(math.inf)
+    along_one = _Program(problem, units, prefixes).run(math.inf, combine)
     if ideals is None:
         best = along_one
     else:
         limit_ms = math.inf if along_one is None else along_one[0]
-        best = _Program(problem, units, ideals).run(limit_ms)
+        best = _Program(problem, units, ideals).run(limit_ms, combine)
     if best is None:
         raise InfeasibleError(
             "no contiguous split fits into the memory of the devices; give them more memory"
         )
-    return ContiguousSplit(units.place(best[1]), best[0], ideals is not None)
+    return best[0], units.place(best[1]), ideals is not None
 
 
 def _needs(problem: ThroughputProblem, units: Units) -> list[int]:
@@ -167,8 +188,8 @@ class _Program:
         self.of_larger = np.hstack(of_larger)
         self.of_smaller = np.ascontiguousarray(np.hstack(of_smaller).T)
 
-    def run(self, limit_ms: float) -> tuple[float, tuple[int, ...]] | None:
-        """Return the least interval up to `limit_ms`, with the device of each unit.
+    def run(self, limit_ms: float, combine: np.ufunc) -> tuple[float, tuple[int, ...]] | None:
+        """Return the least combination of loads up to `limit_ms`, with the device of each unit.
 
         None if there is none.
         """
@@ -188,17 +209,17 @@ class _Program:
                     if not state[kind]:
                         continue
                     fewer = tuple(n - (i == kind) for i, n in enumerate(state))
-                    values = np.maximum(load, best[fewer][columns])
+                    values = combine(load, best[fewer][columns])
                     column = values.argmin(1)
                     value = values[np.arange(len(column)), column]
                     better = value < best[state][rows]
                     best[state][rows][better] = value[better]
                     before[state][0, rows][better] = kind
                     before[state][1, rows][better] = column[better] + columns.start
-        interval_ms = float(best[states[-1]][-1])
-        if math.isinf(interval_ms):
+        value_ms = float(best[states[-1]][-1])
+        if math.isinf(value_ms):
             return None
-        return interval_ms, self._placement(before, states[-1])
+        return value_ms, self._placement(before, states[-1])
 
     def _loads(self, rows: slice, columns: slice) -> list[Matrix]:
         """Return what a device of each kind does, for larger ideals (rows) without smaller ones."""

@@ -81,9 +81,8 @@ def find_pipeline(
     units = units_of_colour(problem)
     if start_at is None:
         start_at = _start(problem, units, options)
-    device_of_unit = dict(zip(units.of_operator, start_at, strict=True))
-    start = [device_of_unit[v] for v in range(len(units.latency_ms))]
-    found = _Search(problem, units, start, options).run()
+    start = units.placed(start_at)
+    found = Search(problem, units, start, options).run()
     device_of = min(
         (units.place(start), units.place(found)),
         key=lambda placement: max(device_loads_ms(problem, placement)),
@@ -119,7 +118,7 @@ def _largest_first(problem: ThroughputProblem, units: Units) -> list[int]:
     return device_of
 
 
-class _Search:
+class Search:
     """Simulated annealing over the devices of units.
 
     A move takes a unit to another device, and units that it shares transfers with along, one after
@@ -157,11 +156,11 @@ class _Search:
         for v, d in enumerate(start):
             self.loads[d] += units.latency_ms[v][d]
             self.used[d] += units.memory_bytes[v]
-        self.scale_ms = max(self.loads)
+        self.scale_ms = self._outcome_ms()
 
     def run(self) -> tuple[int, ...]:
         """Return the best placement of units that was found."""
-        best, best_ms = list(self.device), max(self.loads)
+        best, best_ms = list(self.device), self._outcome_ms()
         count = len(self.device)
         moves = MOVES_PER_UNIT * count if self.options.moves is None else self.options.moves
         deadline = time.monotonic() + self.options.time_limit_s
@@ -180,9 +179,9 @@ class _Search:
                 if made is None:
                     continue
                 energy = made
-                largest_ms = max(self.loads)
-                if largest_ms < best_ms:
-                    best, best_ms = list(self.device), largest_ms
+                outcome_ms = self._outcome_ms()
+                if outcome_ms < best_ms:
+                    best, best_ms = list(self.device), outcome_ms
         return tuple(best)
 
     def _restart(self, placement: Sequence[int]) -> None:
@@ -261,6 +260,10 @@ class _Search:
             self.units.latency_ms[v][device] < math.inf
             and self.used[device] + self.units.memory_bytes[v] <= self.capacity[device]
         )
+
+    def _outcome_ms(self) -> float:
+        """Return what is to be small."""
+        return max(self.loads)
 
     def _energy(self) -> float:
         """Return the logarithm of the norm of all loads."""

@@ -54,6 +54,11 @@ class Units:
         """Return the device of each operator, given that of each unit."""
         return tuple(device_of[unit] for unit in self.of_operator)
 
+    def placed(self, device_of: Sequence[int]) -> list[int]:
+        """Return the device of each unit, given that of each operator."""
+        of_unit = dict(zip(self.of_operator, device_of, strict=True))
+        return [of_unit[v] for v in range(len(self.latency_ms))]
+
 
 def units_of_colour(problem: ThroughputProblem) -> Units:
     """Return a unit for each colour, and for each operator without one.
