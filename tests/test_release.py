@@ -5,20 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import subprocess
-import sys
 from importlib import metadata
 from pathlib import Path
 
-import pytest
 from click.testing import CliRunner
+from describe_release import BILL, SUMS, main
 
-SCRIPTS = Path(__file__).parents[1] / "scripts"
 
-
-def test_a_release_is_described(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "path", [str(SCRIPTS), *sys.path])
-    from describe_release import BILL, SUMS, main
-
+def test_a_release_is_described(tmp_path: Path) -> None:
     wheel = tmp_path / "some.whl"
     wheel.write_bytes(b"content")
     written = []
@@ -45,10 +39,7 @@ def test_a_release_is_described(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert {ref for entry in bill["dependencies"] for ref in entry["dependsOn"]} <= known
 
 
-def test_nothing_to_describe_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "path", [str(SCRIPTS), *sys.path])
-    from describe_release import main
-
+def test_nothing_to_describe_is_an_error(tmp_path: Path) -> None:
     result = CliRunner().invoke(main, [str(tmp_path)])
     assert result.exit_code == 1
     assert "holds no files to describe" in result.output

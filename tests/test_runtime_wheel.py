@@ -26,11 +26,8 @@ NEEDS_TOMLLIB = pytest.mark.skipif(sys.version_info < (3, 11), reason="tomllib i
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    sys.path.insert(0, str(ROOT / "scripts"))
-    try:
-        import build_runtime_wheel
-    finally:
-        sys.path.pop(0)
+    import build_runtime_wheel
+
     return build_runtime_wheel.build_wheel(tmp_path_factory.mktemp("dist"))
 
 

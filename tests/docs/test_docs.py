@@ -72,11 +72,8 @@ def test_limits_of_the_format_are_those_of_the_code() -> None:
 
 @NEEDS_TOMLLIB
 def test_the_picture_shows_the_layers_of_the_import_contract() -> None:
-    sys.path.insert(0, str(ROOT / "scripts"))
-    try:
-        import draw_layers
-    finally:
-        sys.path.pop(0)
+    import draw_layers
+
     redraw = "run: python scripts/draw_layers.py"
     assert draw_layers.PICTURE.read_bytes() == draw_layers.drawn(), redraw
     pages = {path.stem for path in (ROOT / "docs" / "api").glob("*.md")}

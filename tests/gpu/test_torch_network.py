@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 from lowered_models import random, run_onnx_runtime
@@ -19,9 +16,8 @@ SIDES = {"inception_v3": 107, "nasnet_a_large": 75}  # the smallest that their p
     "name",
     ["inception_v3", "nasnet_a_large", "randwire", "squeezenet1_1", "resnet50", "densenet121"],
 )
-def test_networks(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_networks(name: str) -> None:
     torch = pytest.importorskip("torch", reason="PyTorch is not installed")
-    monkeypatch.setattr(sys, "path", [str(Path(__file__).parents[2] / "scripts"), *sys.path])
     from torch_network import TorchNetwork
 
     side = SIDES.get(name, 64)

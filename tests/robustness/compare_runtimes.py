@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import random
 import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 from archives import archive_of, entries_of, with_entry
+from build_c_runtime import HEADER, compile_c_runtime
 from c_runtime import ERRORS
 from fuzz_targets import TARGETS
 from mutations import damage, edit_json
@@ -19,9 +19,6 @@ from hios_tvm.errors import HiosError
 from hios_tvm.runtime.read_artifact import open_artifact
 
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "scripts"))
-
-from build_c_runtime import HEADER, compile_c_runtime  # noqa: E402
 
 # Those that are left out take minutes to compile, and find what AddressSanitizer finds, too.
 SANITIZERS = (

@@ -8,7 +8,6 @@ import random
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
@@ -22,6 +21,7 @@ import test_check_shapes
 import tvm
 from archives import archive_of, entries_of, with_entry
 from attacks_on_artifacts import write_several
+from build_c_runtime import LIBRARY, build_c_runtime
 from c_runtime import CRuntime
 from hand_made import LENGTH, HandMade
 from mutations import damage, edit_json
@@ -46,10 +46,6 @@ from hios_tvm.schema.recipe import Recipe
 from hios_tvm.schema.value_checks import Kind
 
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "scripts"))
-
-from build_c_runtime import LIBRARY, build_c_runtime  # noqa: E402
-
 _DAMAGES = 60
 
 pytestmark = pytest.mark.slow  # the library is compiled
