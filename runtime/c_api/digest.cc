@@ -1,5 +1,10 @@
 #include "digest.h"
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#include <immintrin.h>
+#endif
+
 #include <algorithm>
 #include <array>
 #include <cstring>
@@ -31,15 +36,7 @@ constexpr uint32_t kRound[64] = {
 
 uint32_t Rotate(uint32_t value, int bits) { return value >> bits | value << (32 - bits); }
 
-}  // namespace
-
-uint32_t Crc32(std::string_view content) {
-  uint32_t crc = 0xffffffff;
-  for (const char c : content) crc = kCrcTable[(crc ^ static_cast<uint8_t>(c)) & 0xff] ^ crc >> 8;
-  return ~crc;
-}
-
-void Sha256::Block(const uint8_t* block) {
+void PlainBlock(uint32_t* state, const uint8_t* block) {
   uint32_t w[64];
   for (int i = 0; i < 16; ++i) {
     w[i] = uint32_t{block[4 * i]} << 24 | block[4 * i + 1] << 16 | block[4 * i + 2] << 8 |
@@ -50,7 +47,8 @@ void Sha256::Block(const uint8_t* block) {
     const uint32_t s1 = Rotate(w[i - 2], 17) ^ Rotate(w[i - 2], 19) ^ w[i - 2] >> 10;
     w[i] = w[i - 16] + s0 + w[i - 7] + s1;
   }
-  auto [a, b, c, d, e, f, g, h] = state_;
+  uint32_t a = state[0], b = state[1], c = state[2], d = state[3];
+  uint32_t e = state[4], f = state[5], g = state[6], h = state[7];
   for (int i = 0; i < 64; ++i) {
     const uint32_t s1 = Rotate(e, 6) ^ Rotate(e, 11) ^ Rotate(e, 25);
     const uint32_t t1 = h + s1 + ((e & f) ^ (~e & g)) + kRound[i] + w[i];
@@ -59,7 +57,69 @@ void Sha256::Block(const uint8_t* block) {
     h = g, g = f, f = e, e = d + t1, d = c, c = b, b = a, a = t1 + t2;
   }
   const uint32_t values[8] = {a, b, c, d, e, f, g, h};
-  for (int i = 0; i < 8; ++i) state_[i] += values[i];
+  for (int i = 0; i < 8; ++i) state[i] += values[i];
+}
+
+#if defined(__x86_64__)
+
+bool HasInstructions() {
+  uint32_t a, b, c, d;
+  constexpr uint32_t kShuffle = 1 << 9, kBlend = 1 << 19, kSha = 1 << 29;
+  if (__get_cpuid(1, &a, &b, &c, &d) == 0 || (c & kShuffle) == 0 || (c & kBlend) == 0) return false;
+  return __get_cpuid_count(7, 0, &a, &b, &c, &d) != 0 && (b & kSha) != 0;
+}
+
+// Two registers have the state, in the order that the instructions want: a, b, e, f and c, d, g, h.
+__attribute__((target("sha,sse4.1,ssse3"))) void FastBlocks(uint32_t* state, const uint8_t* blocks,
+                                                            size_t count) {
+  const auto load = [](const void* from) __attribute__((target("sse4.1"))) {
+    return _mm_loadu_si128(static_cast<const __m128i*>(from));
+  };
+  const __m128i swap = _mm_set_epi64x(0x0c0d0e0f08090a0b, 0x0405060700010203);
+  const __m128i first = _mm_shuffle_epi32(load(state), 0xb1);
+  const __m128i second = _mm_shuffle_epi32(load(state + 4), 0x1b);
+  __m128i abef = _mm_alignr_epi8(first, second, 8), cdgh = _mm_blend_epi16(second, first, 0xf0);
+  for (; count > 0; --count, blocks += 64) {
+    const __m128i abef_before = abef, cdgh_before = cdgh;
+    __m128i w[4];
+    for (int i = 0; i < 4; ++i) w[i] = _mm_shuffle_epi8(load(blocks + 16 * i), swap);
+    for (int i = 0; i < 16; ++i) {
+      const __m128i round = _mm_add_epi32(w[i % 4], load(kRound + 4 * i));
+      cdgh = _mm_sha256rnds2_epu32(cdgh, abef, round);
+      abef = _mm_sha256rnds2_epu32(abef, cdgh, _mm_shuffle_epi32(round, 0x0e));
+      const __m128i older = _mm_alignr_epi8(w[(i + 3) % 4], w[(i + 2) % 4], 4);
+      const __m128i sum = _mm_add_epi32(_mm_sha256msg1_epu32(w[i % 4], w[(i + 1) % 4]), older);
+      w[i % 4] = _mm_sha256msg2_epu32(sum, w[(i + 3) % 4]);
+    }
+    abef = _mm_add_epi32(abef, abef_before);
+    cdgh = _mm_add_epi32(cdgh, cdgh_before);
+  }
+  const __m128i feba = _mm_shuffle_epi32(abef, 0x1b), dchg = _mm_shuffle_epi32(cdgh, 0xb1);
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(state), _mm_blend_epi16(feba, dchg, 0xf0));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(state + 4), _mm_alignr_epi8(dchg, feba, 8));
+}
+
+#else
+
+bool HasInstructions() { return false; }
+
+void FastBlocks(uint32_t*, const uint8_t*, size_t) {}
+
+#endif
+
+}  // namespace
+
+Sha256::Sha256(bool portable) : portable_(portable || !HasInstructions()) {}
+
+void Sha256::Blocks(const uint8_t* blocks, size_t count) {
+  if (!portable_) return FastBlocks(state_, blocks, count);
+  for (; count > 0; --count, blocks += 64) PlainBlock(state_, blocks);
+}
+
+uint32_t Crc32(std::string_view content) {
+  uint32_t crc = 0xffffffff;
+  for (const char c : content) crc = kCrcTable[(crc ^ static_cast<uint8_t>(c)) & 0xff] ^ crc >> 8;
+  return ~crc;
 }
 
 void Sha256::Update(const void* content, size_t bytes) {
@@ -70,12 +130,12 @@ void Sha256::Update(const void* content, size_t bytes) {
     const size_t more = std::min(bytes, 64 - kept);
     std::memcpy(rest_ + kept, from, more);
     if (kept + more < 64) return;
-    Block(rest_);
+    Blocks(rest_, 1);
     from += more;
     bytes -= more;
   }
-  for (; bytes >= 64; from += 64, bytes -= 64) Block(from);
-  if (bytes != 0) std::memcpy(rest_, from, bytes);
+  Blocks(from, bytes / 64);
+  if (bytes % 64 != 0) std::memcpy(rest_, from + bytes / 64 * 64, bytes % 64);
 }
 
 std::string Sha256::Hex() {

@@ -12,16 +12,20 @@ namespace hios {
 
 uint32_t Crc32(std::string_view content);
 
+// By the instructions that x86 processors have for it, where they do: four times as fast.
 class Sha256 {
  public:
+  explicit Sha256(bool portable = false);
+
   void Update(const void* content, size_t bytes);
   std::string Hex();  // ends it
 
  private:
-  void Block(const uint8_t* block);
+  void Blocks(const uint8_t* blocks, size_t count);
 
   uint32_t state_[8] = {0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a,
                         0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19};
+  bool portable_;
   uint64_t bytes_ = 0;
   uint8_t rest_[64];
 };

@@ -21,7 +21,7 @@ import test_check_shapes
 import tvm
 from archives import archive_of, entries_of, with_entry
 from attacks_on_artifacts import write_several
-from build_c_runtime import LIBRARY, build_c_runtime
+from build_c_runtime import LIBRARY, SOURCES, build_c_runtime
 from c_runtime import CRuntime
 from hand_made import LENGTH, HandMade
 from mutations import damage, edit_json
@@ -216,6 +216,29 @@ def test_signatures_are_checked_without_python(
     monkeypatch.setenv("HIOS_REQUIRE_SIGNATURE", str(public_key_path(other)))
     with pytest.raises(ArtifactError, match="its signature is not that of the given key"):
         c_runtime.verify(signed)
+
+
+def test_digests_are_right_with_and_without_instructions_for_them(tmp_path: Path) -> None:
+    main = """
+#include "digest.h"
+#include <cstdio>
+int main() {
+  for (int size = 0; size < 300; ++size) {
+    const std::string text(size, static_cast<char>(size));
+    for (bool portable : {false, true}) {
+      hios::Sha256 digest(portable);
+      digest.Update(text.data(), size / 3);
+      digest.Update(text.data() + size / 3, size - size / 3);
+      std::puts(digest.Hex().c_str());
+    }
+  }
+}
+"""
+    command = ["g++", "-std=c++17", "-O1", f"-I{SOURCES}", "-x", "c++", "-", SOURCES / "digest.cc"]
+    subprocess.run([*command, "-o", tmp_path / "digests"], input=main, text=True, check=True)
+    done = subprocess.run([tmp_path / "digests"], capture_output=True, text=True, check=True)
+    texts = [bytes([size % 256]) * size for size in range(300) for _ in range(2)]
+    assert done.stdout.split() == [hashlib.sha256(text).hexdigest() for text in texts]
 
 
 # --- Runs
