@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
 
@@ -180,6 +180,9 @@ class Deviation:
 def tolerance_of(recipe: Recipe, rtol: float | None = None) -> Tolerance:
     """Return how exact a model is that was compiled by `recipe`, or as a user says by `rtol`.
 
+    A user's number stands for all that the model rounds: runs of a reference whose inputs are
+    rounded as coarsely must not raise it.
+
     >>> tolerance_of(Recipe(precision="tf32")).rtol, tolerance_of(Recipe(dtypes=("bool",))).rtol
     (0.01, 0.0001)
     """
@@ -188,7 +191,7 @@ def tolerance_of(recipe: Recipe, rtol: float | None = None) -> Tolerance:
         tolerance |= TOLERANCES.get(dtype, SINGLE)
     if rtol is None:
         return tolerance
-    return replace(tolerance, rtol=rtol, range_share=max(tolerance.range_share, rtol))
+    return Tolerance(rtol, range_share=max(tolerance.range_share, rtol))
 
 
 def rounded_numbers(recipe: Recipe) -> list[str]:
