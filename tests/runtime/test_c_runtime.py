@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import random
 import re
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -38,6 +39,7 @@ from hios_tvm.errors import (
     UsageError,
 )
 from hios_tvm.runtime.artifact_format import MANIFEST, PARAMS
+from hios_tvm.runtime.devices.cpu import claims
 from hios_tvm.runtime.read_artifact import open_artifact
 from hios_tvm.schema.dtypes import DTYPES, numpy_dtype
 from hios_tvm.schema.manifest import DeviceSpec, Manifest
@@ -316,21 +318,6 @@ def test_artifacts_for_gpus_are_read_and_not_loaded(c_runtime: CRuntime, tmp_pat
         c_runtime.session(path)
 
 
-def test_cores_that_a_session_has_for_itself_are_refused(
-    folder: Path, hand_made: HandMade, x: np.ndarray, tmp_path: Path
-) -> None:
-    """Claims of both runtimes are the same: here Python's session has the cores."""
-    devices = ",".join(hand_made.devices)
-    with hand_made.load(exclusive=True):
-        done = run_program(folder, hand_made.path, [x], 3, tmp_path, devices)
-    assert done.returncode == 1
-    assert "is used by another process, and that process wants it for itself" in done.stderr
-    done = run_program(folder, hand_made.path, [x], 3, tmp_path, devices)
-    assert (done.returncode, done.stderr) == (0, "")
-    for i, array in enumerate(hand_made.expected(x).values()):
-        assert (tmp_path / f"out{i}").read_bytes() == array.tobytes()
-
-
 def run_program(
     folder: Path, path: Path, inputs: list[np.ndarray], outputs: int, place: Path, devices: str
 ) -> subprocess.CompletedProcess[str]:
@@ -381,30 +368,67 @@ def copy_libraries(program: Path, root: Path) -> None:
         shutil.copy(path, target)
 
 
-def test_a_c_program_runs_where_there_is_no_python(
-    folder: Path, several: Path, tmp_path: Path
-) -> None:
-    """In a root folder with the program, its libraries and an artifact: there is not even /proc."""
+@pytest.fixture
+def root(folder: Path, tmp_path: Path) -> Path:
+    """A root folder with the program of examples/c and its libraries: there is not even /proc."""
     root = tmp_path / "root"
     (root / "tmp").mkdir(parents=True)
+    (root / "dev" / "shm").mkdir(parents=True)
     copy_libraries(folder / "run", root)
-    for path in (folder / "run", several):
-        shutil.copy(path, root)
+    shutil.copy(folder / "run", root)
+    return root
+
+
+def run_in(
+    root: Path, path: Path, inputs: Iterable[np.ndarray], outputs: int, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Run the program inside of `root` on an artifact, with files `in0`, ..., `out0`, ..."""
     command = chroot_command(root)
     if command is None:
         pytest.skip("this process may not change its root folder")
+    shutil.copy(path, root / "model.hios")
+    files = []
+    for i, array in enumerate(inputs):
+        (root / f"in{i}").write_bytes(array.tobytes())
+        files.append(f"/in{i}")
+    files += [f"/out{i}" for i in range(outputs)]
+    return subprocess.run(
+        [*command, "/run", "/model.hios", *files],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, **environment},
+    )
+
+
+def test_a_c_program_runs_where_there_is_no_python(root: Path, several: Path) -> None:
     with hios_tvm.load(several) as session:
         inputs = inputs_of(session.manifest, 3)
         expected = session.run(inputs)
-    for i, array in enumerate(inputs.values()):
-        (root / f"in{i}").write_bytes(array.tobytes())
-    files = [f"/in{i}" for i in range(len(inputs))] + [f"/out{i}" for i in range(len(expected))]
-    done = subprocess.run(
-        [*command, "/run", "/several.hios", *files], capture_output=True, text=True, check=False
-    )
+    done = run_in(root, several, inputs.values(), len(expected))
     assert (done.returncode, done.stderr) == (0, "")
     assert "call z_conv2d" in done.stdout
     for i, array in enumerate(expected.values()):
+        assert (root / f"out{i}").read_bytes() == array.tobytes()
+
+
+def test_cores_that_a_session_has_for_itself_are_refused(
+    root: Path, hand_made: HandMade, x: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Claims of both runtimes are the same: here Python's session has the cores.
+
+    They lie in a folder of this test, so that tests in other processes are left alone.
+    """
+    monkeypatch.setattr(claims, "_PATH", str(root / "dev/shm/hios-tvm-cores-0"))
+    monkeypatch.setattr(claims, "_CLAIMS", claims._Claims())
+    devices = ",".join(hand_made.devices)
+    with hand_made.load(exclusive=True):
+        done = run_in(root, hand_made.path, [x], 3, HIOS_DEVICES=devices)
+    assert done.returncode == 1
+    assert "is used by another process, and that process wants it for itself" in done.stderr
+    done = run_in(root, hand_made.path, [x], 3, HIOS_DEVICES=devices)
+    assert (done.returncode, done.stderr) == (0, "")
+    for i, array in enumerate(hand_made.expected(x).values()):
         assert (root / f"out{i}").read_bytes() == array.tobytes()
 
 
