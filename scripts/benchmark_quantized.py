@@ -79,7 +79,7 @@ def quantized(model: Path, folder: Path) -> Path:
     prepared, result = folder / "prepared.onnx", folder / "int8.onnx"
     quant_pre_process(model, prepared, skip_symbolic_shape=True)
     options = {"activation_type": QuantType.QUInt8, "weight_type": QuantType.QInt8}
-    quantize_static(prepared, result, RandomInputs(prepared), per_channel=True, **options)
+    quantize_static(prepared, result, RandomInputs(model), per_channel=True, **options)
     return result
 
 
