@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -217,22 +216,28 @@ def test_a_target_that_this_machine_cannot_run_needs_given_costs(tmp_path: Path)
         compile_model(module, tmp_path / "x.hios", options)
 
 
-def test_an_interrupted_compile_leaves_no_half_artifact(tmp_path: Path) -> None:
-    """Late; tests/cli has interrupts while modules are imported, and of the first kernels."""
-    model = tmp_path / "model.onnx"
-    model.write_bytes(build("squeezenet1_1", height=64, width=64).SerializeToString())
-    output = tmp_path / "model.hios"
-    # Where pytest runs in the background, children inherit that SIGINT is ignored.
-    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
-    command = [sys.executable, "-c", code + "from hios_tvm.cli import main; main()"]
-    command += ["compile", str(model), "-o", str(output), "--devices", f"cpu@{CORES[0]}"]
-    command += ["--cost-cache", str(tmp_path / "cache")]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    time.sleep(4.0)
-    process.send_signal(signal.SIGINT)
-    process.communicate(timeout=60)
-    if output.exists():  # the interrupt came after the last step: then the artifact is whole
-        runtime.load(output).close()
-    else:
-        assert process.returncode != 0
-    assert {path.name for path in tmp_path.iterdir()} <= {"model.onnx", "model.hios", "cache"}
+def test_a_compile_that_is_interrupted_at_its_end_leaves_nothing(
+    squeezenet: tuple[onnx.ModelProto, Path, Compilation],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """When the whole artifact is about to get its name; tests/cli has earlier interrupts."""
+    model, _, first = squeezenet
+    output, replace_file = tmp_path / "x.hios", os.replace
+
+    def interrupted(source: str, target: Path) -> None:
+        if Path(target) == output:
+            signal.raise_signal(signal.SIGINT)
+        replace_file(source, target)
+
+    monkeypatch.setattr(os, "replace", interrupted)
+    options = CompileOptions(
+        devices=_devices(2), divide=False, scheduler="hios-lp", costs=first.costs, cache_dir=None
+    )
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            compile_model(from_onnx(model), output, options)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert list(tmp_path.iterdir()) == []
