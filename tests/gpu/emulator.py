@@ -21,7 +21,7 @@ _COMPILER = (
     *("-fsanitize=alignment", "-fsanitize-undefined-trap-on-error"),
 )
 _KERNEL = re.compile(
-    r'extern "C" __global__ void __launch_bounds__\(\d+\) (\w+)\(([^)]*)\) \{', re.MULTILINE
+    r'extern "C" __global__ void __launch_bounds__\([\d, ]+\) (\w+)\(([^)]*)\) \{', re.MULTILINE
 )
 
 

@@ -25,6 +25,7 @@ from hios_tvm.errors import CompileError, DeviceError, UsageError
 from hios_tvm.frontends import load_model
 from hios_tvm.frontends.onnx import from_onnx
 from hios_tvm.runtime.read_artifact import open_artifact
+from hios_tvm.schema.precisions import Precision
 from hios_tvm.zoo import build
 from hios_tvm.zoo import squeezenet as squeezenet1_1
 
@@ -53,17 +54,32 @@ def test_networks_compile(name: str, tmp_path: Path) -> None:
 
 
 @needs_nvcc
-@pytest.mark.parametrize("arch", ["sm_90", "sm_100"])
-def test_a_first_convolution_does_not_spill(arch: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("arch", "precision", "weights", "size"),
+    [
+        ("sm_90", "fp32", (39, 3, 3, 3), 224),
+        ("sm_100", "fp32", (39, 3, 3, 3), 224),
+        ("sm_90", "fp16", (64, 256, 1, 1), 35),
+    ],
+    ids=str,
+)
+def test_convolutions_do_not_spill(
+    arch: str,
+    precision: Precision,
+    weights: tuple[int, int, int, int],
+    size: int,
+    tmp_path: Path,
+) -> None:
+    pad = weights[-1] // 2
     nodes = [
-        helper.make_node("Conv", ["x", "w", "b"], ["c"], strides=[2, 2], pads=[1] * 4),
+        helper.make_node("Conv", ["x", "w", "b"], ["c"], strides=[pad + 1] * 2, pads=[pad] * 4),
         helper.make_node("Relu", ["c"], ["y"]),
     ]
-    weights = {"w": random(39, 3, 3, 3, seed=7), "b": random(39, seed=8)}
-    target = cuda_target(arch, host_target())
-    lowered = lower(from_onnx(model_of(nodes, {"x": (1, 3, 224, 224)}, weights)), target)
+    constants = {"w": random(*weights, seed=7), "b": random(weights[0], seed=8)}
+    model = model_of(nodes, {"x": (1, weights[1], size, size)}, constants)
+    target = cuda_target(arch, host_target(), precision)
     source = tmp_path / "kernels.cu"
-    source.write_text(generate_cuda(lowered, target).source)
+    source.write_text(generate_cuda(lower(from_onnx(model), target), target).source)
     command = ["nvcc", "-cubin", f"-arch={arch}", "-O3", "-w", "-Xptxas", "-v", source.name]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert set(re.findall(r"(\d+) bytes spill", done.stderr)) == {"0"}
