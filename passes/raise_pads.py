@@ -12,6 +12,7 @@ from tvm.ir import Call, IRModule, TensorLoad
 
 from hios_tvm.passes.dataflow import Rewriter, operator_name, rewrite_main
 from hios_tvm.passes.schedule_kernels import has_root_block
+from hios_tvm.passes.tir_trees import is_choice
 
 
 @tvm.transform.module_pass(opt_level=0, name="RaisePads")
@@ -39,7 +40,7 @@ def _raised(data: relax.Expr, kernel: tirx.PrimFunc) -> Call | None:
     block = sch.get(blocks[0])
     store = block.body
     value = store.value if isinstance(store, tirx.BufferStore) else None
-    if not isinstance(value, Call) or str(getattr(value.op, "name", "")) != "prim.if_then_else":
+    if not is_choice(value):
         return None
     _, inside, fill = value.args
     if not isinstance(inside, TensorLoad) or not isinstance(fill, tirx.FloatImm):

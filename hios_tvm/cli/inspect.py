@@ -111,6 +111,8 @@ def _print(
     if manifest.replicas:
         devices = ", ".join(name for names in manifest.replicas for name in names)
         console.print(f"run_many also runs on {devices}", soft_wrap=True)
+    for note in manifest.notes:
+        console.print(note, soft_wrap=True)
     verification = manifest.verification
     console.print(str(verification), soft_wrap=True)
     for output in verification.outputs:

@@ -203,7 +203,8 @@ class Planned:
             trial.kept() if i == self.best else trial.rejected(self.schedules[i], predictions[i])
             for i, trial in enumerate(self.trials)
         ]
-        info = {"trials": [encode(trial) for trial in tried]} if tried else {}
+        info: dict[str, Any] = {"trials": [encode(trial) for trial in tried]} if tried else {}
+        info["notes"] = self.network_notes
         prediction = predictions[self.best]
         return described(self.build, prediction, verification=verification, info=info)
 
@@ -220,12 +221,14 @@ class Planned:
             costs=costs,
             platform=platform,
             trials=tuple(self.trials),
-            notes=(
-                *self.notes,
-                *network.tuned.notes,
-                *(cost_notes(network, costs) if costs else ()),
-            ),
+            notes=(*self.notes, *self.network_notes),
         )
+
+    @property
+    def network_notes(self) -> tuple[str, ...]:
+        """What a user should know of the kernels; `inspect` says it too."""
+        costs = cost_notes(self.network, self.measured[0]) if self.measured else ()
+        return (*self.network.tuned.notes, *costs)
 
 
 def plan_model(

@@ -2,18 +2,23 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 
+from tvm import tirx
+from tvm.ir import Call
+
 from hios_tvm.backends.network import Network
 from hios_tvm.passes.legalize_integer_product import INTEGER_KERNEL
 from hios_tvm.passes.narrow_weights import HALF
 from hios_tvm.passes.schedule_kernels import NO_RULE
+from hios_tvm.passes.tir_trees import is_choice, nodes_of
 from hios_tvm.runtime.devices import HOST
 from hios_tvm.schema.costs import CostTable, Measurement
 from hios_tvm.schema.node_names import QUANTIZED_NODES
 
 _MOST_NAMED = 3
 _WORTH_A_NOTE = 0.005  # of the time
-_PRODUCTS = ("conv", "matmul")  # in names of kernels
 _EXACT = (INTEGER_KERNEL, "depthwise")  # of integers, also where floats hold their sums exactly
+
+_ARITHMETIC = (tirx.Add, tirx.Sub, tirx.Mul, tirx.Div, tirx.Max, tirx.Min, Call)
 
 
 def cost_notes(network: Network, costs: CostTable) -> tuple[str, ...]:
@@ -75,23 +80,29 @@ def _half(network: Network, costs: CostTable) -> Iterator[str]:
 
 
 def _quantized(network: Network, costs: CostTable) -> Iterator[str]:
-    nodes = set(map(str, network.kernels["main"].attrs.get(QUANTIZED_NODES, ())))
-    found = {op.name: op.kernel for op in network.graph.operators if nodes & set(op.nodes)}
-    whole = [name for name, kernel in found.items() if any(word in kernel for word in _EXACT)]
-    floats = [
-        name
-        for name, kernel in found.items()
-        if name not in whole and any(word in kernel for word in _PRODUCTS)
+    if not network.kernels["main"].attrs.get(QUANTIZED_NODES, ()):
+        return
+    operators = network.graph.operators
+    whole = [op.name for op in operators if any(word in op.kernel for word in _EXACT)]
+    real = [
+        op.name
+        for op in operators
+        if op.name not in whole and _computes_real_numbers(network.kernels[op.kernel])
     ]
     for model, times in costs.latency.items():
-        if not found:
-            continue
-        named = ", ".join(floats[:_MOST_NAMED]) + (", ..." if len(floats) > _MOST_NAMED else "")
+        slowest = sorted(times.keys() & set(real), key=lambda name: -times[name].ms)
+        named, rest = ", ".join(slowest[:_MOST_NAMED]), len(slowest) - _MOST_NAMED
         yield (
-            f"{_share(times, found):.0%} of the operators' time on {model} is in quantized "
-            f"operators: {_share(times, whole):.0%} in products of integers"
-            + (f", {_share(times, floats):.0%} in products of floats ({named})" if floats else "")
+            f"{_share(times, whole):.0%} of the operators' time on {model} is in products of "
+            f"integers, and {_share(times, real):.0%} in operators that compute real numbers"
+            + (f": {named}" if named else "")
+            + (f" and {rest} more" if rest > 0 else "")
         )
+
+
+def _computes_real_numbers(kernel: tirx.PrimFunc) -> bool:
+    results = [node for node in nodes_of(kernel.body, *_ARITHMETIC) if not is_choice(node)]
+    return any(str(node.ty.dtype).startswith("float") for node in results)
 
 
 def _share(times: Mapping[str, Measurement], operators: Iterable[str]) -> float:

@@ -312,6 +312,13 @@ class Manifest:
                     yield program.device, step
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """What the compiler said of the kernels; none where the artifact says something else."""
+        notes = self.compile_info.get("notes", ())
+        is_text = isinstance(notes, (list, tuple)) and all(isinstance(note, str) for note in notes)
+        return tuple(notes) if is_text else ()
+
+    @property
     def rebuild_command(self) -> str:
         """The command that makes the artifact again, for messages."""
         return _rebuild_command(self.compile_info)

@@ -9,12 +9,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from tvm import s_tir, tirx
-from tvm.ir import Call, Expr, TensorLoad
+from tvm.ir import Expr, TensorLoad
 from tvm.s_tir.dlight.gpu.matmul import auto_inline_consumer_chain, auto_inline_producers
 from tvm.s_tir.schedule import LoopRV, SBlockRV
 
 from hios_tvm.passes.gpu_rules.blocks import main_block
 from hios_tvm.passes.gpu_rules.tiles import ProductSizes, Slicing
+from hios_tvm.passes.tir_trees import is_choice
 from hios_tvm.schema.kernel_shapes import (
     CONVOLUTION,
     PRODUCT,
@@ -182,7 +183,7 @@ def only_copies(product: MatrixProduct) -> bool:
 def _copied(body: tirx.Stmt) -> bool:
     """Whether a block stores what it loads, or zero."""
     value = body.value if isinstance(body, tirx.BufferStore) else None
-    if isinstance(value, Call) and str(getattr(value.op, "name", "")) == "prim.if_then_else":
+    if is_choice(value):
         _, value, other = value.args
         if not isinstance(other, tirx.FloatImm) or other.value != 0:
             return False

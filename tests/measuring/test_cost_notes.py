@@ -56,28 +56,30 @@ def test_half_precision_that_is_computed_in_single_is_said() -> None:
     )
 
 
-def test_the_share_of_quantized_operators_is_said() -> None:
+def test_a_quantized_network_says_what_is_computed_with_integers() -> None:
     nodes = [
         helper.make_node("MatMulInteger", ["x", "w"], ["i"], name="product"),
-        helper.make_node("ReduceMax", ["x32"], ["z"]),
+        helper.make_node("Cast", ["i"], ["f"], name="cast", to=onnx.TensorProto.FLOAT),
+        helper.make_node("Softmax", ["f"], ["s"], name="softmax"),
+        helper.make_node("Transpose", ["s"], ["y"], name="transpose", perm=[1, 0]),
     ]
     graph = helper.make_graph(
         nodes,
         "quantized",
-        [
-            helper.make_tensor_value_info("x", onnx.TensorProto.UINT8, [4, 8]),
-            helper.make_tensor_value_info("x32", onnx.TensorProto.FLOAT, [4, 8]),
-        ],
-        [onnx.ValueInfoProto(name="i"), onnx.ValueInfoProto(name="z")],
+        [helper.make_tensor_value_info("x", onnx.TensorProto.UINT8, [4, 8])],
+        [onnx.ValueInfoProto(name="y")],
         [onnx.numpy_helper.from_array(np.ones((8, 3), np.uint8), "w")],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     network = lower_network(from_onnx(model), "host")
     operators = network.graph.operators
-    times = [3.0 if "product" in operator.nodes else 1.0 for operator in operators]
-    share = sum(time for time in times if time > 1) / sum(times)
-    notes = cost_notes(network, costs(network, *times))
-    assert any(
-        note.startswith(f"{share:.0%} of the operators' time on cpu/1 is in quantized")
-        for note in notes
+    (product,) = (op for op in operators if "product" in op.nodes)
+    softmax = [op for op in operators if "softmax" in op.nodes and "product" not in op.nodes]
+    assert 1 <= len(softmax) < len(operators) - 1  # the transposition is in neither share
+    notes = cost_notes(network, costs(network, *[1.0 + (op == product) for op in operators]))
+    total = len(operators) + 1
+    assert notes[-1].startswith(
+        f"{2 / total:.0%} of the operators' time on cpu/1 is in products of integers, and "
+        f"{len(softmax) / total:.0%} in operators that compute real numbers: "
     )
+    assert all(op.name in notes[-1] for op in softmax)

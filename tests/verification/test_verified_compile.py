@@ -412,6 +412,7 @@ def test_half_precision_is_noted(compiled: Callable[..., Result], tmp_path: Path
     assert any("tensors are of float16: errors" in note for note in found.notes)
     shown = run("inspect", tmp_path / "model.hios").stdout
     assert "weights in memory: 0.0156 MiB of float16\n" in shown
+    assert "float16 is computed in single precision on " in shown
 
 
 def test_rounded_factors_are_noted(compiled: Callable[..., Result], model: Path) -> None:
