@@ -32,8 +32,8 @@ from hios_tvm.errors import (
 )
 from hios_tvm.frontends.onnx import from_onnx
 from hios_tvm.frontends.onnx.inputs import model_inputs
+from hios_tvm.runtime import Session, load
 from hios_tvm.runtime.devices.cpu.cores import allowed_cores
-from hios_tvm.runtime.session import Session, load
 from hios_tvm.schema.device_names import cpu_device_name
 from hios_tvm.schema.graph import OperatorGraph
 from hios_tvm.schema.schedule import DeviceSchedule, Schedule, Stage

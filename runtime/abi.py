@@ -6,7 +6,7 @@
 import ctypes
 from enum import IntEnum
 
-ABI_VERSION = 8
+ABI_VERSION = 9
 """Of everything here; a kernel library with another `kAbiVersion` is refused."""
 
 DLTENSOR_POINTER = 7

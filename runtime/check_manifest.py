@@ -14,10 +14,11 @@ from types import MappingProxyType
 from typing import TypeAlias
 
 from hios_tvm.errors import ArtifactError, DeviceError
+from hios_tvm.runtime.check_sessions import check_sessions
 from hios_tvm.runtime.devices import HOST, kind_of
 from hios_tvm.runtime.devices.interface import DeviceKind
 from hios_tvm.runtime.happens_before import HappensBefore
-from hios_tvm.schema.device_names import cores_of, whole_device
+from hios_tvm.schema.device_names import whole_device
 from hios_tvm.schema.dtypes import tensor_bytes
 from hios_tvm.schema.manifest import (
     ALIGNMENT,
@@ -65,7 +66,7 @@ def check_manifest(
     """
     _check_amounts(manifest)
     _check_devices(manifest)
-    _check_replicas(manifest)
+    check_sessions(manifest)
     _check_prepared(manifest, weights, sources)
     _check_buffers(manifest, weights)
     _check_interface(manifest)
@@ -103,19 +104,6 @@ def _check_amounts(manifest: Manifest) -> None:
         tensor_bytes(spec.shape, spec.dtype)
     for buffer in manifest.buffers:
         tensor_bytes(buffer.shape, buffer.dtype)
-
-
-def _check_replicas(manifest: Manifest) -> None:
-    """No core has two sessions; sizes of devices are compared when these are used."""
-    try:
-        used = {core for device in manifest.devices for core in cores_of(device.name)}
-        for name in (name for names in manifest.replicas for name in names):
-            cores = cores_of(name)
-            _require(bool(cores), f"replicas are for CPUs only, not for {name!r}")
-            _require(used.isdisjoint(cores), f"a core of replica {name!r} has another session")
-            used.update(cores)
-    except DeviceError as error:
-        raise ArtifactError(str(error)) from error
 
 
 def _check_devices(manifest: Manifest) -> None:

@@ -64,10 +64,11 @@ class LoadedArtifact:
             kind.close(stuck)
 
 
-def make_arenas(manifests: Sequence[Manifest]) -> dict[str, Arena]:
+def make_arenas(manifests: Sequence[Manifest]) -> list[dict[str, Arena]]:
     """Return memory for the buffers of each device that has none of its own.
 
-    Runs of all `manifests`, one at a time, may use it.
+    There is one for each input that a session has in flight. Runs of all `manifests`, one at a
+    time, may use it.
 
     Raises
     ------
@@ -83,8 +84,9 @@ def make_arenas(manifests: Sequence[Manifest]) -> dict[str, Arena]:
     tensors = max(
         sum(spec.nbytes for spec in (*manifest.inputs, *manifest.outputs)) for manifest in manifests
     )
-    check_memory(sum(nbytes.values()) + tensors, f"a run of {manifests[0].model!r}")
-    return {name: _make_arena(name, size) for name, size in nbytes.items()}
+    slots = manifests[0].in_flight
+    check_memory(slots * (sum(nbytes.values()) + tensors), f"a run of {manifests[0].model!r}")
+    return [{name: _make_arena(name, size) for name, size in nbytes.items()} for _ in range(slots)]
 
 
 def load_onto_devices(
@@ -109,9 +111,7 @@ def load_onto_devices(
     """
     manifest = artifact.manifest
     names = _map_devices(manifest, devices)
-    tensors = TensorTable(
-        {buffer.name: (buffer.shape, buffer.dtype) for buffer in manifest.buffers}
-    )
+    tensors = _tensors_of(manifest)
     _place_host_buffers(artifact, tensors, arenas)
     sources, artifact = artifact.sources, replace(artifact, sources=None)  # not kept any longer
     request = LoadRequest(artifact, names, tensors, arenas, exclusive, gpu_trace, cuda_graph)
@@ -131,6 +131,23 @@ def load_onto_devices(
         for one in loaded:
             one.close(False)
         raise
+
+
+def tensors_beside(loaded: LoadedArtifact, arenas: Mapping[str, Arena]) -> TensorTable:
+    """Return the tensors of one more input in flight: weights as before, buffers in `arenas`."""
+    manifest, first = loaded.request.artifact.manifest, loaded.request.tensors
+    tensors = _tensors_of(manifest)
+    for buffer in manifest.buffers:
+        if buffer.space == "param":
+            tensors.place(buffer.name, first.address(buffer.name).value)
+        elif buffer.space == "arena":
+            assert buffer.device is not None and buffer.offset is not None
+            tensors.place(buffer.name, arenas[buffer.device].address + buffer.offset)
+    return tensors
+
+
+def _tensors_of(manifest: Manifest) -> TensorTable:
+    return TensorTable({buffer.name: (buffer.shape, buffer.dtype) for buffer in manifest.buffers})
 
 
 def _map_devices(

@@ -19,14 +19,15 @@ from hios_tvm.runtime.tvm_library import load_tvm_libraries
 _SYMBOL_PREFIX = "__tvm_ffi_"
 
 _FUNCTIONS = {
-    "hios_session_bytes": (ctypes.c_uint64, (ctypes.c_uint32,)),
-    "hios_open": (None, (ctypes.c_void_p, ctypes.c_uint32, ctypes.c_uint32)),
+    "hios_session_bytes": (ctypes.c_uint64, 2 * (ctypes.c_uint32,)),
+    "hios_open": (None, (ctypes.c_void_p, *(3 * (ctypes.c_uint32,)))),
     "hios_work": (ctypes.c_int32, (ctypes.c_void_p, ctypes.c_void_p)),
     "hios_lead": (ctypes.c_int32, (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)),
-    "hios_start": (None, (ctypes.c_void_p, ctypes.c_int32)),
+    "hios_start": (ctypes.c_uint64, (ctypes.c_void_p, ctypes.c_int32)),
     "hios_run": (ctypes.c_int32, (ctypes.c_void_p, ctypes.c_void_p, *(2 * (ctypes.c_int64,)))),
-    "hios_join": (ctypes.c_int32, (ctypes.c_void_p, ctypes.c_int64)),
-    "hios_abort": (None, (ctypes.c_void_p,)),
+    "hios_latest": (ctypes.c_uint64, (ctypes.c_void_p,)),
+    "hios_join": (ctypes.c_int32, (ctypes.c_void_p, ctypes.c_uint64, ctypes.c_int64)),
+    "hios_abort": (None, (ctypes.c_void_p, ctypes.c_uint64)),
     "hios_stop": (None, (ctypes.c_void_p,)),
     "hios_team_bytes": (ctypes.c_uint64, ()),
     "hios_team_open": (None, (ctypes.c_void_p, ctypes.c_uint32, ctypes.c_int64)),

@@ -9,7 +9,7 @@
 
 namespace hios {
 
-constexpr int32_t kAbiVersion = 8;  // to be raised with every change of these structs
+constexpr int32_t kAbiVersion = 9;  // to be raised with every change of these structs and of what reads them
 
 enum class Opcode : uint32_t {
   kCall = 0,
@@ -42,8 +42,8 @@ constexpr int32_t kNoCore = -1;
 constexpr int32_t kAnyCore = -2;
 
 struct Worker {
-  const Instruction* program;
-  int64_t* times;         // start of each instruction, then the end of the last; nanoseconds
+  const Instruction* program;  // of the first slot, then of the others
+  int64_t* times;         // start of each instruction, then the end of the last, by slot; nanoseconds
   const CudaDriver* driver;  // of a GPU's worker
   void* context;          // of that GPU
   int64_t spin_ns;        // how long to poll before sleeping

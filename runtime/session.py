@@ -3,103 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import ExitStack
 from ctypes import ArgumentError
 from functools import partial
 
-from hios_tvm.errors import ArtifactError, ExecutionError, MemoryLimitError
+from hios_tvm.errors import ExecutionError, MemoryLimitError
 from hios_tvm.runtime.arguments import Array, Tensors, accept, accept_outputs, write_into
 from hios_tvm.runtime.background import Background
 from hios_tvm.runtime.choose_shape import FewerRows, ShapeChooser
 from hios_tvm.runtime.executor import DEFAULT_SPIN_US
 from hios_tvm.runtime.load_artifact import make_arenas
 from hios_tvm.runtime.loaded_shape import LoadedShape
-from hios_tvm.runtime.memory_limit import memory_errors
-from hios_tvm.runtime.read_artifact import Artifact, open_artifact
+from hios_tvm.runtime.read_artifact import Artifact
 from hios_tvm.runtime.replicas import run_in_order
 from hios_tvm.runtime.trace import RunTrace
 from hios_tvm.runtime.turn import Turn
-from hios_tvm.schema.device_names import split_devices
 from hios_tvm.schema.manifest import Batch, Manifest, TensorSpec
-
-
-def load(
-    path: str | os.PathLike[str],
-    *,
-    devices: Mapping[str, str] | Sequence[str] | str | None = None,
-    verify_key: str | os.PathLike[str] | None = None,
-    exclusive: bool = False,
-    spin_us: float = DEFAULT_SPIN_US,
-    gpu_trace: bool = False,
-    cuda_graph: bool | None = None,
-) -> Session:
-    """Load an artifact, after all of it has been checked.
-
-    Parameters
-    ----------
-    path
-        A ``.hios`` file. Sessions have copies of its code and weights: whatever happens to the
-        file, they go on.
-    devices
-        Other devices than those that the artifact was compiled for, of the same kinds and with
-        as many cores: a mapping from the artifact's names, or all of them in its order, also as
-        one string with commas. The artifact's replicas are not loaded then.
-    verify_key : path, optional
-        File of an Ed25519 public key (PEM): an artifact that its owner did not sign
-        (``hios-tvm sign``) is refused before anything else of the file is used. By default the
-        key that the environment variable ``HIOS_REQUIRE_SIGNATURE`` names, if it is set.
-    exclusive : bool
-        Refuse cores that another process with this runtime uses, and let no other one use them.
-        Otherwise a core that is shared is logged as a warning.
-    spin_us : float
-        How long a worker polls for an event, or for the next run, before it sleeps. A shorter time
-        saves power where runs are far apart, and delays the start of each.
-    gpu_trace : bool
-        Record kernels and copies of GPUs in traces, at a cost of some microseconds each.
-    cuda_graph : bool, optional
-        Launch all work of the GPUs as one CUDA graph. All operators must be on GPUs, and traces do
-        not show them. By default it is done where all operators are on GPUs, the driver can capture
-        them, and `gpu_trace` is not given.
-
-    Raises
-    ------
-    ArtifactError
-        If the file is damaged, was made for another version or CPU, or is not signed with the key.
-    UsageError
-        If `verify_key` is no such key, or the package cryptography is missing.
-    DeviceError
-        If this process may not use a device, or another process uses its cores exclusively.
-    MemoryLimitError
-        If there is too little memory.
-    """
-    with memory_errors(f"load {path}"):
-        if isinstance(devices, str):
-            devices = split_devices(devices)
-        artifact = open_artifact(path, verify_key=verify_key)
-        open_session = partial(
-            Session,
-            artifact,
-            exclusive=exclusive,
-            spin_us=spin_us,
-            gpu_trace=gpu_trace,
-            cuda_graph=cuda_graph,
-        )
-        try:
-            with ExitStack() as stack:
-                replicas = [
-                    stack.enter_context(open_session(devices=names))
-                    for names in (artifact.manifest.replicas if devices is None else ())
-                ]
-                session = open_session(devices=devices, replicas=replicas)
-                stack.pop_all()
-                return session
-        except ArtifactError as error:
-            command = artifact.manifest.rebuild_command
-            raise ArtifactError(f"{path}: {error}; make it again with {command!r}") from error
 
 
 class Session:
@@ -125,7 +46,7 @@ class Session:
         self._is_running = False
         artifacts = (artifact, *artifact.others)
         manifests = [each.manifest for each in artifacts]
-        arenas = make_arenas(manifests)
+        arenas, *more = make_arenas(manifests)
         self._shapes: list[LoadedShape] = []
         try:
             for each in artifacts:
@@ -133,6 +54,8 @@ class Session:
                     LoadedShape(
                         each,
                         arenas,
+                        more,
+                        lock=self._lock,
                         devices=devices,
                         exclusive=exclusive,
                         spin_us=spin_us,
@@ -240,6 +163,12 @@ class Session:
         if fewer is not None:
             return self._run_fewer(shape, fewer, inputs, out, timeout)
         arrays = shape.interface.accept_inputs(inputs)
+        if shape.pipeline is not None:
+            self._require_no_run()
+            given = {} if out is None else shape.interface.accept_outputs(out)
+            results = shape.pipeline.run(arrays, timeout, given)
+            write_into(given, results)
+            return results
         if out is None:
             with self._turn(timeout) as turn:
                 return self._run(shape, arrays, turn)
@@ -282,12 +211,14 @@ class Session:
     def run_many(self, inputs: Iterable[Tensors]) -> Iterator[dict[str, Array]]:
         """Run the model once for each of `inputs`, and yield the outputs in the same order.
 
-        An artifact with replicas runs as many inputs at the same time; the results are those of
-        `run`. Inputs are taken a few ahead: do not change them before their outputs have come. The
-        errors are those of `run`; the first one ends the iteration.
+        Replicas of an artifact run different inputs at the same time, and so do the devices of a
+        pipeline; the results are those of `run`. Inputs are taken a few ahead: do not change them
+        before their outputs have come. The errors are those of `run`; the first one ends the
+        iteration.
         """
         self._require_open()
-        return run_in_order([each.run for each in (self, *self._replicas)], inputs)
+        sessions = (self, *self._replicas) * self.manifest.in_flight
+        return run_in_order([each.run for each in sessions], inputs)
 
     async def run_async(
         self, inputs: Tensors, *, out: Tensors | None = None, timeout: float | None = None
@@ -395,7 +326,7 @@ class Session:
 
     def _require_no_run(self) -> None:
         """Refuse signal handlers in the thread of a run, which holds the lock already."""
-        if self._is_running:
+        if self._is_running or any(shape.runs_in_this_thread for shape in self._shapes):
             raise ExecutionError(
                 "a signal handler cannot run or close a session inside of a run of its own thread"
             )

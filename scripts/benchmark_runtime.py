@@ -35,12 +35,12 @@ from hios_tvm.cli.options import print_table
 from hios_tvm.compiler import CompileOptions, compile_model
 from hios_tvm.frontends import load_model
 from hios_tvm.frontends.onnx import from_onnx
+from hios_tvm.runtime import Session, load
 from hios_tvm.runtime.devices.cpu.copies import measure_handover
 from hios_tvm.runtime.devices.cpu.cores import default_devices
 from hios_tvm.runtime.machine import describe_machine
 from hios_tvm.runtime.memory import aligned_empty
 from hios_tvm.runtime.read_artifact import open_artifact
-from hios_tvm.runtime.session import Session, load
 from hios_tvm.runtime.trace import RunTrace
 from hios_tvm.schema.device_names import parse_cores, parse_device_list
 from hios_tvm.schema.manifest import Buffer, DeviceSpec, Manifest, TensorSpec

@@ -22,8 +22,8 @@ from hios_tvm.backends.cache import kernel_dir
 from hios_tvm.backends.cpu.platform import cpu_platform
 from hios_tvm.backends.network import lower_network
 from hios_tvm.frontends.onnx import from_onnx
+from hios_tvm.runtime import load
 from hios_tvm.runtime.devices.cpu.cores import allowed_cores
-from hios_tvm.runtime.session import load
 from hios_tvm.schema.costs import CostTable, Measurement
 from hios_tvm.schema.device_names import cpu_device_name
 from hios_tvm.schema.graph import OperatorGraph

@@ -73,6 +73,7 @@ def _data(manifest: Manifest, others: Sequence[Manifest]) -> dict[str, Any]:
         "inputs": [asdict(spec) for spec in manifest.inputs],
         "outputs": [asdict(spec) for spec in manifest.outputs],
         "replicas": manifest.replicas,
+        "in_flight": manifest.in_flight,
         "scheduler": manifest.schedule["scheduler"],
         "predicted_makespan_ms": manifest.prediction.makespan_ms,
         "devices": [asdict(report) for report in manifest_reports(manifest)],
@@ -111,6 +112,8 @@ def _print(
     if manifest.replicas:
         devices = ", ".join(name for names in manifest.replicas for name in names)
         console.print(f"run_many also runs on {devices}", soft_wrap=True)
+    if manifest.in_flight > 1:
+        console.print(f"run_many has {manifest.in_flight} inputs in flight in each session")
     for note in manifest.notes:
         console.print(note, soft_wrap=True)
     verification = manifest.verification

@@ -253,7 +253,8 @@ class Manifest:
     `entries` maps each other entry of the archive but its signature to its SHA-256 (hex).
 
     `replicas` are devices for more sessions that `Session.run_many` uses: for each session one in
-    the place of each of the artifact's own, parts of these left out.
+    the place of each of the artifact's own, parts of these left out. Each session, the first one
+    included, has memory for as many inputs as `in_flight` says, whose runs overlap.
     `graph` is the operator graph that was scheduled; the runtime compares what calls write with it.
     It does not use what follows, which is for people and for later commands. `recipe` says how
     kernels were made. `schedule` and `compile_info` are plain JSON objects.
@@ -274,6 +275,7 @@ class Manifest:
     graph: OperatorGraph | None = None
     shapes: Shapes | None = field(default=None, metadata={"optional": True})
     replicas: tuple[tuple[str, ...], ...] = field(default=(), metadata={"optional": True})
+    in_flight: int = field(default=1, metadata={"optional": True})
     recipe: Recipe = field(default_factory=Recipe)
     schedule: Mapping[str, Any] = field(default_factory=dict)
     prediction: Prediction = Prediction()

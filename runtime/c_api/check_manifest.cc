@@ -14,6 +14,7 @@ constexpr int64_t kCopyStream = 65;
 constexpr size_t kMaxDevices = 256;
 constexpr size_t kMaxInstructions = 1 << 15;  // the order of more would take too long to prove
 constexpr size_t kMaxArguments = 1 << 20;     // of all calls together
+constexpr int64_t kMaxInFlight = 64;
 
 void RequireAtMost(size_t count, size_t most, const char* what) {
   Require(count <= most, [&] {
@@ -76,8 +77,8 @@ void CheckDevices(const Manifest& manifest) {
   Require(!streams.empty(), "the artifact has no program");
 }
 
-// No core has two sessions; sizes of devices are compared when these are used.
-void CheckReplicas(const Manifest& manifest) {
+// No core has two sessions; inputs in flight are for CPUs, of one shape. This runtime has one in flight.
+void CheckSessions(const Manifest& manifest) {
   std::set<int> used;
   for (const DeviceSpec& device : manifest.devices) {
     const Cores cores = CoresOf(device.name);
@@ -92,6 +93,18 @@ void CheckReplicas(const Manifest& manifest) {
                 [&] { return "a core of replica " + Quoted(name) + " has another session"; });
       }
     }
+  }
+  const int64_t slots = manifest.in_flight;
+  Require(1 <= slots && slots <= kMaxInFlight, [&] {
+    return "it has " + std::to_string(slots) + " inputs in flight, not 1 to " +
+           std::to_string(kMaxInFlight);
+  });
+  if (slots == 1) return;
+  Require(!manifest.shapes, "it has several inputs in flight, and several shapes");
+  for (const DeviceSpec& device : manifest.devices) {
+    Require(!CoresOf(device.name).empty(), [&] {
+      return "several inputs in flight are for CPUs only, not for " + Quoted(device.name);
+    });
   }
 }
 
@@ -199,7 +212,7 @@ void CheckManifest(const Manifest& manifest, const TensorTypes& weights, const T
   CheckAmounts(manifest);
   try {
     CheckDevices(manifest);
-    CheckReplicas(manifest);
+    CheckSessions(manifest);
   } catch (const Error& error) {  // of names
     Fail(HIOS_ARTIFACT, error.message);
   }

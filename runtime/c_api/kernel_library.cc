@@ -132,6 +132,7 @@ void KernelLibrary::FindExecutor() {
   find("hios_lead", &lead);
   find("hios_start", &start);
   find("hios_run", &run);
+  find("hios_latest", &latest);
   find("hios_join", &join);
   find("hios_abort", &abort);
   find("hios_stop", &stop);

@@ -25,14 +25,15 @@ class KernelLibrary {
   void* kernel(const std::string& name) const;
 
   // The executor (../executor.cc, ../parallel.cc).
-  uint64_t (*session_bytes)(uint32_t num_events);
-  void (*open)(void* session, uint32_t num_workers, uint32_t num_events);
+  uint64_t (*session_bytes)(uint32_t num_events, uint32_t num_slots);
+  void (*open)(void* session, uint32_t num_workers, uint32_t num_events, uint32_t num_slots);
   int32_t (*work)(void* session, Worker* worker);
   int32_t (*lead)(void* session, Worker* worker, int64_t slice_ns);
-  void (*start)(void* session, int32_t leads);
+  uint64_t (*start)(void* session, int32_t leads);
   int32_t (*run)(void* session, Worker* worker, int64_t slice_ns, int64_t spin_ns);
-  int32_t (*join)(void* session, int64_t limit_ns);
-  void (*abort)(void* session);
+  uint64_t (*latest)(void* session);
+  int32_t (*join)(void* session, uint64_t run, int64_t limit_ns);
+  void (*abort)(void* session, uint64_t run);
   void (*stop)(void* session);
   uint64_t (*team_bytes)();
   void (*team_open)(Team* team, uint32_t size, int64_t spin_ns);

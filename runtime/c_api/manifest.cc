@@ -185,6 +185,7 @@ void ReadManifest(std::string_view text, Manifest* manifest) {
       .Optional("graph", &manifest->graph)
       .Optional("shapes", &manifest->shapes)
       .Optional("replicas", &manifest->replicas)
+      .Optional("in_flight", &manifest->in_flight)
       .Take("recipe", false, ExpectRecipe)
       .Take("schedule", false, ExpectObject)
       .Optional("prediction", &manifest->prediction)

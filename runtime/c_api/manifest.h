@@ -134,6 +134,7 @@ struct Manifest {
   std::optional<OperatorGraph> graph;
   std::optional<Shapes> shapes;
   std::vector<Names> replicas;
+  int64_t in_flight = 1;
   Prediction prediction;
 
   // By name, or nullptr; of names that are used twice the last one.

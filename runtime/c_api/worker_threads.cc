@@ -169,9 +169,9 @@ WorkerThreads::WorkerThreads(CoreTasks tasks, std::shared_ptr<TensorTable> tenso
   shared.OpenTeams(spin_ns);
   const auto num_tasks = static_cast<uint32_t>(shared.tasks.tasks.size());
   const auto num_events = static_cast<uint32_t>(shared.events.size());
-  shared.memory.push_back(Zeros(shared.library->session_bytes(num_events)));
+  shared.memory.push_back(Zeros(shared.library->session_bytes(num_events, 1)));
   shared.session = shared.memory.back().get();
-  shared.library->open(shared.session, num_tasks, num_events);
+  shared.library->open(shared.session, num_tasks, num_events, 1);
   shared.lowered.resize(num_tasks);
   for (uint32_t i = 0; i < num_tasks; ++i) {
     shared.Lower(shared.tasks.tasks[i], &shared.lowered[i]);
@@ -275,10 +275,11 @@ void WorkerThreads::Lead() {
 }
 
 void WorkerThreads::Join(int64_t end_ns) {
+  const uint64_t run = shared_->library->latest(shared_->session);
   while (true) {
     const int64_t left = end_ns == kForever ? kSliceOfRunNs : end_ns - Now();
     const int64_t limit = std::max<int64_t>(0, std::min(left, kSliceOfRunNs));
-    if (shared_->library->join(shared_->session, limit) != 0) return;
+    if (shared_->library->join(shared_->session, run, limit) != 0) return;
     if (end_ns != kForever && Now() >= end_ns) {
       Fail(HIOS_TIMEOUT, "the run took longer than its timeout and was given up");
     }
@@ -286,8 +287,9 @@ void WorkerThreads::Join(int64_t end_ns) {
 }
 
 void WorkerThreads::GiveUp() {
-  shared_->library->abort(shared_->session);
-  is_stuck_ = shared_->library->join(shared_->session, kGraceNs) == 0;
+  const uint64_t run = shared_->library->latest(shared_->session);
+  shared_->library->abort(shared_->session, run);
+  is_stuck_ = shared_->library->join(shared_->session, run, kGraceNs) == 0;
   const std::scoped_lock lock(shared_->mutex);
   shared_->failures.clear();
 }

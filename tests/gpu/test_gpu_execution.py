@@ -235,7 +235,7 @@ def test_the_caller_feeds_a_gpu(start: Start, tmp_path: Path, cuda_graph: bool) 
 def test_a_caller_that_feeds_can_be_interrupted(
     start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cuda_graph: bool
 ) -> None:
-    monkeypatch.setattr(runtime.executor, "_GRACE_S", 0.1)
+    monkeypatch.setattr(runtime.executor, "GRACE_S", 0.1)
     fake = start()
     path = compiled(tmp_path, ("cuda:0",))
     session = runtime.load(path, cuda_graph=cuda_graph)
@@ -394,7 +394,7 @@ def test_a_driver_that_refuses_is_one_error_and_the_session_works_again(
 def test_a_kernel_that_hangs_is_given_up(
     start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runtime.executor, "_GRACE_S", 0.1)
+    monkeypatch.setattr(runtime.executor, "GRACE_S", 0.1)
     fake = start()
     path = compiled(tmp_path, ("cuda:0", "cpu@0"))
     before = set(threading.enumerate())

@@ -165,7 +165,7 @@ def test_run_numbers_do_not_wrap_at_32_bits(
     before = 2**32 - 3
 
     def start_late(executor: Executor) -> None:
-        for offset in (0, 64, 128):  # of start, start_leader and done
+        for offset in (0, 64, 192):  # of start, start_leader and done
             ctypes.c_uint64.from_address(executor._shared.session + offset).value = before
         for worker in executor._workers:
             worker.run = worker.seen = before

@@ -21,7 +21,7 @@ from hand_made import LENGTH, HandMade, make_manifest
 from hios_tvm import runtime
 from hios_tvm.artifact.write import pack, write
 from hios_tvm.errors import ExecutionError, RunTimeoutError, SessionClosedError, UsageError
-from hios_tvm.runtime import Session, executor, tasks
+from hios_tvm.runtime import Session, executor, tasks, worker_threads
 from hios_tvm.runtime.abi import NativeWorker
 from hios_tvm.schema.manifest import Buffer
 from hios_tvm.schema.program import Call, Copy, Program, Signal, Wait
@@ -106,7 +106,7 @@ def test_a_kernel_that_raises_before_the_threads_are_at_work(
         time.sleep(0.3)
         lead_on(*arguments)
 
-    monkeypatch.setattr(executor, "NativeWorker", LateWorker)
+    monkeypatch.setattr(worker_threads, "NativeWorker", LateWorker)
     monkeypatch.setattr(executor.Executor, "_lead_on", lead_on_late)
     good, bad = make_input()["x"], make_input(second=-1.0)["x"]
     with runtime.load(failing, devices=two_devices) as session:
@@ -158,7 +158,8 @@ def test_a_timeout_gives_the_run_up(session: Session) -> None:
 def test_a_kernel_that_hangs_closes_the_session(
     faulty: Path, two_devices: tuple[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(executor, "_GRACE_S", 0.1)
+    monkeypatch.setattr(executor, "GRACE_S", 0.1)
+    monkeypatch.setattr(worker_threads, "GRACE_S", 0.1)
     session = runtime.load(faulty, devices=two_devices)
     with pytest.raises(RunTimeoutError):
         session.run(make_input(sleep_s=0.6), timeout=0.05)
@@ -303,7 +304,8 @@ def test_a_worker_that_dies_is_reported(session: Session, monkeypatch: pytest.Mo
         raise RuntimeError("no memory")
 
     monkeypatch.setattr(tasks, "raised_message", broken)
-    monkeypatch.setattr(executor, "_GRACE_S", 0.1)
+    monkeypatch.setattr(executor, "GRACE_S", 0.1)
+    monkeypatch.setattr(worker_threads, "GRACE_S", 0.1)
     with pytest.raises(ExecutionError, match="worker thread has died"):
         session.run(make_input(second=-1.0))
     with pytest.raises(SessionClosedError):

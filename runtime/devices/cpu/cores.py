@@ -57,11 +57,6 @@ def share_cores(cores: tuple[int, ...], streams: int) -> tuple[tuple[int, ...], 
     )
 
 
-def pin_thread(core: int) -> None:
-    """Keep the calling thread on `core`; an `OSError` if the system refuses."""
-    os.sched_setaffinity(0, (core,))
-
-
 def available_features() -> frozenset[str] | None:
     """Return this machine's CPU features, in the words of /proc/cpuinfo; None if unknown."""
     try:

@@ -11,10 +11,10 @@ from hios_tvm.errors import DeviceError
 from hios_tvm.runtime.devices.cpu.cores import (
     allowed_cores,
     available_features,
-    pin_thread,
     require_cores,
     share_cores,
 )
+from hios_tvm.runtime.worker_threads import pin_thread
 from hios_tvm.schema.device_names import cpu_device_name, parse_cores
 
 
