@@ -22,10 +22,10 @@ from hios_tvm.backends.cache import kernel_dir
 from hios_tvm.backends.cpu import codegen
 from hios_tvm.backends.network import Network, lower_by_recipe, lower_network
 from hios_tvm.cli import main
-from hios_tvm.compiler import CompileOptions, compile_model, pipeline, plan
+from hios_tvm.compiler import CompileOptions, compile_model, pipeline, plan, throughput
 from hios_tvm.errors import ArtifactError, DeviceError, ScheduleError, UsageError
 from hios_tvm.frontends.onnx import from_onnx
-from hios_tvm.measuring import compare
+from hios_tvm.measuring import compare, contest
 from hios_tvm.measuring.network_costs import network_costs
 from hios_tvm.runtime.read_artifact import read_manifest
 from hios_tvm.schema.costs import CostTable, Measurement
@@ -432,6 +432,43 @@ def test_for_throughput_sessions_share_the_cores_where_that_is_predicted_to_be_f
             np.testing.assert_array_equal(outputs["y"], session.run(x)["y"])
     with runtime.load(tmp_path / "model.hios", devices=manifest.devices[0].name) as session:
         assert len(list(session.run_many(inputs))) == len(inputs)
+
+
+@pytest.mark.skipif(len(CORES) < 2, reason="needs two cores")
+def test_for_throughput_a_pipeline_is_tried_out(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here the last one is kept, whatever is the fastest: it is the pipeline."""
+    monkeypatch.setattr(throughput, "winner", lambda trials: len(trials) - 1)
+    monkeypatch.setattr(contest, "_TURNS", 1)
+    rng = np.random.default_rng(0)
+    weights = [rng.standard_normal((512, 512)).astype(np.float32) for _ in range(2)]
+    nodes = [helper.make_node("MatMul", [a, b], [c]) for a, b, c in ("xvh", "hwy")]
+    shapes = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [64, 512]) for name in "xy"]
+    constants = [numpy_helper.from_array(w, name) for w, name in zip(weights, "vw", strict=True)]
+    graph = helper.make_graph(nodes, "two products", shapes[:1], shapes[1:], constants)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    devices = tuple(f"cpu@{core}" for core in CORES[:2])
+    options = CompileOptions(
+        devices=devices, objective="throughput", scheduler="sequential", divide=False,
+        cache_dir=cache,
+    )  # fmt: skip
+    compiled = compile_model(from_onnx(model), tmp_path / "model.hios", options)
+    manifest = compiled.manifest
+    assert [device.name for device in manifest.devices] == list(devices)
+    assert (manifest.in_flight, manifest.replicas) == (3, ())
+    assert {program.device for program in manifest.programs} == set(devices)
+    kinds = [note.split(" on ")[0] for note in compiled.notes if note.startswith("tried out")]
+    assert kinds == [f"tried out: {kind}" for kind in ("one session", "2 sessions", "one pipeline")]
+    assert f"pipelines of run_many: 1, on {devices[0]} and {devices[1]}" in compiled.notes[-1]
+    info = manifest.compile_info["throughput"]
+    assert 0 < info["lower_bound_ms"] <= info["interval_ms"]
+    one_device = replace(options, devices=devices[:1], objective="latency")
+    compile_model(from_onnx(model), tmp_path / "one.hios", one_device)
+    inputs = [rng.standard_normal((64, 512)).astype(np.float32) for _ in range(12)]
+    with compiled.load() as session, runtime.load(tmp_path / "one.hios") as one:
+        for x, outputs in zip(inputs, session.run_many(inputs), strict=True):
+            np.testing.assert_array_equal(outputs["y"], one.run(x)["y"])
 
 
 def test_throughput_refuses_what_it_chooses_itself() -> None:

@@ -23,7 +23,7 @@ from hios_tvm.backends.interface import PhaseProgress, Progress
 from hios_tvm.backends.network import Network, lower_network
 from hios_tvm.compiler.compilation import Compilation
 from hios_tvm.compiler.options import CompileOptions
-from hios_tvm.compiler.throughput import plan_throughput
+from hios_tvm.compiler.throughput import MakeSchedule, plan_throughput
 from hios_tvm.files import check_writable, temporary_folder
 from hios_tvm.measuring.contest import MeasuredSchedule, choose_entrants, run_contest, winner
 from hios_tvm.measuring.cost_notes import cost_notes
@@ -152,11 +152,13 @@ def _compile(
     reproducer: Path | None,
     progress: PhaseProgress,
 ) -> Compilation:
-    def plan_one(options: CompileOptions) -> Planned:
-        return plan_model(mod, options, name, compared=reference is not None, progress=progress)
-
+    plan_one = partial(
+        plan_model, mod, name=name, compared=reference is not None, progress=progress
+    )
     if options.objective == "throughput":
-        planned = plan_throughput(plan_one, options, progress)
+        planned = plan_throughput(
+            lambda options, make: plan_one(options, make=make), options, progress
+        )
     else:
         planned = plan_one(options)
     verification = NOT_ASKED_FOR
@@ -237,12 +239,13 @@ def plan_model(
     name: str,
     *,
     compared: bool,
+    make: MakeSchedule | None = None,
     progress: PhaseProgress = lambda phase, done, total: None,
 ) -> Planned:
     """Lower a model, measure it, choose a schedule and generate its code.
 
-    `compared` says whether it will be run beside a reference, which takes memory. Other parameters,
-    and errors, are those of `compile_model`.
+    `compared` says whether it will be run beside a reference, which takes memory; `make` makes the
+    schedule in place of a scheduler. Other parameters, and errors, are those of `compile_model`.
     """
     phases = Phases(progress)
     with phases("lower"):
@@ -261,7 +264,10 @@ def plan_model(
         if options.costs is None and phases.seconds["measure"] > _WORTH_A_NOTE_S:
             notes += load_note(meter.others(), "the measurements")
     with phases("schedule"):
-        schedules = _schedules(network, measured, options)
+        if make is not None and measured is not None:
+            schedules = [make(network, *measured)]
+        else:
+            schedules = _schedules(network, measured, options)
     with phases("generate code"):
         builds = [_build(network, schedule, options, progress) for schedule in schedules]
     trials: list[MeasuredSchedule] = []

@@ -166,9 +166,7 @@ def run_throughput_contest(
     """Run each build on many inputs: the times are those from one result to the next."""
     return [
         MeasuredSchedule(
-            "one session"
-            if not build.manifest.replicas
-            else f"{1 + len(build.manifest.replicas)} sessions",
+            _kind(build.manifest),
             tuple(outermost(device.name for device in build.manifest.devices))
             + tuple(name for names in build.manifest.replicas for name in names),
             interval_ms,
@@ -178,6 +176,12 @@ def run_throughput_contest(
             builds, predicted_ms, _in_turns(builds, _many_turn, progress), strict=True
         )
     ]
+
+
+def _kind(manifest: Manifest) -> str:
+    """Return what runs many inputs, in words."""
+    what = "pipeline" if manifest.in_flight > 1 else "session"
+    return f"{1 + len(manifest.replicas)} {what}s" if manifest.replicas else f"one {what}"
 
 
 def _in_turns(
@@ -202,7 +206,8 @@ def _many_turn(artifact: Path, _known: Sequence[float]) -> list[float]:
     """Load an artifact; return the mean time from one result to the next, in milliseconds."""
     with runtime.load(artifact) as session:
         inputs = random_inputs(session.inputs, seed=0)
-        runs = _FEWEST_RUNS * (1 + len(session.manifest.replicas))
+        manifest = session.manifest
+        runs = _FEWEST_RUNS * (1 + len(manifest.replicas)) * manifest.in_flight
         _many_ms(session, inputs, runs)  # warms up
         total_ms = _many_ms(session, inputs, runs)
         runs *= 1 + int(_MS_PER_TURN / total_ms)
