@@ -77,11 +77,7 @@ def plan_throughput(plan_one: PlanOne, options: CompileOptions, progress: PhaseP
         prediction decides.
     progress : function
     """
-    entrants = _sessions(plan_one, options)
-    bound_ms = _bound_ms(entrants)
-    pipeline = _best_pipeline(plan_one, options, entrants)
-    if pipeline is not None:
-        entrants.append(pipeline)
+    entrants = plan_entrants(plan_one, options)
     predicted_ms = [entrant.predicted_ms for entrant in entrants]
     notes = []
     if len(entrants) == 1:
@@ -97,6 +93,7 @@ def plan_throughput(plan_one: PlanOne, options: CompileOptions, progress: PhaseP
     else:
         best = min(range(len(entrants)), key=predicted_ms.__getitem__)
     kept = entrants[best]
+    bound_ms = _bound_ms(entrants)
     notes.append(
         f"{kept.words}; predicted {kept.predicted_ms:.3f} ms from one result to the next, lower "
         f"bound {bound_ms:.3f} ms"
@@ -106,6 +103,13 @@ def plan_throughput(plan_one: PlanOne, options: CompileOptions, progress: PhaseP
     manifest = replace(manifest, compile_info={**manifest.compile_info, "throughput": info})
     build = replace(kept.planned.build, manifest=manifest)
     return replace(kept.planned, build=build, notes=(*kept.planned.notes, *notes))
+
+
+def plan_entrants(plan_one: PlanOne, options: CompileOptions) -> list[Entrant]:
+    """Return one session with all cores, sessions on parts of them, and the best pipeline."""
+    entrants = _sessions(plan_one, options)
+    pipeline = _best_pipeline(plan_one, options, entrants)
+    return entrants if pipeline is None else [*entrants, pipeline]
 
 
 def _sessions(plan_one: PlanOne, options: CompileOptions) -> list[Entrant]:
@@ -191,18 +195,19 @@ def core_divisions(devices: tuple[str, ...]) -> list[tuple[str, ...]]:
     ]
 
 
-def _bound_ms(sessions: Sequence[Entrant]) -> float:
+def _bound_ms(entrants: Sequence[Entrant]) -> float:
     """Return a time from one result to the next that no schedule on all cores beats.
 
-    Each operator takes some time of some cores, at least the least of all sizes of devices.
+    Each operator takes some time of some cores, at least the least of all sizes of devices. The
+    first of `entrants` has all cores.
     """
-    first = sessions[0].planned
-    costs = [_measured(entrant.planned) for entrant in sessions]
+    first = entrants[0].planned
+    costs = [_measured(entrant.planned) for entrant in entrants]
     work_ms = sum(
         min(least_work_ms(table, platform, operator.name) for table, platform in costs)
         for operator in first.network.graph.operators
     )
-    return work_ms / len(cores_of(sessions[0].sessions[0][0]))
+    return work_ms / len(cores_of(entrants[0].sessions[0][0]))
 
 
 def _measured(plan: Planned) -> tuple[CostTable, Platform]:
