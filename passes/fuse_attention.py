@@ -8,8 +8,9 @@
     y = permute_dims(matmul(p, v))
 
 becomes ``y = attention(q, k, mask, v)``, where `attention` is a Relax function of these operators.
-`FuseTIR` makes one kernel of it, whose loops `hios_tvm.passes.cpu_rules.attention` writes, so that
-scores never leave the cache. The function takes in
+`FuseTIR` makes one kernel of it, whose loops `hios_tvm.passes.cpu_rules.attention` writes for CPUs,
+so that scores never leave the cache, and `hios_tvm.passes.gpu_rules.attention` for GPUs, where they
+stay in shared memory, if a row of them fits. The function takes in
 
 - what is computed of each score or weight by itself,
 - reshapes, transpositions, slices and scalings of the operands, if nothing else reads their result,
@@ -54,11 +55,15 @@ class FuseAttention:
     """Replace the operators of each attention by the call of a function that `FuseTIR` fuses.
 
     Shapes must be static, scores and weights of single precision. Where a further operator reads
-    scores or weights, they have to be stored, and nothing is replaced.
+    scores or weights, they have to be stored, and nothing is replaced; nor where there are more
+    keys than `most_keys`.
     """
 
+    def __init__(self, most_keys: int | None = None) -> None:
+        self.most_keys = most_keys
+
     def transform_module(self, mod: IRModule, _ctx: tvm.transform.PassContext) -> IRModule:
-        return rewrite_main(mod, _Fusion().rewrite)
+        return rewrite_main(mod, _Fusion(self.most_keys).rewrite)
 
 
 @dataclass(frozen=True)
@@ -100,7 +105,8 @@ class _Group:
 class _Fusion:
     """The rewriting of one module; it knows the groups by the functions that it has made."""
 
-    def __init__(self) -> None:
+    def __init__(self, most_keys: int | None) -> None:
+        self._most_keys = most_keys
         self._groups: dict[GlobalVar, _Group] = {}
 
     def rewrite(self, rewriter: Rewriter, value: relax.Expr) -> relax.Expr:
@@ -108,7 +114,7 @@ class _Fusion:
         name = operator_name(value)
         group = None
         if name == _PRODUCT:
-            group = _attention(rewriter, value)
+            group = _attention(rewriter, value, self._most_keys)
         elif name in (*_RESHAPES, _TRANSPOSITION):
             group = self._longer(rewriter, value)
         if group is None:
@@ -127,10 +133,10 @@ class _Fusion:
         return _Group({**group.calls, var: group.result}, move)
 
 
-def _attention(rewriter: Rewriter, values: Call) -> _Group | None:
+def _attention(rewriter: Rewriter, values: Call, most_keys: int | None) -> _Group | None:
     """Return the operators of the attention that ends with the product `values`."""
     shape = product_shape(values)
-    if shape is None:
+    if shape is None or (most_keys is not None and shape.inner > most_keys):
         return None
     to_softmax = _path(rewriter, values.args[0], _SOFTMAX, (shape.rows, shape.inner))
     if to_softmax is None:

@@ -41,6 +41,7 @@ from hios_tvm.passes.fuse_attention import FuseAttention
 from hios_tvm.passes.fuse_operators import FuseOperators
 from hios_tvm.passes.gelu import RecognizeGelu
 from hios_tvm.passes.gpu_rules import gpu_rules
+from hios_tvm.passes.gpu_rules.attention_tiles import MOST_KEYS
 from hios_tvm.passes.integer_products import IntegerProducts
 from hios_tvm.passes.keep_bytes import KeepBytes
 from hios_tvm.passes.legalize_operators import LEGALIZATIONS
@@ -86,9 +87,9 @@ def lower_to_kernels(
     merge_convolutions : bool
         Make one of several convolutions with one input.
     for_cpus : bool
-        Make one kernel of each attention, for which only CPUs have a rule, and compute
-        half-precision tensors in single precision, for which they have rules, with weights in
-        memory as they are.
+        Make one kernel of an attention of any size, while on GPUs its scores have to fit into
+        shared memory, and compute half-precision tensors in single precision, for which CPUs have
+        rules, with weights in memory as they are.
     dump_dir : Path, optional
         Where to write the module after each phase, as TVMScript.
     progress : function
@@ -133,7 +134,7 @@ def lower_to_kernels(
         relax.transform.EliminateCommonSubexpr(),
         DumpIR("phase2-layout", dump_dir),
         # Phase 3. From operators to kernels
-        *([FuseAttention()] if for_cpus else []),
+        FuseAttention(None if for_cpus else MOST_KEYS),
         NarrowWeights(half),
         relax.backend.DispatchSortScan(),
         relax.transform.LegalizeOps(LEGALIZATIONS),

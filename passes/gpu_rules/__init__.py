@@ -2,6 +2,7 @@
 
 import tvm
 
+from hios_tvm.passes.gpu_rules.attention import Attention
 from hios_tvm.passes.gpu_rules.implicit_gemm import ImplicitGemm
 from hios_tvm.passes.gpu_rules.tensor_cores import TensorCores
 from hios_tvm.passes.gpu_rules.thread_per_output import ThreadPerOutput
@@ -19,8 +20,12 @@ def gpu_rules(target: tvm.target.Target, gpu: GpuModel, precision: Precision) ->
     """Return the rules for `target`, a CUDA target of GPUs like `gpu`, the most special first."""
     units, stages = gpu.multiprocessors, _MOST_STAGES if gpu.copies_asynchronously else 2
     plain: list[ScheduleRule] = [
+        Attention(units),
         ImplicitGemm(units, stages),
         ThreadPerOutput(),
         TvmRules(target),
     ]
-    return plain if precision == "fp32" else [TensorCores(units, stages, precision), *plain]
+    if precision == "fp32":
+        return plain
+    attention, *others = plain
+    return [attention, TensorCores(units, stages, precision), *others]

@@ -17,7 +17,7 @@ _LOAD_COST = 1.0
 _HIDING_THREADS = 256
 """Threads of a multiprocessor that hide the latency of multiply-adds and loads."""
 
-_STEP_CYCLES = 600.0
+STEP_CYCLES = 600.0
 """Latency of fetching the next slice of both matrices into shared memory, in cycles."""
 
 _SHARED_BYTES = 128.0
@@ -26,7 +26,7 @@ _SHARED_BYTES = 128.0
 _FETCHED_BYTES = 24.0
 """What a multiprocessor reads from the L2 cache in a cycle, while all others do."""
 
-_BLOCK_BYTES = 48 << 10
+BLOCK_BYTES = 48 << 10
 """Shared memory that a block takes at most; every GPU gives that without being asked."""
 
 _FETCH_REGISTERS = 32
@@ -176,13 +176,19 @@ def gemm_cycles(tile: GemmTile, sizes: ProductSizes, units: int) -> float:
     """
     depth, steps = tile.slicing.depth, tile.slicing.steps(sizes)
     per_unit = math.ceil(blocks_of(tile, sizes) / units)
+    step = max(step_cycles(tile, per_unit), fetch_cycles(tile.rows + tile.columns, depth))
+    work = per_unit * steps * step
+    latency = _latency(tile.slicing, sizes)
+    return max(work, latency) + latency * 0.25 + _adding_cycles(tile.slicing, sizes, units)
+
+
+def step_cycles(tile: GemmTile, per_unit: int) -> float:
+    """Return how long a block multiplies a slice on a multiprocessor that has `per_unit` blocks."""
     products = tile.thread_rows * tile.thread_columns
     loads = (tile.thread_rows + tile.thread_columns) * _LOAD_COST
     hidden = min(1.0, per_unit * tile.threads / _HIDING_THREADS)
-    step = tile.rows * tile.columns * depth / _ISSUE * (products + loads) / products / hidden
-    work = per_unit * steps * max(step, _fetch_cycles(tile.rows + tile.columns, depth))
-    latency = _latency(tile.slicing, sizes)
-    return max(work, latency) + latency * 0.25 + _adding_cycles(tile.slicing, sizes, units)
+    multiplied = tile.rows * tile.columns * tile.slicing.depth
+    return multiplied / _ISSUE * (products + loads) / products / hidden
 
 
 def _sliced(
@@ -200,7 +206,7 @@ def _sliced(
         for parts in range(1, min(slices, _MOST_PARTS) + 1):
             slicing = Slicing(depth, parts, stages)
             held = 0 if slicing.asynchronous else fetched / tile.threads
-            fits = slicing.buffers * stored * nbytes <= _BLOCK_BYTES and held <= _FETCH_REGISTERS
+            fits = slicing.buffers * stored * nbytes <= BLOCK_BYTES and held <= _FETCH_REGISTERS
             enough = slicing.steps(sizes) >= slicing.buffers
             if fits and enough and sizes.divides(depth, parts):
                 yield replace(tile, slicing=slicing)
@@ -222,10 +228,10 @@ def blocks_of(tile: "GemmTile | WarpTile", sizes: ProductSizes) -> int:
 
 def _latency(slicing: Slicing, sizes: ProductSizes) -> float:
     """Return how long a block waits for slices when it does nothing else."""
-    return math.ceil(slicing.steps(sizes) / (slicing.stages - 1)) * _STEP_CYCLES
+    return math.ceil(slicing.steps(sizes) / (slicing.stages - 1)) * STEP_CYCLES
 
 
-def _fetch_cycles(lines: int, depth: int) -> float:
+def fetch_cycles(lines: int, depth: int) -> float:
     """Return how long a multiprocessor takes to read a slice, of single precision, from L2."""
     return lines * depth * 4 / _FETCHED_BYTES
 
@@ -235,7 +241,7 @@ def _adding_cycles(slicing: Slicing, sizes: ProductSizes, units: int) -> float:
     if slicing.parts == 1:
         return 0.0
     nbytes = 2 * 4 * sizes.rows * sizes.columns * slicing.parts  # written, and read
-    return _LAUNCH_CYCLES + _STEP_CYCLES + nbytes / units / _FETCHED_BYTES
+    return _LAUNCH_CYCLES + STEP_CYCLES + nbytes / units / _FETCHED_BYTES
 
 
 @dataclass(frozen=True)
@@ -306,7 +312,7 @@ def warp_cycles(tile: WarpTile, sizes: ProductSizes, units: int, form: FragmentF
     multiplied = tile.rows * tile.columns * depth / form.rate
     step = max(
         multiplied + (copied + loaded) / _SHARED_BYTES,
-        _fetch_cycles(tile.rows + tile.columns, depth),
+        fetch_cycles(tile.rows + tile.columns, depth),
     )
     work = math.ceil(blocks_of(tile, sizes) / units) * steps * step
     latency = _latency(tile.slicing, sizes)

@@ -2,69 +2,14 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping
-
-import numpy as np
 import pytest
-from emulator import EmulatedCode
+from emulated_models import assert_right, once
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lowered_models import Array, model_of, random, run_onnx_runtime
+from lowered_models import model_of, random
 from onnx import ModelProto, helper
 
-from hios_tvm.backends.cpu.targets import host_target
-from hios_tvm.backends.cuda.codegen import generate_cuda
-from hios_tvm.backends.cuda.targets import cuda_target
-from hios_tvm.backends.network import apply_pass, lower
-from hios_tvm.frontends.onnx import from_onnx
-from hios_tvm.passes.canonicalize_operators import CanonicalizeOperators, collect_weights
-from hios_tvm.passes.extract_operator_graph import extract_operator_graph
 from hios_tvm.schema.precisions import Precision
-
-TOLERANCE = {"fp32": 1e-5, "tf32": 1e-3, "fp16": 1e-3}
-
-
-def run_emulated(
-    model: ModelProto,
-    feeds: Mapping[str, Array],
-    precision: Precision = "fp32",
-    change: Callable[[str], str] = str,
-    arch: str = "sm_80",
-) -> list[Array]:
-    """Lower `model` for a GPU and run its kernels one after another, with a `change` of source."""
-    target = cuda_target(arch, host_target(), precision)
-    lowered = lower(from_onnx(model), target)
-    mod = apply_pass(CanonicalizeOperators(), lowered)
-    graph = extract_operator_graph(mod, "model")
-    code = generate_cuda(mod, target)
-    assert ("mma_sync" in code.source) == (precision != "fp32")
-    library = EmulatedCode(change(code.source))
-    tensors = dict(zip(graph.inputs, (np.array(feed) for feed in feeds.values()), strict=True))
-    tensors |= collect_weights(lowered)
-    for operator in graph.operators:
-        for name in operator.outputs:
-            tensors[name] = np.full(graph.tensor[name].shape, np.nan, graph.tensor[name].dtype)
-        arrays = [tensors[name] for name in (*operator.inputs, *operator.outputs)]
-        library.run(code.kernels[operator.kernel], arrays)
-    return [tensors[name] for name in graph.outputs]
-
-
-def assert_right(
-    model: ModelProto,
-    precision: Precision = "fp32",
-    change: Callable[[str], str] = str,
-    arch: str = "sm_80",
-) -> None:
-    feeds = {
-        value.name: random(*(d.dim_value for d in value.type.tensor_type.shape.dim), seed=seed)
-        for seed, value in enumerate(model.graph.input)
-    }
-    expected = run_onnx_runtime(model, feeds)
-    actual = run_emulated(model, feeds, precision, change, arch)
-    for ours, theirs in zip(actual, expected, strict=True):
-        scale = max(1e-30, float(np.abs(theirs).max(initial=0)))
-        np.testing.assert_allclose(ours, theirs, rtol=0, atol=TOLERANCE[precision] * scale)
 
 
 @settings(max_examples=8, deadline=None, derandomize=True)
@@ -185,17 +130,6 @@ def long_convolution() -> ModelProto:
     node = helper.make_node("Conv", ["x", "w", "b"], ["y"], pads=[1] * 4)
     weights = {"w": random(12, 64, 3, 3, seed=7), "b": random(12, seed=8)}
     return model_of([node], {"x": (1, 64, 5, 6)}, weights)
-
-
-def once(pattern: str, replacement: str) -> Callable[[str], str]:
-    """Return a change of source that must find exactly one place."""
-
-    def change(source: str) -> str:
-        changed, count = re.subn(pattern, replacement, source)
-        assert count == 1, count
-        return changed
-
-    return change
 
 
 ADDING = r"(for \(int \w+ = 0; \w+ < )9(; \+\+\w+\) \{\n\s+\w+\[0\] = \(\w+\[0\] \+ \w+_rf_ptr\[)"
