@@ -1,8 +1,9 @@
 """Print what the tile model expects of convolutions and products on a GPU, costliest first.
 
 MODEL is an ONNX file, or a name of `hios-tvm zoo`. Beside the model's time stand what it was with
-slices of one depth and no parts, and what the GPU could do at most: multiply-adds at its peak,
-tensors once through its memory. These are no measurements; needs neither nvcc nor a GPU:
+slices of one depth, no parts and weights of single precision, and what the GPU could do at most:
+multiply-adds at its peak, tensors once through its memory. These are no measurements; needs neither
+nvcc nor a GPU:
 
     python scripts/gpu_tile_model.py inception_v3 --precision fp32
 """
@@ -86,7 +87,8 @@ def modelled(
         if isinstance(rule, TensorCores) and (warp := rule.tile_for(product)):
             form, plain = rule.format, Slicing(rule.format.slices[0])
             tiles = [replace(tile, slicing=plain) for tile in WARP_TILES]
-            before = min(warp_cycles(tile, sizes, units, form) for tile in tiles)
+            single = replace(sizes, weight_bytes=4)
+            before = min(warp_cycles(tile, single, units, form) for tile in tiles)
             return warp, before, warp_cycles(warp, sizes, units, form)
     (rule,) = (rule for rule in rules if isinstance(rule, ImplicitGemm))
     gemm = rule.tile_for(product)
@@ -101,7 +103,10 @@ def rows_of(network: Network, gpu: GpuModel, precision: Precision) -> Iterator[R
     calls = Counter(operator.kernel for operator in graph.operators)
     called = {operator.kernel: operator for operator in graph.operators}
     for var, func in network.kernels.functions_items():
-        product = matrix_product(func) if isinstance(func, tirx.PrimFunc) else None
+        if not isinstance(func, tirx.PrimFunc):
+            continue
+        narrowed = [rule.narrowed(func).func for rule in rules if isinstance(rule, TensorCores)]
+        product = matrix_product(*narrowed or [func])
         if product is None:
             continue
         operator = called[str(var.name_hint)]

@@ -73,8 +73,8 @@ def attention_cycles(tile: GemmTile, sizes: AttentionSizes, units: int) -> float
     depth, multiplied = tile.slicing.depth, step_cycles(tile, per_unit)
     scores = math.ceil(sizes.keys / tile.columns) * math.ceil(sizes.inner / depth)
     results = math.ceil(sizes.columns / tile.columns) * math.ceil(sizes.keys / depth)
-    work = scores * max(multiplied, fetch_cycles(tile.rows + tile.columns, depth))
-    work += results * max(multiplied, fetch_cycles(tile.columns, depth))
+    work = scores * max(multiplied, fetch_cycles(4 * (tile.rows + tile.columns) * depth))
+    work += results * max(multiplied, fetch_cycles(4 * tile.columns * depth))
     latency = (scores + results) * STEP_CYCLES
     return max(per_unit * work, latency) + latency * 0.25
 

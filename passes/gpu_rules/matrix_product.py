@@ -16,6 +16,7 @@ from tvm.s_tir.schedule import LoopRV, SBlockRV
 from hios_tvm.passes.gpu_rules.blocks import main_block
 from hios_tvm.passes.gpu_rules.tiles import ProductSizes, Slicing
 from hios_tvm.passes.tir_trees import is_choice
+from hios_tvm.schema.dtypes import element_type
 from hios_tvm.schema.kernel_shapes import (
     CONVOLUTION,
     PRODUCT,
@@ -74,7 +75,9 @@ def matrix_product(func: tirx.PrimFunc) -> MatrixProduct | None:
             return None
         sch.unannotate(block, CONVOLUTION)
         rows, windows = shape.batch * math.prod(shape.out_size), math.prod(shape.kernel)
-        sizes = ProductSizes(rows, shape.out_channels, shape.in_channels, windows)
+        weight = sch.get(block).reads[-1].source
+        nbytes = element_type(str(weight.dtype)).nbytes
+        sizes = ProductSizes(rows, shape.out_channels, shape.in_channels, windows, nbytes)
         return MatrixProduct(sch, block, sizes, 0, len(shape.kernel))
     product = ProductShape.from_annotation(annotations[PRODUCT])
     sch.unannotate(block, PRODUCT)

@@ -26,6 +26,7 @@ from hios_tvm.passes.gpu_rules.fragments import (
     FragmentFormat,
     fragment_format,
 )
+from hios_tvm.passes.gpu_rules.half_weights import with_half_weights
 from hios_tvm.passes.gpu_rules.matrix_product import (
     VECTOR,
     MatrixProduct,
@@ -37,6 +38,7 @@ from hios_tvm.passes.gpu_rules.matrix_product import (
     pad_to_tiles,
 )
 from hios_tvm.passes.gpu_rules.tiles import WarpTile, choose_warp_tile
+from hios_tvm.passes.schedule_kernels import Scheduled
 from hios_tvm.schema.precisions import Precision
 
 _LEAST = 8  # rows, columns, products of a sum: fewer leave most of a fragment empty
@@ -53,15 +55,21 @@ class TensorCores:
         self.most_stages = most_stages
         self.format = fragment_format(precision)
 
-    def apply(self, func: tirx.PrimFunc) -> tirx.PrimFunc | None:
-        product = matrix_product(func)
+    def apply(self, func: tirx.PrimFunc) -> Scheduled | None:
+        narrowed = self.narrowed(func)
+        product = matrix_product(narrowed.func)
         if product is None:
             return None
         tile = self.tile_for(product)
         if tile is None:
             return None
         _schedule_product(product, tile, self.format)
-        return func.with_body(product.sch.mod["main"].body)
+        body = product.sch.mod["main"].body
+        return Scheduled(narrowed.func.with_body(body), narrowed.packings)
+
+    def narrowed(self, func: tirx.PrimFunc) -> Scheduled:
+        """Return `func` with weights in memory as shared memory has them, if it is a product."""
+        return with_half_weights(func) if self.format.nbytes == 2 else Scheduled(func)
 
     def tile_for(self, product: MatrixProduct) -> WarpTile | None:
         """Return the tile that `product` gets; None if it would leave most of a fragment empty."""

@@ -51,13 +51,15 @@ class ProductSizes:
     """Sizes of a product: `rows` x `columns` results, each a sum of `windows` x `depth` products.
 
     `rows` counts those of all products of a batch, `windows` the elements of a convolution's
-    window, `depth` the channels of each.
+    window, `depth` the channels of each. An element of the second factor has `weight_bytes` in
+    memory.
     """
 
     rows: int
     columns: int
     depth: int
     windows: int = 1
+    weight_bytes: int = 4
 
     @property
     def reduced(self) -> int:
@@ -174,9 +176,9 @@ def gemm_cycles(tile: GemmTile, sizes: ProductSizes, units: int) -> float:
 
     Each multiprocessor works off its blocks; what is in flight at once hides latency.
     """
-    depth, steps = tile.slicing.depth, tile.slicing.steps(sizes)
+    steps = tile.slicing.steps(sizes)
     per_unit = math.ceil(blocks_of(tile, sizes) / units)
-    step = max(step_cycles(tile, per_unit), fetch_cycles(tile.rows + tile.columns, depth))
+    step = max(step_cycles(tile, per_unit), _fetch_cycles(tile, sizes))
     work = per_unit * steps * step
     latency = _latency(tile.slicing, sizes)
     return max(work, latency) + latency * 0.25 + _adding_cycles(tile.slicing, sizes, units)
@@ -231,9 +233,15 @@ def _latency(slicing: Slicing, sizes: ProductSizes) -> float:
     return math.ceil(slicing.steps(sizes) / (slicing.stages - 1)) * STEP_CYCLES
 
 
-def fetch_cycles(lines: int, depth: int) -> float:
-    """Return how long a multiprocessor takes to read a slice, of single precision, from L2."""
-    return lines * depth * 4 / _FETCHED_BYTES
+def fetch_cycles(nbytes: float) -> float:
+    """Return how long a multiprocessor takes to read from L2, while all others do."""
+    return nbytes / _FETCHED_BYTES
+
+
+def _fetch_cycles(tile: "GemmTile | WarpTile", sizes: ProductSizes) -> float:
+    """Return how long a multiprocessor takes to read a slice of both factors."""
+    line = 4 * tile.rows + sizes.weight_bytes * tile.columns
+    return fetch_cycles(line * tile.slicing.depth)
 
 
 def _adding_cycles(slicing: Slicing, sizes: ProductSizes, units: int) -> float:
@@ -241,7 +249,7 @@ def _adding_cycles(slicing: Slicing, sizes: ProductSizes, units: int) -> float:
     if slicing.parts == 1:
         return 0.0
     nbytes = 2 * 4 * sizes.rows * sizes.columns * slicing.parts  # written, and read
-    return _LAUNCH_CYCLES + STEP_CYCLES + nbytes / units / _FETCHED_BYTES
+    return _LAUNCH_CYCLES + STEP_CYCLES + fetch_cycles(nbytes / units)
 
 
 @dataclass(frozen=True)
@@ -312,7 +320,7 @@ def warp_cycles(tile: WarpTile, sizes: ProductSizes, units: int, form: FragmentF
     multiplied = tile.rows * tile.columns * depth / form.rate
     step = max(
         multiplied + (copied + loaded) / _SHARED_BYTES,
-        fetch_cycles(tile.rows + tile.columns, depth),
+        _fetch_cycles(tile, sizes),
     )
     work = math.ceil(blocks_of(tile, sizes) / units) * steps * step
     latency = _latency(tile.slicing, sizes)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from attention_models import ADDED, attention, exact, feeds_of, node
 from emulated_models import once, run_emulated
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from lowered_models import Array, kernels, lowered, model_of, random, run_onnx_runtime
 from onnx import ModelProto, helper
@@ -107,6 +107,7 @@ def test_rows_that_do_not_fit_are_several_kernels() -> None:
 counts = st.integers(1, 3000)
 
 
+@settings(deadline=None)
 @given(
     st.builds(AttentionSizes, counts, counts, st.integers(1, MOST_KEYS), counts, counts),
     st.sampled_from([14, 132]),

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
-from emulated_models import assert_right, once
+from emulated_models import assert_right, once, run_emulated
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lowered_models import model_of, random
+from lowered_models import lowered, model_of, random
 from onnx import ModelProto, helper
 
+from hios_tvm.backends.cpu.targets import host_target
+from hios_tvm.backends.cuda.targets import cuda_target
+from hios_tvm.passes.canonicalize_operators import collect_weights
 from hios_tvm.schema.precisions import Precision
 
 
@@ -123,6 +127,38 @@ def test_sums_of_two_slices_in_half_precision() -> None:
     node = helper.make_node("Conv", ["x", "w"], ["y"], pads=[1] * 4)
     model = model_of([node], {"x": (1, 8, 8, 8)}, {"w": random(8, 8, 3, 3, seed=7)})
     assert_right(model, "fp16")
+
+
+@pytest.mark.parametrize("precision", ["tf32", "fp16"])
+def test_weights_of_half_precision_in_memory(precision: Precision) -> None:
+    """They are rounded at compile time, to what they would be rounded to on the way."""
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["c"], pads=[1] * 4),
+        helper.make_node("Reshape", ["c", "flat"], ["f"]),
+        helper.make_node("MatMul", ["f", "v"], ["y"]),
+    ]
+    weights = {"w": random(20, 9, 3, 3, seed=7), "v": random(64, 30, seed=8)}
+    weights["v"][3, 4] = 1e-6  # not a normal number of half precision
+    model = model_of(nodes, {"x": (1, 9, 8, 8)}, {**weights, "flat": np.array([20, 64])})
+    mod = lowered(model, cuda_target("sm_90", host_target(), precision))
+    found = [array for array in collect_weights(mod).values() if array.ndim > 1]
+    half = [array for array in found if array.dtype == np.float16]
+    assert len(found) == 2
+    assert len(half) == (2 if precision == "fp16" else 0)
+    if half:
+        np.testing.assert_array_equal(half[1], weights["v"].astype(np.float16))
+    assert_right(model, precision)
+
+
+def test_weights_too_large_for_half_precision_become_infinite() -> None:
+    weight = np.full((16, 16), 1.0, np.float32)
+    weight[2, 3] = -1e5
+    model = model_of(
+        [helper.make_node("MatMul", ["x", "w"], ["y"])], {"x": (16, 16)}, {"w": weight}
+    )
+    (y,) = run_emulated(model, {"x": np.full((16, 16), 2.0, np.float32)}, "fp16")
+    np.testing.assert_array_equal(y[:, 3], -np.inf)
+    np.testing.assert_array_equal(y[:, :3], 32.0)
 
 
 def long_convolution() -> ModelProto:

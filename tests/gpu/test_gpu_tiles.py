@@ -19,6 +19,7 @@ counts = st.integers(1, 3000)
 sizes = st.builds(ProductSizes, counts, counts, counts, st.sampled_from([1, 7, 9, 25]))
 
 
+@settings(deadline=None)
 @given(sizes)
 def test_slices_hold_all_that_is_summed(product: ProductSizes) -> None:
     for depth in (16, 32, 64):
@@ -26,6 +27,7 @@ def test_slices_hold_all_that_is_summed(product: ProductSizes) -> None:
         assert product.reduced <= padded <= max(1.15 * product.reduced, product.reduced + depth)
 
 
+@settings(deadline=None)  # other tests share the processor
 @given(sizes, st.sampled_from([14, 132]), st.sampled_from([2, 4]))
 def test_tiles_of_threads_fit(product: ProductSizes, units: int, most_stages: int) -> None:
     tile = choose_gemm_tile(product, units, most_stages)
