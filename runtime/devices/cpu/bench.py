@@ -29,7 +29,7 @@ class Numbers:
         self._arenas.append(arena)
         if nbytes and dtype in ("float32", "float64"):
             view = arena.bytes[:nbytes].view(dtype)
-            block = self._random.uniform(0.01, 0.1, min(len(view), 1 << 16))
+            block = self._random.uniform(0.01, 0.1, min(len(view), 1 << 16)).astype(dtype)
             for start in range(0, len(view), len(block)):
                 view[start : start + len(block)] = block[: len(view) - start]
         return arena.address

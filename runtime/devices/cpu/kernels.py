@@ -18,19 +18,20 @@ from hios_tvm.runtime.native import Library, load_library
 from hios_tvm.schema.costs import Measurement
 from hios_tvm.schema.program import Instruction, Signal, Wait
 
-_MAX_CALLS = 200
+_MAX_CALLS = 100
 COLD_BYTES = 128 << 20
 """Of memory for weights in measurements: several times the last cache."""
 
 _SWEEPS = 2  # over all kernels: what disturbs one seldom lasts until the next
 _MIN_CALLS = 5
+_FIRST_CALLS = 2  # which say how many fit into the budget
 
 
 def measure_kernels(
     library: bytes,
     calls: Sequence[tuple[KernelCall, Cores]],
     *,
-    budget_ms: float = 30.0,
+    budget_ms: float = 20.0,
     cold_bytes: int = COLD_BYTES,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Measurement]:
@@ -45,7 +46,7 @@ def measure_kernels(
         pairs are measured once. They are measured in this order, and a machine's speed drifts: put
         the same kernel on several devices next to each other where the ratio of their times counts.
     budget_ms : float
-        How long to run each kernel, within 5 to 200 calls, in parts with all other kernels between
+        How long to run each kernel, within 5 to 100 calls, in parts with all other kernels between
         them: the fastest one counts, since another process may have disturbed one.
     cold_bytes : int
         Weights lie at changing places of a region of this size.
@@ -63,7 +64,8 @@ def measure_kernels(
     distinct = tuple(dict.fromkeys(calls))
     for done in range(_SWEEPS * len(distinct)):
         pair = call, cores = distinct[done % len(distinct)]
-        timing = _measure_kernel(loaded, call, cores, cold, budget_ms / _SWEEPS)
+        once = known.get(pair) or _measure_calls(loaded, call, cores, cold, _FIRST_CALLS)
+        timing = _measure_calls(loaded, call, cores, cold, _calls_in(budget_ms / _SWEEPS, once))
         if pair not in known or timing.ms < known[pair].ms:
             known[pair] = timing
         progress((done + 1) * len(calls) // (_SWEEPS * len(distinct)), len(calls))
@@ -134,8 +136,8 @@ def measure_independence(
     if len(devices) < 2:
         return 1.0
     loaded = load_library(library)
-    once = _measure_kernel(loaded, call, devices[0], None, budget_ms / 16)
-    count = max(_MIN_CALLS, min(_MAX_CALLS, int(budget_ms / 16 / max(once.ms, 1e-4))))
+    once = _measure_calls(loaded, call, devices[0], None, _MIN_CALLS)
+    count = _calls_in(budget_ms / 16, once)
 
     def round_ns(together: Sequence[Cores]) -> float:
         """Return the time from the first start to the last end: a thread may start late."""
@@ -156,14 +158,14 @@ def measure_independence(
     return min(1.0, alone_ns / together_ns)
 
 
-def _measure_kernel(
-    library: Library, call: KernelCall, cores: Cores, cold: ColdMemory | None, budget_ms: float
+def _calls_in(budget_ms: float, once: Measurement) -> int:
+    return max(_MIN_CALLS, min(_MAX_CALLS, int(budget_ms / max(once.ms, 1e-4))))
+
+
+def _measure_calls(
+    library: Library, call: KernelCall, cores: Cores, cold: ColdMemory | None, count: int
 ) -> Measurement:
     bench = Bench(cold)
-    program = CpuProgram(call.kernel, cores, bench.calls(call, 3), library)
-    ((times,),) = bench.run([program], rounds=1, warmup=0)
-    once_ms = max(1e-4, float(np.diff(times)[1:].min()) / 1e6)
-    count = max(_MIN_CALLS, min(_MAX_CALLS, int(budget_ms / once_ms)))
     program = CpuProgram(call.kernel, cores, bench.calls(call, count + 1), library)
     ((times,),) = bench.run([program], rounds=1, warmup=0)
     return measurement_of(np.diff(times)[1:])  # the first call may find cold activations
