@@ -11,6 +11,7 @@ from dataclasses import replace
 import networkx as nx
 import pytest
 from hypothesis import given, settings
+from hypothesis import strategies as st
 from placements import QUICK, placements, problems
 
 from hios_tvm.errors import InfeasibleError, ScheduleError, UsageError
@@ -40,6 +41,42 @@ def test_no_placement_beats_the_bound(problem: ThroughputProblem) -> None:
     pipeline = find_pipeline(problem, QUICK)
     assert pipeline.loads_ms == device_loads_ms(problem, pipeline.device_of)
     assert pipeline.interval_ms >= best_ms
+
+
+@st.composite
+def dear_problems(draw: st.DrawFn) -> ThroughputProblem:
+    """Transfers that take about as long as operators or longer, and no, one or two hosts."""
+    problem = draw(problems(max_operators=5))
+    factor = draw(st.sampled_from([1.0, 4.0, 16.0]))
+    operators = tuple(
+        replace(each, transfer_ms=factor * each.transfer_ms) for each in problem.operators
+    )
+    *accelerators, host = problem.devices
+    hosts = [replace(host, name=f"host {i}") for i in range(draw(st.integers(0, 2)))]
+    devices = (*accelerators, *hosts[:1], *hosts[1:])
+    return replace(problem, operators=operators, devices=devices)
+
+
+@settings(max_examples=40, deadline=None)
+@given(dear_problems())
+def test_no_placement_beats_the_bound_where_transfers_are_dear(problem: ThroughputProblem) -> None:
+    best_ms = min(placements(problem), default=(math.inf, ()))[0]
+    try:
+        bound_ms = interval_bound_ms(problem)
+    except InfeasibleError:
+        assert best_ms == math.inf
+    else:
+        assert bound_ms <= best_ms
+
+
+def test_the_bound_counts_transfers() -> None:
+    assert interval_bound_ms(chain(1.0, 1.0, transfer_ms=9.0)) == pytest.approx(2.0, rel=2e-3)
+    # Two devices: one transfer of 0.1 ms between them, which both pay.
+    assert interval_bound_ms(chain(*[1.0] * 4, transfer_ms=0.1)) == pytest.approx(2.1, rel=2e-3)
+    # With three, the two in the middle of the first and the last transfer pay for both.
+    three = chain(*[1.0] * 6, transfer_ms=0.3, devices=3)
+    assert interval_bound_ms(three) == pytest.approx(2.4, rel=2e-3)
+    assert min(placements(three))[0] == pytest.approx(2.6)
 
 
 @pytest.mark.parametrize("seed", range(4))
