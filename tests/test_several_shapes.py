@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -254,3 +255,28 @@ def test_what_has_one_shape_refuses_several(model: Path) -> None:
         hios_tvm.compile(model, shapes=shapes, programs=[1, 4], devices=CORE)
     with pytest.raises(UsageError, match="only compile takes several sizes"):
         one_shape(shapes)
+
+
+def test_for_throughput_the_batch_is_chosen(tmp_path: Path) -> None:
+    """Weights of a megabyte are read once for all rows."""
+    graph = make_graph(
+        [make_node("MatMul", ["x", "w"], ["y"])],
+        "product",
+        [make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 512])],
+        [make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 512])],
+        [numpy_helper.from_array(floats(512, 512), "w")],
+    )
+    model = make_model(graph, opset_imports=[make_opsetid("", 17)], ir_version=8)
+    options = {"devices": CORE, "objective": "throughput", "scheduler": "sequential"}
+    compiled = hios_tvm.compile(
+        model, shapes={"x": (range(1, 5), 512)}, programs=[1, 4], output=tmp_path / "m.hios",
+        **options,
+    )  # fmt: skip
+    (note,) = (note for note in compiled.notes if note.startswith("batch of"))
+    sizes, times = zip(*re.findall(r"(\d+): ([\d.]+) ms", note), strict=True)
+    assert sizes == ("4", "1")
+    rows = min(zip(map(float, times), sizes, strict=True))[1]
+    assert note.startswith(f"batch of {rows}, by the predicted time of a row (4: ")
+    assert read_manifest(tmp_path / "m.hios").shape == {"x": (int(rows), 512)}
+    with pytest.raises(UsageError, match="or for the sizes of one batch"):
+        hios_tvm.compile(model, shapes={"x": ((1, 2), 512)}, output=tmp_path / "m.hios", **options)

@@ -16,6 +16,7 @@ from hios_tvm.compiler.compilation import Compilation
 from hios_tvm.compiler.options import CompileOptions
 from hios_tvm.compiler.pipeline import Planned, plan_model, with_cache
 from hios_tvm.compiler.source import ModelSource
+from hios_tvm.compiler.throughput_batch import compile_best_batch
 from hios_tvm.errors import ModelError, UsageError
 from hios_tvm.files import check_writable
 from hios_tvm.frontends.shapes import SeveralShapes
@@ -42,7 +43,8 @@ def compile_shapes(
 
     Each shape is measured, scheduled and verified as `compile_model` does, through the artifact
     that is written. Where the sizes of a batch are a range, it is proven that its rows are computed
-    apart; else only the sizes that have programs can be run, and a note says why.
+    apart; else only the sizes that have programs can be run, and a note says why. With the
+    objective throughput there is one size, the best one.
 
     Parameters
     ----------
@@ -67,14 +69,24 @@ def compile_shapes(
     output = Path(output)
     if options.costs is not None or options.schedule is not None:
         raise UsageError("costs and schedules are of one shape: give neither for several shapes")
-    if options.objective == "throughput":
-        raise UsageError("the objective throughput is for one shape: give sizes of one shape")
     if isinstance(source.model, IRModule):
         raise UsageError("a Relax module has one shape: give an ONNX model for several shapes")
     check_writable(output)
     with with_cache(options) as options:
         sources = [replace(source, shapes=shape) for shape in several.shapes]
         modules = [one.module() for one in sources]
+        if options.objective == "throughput":
+            return compile_best_batch(
+                source,
+                several,
+                modules,
+                output,
+                options,
+                name=name,
+                compared=compared,
+                reproducer=reproducer,
+                progress=progress,
+            )
         batch, notes = find_batch(source, several, modules, progress)
         planned = [
             plan_model(module, options, name, compared=compared, progress=progress)
