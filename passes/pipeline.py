@@ -74,6 +74,7 @@ def lower_to_kernels(
     *,
     merge_convolutions: bool = False,
     for_cpus: bool = False,
+    own_passes: Sequence[Pass] = (),
     dump_dir: Path | None = None,
     progress: Progress = lambda done, total: None,
 ) -> IRModule:
@@ -90,6 +91,8 @@ def lower_to_kernels(
         Make one kernel of an attention of any size, while on GPUs its scores have to fit into
         shared memory, and compute half-precision tensors in single precision, for which CPUs have
         rules, with weights in memory as they are.
+    own_passes : sequence of Pass
+        What the only kind of device that the network is for does to its kernels.
     dump_dir : Path, optional
         Where to write the module after each phase, as TVMScript.
     progress : function
@@ -146,6 +149,7 @@ def lower_to_kernels(
         FuseOperators(),
         ExactComparisons(),
         MergeEqualKernels(),
+        *own_passes,
         DumpIR("phase3-kernels", dump_dir),
     ]
     kernels = run_passes(phases, mod, _ANY_CPU, progress)

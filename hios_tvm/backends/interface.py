@@ -98,6 +98,9 @@ class Backend(Protocol):
             If there is no such target, it lacks `precision`, or no device is here.
         """
 
+    def own_passes(self, target: Target) -> list[Pass]:
+        """Return passes on target-free kernels, for networks on devices of this kind alone."""
+
     def loops(self, target: Target, left: Collection[str] = ()) -> list[Pass]:
         """Return the passes that choose tiles and packed weights for target-free kernels.
 

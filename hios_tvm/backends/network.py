@@ -215,10 +215,13 @@ def _kernels(
     progress: Progress = lambda done, total: None,
 ) -> IRModule:
     """Lower to kernels that all `targets` have rules for."""
+    kinds = {kind_of_target(target): target for target in targets}
+    alone = [BACKENDS[kind].own_passes(target) for kind, target in kinds.items()]
     return lower_to_kernels(
         mod,
         merge_convolutions=merge_convolutions,
-        for_cpus={kind_of_target(target) for target in targets} == {HOST},
+        for_cpus=kinds.keys() == {HOST},
+        own_passes=alone[0] if len(alone) == 1 else (),
         dump_dir=dump_dir,
         progress=progress,
     )

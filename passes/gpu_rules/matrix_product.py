@@ -183,6 +183,23 @@ def only_copies(product: MatrixProduct) -> bool:
     )
 
 
+def factors_in_memory(product: MatrixProduct) -> list[tirx.Var]:
+    """Return what lies in memory of both factors: tensors that are multiplied as they are.
+
+    They may be padded with zeros before. A kernel of several products has none.
+    """
+    sch = product.sch
+    if main_block(sch, CONVOLUTION, PRODUCT) is not None:  # one beside that of `product`
+        return []
+    written = {
+        stmt.writes[0].source: stmt
+        for stmt in map(sch.get, sch.get_producers(product.block))
+        if _copied(stmt.body)
+    }
+    read = [region.source for region in sch.get(product.block).reads]
+    return [written[x].reads[0].source if x in written else x for x in read]
+
+
 def _copied(body: tirx.Stmt) -> bool:
     """Whether a block stores what it loads, or zero."""
     value = body.value if isinstance(body, tirx.BufferStore) else None

@@ -14,7 +14,10 @@ memory to the epilogue, one fragment of each warp at a time:
             output = epilogue(fragment)
 """
 
+from collections import Counter
+
 from tvm import s_tir, tirx
+from tvm.ir import TensorLoad
 from tvm.s_tir.dlight.gpu.matmul import auto_inline_consumer_chain
 from tvm.s_tir.schedule import LoopRV, SBlockRV
 
@@ -31,6 +34,7 @@ from hios_tvm.passes.gpu_rules.matrix_product import (
     VECTOR,
     MatrixProduct,
     add_parts,
+    factors_in_memory,
     fetch_ahead,
     fetch_slice,
     matrix_product,
@@ -39,6 +43,7 @@ from hios_tvm.passes.gpu_rules.matrix_product import (
 )
 from hios_tvm.passes.gpu_rules.tiles import WarpTile, choose_warp_tile
 from hios_tvm.passes.schedule_kernels import Scheduled
+from hios_tvm.passes.tir_trees import nodes_of
 from hios_tvm.schema.precisions import Precision
 
 _LEAST = 8  # rows, columns, products of a sum: fewer leave most of a fragment empty
@@ -70,6 +75,15 @@ class TensorCores:
     def narrowed(self, func: tirx.PrimFunc) -> Scheduled:
         """Return `func` with weights in memory as shared memory has them, if it is a product."""
         return with_half_weights(func) if self.format.nbytes == 2 else Scheduled(func)
+
+    def rounded_inputs(self, func: tirx.PrimFunc) -> list[int]:
+        """Return which parameters of a kernel are factors alone, of half precision when read."""
+        product = matrix_product(func)
+        if product is None or self.format.nbytes != 2 or self.tile_for(product) is None:
+            return []
+        loads = Counter(load.source for load in nodes_of(func.body, TensorLoad))
+        factors = factors_in_memory(product)
+        return [i for i, x in enumerate(func.params) if x in factors and loads[x] == 1]
 
     def tile_for(self, product: MatrixProduct) -> WarpTile | None:
         """Return the tile that `product` gets; None if it would leave most of a fragment empty."""

@@ -52,6 +52,9 @@ class ToyBackend:
     def target(self, word: str | None, host: Target, precision: str) -> Target:
         return Target({"kind": "c"}, host=host)
 
+    def own_passes(self, target: Target) -> list[Pass]:
+        return []
+
     def loops(self, target: Target, left: Collection[str] = ()) -> list[Pass]:
         return []
 

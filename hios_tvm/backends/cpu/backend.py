@@ -65,6 +65,10 @@ class CpuBackend:
         """Return the target of a CPU; without a word that of `host`."""
         return with_precision(host if word is None else parse_target(word), precision)
 
+    def own_passes(self, target: Target) -> list[Pass]:
+        """Return none: what CPUs alone have are operators."""
+        return []
+
     def loops(self, target: Target, left: Collection[str] = ()) -> list[Pass]:
         """Return phase 4 for the vectors and registers of `target`."""
         return cpu_loops(rules_of(target), left)

@@ -16,6 +16,8 @@ from hios_tvm.backends.cuda.costs import gpu_costs
 from hios_tvm.backends.cuda.targets import arch_here, arch_of, cuda_target
 from hios_tvm.backends.interface import CostRequest, DeviceCode, Progress
 from hios_tvm.backends.precisions import precision_of
+from hios_tvm.passes.gpu_rules import rounded_inputs
+from hios_tvm.passes.half_activations import HalfActivations
 from hios_tvm.passes.pipeline import gpu_loops
 from hios_tvm.schema.costs import CostTable
 from hios_tvm.schema.device_names import gpu_model_name, gpu_place
@@ -40,6 +42,12 @@ class CudaBackend:
     def target(self, word: str | None, host: Target, precision: Precision) -> Target:
         """Return the target of an architecture; without a word that of the first GPU here."""
         return cuda_target(arch_here() if word is None else word, host, precision)
+
+    def own_passes(self, target: Target) -> list[Pass]:
+        """Return what stores activations in half precision, where tensor cores round to it."""
+        if precision_of(target) != "fp16":
+            return []
+        return [HalfActivations(rounded_inputs(gpu_model(arch_of(target))))]
 
     def loops(self, target: Target, left: Collection[str] = ()) -> list[Pass]:
         """Return phase 4 for blocks and threads; no kernel of a GPU is left as it is."""
