@@ -29,13 +29,18 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-import tvm_ffi
 from tvm import tirx
 from tvm.ir import TensorLoad
 from tvm.script import tirx as T
 from tvm.tirx import BufferLoad, Ramp
 
-from hios_tvm.passes.cpu_rules.attention_blocks import AttentionParts, Formula, attention_parts
+from hios_tvm.passes.cpu_rules.attention_blocks import (
+    AttentionParts,
+    Formula,
+    attention_parts,
+    larger,
+    with_element,
+)
 from hios_tvm.passes.cpu_rules.blocked_sums import MOST_TERMS, BlockedSums
 from hios_tvm.passes.cpu_rules.loop_nest import (
     FEW_TASKS,
@@ -269,7 +274,7 @@ class _Block:
             valid = min(lanes, count - start)
             for lane in vectors("v", 0, valid, lanes):
                 score = parts.score.element(self.matrix, first + row + r, key + start + lane)
-                score = _with_element(score, parts.product, sums.element(i, lane))
+                score = with_element(score, parts.product, sums.element(i, lane))
                 T.buffer_store(self.scores, score, [place + lane])
             for lane in vectors("v", valid, lanes - valid, lanes):
                 T.buffer_store(self.scores, tirx.const(-math.inf, "float32"), [place + lane])
@@ -286,7 +291,7 @@ class _Block:
             T.buffer_store(scores, power_of_softmax(load(i) - highest[as_index(0)]), [start + i])
             return load(i)
 
-        highest = self._reduced("highest", load, _larger, parts.lowest)
+        highest = self._reduced("highest", load, larger, parts.lowest)
         total = self._reduced("total", power, tirx.Add, tirx.const(0.0, "float32"))
         one = tirx.const(1.0, "float32")
         factor = one / total[as_index(0)]
@@ -297,7 +302,7 @@ class _Block:
         T.buffer_store(total, factor, [as_index(0)])
         for i in vectors("v", 0, parts.keys, lanes):
             weight = parts.weight.element(self.matrix, first + row, i)
-            weight = _with_element(weight, parts.softmax, load(i) * total[as_index(0)])
+            weight = with_element(weight, parts.softmax, load(i) * total[as_index(0)])
             T.buffer_store(scores, weight, [start + i])
 
     def _reduced(
@@ -344,20 +349,6 @@ class _Block:
             for lane in vectors("v", 0, length, length):
                 at = parts.place.at(self.matrix, first + row + r, column + start + lane)
                 T.buffer_store(parts.output, sums.element(i, lane) * factor, at)
-
-
-def _larger(a: tirx.Expr, b: tirx.Expr) -> tirx.Expr:
-    """Return the maximum, or `a` if `b` is NaN, whose power makes the row's total NaN."""
-    return tirx.Select(a < b, b, a)
-
-
-def _with_element(value: tirx.Expr, source: tirx.Var, element: tirx.Expr) -> tirx.Expr:
-    """Return `value` with `element` in place of what it reads of `source`."""
-
-    def load(access: TensorLoad) -> tirx.Expr:
-        return element if access.source.same_as(source) else access
-
-    return tvm_ffi.structural_map(value, [(TensorLoad, load)])
 
 
 def _is_contiguous(formula: Formula, axis: int) -> bool:

@@ -136,6 +136,20 @@ def attention_parts(func: tirx.PrimFunc) -> AttentionParts | None:
         return None
 
 
+def larger(a: tirx.Expr, b: tirx.Expr) -> tirx.Expr:
+    """Return the maximum, or `a` if `b` is NaN, whose power makes the row's total NaN."""
+    return tirx.Select(a < b, b, a)
+
+
+def with_element(value: tirx.Expr, source: tirx.Var, element: tirx.Expr) -> tirx.Expr:
+    """Return `value` with `element` in place of what it reads of `source`."""
+
+    def load(access: TensorLoad) -> tirx.Expr:
+        return element if access.source.same_as(source) else access
+
+    return tvm_ffi.structural_map(value, [(TensorLoad, load)])
+
+
 def _inlined(sch: s_tir.Schedule, first: SBlockRV, second: SBlockRV) -> AttentionParts | None:
     """Inline all blocks but the products, the softmax, and the last ones before and behind it."""
     reductions = [block for block in _blocks(sch) if sch.get(block).init is not None]

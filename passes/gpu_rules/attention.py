@@ -28,14 +28,19 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-import tvm_ffi
 from tvm import tirx
 from tvm.ir import TensorLoad
 from tvm.script import tirx as T
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx import AllocBuffer
 
-from hios_tvm.passes.cpu_rules.attention_blocks import AttentionParts, Formula, attention_parts
+from hios_tvm.passes.cpu_rules.attention_blocks import (
+    AttentionParts,
+    Formula,
+    attention_parts,
+    larger,
+    with_element,
+)
 from hios_tvm.passes.cpu_rules.loop_nest import (
     Index,
     as_index,
@@ -167,7 +172,7 @@ class _Block:
             self._multiply(self.left, depth + PAD, 0)
         for row, column, result in self._results():
             at = (self.matrix, self.first + row, key + column)
-            score = _with_element(parts.score.element(*at), parts.product, result)
+            score = with_element(parts.score.element(*at), parts.product, result)
             is_there = tirx.all(self.first + row < parts.rows, key + column < parts.keys)
             score = tirx.if_then_else(is_there, score, tirx.const(-math.inf, "float32"))
             T.buffer_store(self.scores, score, [row * self.stride + key + column])
@@ -182,10 +187,10 @@ class _Block:
 
         assign(parts.lowest)
         for step in serial("key", steps):
-            assign(_larger(known, self.scores[row * self.stride + step * lanes + lane]))
+            assign(larger(known, self.scores[row * self.stride + step * lanes + lane]))
         T.buffer_store(self.highest, known, [self.thread])
         for other in serial("other", lanes):
-            assign(_larger(known, self.highest[row * lanes + other]))
+            assign(larger(known, self.highest[row * lanes + other]))
         keep(known)
 
         assign(_ZERO)
@@ -201,7 +206,7 @@ class _Block:
 
         def weight(key: tirx.Expr, power: tirx.Expr) -> tirx.Expr:
             value = parts.weight.element(self.matrix, self.first + row, key)
-            value = _with_element(value, parts.softmax, power / known)
+            value = with_element(value, parts.softmax, power / known)
             is_there = tirx.all(self.first + row < parts.rows, key < parts.keys)
             return tirx.if_then_else(is_there, value, _ZERO)
 
@@ -311,20 +316,6 @@ def _variable(name: str) -> tuple[tirx.Expr, Callable[[tirx.Expr], None]]:
     buffer = _allocate(name, 1, scope="local")
     place = [as_index(0)]
     return buffer[place[0]], lambda value: T.buffer_store(buffer, value, place)
-
-
-def _larger(a: tirx.Expr, b: tirx.Expr) -> tirx.Expr:
-    """Return the maximum, or `a` if `b` is NaN, whose power makes the row's total NaN."""
-    return tirx.Select(a < b, b, a)
-
-
-def _with_element(value: tirx.Expr, source: tirx.Var, element: tirx.Expr) -> tirx.Expr:
-    """Return `value` with `element` in place of what it reads of `source`."""
-
-    def load(access: TensorLoad) -> tirx.Expr:
-        return element if access.source.same_as(source) else access
-
-    return tvm_ffi.structural_map(value, [(TensorLoad, load)])
 
 
 def _lies_along_rows(parts: AttentionParts) -> bool:
