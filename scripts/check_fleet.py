@@ -28,9 +28,10 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
-os.environ.update(  # a proxy needs seconds to begin on a machine with few cores
-    RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S="60",
-    RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S="60",
+os.environ.update(  # Ray ends what does not answer soon; on a busy machine nothing answers soon
+    RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S="300",
+    RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S="300",
+    RAY_worker_register_timeout_seconds="600",
     RAY_USAGE_STATS_ENABLED="0",
     RAY_enable_worker_prestart="0",
     RAY_prestart_worker_first_driver="0",
@@ -81,6 +82,8 @@ SCALING = {
 THINK_S = 0.02  # between the requests of a client: nodes and clients share the cores
 MAX_BROKEN = 100  # connections for one request
 EXAMPLES = 8  # inputs that clients choose from
+HAPPENS_S = 1800.0  # within which anything happens, on a busy machine too
+RAY_CONFIG = {"metrics_report_interval_ms": 1000, "health_check_timeout_ms": 300_000}
 Outputs = Mapping[str, list[np.ndarray]]  # by version
 
 
@@ -205,7 +208,7 @@ class Fleet:
                 include_dashboard=False,
                 object_store_memory=200_000_000,
                 node_ip_address=f"127.0.0.{i}",
-                **({"_system_config": {"metrics_report_interval_ms": 1000}} if i == 2 else {}),
+                **({"_system_config": RAY_CONFIG} if i == 2 else {}),
             )
             for i in (2, 3, 4)
         ]
@@ -278,7 +281,7 @@ class Fleet:
         return sum(path.read_text().count("the request goes to another") for path in found)
 
 
-def _until(what: str, condition: Callable[[], bool], timeout_s: float = 600.0) -> float:
+def _until(what: str, condition: Callable[[], bool], timeout_s: float = HAPPENS_S) -> float:
     """Wait for `condition`; return how long that took."""
     start = time.monotonic()
     while not condition():
@@ -323,6 +326,7 @@ class Check:
             phase.note = step()
             time.sleep(self._pause_s)
             phase.retried = self._fleet.retries() - retries
+            stderr().print(f"  {phase.note}")
 
     def _steady(self) -> str:
         """Nothing happens."""
@@ -478,7 +482,7 @@ def _print(phases: list[Phase]) -> None:
         for phase in phases
     ]
     print_table("", columns, rows)
-    stdout().print(describe_machine())
+    stdout().print(f"machine: {describe_machine()}", soft_wrap=True)
     for phase in phases:
         for problem, count in phase.lost.items():
             stderr().print(f"{phase.name}: {count} times {problem}")

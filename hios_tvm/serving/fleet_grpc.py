@@ -6,8 +6,8 @@ from typing import Any
 
 import grpc
 
-_SERVICE = "inference.GRPCInferenceService"
-_METHODS = (
+SERVICE = "inference.GRPCInferenceService"
+METHODS = (
     *("ServerLive", "ServerReady", "ServerMetadata"),
     *("ModelInfer", "ModelMetadata", "ModelReady"),
     *("RepositoryModelLoad", "RepositoryModelUnload"),
@@ -21,7 +21,7 @@ def add_service(servicer: Any, server: Any) -> None:
     """
     handlers = {
         method: grpc.unary_unary_rpc_method_handler(getattr(servicer, method))
-        for method in _METHODS
+        for method in METHODS
     }
-    handler = grpc.method_handlers_generic_handler(_SERVICE, handlers)
+    handler = grpc.method_handlers_generic_handler(SERVICE, handlers)
     server.add_generic_rpc_handlers((handler,))

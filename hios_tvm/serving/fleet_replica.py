@@ -10,7 +10,6 @@ from typing import Any, NoReturn
 
 import grpc
 from fastapi import FastAPI
-from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
 
 from hios_tvm.serving.artifact_store import fetch_same
 from hios_tvm.serving.endpoints import ModelsDataPlane, refuse_by_errors, routes
@@ -90,10 +89,8 @@ class Replica:
 
     async def grpc(self, method: str, request: bytes) -> bytes | Answer:
         """Return the message that `method` of the service answers, or what it refuses with."""
-        message = getattr(pb, f"{method}Request").FromString(request)
         try:
-            answer = await getattr(self._grpc, method)(message, _Context())
-            return bytes(answer.SerializeToString())
+            return await self._grpc.answer(method, request, _Context())
         except _AbortedError as error:
             return error.answer
 

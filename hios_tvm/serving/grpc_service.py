@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, NoReturn
 
 import grpc
+from google.protobuf.message import DecodeError
 from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
 from kserve.protocol.grpc.servicer import InferenceServicer
 
 from hios_tvm.errors import InputError
 from hios_tvm.runtime.arguments import Array
+from hios_tvm.serving.fleet_grpc import METHODS, SERVICE
 from hios_tvm.serving.models import Model, Models
 from hios_tvm.serving.refusals import answer_to
-from hios_tvm.serving.tensors import array_of_bytes, array_of_numbers, datatype_of
+from hios_tvm.serving.tensors import (
+    MAX_TENSORS,
+    array_of_bytes,
+    array_of_numbers,
+    datatype_of,
+)
 
 _CONTENTS = {
     "BOOL": "bool_contents",
@@ -33,6 +41,23 @@ class Service(InferenceServicer):
     def __init__(self, data_plane: Any, models: Models) -> None:
         super().__init__(data_plane, None)
         self._models = models
+
+    def handler(self) -> grpc.GenericRpcHandler:
+        """Return what a server answers requests with."""
+        handlers = {
+            method: grpc.unary_unary_rpc_method_handler(partial(self.answer, method))
+            for method in METHODS
+        }
+        return grpc.method_handlers_generic_handler(SERVICE, handlers)
+
+    async def answer(self, method: str, request: bytes, context: Any) -> bytes:
+        """Return the answer to a message of `method`, both as bytes."""
+        try:
+            message = getattr(pb, f"{method}Request").FromString(request)
+        except DecodeError:
+            await _abort(context, InputError(f"the message is no {method}Request"))
+        answer = await getattr(self, method)(message, context)
+        return bytes(answer.SerializeToString())
 
     async def ModelInfer(self, request: Any, context: Any) -> Any:
         """Answer one request."""
@@ -83,6 +108,8 @@ def decode(request: Any) -> dict[str, Array]:
         If they are not as the protocol says.
     """
     raw = request.raw_input_contents
+    if len(request.inputs) > MAX_TENSORS:
+        raise InputError(f"{len(request.inputs)} inputs, more than {MAX_TENSORS}")
     if raw and len(raw) != len(request.inputs):
         raise InputError(f"{len(request.inputs)} inputs, but {len(raw)} raw_input_contents")
     inputs: dict[str, Array] = {}

@@ -9,6 +9,7 @@ from typing import ClassVar
 from hios_tvm.errors import HiosError, InputError
 
 _LOG = logging.getLogger("hios_tvm.serving")
+_MESSAGE_LENGTH = 1000  # gRPC carries no more than some kilobytes
 
 
 class RefusedError(HiosError):
@@ -59,10 +60,14 @@ class Answer:
 
 def answer_to(error: Exception) -> Answer:
     """Return what the client is told of `error`; what is not its fault is logged."""
+    status, code, message = 500, "INTERNAL", str(error)
     if isinstance(error, RefusedError):
-        return Answer(error.status, error.code, str(error))
-    if isinstance(error, InputError):
-        return Answer(400, "INVALID_ARGUMENT", str(error))
-    _LOG.error("a request failed", exc_info=error)
-    message = str(error) if isinstance(error, HiosError) else "internal error"
-    return Answer(500, "INTERNAL", message)
+        status, code = error.status, error.code
+    elif isinstance(error, InputError):
+        status, code = 400, "INVALID_ARGUMENT"
+    else:
+        _LOG.error("a request failed", exc_info=error)
+        message = message if isinstance(error, HiosError) else "internal error"
+    if len(message) > _MESSAGE_LENGTH:
+        message = f"{message[:_MESSAGE_LENGTH]}..."
+    return Answer(status, code, message)

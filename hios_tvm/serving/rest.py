@@ -6,23 +6,30 @@ bodies that are not well-formed. Here the bytes of a body arrive where the kerne
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
-import time
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, FailFast, Field, ValidationError
 
 from hios_tvm.errors import HiosError, InputError
 from hios_tvm.runtime import aligned_empty
 from hios_tvm.runtime.arguments import Array
+from hios_tvm.schema.dtypes import MAX_RANK
 from hios_tvm.schema.manifest import ALIGNMENT, TensorSpec
 from hios_tvm.serving.models import Models
 from hios_tvm.serving.refusals import EncodingError, TooLargeError, answer_to
-from hios_tvm.serving.tensors import array_of_bytes, array_of_numbers, datatype_of
+from hios_tvm.serving.tensors import (
+    MAX_TENSORS,
+    array_of_bytes,
+    array_of_numbers,
+    datatype_of,
+)
 
 JSON_LENGTH = b"inference-header-content-length"
 _DISCARD_S = 5.0  # how long a body that is not wanted is read
@@ -42,7 +49,7 @@ class _Parameters(BaseModel):
 
 class _Input(BaseModel):
     name: str
-    shape: list[int]
+    shape: list[int] = Field(max_length=MAX_RANK)
     datatype: str
     parameters: _Parameters = _Parameters()
     data: list[Any] | None = None
@@ -55,8 +62,8 @@ class _Output(BaseModel):
 
 class _Request(BaseModel):
     id: str = ""
-    inputs: list[_Input]
-    outputs: list[_Output] = []
+    inputs: Annotated[list[_Input], FailFast()] = Field(max_length=MAX_TENSORS)
+    outputs: Annotated[list[_Output], FailFast()] = Field([], max_length=MAX_TENSORS)
     parameters: _Parameters = _Parameters()
 
 
@@ -119,7 +126,8 @@ class InferEndpoint:
             json_bytes = _length(headers, JSON_LENGTH)
             body = await read_body(receive, headers, json_bytes or 0, model.max_request_bytes)
         except HiosError:
-            await _discard(receive)
+            with suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(_discard(receive), _DISCARD_S)
             raise
         request = decode(body, json_bytes, model.outputs)
         outputs = await model.infer(request.inputs, "http")
@@ -166,11 +174,9 @@ async def _read_chunks(receive: Receive, max_bytes: int) -> Array:
 
 
 async def _discard(receive: Receive) -> None:
-    """Read on for a while: most clients look for an answer only after they have sent all."""
-    end = time.monotonic() + _DISCARD_S
+    """Read on: most clients look for an answer only after they have sent all."""
     async for _ in _chunks(receive):
-        if time.monotonic() > end:
-            return
+        pass
 
 
 async def _chunks(receive: Receive) -> Any:

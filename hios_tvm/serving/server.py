@@ -14,7 +14,6 @@ from typing import Any
 import grpc
 import uvloop
 from kserve import ModelServer
-from kserve.protocol.grpc import grpc_predict_v2_pb2_grpc as pb_grpc
 from kserve.protocol.grpc.server import GRPCServer
 from kserve.protocol.rest.server import RESTServer
 
@@ -45,6 +44,7 @@ class _RestServer(RESTServer):
             event_loop="uvloop",
         )
         self.config.limit_concurrency = _CONNECTIONS
+        self.config.ws = "none"  # it would have none of the limits
         self.config.http = limited_http(options.max_receive)
         self._models = server.models
         self._listener = listener
@@ -90,7 +90,7 @@ class _GrpcServer(GRPCServer):
             maximum_concurrent_rpcs=_CONNECTIONS + waiting,
         )
         service = Service(self._data_plane, self._models)
-        pb_grpc.add_GRPCInferenceServiceServicer_to_server(service, self._server)
+        self._server.add_generic_rpc_handlers((service.handler(),))
         address = f"{self._options.host}:{self._options.grpc_port}"
         try:
             self._port = self._server.add_insecure_port(address)

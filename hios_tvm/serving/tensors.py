@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -21,8 +22,10 @@ _DATATYPES = {
     "float32": "FP32",
     "float64": "FP64",
 }
+MAX_TENSORS = 1024  # in one request
 _DIGITS = 32  # of a number in JSON, with what separates it from the next one
 _HEADER_BYTES = 1 << 16  # names, shapes and parameters
+_NUMBERS = {bool, int, float}
 _DTYPES = {datatype: dtype for dtype, datatype in _DATATYPES.items()}
 
 
@@ -37,9 +40,11 @@ def metadata_of(alternatives: Sequence[Sequence[TensorSpec]]) -> list[dict[str, 
     Raises
     ------
     UsageError
-        If one is of a type that the protocol cannot carry.
+        If one is of a type that the protocol cannot carry, or there are too many.
     """
     tensors = []
+    if len(alternatives[0]) > MAX_TENSORS:
+        raise UsageError(f"{len(alternatives[0])} tensors: a request has {MAX_TENSORS} at most")
     for specs in zip(*alternatives, strict=True):
         spec = specs[0]
         if spec.dtype not in _DATATYPES:
@@ -88,19 +93,28 @@ def array_of_numbers(name: str, datatype: str, shape: Sequence[int], data: Any) 
     """
     dtype = _dtype_of(name, datatype)
     size = _size(name, shape)
-    try:
-        found = np.array(data)
-    except (ValueError, OverflowError):
-        raise InputError(f"input {name!r}: data has rows of different lengths") from None
-    if found.size != size:
-        raise InputError(f"input {name!r} has {found.size} elements; {list(shape)} has {size}")
+    numbers = _flat(name, data)
+    if len(numbers) != size:
+        raise InputError(f"input {name!r} has {len(numbers)} elements; {list(shape)} has {size}")
     if size == 0:
         return np.empty(shape, dtype)
-    with np.errstate(all="ignore"):
-        array = found.astype(dtype) if found.dtype.kind in _sources(dtype) else None
+    array = None
+    if _NUMBERS.issuperset(map(type, numbers)):  # NumPy makes all strings as long as the longest
+        found = np.array(numbers)
+        with np.errstate(all="ignore"):
+            array = found.astype(dtype) if found.dtype.kind in _sources(dtype) else None
     if array is None or not _holds(found, array):
         raise InputError(f"input {name!r}: data has values that are no {datatype}")
     return array.reshape(shape)
+
+
+def _flat(name: str, data: Sequence[Any]) -> Sequence[Any]:
+    """Return what nested lists hold; `InputError` unless all of one depth have equal lengths."""
+    while list in (kinds := set(map(type, data))):
+        if len(kinds) > 1 or len(set(map(len, data))) > 1:
+            raise InputError(f"input {name!r}: data has rows of different lengths")
+        data = list(chain.from_iterable(data))
+    return data
 
 
 def _sources(dtype: np.dtype[Any]) -> str:
