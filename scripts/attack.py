@@ -28,11 +28,12 @@ import attacks_on_models
 import attacks_on_processes
 import attacks_on_requests
 import attacks_on_resources
+import attacks_on_servers
 from attack_runner import OUTCOMES, Result, run_attack
 
 MODULES = (
     *(attacks_on_artifacts, attacks_on_models, attacks_on_requests),
-    *(attacks_on_resources, attacks_on_processes),
+    *(attacks_on_resources, attacks_on_processes, attacks_on_servers),
 )
 ATTACKS = [attack for module in MODULES for attack in module.ATTACKS]
 COLUMNS = {

@@ -95,7 +95,7 @@ def limited_http(limit_s: float) -> type[asyncio.Protocol]:
             self._refuse(b"408 Request Timeout", problem)
 
         def _is_before(self) -> bool:
-            """Whether the latest request with a head has arrived, so that the next is waited for."""
+            """Whether the latest request with a head has arrived: the next one is waited for."""
             return self.cycle is not None and not self.cycle.more_body
 
         def _refuse(self, status: bytes, problem: str) -> None:

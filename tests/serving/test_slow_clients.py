@@ -84,6 +84,47 @@ def test_a_byte_at_a_time_gets_no_more_time() -> None:
     run(test)
 
 
+@pytest.mark.parametrize(
+    "endless",
+    [
+        b"GET /",
+        b"GET / HTTP/1.1\r\n",
+        b"POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n1;",
+        b"POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n0\r\n",
+    ],
+    ids=["path", "headers", "chunk", "trailer"],
+)
+def test_heads_without_end_are_refused(endless: bytes) -> None:
+    async def test() -> None:
+        async with server(HANGS_S) as (port, _):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(endless)
+            answer = asyncio.create_task(reader.readuntil(b"}"))
+            for _ in range(100):  # more than twice the limit
+                writer.write(b"a: b\r\n" * 256 if endless.endswith(b"\n") else b"a" * 1536)
+                await asyncio.sleep(0)
+            assert b"431 Request Header Fields Too Large" in await answer
+            writer.transport.abort()
+
+    run(test)
+
+
+def test_a_body_may_come_in_small_parts_and_its_client_close_its_side() -> None:
+    async def test() -> None:
+        async with server(HANGS_S) as (port, _):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(b"POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n")
+            for _ in range(100):
+                writer.write(b"1\r\n1\r\n" * 200)
+                await asyncio.sleep(0)
+            writer.write(b"0\r\n\r\n")
+            writer.write_eof()
+            assert (await reader.read()).startswith(b"HTTP/1.1 200 ")
+            writer.close()
+
+    run(test)
+
+
 def test_answers_that_are_not_read_are_given_up() -> None:
     answered = asyncio.Event()
 
