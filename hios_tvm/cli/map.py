@@ -28,6 +28,8 @@ from hios_tvm.errors import UsageError
 @click.option(
     "--part-rows", type=click.IntRange(1), default=1024, help="Rows in one file of outputs."
 )
+@click.option("--mean", default="0", help="Of pictures, to be taken from values from 0 to 1.")
+@click.option("--std", default="1", help="Of pictures, that values are divided by then.")
 @click.option(
     "--address", default="local", help="Ray cluster, HOST:PORT or auto; local: this machine alone."
 )
@@ -39,24 +41,28 @@ def command(
     inputs: Path,
     output: Path,
     part_rows: int,
+    mean: str,
+    std: str,
     address: str,
     verify_key: Path | None,
     require_signature: bool,
     no_progress: bool,
 ) -> None:
-    """Run ARTIFACT on all rows of INPUTS: a .npy, .npz or Parquet file, or a folder of them.
+    """Run ARTIFACT on all rows of INPUTS: a .npy, .npz or Parquet file, or a folder.
 
     \b
     hios-tvm map model.hios images.npy -o predictions/
     hios-tvm map model.hios rows/ -o predictions/ --address auto
 
-    The first axis of an array is its rows; .npz files and Parquet name the inputs. ARTIFACT may be
+    The first axis of an array is its rows; .npz files and Parquet name the inputs. A folder has
+    such files, or pictures (PNG, JPEG), each of them a row. ARTIFACT may be
     a URL. On a cluster, all nodes must see the same files. Needs Ray (pip install
     'hios-tvm[fleet]').
     """
     check_key(verify_key, require_signature)
     if find_spec("ray") is None:
         raise UsageError("map needs the package ray; run: pip install 'hios-tvm[fleet]'")
+    from hios_tvm.serving.map_images import ImageOptions
     from hios_tvm.serving.map_rows import MapOptions, map_rows
 
     options = MapOptions(
@@ -64,6 +70,7 @@ def command(
         inputs=inputs,
         outputs=output,
         part_rows=part_rows,
+        images=ImageOptions.parse(mean, std),
         address=address,
         verify_key=verify_key,
     )

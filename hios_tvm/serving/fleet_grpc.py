@@ -20,8 +20,7 @@ def add_service(servicer: Any, server: Any) -> None:
     Messages pass through proxies as bytes: `pickle` does not find the classes of KServe's.
     """
     handlers = {
-        method: grpc.unary_unary_rpc_method_handler(getattr(servicer, method))
-        for method in METHODS
+        method: grpc.unary_unary_rpc_method_handler(getattr(servicer, method)) for method in METHODS
     }
     handler = grpc.method_handlers_generic_handler(SERVICE, handlers)
     server.add_generic_rpc_handlers((handler,))

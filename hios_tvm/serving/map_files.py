@@ -16,6 +16,8 @@ from hios_tvm.runtime.arguments import Array
 from hios_tvm.runtime.numpy_files import read_numpy
 from hios_tvm.schema.dtypes import numpy_dtype
 from hios_tvm.schema.manifest import TensorSpec
+from hios_tvm.serving import map_images
+from hios_tvm.serving.map_images import PLAIN, ImageOptions
 
 SUFFIXES = (".npy", ".npz", ".parquet")
 _HEADERS = {
@@ -27,6 +29,8 @@ _HEADERS = {
 def find_files(path: Path) -> list[Path]:
     """Return the files with inputs in a folder, in the order of their names; or the one file.
 
+    The pictures of a folder are together: the folder stands for them.
+
     Raises
     ------
     UsageError
@@ -34,8 +38,11 @@ def find_files(path: Path) -> list[Path]:
     """
     if path.is_dir():
         found = sorted(file for file in path.iterdir() if file.suffix in SUFFIXES)
+        if map_images.pictures_in(path):
+            found.append(path)
         if not found:
-            raise UsageError(f"{path}: has no {', '.join(SUFFIXES)} files")
+            kinds = ", ".join((*SUFFIXES, *map_images.SUFFIXES))
+            raise UsageError(f"{path}: has no {kinds} files")
         return found
     if not path.is_file():
         raise UsageError(f"{path}: there is no such file or folder")
@@ -54,6 +61,10 @@ def count_rows(path: Path, specs: Sequence[TensorSpec]) -> int:
     InputError
         If an input is missing, or of another type or shape.
     """
+    if path.is_dir():
+        if len(specs) != 1 or not map_images.takes_pictures(specs[0]):
+            raise InputError(f"{path}: has pictures, which are no input of the model")
+        return len(map_images.pictures_in(path))
     found = _parquet_types(path, specs) if path.suffix == ".parquet" else _headers(path, specs)
     rows = set()
     for spec in specs:
@@ -100,7 +111,13 @@ def _header(file: Any) -> tuple[tuple[int, ...], np.dtype[Any]]:
     return shape, dtype
 
 
-def read_rows(path: Path, specs: Sequence[TensorSpec], start: int, stop: int) -> dict[str, Array]:
+def read_rows(
+    path: Path,
+    specs: Sequence[TensorSpec],
+    start: int,
+    stop: int,
+    images: ImageOptions = PLAIN,
+) -> dict[str, Array]:
     """Return rows of a file, all inputs of them.
 
     Raises
@@ -108,12 +125,18 @@ def read_rows(path: Path, specs: Sequence[TensorSpec], start: int, stop: int) ->
     UsageError
         If the file cannot be read.
     InputError
-        If a row has another shape.
+        If a row has another shape, or is no picture.
     """
+    if path.is_dir():
+        pictures = map_images.pictures_in(path)[start:stop]
+        return {specs[0].name: map_images.read_pictures(pictures, specs[0], images)}
     if path.suffix == ".parquet":
-        return _parquet_rows(path, specs, start, stop)
+        return _parquet_rows(path, specs, start, stop, images)
     if path.suffix == ".npy":
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        try:
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise UsageError(f"{path}: cannot be read: {error}") from error
         return {specs[0].name: np.ascontiguousarray(array[start:stop])}
     arrays = read_numpy(path)
     assert isinstance(arrays, dict)
@@ -142,11 +165,15 @@ def _parquet_types(
     except (OSError, pa.ArrowException) as error:
         raise UsageError(f"{path}: cannot be read: {error}") from error
     wanted = {spec.name: spec.shape[1:] for spec in specs}
+    pictures = {spec.name: spec for spec in specs if map_images.takes_pictures(spec)}
     found = {}
     for field in schema:
         shape: tuple[int, ...] = ()
         kind = field.type
-        if isinstance(kind, pa.FixedShapeTensorType):
+        if _is_encoded(kind) and field.name in pictures:
+            spec = pictures[field.name]
+            found[field.name] = ((rows, *spec.shape[1:]), numpy_dtype(spec.dtype))
+        elif isinstance(kind, pa.FixedShapeTensorType):
             shape, kind = tuple(kind.shape), kind.value_type
         elif pa.types.is_list(kind) or pa.types.is_large_list(kind):
             shape, kind = wanted.get(field.name, ()), kind.value_type
@@ -160,27 +187,50 @@ def _parquet_types(
     return found
 
 
+def _is_encoded(kind: Any) -> bool:
+    """Whether a column has pictures as bytes, or as structures with their bytes."""
+    import pyarrow as pa
+
+    if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
+        kind = kind.field("bytes").type
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+
 def _parquet_rows(
-    path: Path, specs: Sequence[TensorSpec], start: int, stop: int
+    path: Path, specs: Sequence[TensorSpec], start: int, stop: int, images: ImageOptions
 ) -> dict[str, Array]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     names = [spec.name for spec in specs]
-    with pq.ParquetFile(path) as file:
-        groups: list[int] = []
-        first = end = 0
-        for i in range(file.num_row_groups):
-            begin, end = end, end + file.metadata.row_group(i).num_rows
-            if end > start and begin < stop:
-                first = first if groups else begin
-                groups.append(i)
-        table = file.read_row_groups(groups, columns=names).slice(start - first, stop - start)
+    try:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            groups: list[int] = []
+            first = end = 0
+            for i in range(file.num_row_groups):
+                begin, end = end, end + file.metadata.row_group(i).num_rows
+                if end > start and begin < stop:
+                    first = first if groups else begin
+                    groups.append(i)
+            table = file.read_row_groups(groups, columns=names).slice(start - first, stop - start)
+    except (OSError, pa.ArrowException) as error:
+        raise UsageError(f"{path}: cannot be read: {error}") from error
     arrays = {}
     for spec in specs:
         column = table[spec.name].combine_chunks()
         if isinstance(column, pa.ChunkedArray):  # without any row
             column = column.chunk(0)
+        if _is_encoded(column.type):
+            rows = [
+                each["bytes"] if isinstance(each, dict) else each for each in column.to_pylist()
+            ]
+            arrays[spec.name] = np.stack(
+                [
+                    map_images.decode_picture(each or b"", spec, images, f"{path}, row {start + i}")
+                    for i, each in enumerate(rows)
+                ]
+            )
+            continue
         if isinstance(column.type, pa.FixedShapeTensorType):
             column = column.storage
         arrays[spec.name] = _tensor_of(column, spec, f"{path}, row", start)
@@ -221,4 +271,4 @@ def _write_parquet(file: BinaryIO, arrays: Mapping[str, Array]) -> None:
         else pa.FixedShapeTensorArray.from_numpy_ndarray(np.ascontiguousarray(array))
         for name, array in arrays.items()
     }
-    pq.write_table(pa.table(columns), file)
+    pq.write_table(pa.table(columns), file, write_page_checksum=True)

@@ -16,6 +16,7 @@ from hios_tvm.runtime import Session
 from hios_tvm.runtime.arguments import Array
 from hios_tvm.schema.manifest import Manifest, TensorSpec
 from hios_tvm.serving.map_files import count_rows, find_files, read_rows
+from hios_tvm.serving.map_images import PLAIN, ImageOptions, pictures_in
 
 _RECORD = "job.json"
 
@@ -72,11 +73,14 @@ class MapJob:
         Its identity.
     files
         Name, size and time of change of each.
+    images
+        How pictures are read.
     """
 
     artifact: str
     files: tuple[tuple[str, int, int], ...]
     parts: tuple[Part, ...]
+    images: ImageOptions = PLAIN
 
     @classmethod
     def plan(
@@ -86,6 +90,7 @@ class MapJob:
         specs: Sequence[TensorSpec],
         rows_of_run: RowsOfRun,
         part_rows: int,
+        images: ImageOptions = PLAIN,
     ) -> MapJob:
         """Look at the headers of all files, and divide them into parts of `part_rows` at most.
 
@@ -107,14 +112,15 @@ class MapJob:
                     f"{path}: has {rows} rows; {last} are left for the last run, which takes "
                     f"{rows_of_run.smallest} at least: compile with --shape NAME:1..N,..."
                 )
-            status = path.stat()
-            files.append((path.name, status.st_size, status.st_mtime_ns))
+            for file in pictures_in(path) if path.is_dir() else [path]:
+                status = file.stat()
+                files.append((file.name, status.st_size, status.st_mtime_ns))
             suffix = ".parquet" if path.suffix == ".parquet" else ".npz"
             parts += [
                 Part(str(path), start, min(start + step, rows), f"{path.name}.{start:09d}{suffix}")
                 for start in range(0, rows, step)
             ]
-        return cls(artifact, tuple(files), tuple(parts))
+        return cls(artifact, tuple(files), tuple(parts), images)
 
     @property
     def rows(self) -> int:
@@ -154,7 +160,9 @@ def _read(record: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def run_part(session: Session, part: Part, rows_of_run: RowsOfRun) -> dict[str, Array]:
+def run_part(
+    session: Session, part: Part, rows_of_run: RowsOfRun, images: ImageOptions = PLAIN
+) -> dict[str, Array]:
     """Return the outputs for all rows of a part.
 
     Raises
@@ -164,7 +172,7 @@ def run_part(session: Session, part: Part, rows_of_run: RowsOfRun) -> dict[str, 
     """
     path = Path(part.path)
     rows = part.stop - part.start
-    inputs = read_rows(path, session.inputs, part.start, part.stop)
+    inputs = read_rows(path, session.inputs, part.start, part.stop, images)
     outputs: dict[str, Array] = {}
     for start in range(0, rows, rows_of_run.largest):
         stop = min(start + rows_of_run.largest, rows)

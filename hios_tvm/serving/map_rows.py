@@ -20,6 +20,7 @@ from hios_tvm.serving.artifact_store import fetch, fetch_same, identity_of
 from hios_tvm.serving.fleet_options import resources_of
 from hios_tvm.serving.loading import load_source
 from hios_tvm.serving.map_files import write_rows
+from hios_tvm.serving.map_images import PLAIN, ImageOptions
 from hios_tvm.serving.map_job import MapJob, Part, RowsOfRun, run_part
 from hios_tvm.serving.model_source import ModelSource
 
@@ -35,6 +36,7 @@ class MapOptions:
     inputs: Path
     outputs: Path
     part_rows: int
+    images: ImageOptions = PLAIN
     address: str = LOCAL
     verify_key: Path | None = None
 
@@ -58,6 +60,7 @@ class _Mapper:
         verify_key: Path | None,
         parts: Sequence[Part],
         rows_of_run: RowsOfRun,
+        images: ImageOptions,
         outputs: Path,
     ) -> None:
         path = fetch_same(location, identity)
@@ -65,15 +68,15 @@ class _Mapper:
         self._session = load_source(source, None, verify_key, count())
         self._parts = parts
         self._rows_of_run = rows_of_run
+        self._images = images
         self._outputs = outputs
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         """Run the part of this index; what is wrong with its rows is returned."""
         part = self._parts[row["index"]]
         try:
-            write_rows(
-                self._outputs / part.output, run_part(self._session, part, self._rows_of_run)
-            )
+            outputs = run_part(self._session, part, self._rows_of_run, self._images)
+            write_rows(self._outputs / part.output, outputs)
         except HiosError as error:
             return {"rows": 0, "error": str(error)}
         return {"rows": part.stop - part.start, "error": ""}
@@ -105,7 +108,9 @@ def map_rows(
     manifest = read_manifests(path, verify_key=options.verify_key)[0]
     rows_of_run = RowsOfRun.of(manifest)
     identity = identity_of(path)
-    job = MapJob.plan(identity, options.inputs, manifest.inputs, rows_of_run, options.part_rows)
+    job = MapJob.plan(
+        identity, options.inputs, manifest.inputs, rows_of_run, options.part_rows, options.images
+    )
     outputs = options.outputs.resolve()
     left = job.left(outputs)
     done = job.rows - sum(part.stop - part.start for part in left)
@@ -113,7 +118,10 @@ def map_rows(
     progress("map", done, job.rows)
     if left:
         needs = resources_of([[device.name for device in manifest.devices]])
-        arguments = (options.artifact, identity, options.verify_key, left, rows_of_run, outputs)
+        arguments = (
+            *(options.artifact, identity, options.verify_key),
+            *(left, rows_of_run, options.images, outputs),
+        )
         with _cluster(options.address):
             for row in _run(len(left), needs, arguments):
                 if row["error"]:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import re
+import signal
 import subprocess
 import sys
+import threading
 from importlib.util import find_spec
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +21,12 @@ from hios_tvm.cli import main
 from hios_tvm.errors import InputError, UsageError
 from hios_tvm.runtime import load
 from hios_tvm.schema.manifest import TensorSpec
-from hios_tvm.serving.map_files import count_rows, read_rows, write_rows
+from hios_tvm.serving.map_files import count_rows, find_files, read_rows, write_rows
+from hios_tvm.serving.map_images import ImageOptions
 from hios_tvm.serving.map_job import MapJob, RowsOfRun, run_part
 
 NEEDS_RAY = "needs pip install 'hios-tvm[fleet]'"
+needs_ray = pytest.mark.skipif(find_spec("ray") is None, reason=NEEDS_RAY)
 SPECS = (TensorSpec(name="x", buffer="x", shape=(1, 4), dtype="float32"),)
 ROWS = np.arange(28, dtype=np.float32).reshape(7, 4)
 
@@ -87,7 +94,7 @@ def test_files_that_do_not_fit_are_named(
     [
         ("nothing.npy", "there is no such file"),
         ("in/notes.txt", "is none of .npy, .npz, .parquet"),
-        (".", "has no .npy, .npz, .parquet files"),
+        (".", "has no .npy, .npz, .parquet, .jpeg"),
         ("in/broken.npy", "cannot be read"),
     ],
 )
@@ -129,13 +136,142 @@ def test_the_command_says_what_it_needs(tmp_path: Path) -> None:
     assert "pip install 'hios-tvm[fleet]'" in result.output
 
 
-@pytest.mark.skipif(find_spec("ray") is None, reason=NEEDS_RAY)
-def test_a_job_on_ray(inputs: Path, twice: Path, tmp_path: Path) -> None:
+PICTURE = np.random.default_rng(0).integers(0, 256, (2, 3, 3), np.uint8)
+
+
+def png(array: np.ndarray) -> bytes:
+    image = pytest.importorskip("PIL.Image", reason=NEEDS_RAY)
+    image.fromarray(array).save(file := BytesIO(), "PNG")
+    return file.getvalue()
+
+
+def pictures(*shape: int, dtype: str = "float32") -> tuple[TensorSpec]:
+    return (TensorSpec(name="x", buffer="x", shape=(1, *shape), dtype=dtype),)
+
+
+def test_pictures_in_a_folder_are_rows(tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for name, array in (("b.png", PICTURE), ("a.PNG", 255 - PICTURE)):
+        (folder / name).write_bytes(png(array))
+    assert find_files(folder) == [folder]
+    first, last = pictures(3, 2, 3), pictures(2, 3, 3, dtype="uint8")
+    assert count_rows(folder, first) == 2
+    rows = np.stack([255 - PICTURE, PICTURE])
+    assert np.array_equal(read_rows(folder, last, 0, 2)["x"], rows)
+    options = ImageOptions.parse("0.5", "0.2,0.3,0.4")
+    expected = (rows[1:] / np.float32(255) - 0.5) / np.float32([0.2, 0.3, 0.4])
+    found = read_rows(folder, first, 1, 2, options)["x"]
+    np.testing.assert_allclose(found, expected.transpose(0, 3, 1, 2), rtol=1e-6)
+    assert read_rows(folder, pictures(1, 8, 9), 0, 2)["x"].shape == (2, 1, 8, 9)
+    job = MapJob.plan("", folder, first, RowsOfRun(1, 2), 2, options)
+    assert [(part.output, part.stop) for part in job.parts] == [("photos.000000000.npz", 2)]
+    assert [name for name, _, _ in job.files] == ["a.PNG", "b.png"]
+    job.left(tmp_path / "out")
+    other = MapJob.plan("", folder, first, RowsOfRun(1, 2), 2)
+    with pytest.raises(UsageError, match="another job \\(its images differ"):
+        other.left(tmp_path / "out")
+    (folder / "a.PNG").write_bytes(b"\x89PNG")
+    with pytest.raises(InputError, match=r"a\.PNG: no PNG or JPEG that can be read"):
+        read_rows(folder, first, 0, 2)
+    with pytest.raises(InputError, match="has pictures, which are no input of the model"):
+        count_rows(folder, SPECS)
+
+
+@pytest.mark.parametrize("mean", ["", "x", "1,2", "nan", "1e9"])
+def test_numbers_that_pictures_cannot_have_are_refused(mean: str) -> None:
+    with pytest.raises(UsageError, match="--mean has to be one number or three"):
+        ImageOptions.parse(mean, "1")
+
+
+def test_pictures_in_parquet_are_rows(tmp_path: Path) -> None:
+    pa = pytest.importorskip("pyarrow", reason=NEEDS_RAY)
+    parquet = pytest.importorskip("pyarrow.parquet", reason=NEEDS_RAY)
+    path, spec = tmp_path / "rows.parquet", pictures(2, 3, 3, dtype="uint8")
+    encoded = [png(PICTURE), png(255 - PICTURE), None]
+    structures = [{"bytes": each, "path": "x"} for each in encoded]
+    for column in (pa.array(encoded, pa.binary()), pa.array(structures)):
+        parquet.write_table(pa.table({"x": column}), path)
+        assert count_rows(path, spec) == 3
+        assert np.array_equal(read_rows(path, spec, 1, 2)["x"], 255 - PICTURE[None])
+        with pytest.raises(InputError, match=r"rows\.parquet, row 2: no PNG or JPEG"):
+            read_rows(path, spec, 1, 3)
+
+
+@pytest.mark.parametrize("suffix", ["npy", "npz", "parquet"])
+def test_files_that_are_damaged_behind_their_header_are_named(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"rows.{suffix}"
+    rows = np.arange(40_000, dtype=np.float32).reshape(-1, 4)
+    if suffix == "npy":
+        np.save(path, rows)
+        path.write_bytes(path.read_bytes()[:-8])
+    else:
+        if suffix == "parquet":
+            pytest.importorskip("pyarrow", reason=NEEDS_RAY)
+        write_rows(path, {"x": rows})
+        content = bytearray(path.read_bytes())
+        content[2000:2100] = bytes(100)  # of the data
+        path.write_bytes(content)
+    assert count_rows(path, SPECS) == 10_000
+    with pytest.raises(UsageError, match=rf"rows.{suffix}.*"):
+        read_rows(path, SPECS, 0, 10_000)
+
+
+def map_command(*words: object) -> list[str]:
     code = "from hios_tvm.cli import main; main()"
-    words = ("map", twice, inputs, "-o", tmp_path / "out", "--part-rows", "3")
-    done = subprocess.run(
-        [sys.executable, "-c", code, *map(str, words)], check=True, capture_output=True, text=True
-    )
-    assert "outputs for 9 rows in 4 files" in done.stdout
-    found = [np.load(path)["y"] for path in sorted((tmp_path / "out").glob("a.npy.*"))]
+    return [sys.executable, "-c", code, "map", *map(str, words)]
+
+
+@needs_ray
+def test_a_job_on_ray(inputs: Path, twice: Path, tmp_path: Path) -> None:
+    """Lists and tensors of Parquet, and arrays of NumPy."""
+    import pyarrow as pa
+    import pyarrow.parquet as parquet
+
+    out = tmp_path / "out"
+    lists = pa.array(ROWS.tolist(), pa.list_(pa.float32()))
+    parquet.write_table(pa.table({"x": lists}), inputs / "c.parquet", row_group_size=2)
+    tensors = pa.FixedShapeTensorArray.from_numpy_ndarray(ROWS)
+    parquet.write_table(pa.table({"x": tensors}), inputs / "d.parquet")
+    command = map_command(twice, inputs, "-o", out, "--part-rows", "3")
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert "outputs for 23 rows in 10 files" in done.stdout
+    found = [np.load(path)["y"] for path in sorted(out.glob("a.npy.*"))]
     assert np.array_equal(np.concatenate(found), 2 * ROWS)
+    outputs = (TensorSpec(name="y", buffer="y", shape=(1, 4), dtype="float32"),)
+    for name in ("c.parquet", "d.parquet"):
+        parts = sorted(out.glob(f"{name}.*"))
+        found = [read_rows(path, outputs, 0, count_rows(path, outputs))["y"] for path in parts]
+        assert np.array_equal(np.concatenate(found), 2 * ROWS)
+
+
+@needs_ray
+def test_a_job_ends_at_a_file_that_is_damaged(inputs: Path, twice: Path, tmp_path: Path) -> None:
+    content = (inputs / "a.npy").read_bytes()
+    (inputs / "a.npy").write_bytes(content[:-4])
+    command = map_command(twice, inputs / "a.npy", "-o", tmp_path / "out")
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert "a.npy: cannot be read" in done.stderr and "Traceback" not in done.stderr
+    (inputs / "a.npy").write_bytes(content)  # its time has changed, so that it is another job
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert "has outputs of another job (its files differ)" in done.stderr
+
+
+@needs_ray
+def test_a_job_that_was_killed_goes_on(twice: Path, tmp_path: Path) -> None:
+    rows = np.arange(4000, dtype=np.float32).reshape(-1, 4)
+    np.save(tmp_path / "rows.npy", rows)
+    out = tmp_path / "out"
+    command = map_command(twice, tmp_path / "rows.npy", "-o", out, "--part-rows", "1")
+    killed = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
+    while not list(out.glob("rows.npy.*.npz")):
+        assert killed.poll() is None
+        threading.Event().wait(0.1)
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.wait()
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    (kept,) = re.findall(r"1000 rows in 1000 files, (\d+) of them from before", done.stdout)
+    assert 1 <= int(kept) < 1000
+    found = [np.load(path)["y"] for path in sorted(out.glob("rows.npy.*.npz"))]
+    assert np.array_equal(np.concatenate(found), 2 * rows)
