@@ -1,31 +1,24 @@
-"""What serving costs: own time, throughput at saturation and in batches, latency when overloaded.
+"""What serving costs, beside what it is to cost: `aim` below, exit code 1 where one is missed.
 
-    python scripts/benchmark_serving.py --network squeezenet1_1
+    python scripts/benchmark_serving.py       # pip install 'hios-tvm[serve]' 'tritonclient[all]'
 
-Clients are on the same machine, and send what tritonclient sends. Own time is the processor
-time of the server's process for each request, less the time of its runs. Beside it stand servers
-that only receive and answer the same bytes (gRPC's and uvicorn's), and KServe's server with a
-model of the same work and none of `hios_tvm.serving`.
+Own time is the processor time of the server's process for each request, less the time of its runs.
+Beside it stand servers that only receive and answer the same bytes (gRPC's and uvicorn's), and
+KServe's server with a model of the same work and none of `hios_tvm.serving`. Clients are on this
+machine.
 """
 
 from __future__ import annotations
 
-import asyncio
 import json
-import re
-import signal
-import socket
 import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-import urllib.request
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
-from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +26,15 @@ import click
 import numpy as np
 import onnx
 from onnx import TensorProto, helper
+from serving_load import HIOS, PROTOCOLS, Server, caller, hios_server, other_server, saturate
+from serving_memory import measure_memory
+from serving_rivals import OTHERS, SHAPE
 
+import hios_tvm
 from hios_tvm.cli.console import stderr, stdout
 from hios_tvm.cli.options import print_table
 from hios_tvm.compiler import CompileOptions, compile_model
+from hios_tvm.files import atomic_write
 from hios_tvm.frontends import load_model
 from hios_tvm.measuring.benchmark import benchmark
 from hios_tvm.runtime import load
@@ -45,82 +43,23 @@ from hios_tvm.runtime.machine import describe_machine
 from hios_tvm.verification.inputs import random_inputs
 from hios_tvm.zoo import build
 
-SHAPE = (1, 3, 224, 224)  # 602,112 bytes
-PROTOCOLS = ("grpc", "http")
 ROUNDS, REQUESTS = 12, 25
-BACKOFF_S = 0.1  # after a refusal; clients that ask again at once leave no cores for the model
-HIOS = "from hios_tvm.cli import main; main()"
+OWN_US = {"grpc": 300.0, "http": 500.0}
 
 
 @dataclass(frozen=True)
-class Server:
-    """A process that serves, and its ports by protocol."""
+class Aim:
+    """A number, and what it is to be: at most `limit`, or at least."""
 
-    process: subprocess.Popen[str]
-    ports: dict[str, int]
+    what: str
+    found: float
+    limit: float
+    is_least: bool = False
 
-    def cpu_s(self) -> float:
-        """Processor time of all threads."""
-        tasks = Path(f"/proc/{self.process.pid}/task").glob("*/schedstat")
-        return sum(int(task.read_text().split()[0]) for task in tasks) / 1e9
-
-    def run_s(self) -> float:
-        """Time in runs of models."""
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.ports['http']}/metrics") as page:
-            text = page.read().decode()
-        return sum(map(float, re.findall(r"^hios_run_seconds_sum\{.*\} (\S+)", text, re.MULTILINE)))
-
-
-@contextmanager
-def hios_server(*words: object) -> Iterator[Server]:
-    """Serve artifacts as ``hios-tvm serve`` does."""
-    options = ("--http-port", "0", "--grpc-port", "0", "--log-format", "json")
-    command = [sys.executable, "-c", HIOS, "serve", *map(str, words), *options]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    assert process.stderr is not None
-    for line in process.stderr:
-        data = json.loads(line)
-        if "http_port" in data:
-            break
-    threading.Thread(target=process.stderr.read, daemon=True).start()
-    try:
-        yield Server(process, {name: data[f"{name}_port"] for name in PROTOCOLS})
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait()
-
-
-@contextmanager
-def other_server(kind: str) -> Iterator[Server]:
-    """Run this script as one of the servers to compare with."""
-    ports = dict(zip(PROTOCOLS, _free_ports(2), strict=True))
-    command = [sys.executable, __file__, "--as", kind, *map(str, ports.values())]
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, text=True)
-    try:
-        for port in ports.values():
-            _wait_for(port, process)
-        yield Server(process, ports)
-    finally:
-        process.kill()
-        process.wait()
-
-
-def _free_ports(count: int) -> list[int]:
-    with ExitStack() as stack:
-        sockets = [
-            stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)
-        ]
-        return [one.getsockname()[1] for one in sockets]
-
-
-def _wait_for(port: int, server: subprocess.Popen[str]) -> None:
-    while server.poll() is None:
-        try:
-            socket.create_connection(("127.0.0.1", port)).close()
-            return
-        except OSError:  # it does not listen yet
-            time.sleep(0.2)
-    raise click.ClickException(f"the server to compare with ended with code {server.returncode}")
+    @property
+    def is_met(self) -> bool:
+        """Whether it is so."""
+        return self.found >= self.limit if self.is_least else self.found <= self.limit
 
 
 @dataclass
@@ -129,72 +68,6 @@ class OwnTime:
 
     cpu_us: list[float] = field(default_factory=list)
     latency_us: list[float] = field(default_factory=list)
-
-
-def caller(
-    protocol: str, port: int, model: str, inputs: dict[str, np.ndarray]
-) -> Callable[[], bool]:
-    """Return what sends one request over a connection of its own, and says whether it was run.
-
-    The bytes of the request are those of tritonclient, made once: the client is to take little of
-    the cores that the server runs on.
-    """
-    import importlib
-
-    triton = importlib.import_module(f"tritonclient.{protocol}")
-    given = []
-    for name, array in inputs.items():
-        given.append(triton.InferInput(name, array.shape, "FP32"))
-        given[-1].set_data_from_numpy(array)
-    if protocol == "http":
-        body, json_bytes = triton.InferenceServerClient.generate_request_body(given)
-        headers = {"Inference-Header-Content-Length": str(json_bytes)}
-        headers["Content-Type"] = "application/octet-stream"
-        return _http_caller(port, f"/v2/models/{model}/infer", body, headers)
-    tensors = [item._get_tensor() for item in given]
-    raw = [item._get_content() for item in given]
-    request = triton.service_pb2.ModelInferRequest(
-        model_name=model, inputs=tensors, raw_input_contents=raw
-    )
-    return _grpc_caller(port, request.SerializeToString())
-
-
-def _http_caller(port: int, path: str, body: bytes, headers: dict[str, str]) -> Callable[[], bool]:
-    connection = HTTPConnection("127.0.0.1", port)
-    connection.connect()
-    assert connection.sock is not None
-    connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-
-    def call() -> bool:
-        connection.request("POST", path, body, headers)
-        response = connection.getresponse()
-        content = response.read()
-        if response.status not in (200, 503):
-            raise RuntimeError(content)
-        return response.status == 200
-
-    return call
-
-
-def _grpc_caller(port: int, request: bytes) -> Callable[[], bool]:
-    import grpc
-
-    channel = grpc.insecure_channel(
-        f"127.0.0.1:{port}",
-        [("grpc.use_local_subchannel_pool", 1)],  # a connection of its own
-    )
-    infer = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
-
-    def call() -> bool:
-        try:
-            infer(request)
-        except grpc.RpcError as error:
-            if error.code() is not grpc.StatusCode.RESOURCE_EXHAUSTED:
-                raise
-            return False
-        return True
-
-    return call
 
 
 def own_times(servers: dict[str, Server], slow: Sequence[str]) -> dict[tuple[str, str], OwnTime]:
@@ -239,131 +112,6 @@ def mean_model(path: Path) -> Path:
     return path
 
 
-def saturate(
-    server: Server, protocol: str, model: str, inputs: dict[str, np.ndarray], threads: int, s: float
-) -> tuple[list[float], list[float]]:
-    """Call from `threads` connections at once; return the seconds of answers and of refusals."""
-    answered: list[float] = []
-    refused: list[float] = []
-    end = time.perf_counter() + s
-
-    def work() -> None:
-        call = caller(protocol, server.ports[protocol], model, inputs)
-        while (start := time.perf_counter()) < end:
-            was_run = call()
-            (answered if was_run else refused).append(time.perf_counter() - start)
-            if not was_run:
-                time.sleep(BACKOFF_S)
-
-    workers = [threading.Thread(target=work) for _ in range(threads)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
-    return answered, refused
-
-
-@click.command(help=__doc__)
-@click.option("--network", default="squeezenet1_1", show_default=True)
-@click.option("--artifact", type=click.Path(exists=True, path_type=Path), help="Of that network.")
-@click.option("--seconds", default=5.0, show_default=True, help="For each load.")
-@click.option("--rounds", default=3, show_default=True, help="Of each load, in turn.")
-@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write JSON there.")
-def main(
-    network: str, artifact: Path | None, seconds: float, rounds: int, json_file: Path | None
-) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        data: dict[str, Any] = {"machine": describe_machine().to_data()}
-        data["own time, us"] = _measure_own_times(mean_model(Path(folder, "mean.hios")))
-        if artifact is None:
-            model = Path(folder, f"{network}.onnx")
-            model.write_bytes(build(network).SerializeToString())
-            artifact = model.with_suffix(".hios")
-            stderr().print(f"compile {network} ...")
-            options = CompileOptions(devices=default_devices())
-            compile_model(load_model(model), artifact, options, name=network)
-        data["throughput, requests/s"] = _measure_throughput(artifact, seconds, rounds)
-        data["overload, ms"] = _measure_overload(artifact, seconds)
-        batched = mlp_model(Path(folder, "mlp.hios"))
-        data["batching, requests/s"] = _measure_batching(batched, seconds, rounds)
-    stdout().print(f"machine: {describe_machine()}", soft_wrap=True)
-    if json_file is not None:
-        json_file.write_text(json.dumps(data, indent=1) + "\n")
-
-
-def _measure_own_times(artifact: Path) -> list[dict[str, Any]]:
-    with ExitStack() as stack:
-        servers = {"hios-tvm": stack.enter_context(hios_server(artifact))}
-        servers |= {kind: stack.enter_context(other_server(kind)) for kind in OTHERS}
-        found = own_times(servers, slow=["kserve"])
-    rows = [
-        {
-            "server": name,
-            "protocol": protocol,
-            "cpu_us": statistics.median(own.cpu_us),
-            "least_cpu_us": min(own.cpu_us),
-            "latency_us": statistics.median(own.latency_us),
-            "least_latency_us": min(own.latency_us),
-        }
-        for (name, protocol), own in found.items()
-    ]
-    columns = ["server", "protocol", "cpu us", "least", "latency us", "least"]
-    cells = [[str(v) if isinstance(v, str) else f"{v:.0f}" for v in row.values()] for row in rows]
-    print_table("own time for each request of 600 KB", columns, cells)
-    return rows
-
-
-def _measure_throughput(artifact: Path, seconds: float, rounds: int) -> dict[str, list[float]]:
-    """Compare with threads that call `session.run`, in turn."""
-    found: dict[str, list[float]] = {name: [] for name in ("session.run", *PROTOCOLS)}
-    threads = 4
-    for _ in range(rounds):
-        with load(artifact) as session:
-            inputs = random_inputs(session.inputs, 0)
-            result = benchmark(session, inputs, duration=seconds, concurrency=threads)
-            found["session.run"].append(result.throughput_per_s)
-        with hios_server(f"m={artifact}") as server:
-            for protocol in PROTOCOLS:
-                saturate(server, protocol, "m", inputs, threads, 0.5)
-                answered, _ = saturate(server, protocol, "m", inputs, threads, seconds)
-                found[protocol].append(len(answered) / seconds)
-    direct = statistics.median(found["session.run"])
-    rows = [
-        [name, f"{statistics.median(values):.1f}", f"{statistics.median(values) / direct:.2f}"]
-        for name, values in found.items()
-    ]
-    print_table("throughput at saturation", ["caller", "requests/s", "of session.run"], rows)
-    return found
-
-
-def _measure_overload(artifact: Path, seconds: float) -> list[dict[str, Any]]:
-    """Send from many more connections than the queue is long."""
-    queue, threads = 8, 32
-    rows = []
-    with hios_server(f"m={artifact}", "--queue", queue) as server, load(artifact) as session:
-        inputs = random_inputs(session.inputs, 0)
-        for protocol in PROTOCOLS:
-            before = server.run_s()
-            answered, refused = saturate(server, protocol, "m", inputs, threads, seconds)
-            run_ms = 1e3 * (server.run_s() - before) / len(answered)
-            rows.append(
-                {
-                    "protocol": protocol,
-                    "answered": len(answered),
-                    "refused": len(refused),
-                    "run_ms": run_ms,
-                    "bound_ms": (queue + 2) * run_ms,
-                    "p50_ms": 1e3 * float(np.percentile(answered, 50)),
-                    "p99_ms": 1e3 * float(np.percentile(answered, 99)),
-                    "refused_p50_ms": 1e3 * float(np.percentile(refused or [0], 50)),
-                }
-            )
-    columns = ["protocol", "answered", "refused", "run ms", "queue + 2 runs", "p50 ms", "p99 ms"]
-    cells = [[v if isinstance(v, str) else f"{v:.4g}" for v in row.values()] for row in rows]
-    print_table(f"{threads} callers, {queue} may wait", [*columns, "refusal ms"], cells)
-    return rows
-
-
 def mlp_model(path: Path) -> Path:
     """Compile six layers whose weights take longer to read than to multiply by one row."""
     width, layers = 1024, 6
@@ -387,7 +135,140 @@ def mlp_model(path: Path) -> Path:
     return path
 
 
-def _measure_batching(artifact: Path, seconds: float, rounds: int) -> list[dict[str, Any]]:
+@click.command(help=__doc__)
+@click.option("--network", default="squeezenet1_1", show_default=True)
+@click.option("--artifact", type=click.Path(exists=True, path_type=Path), help="Of that network.")
+@click.option("--seconds", default=5.0, show_default=True, help="For each load.")
+@click.option("--rounds", default=3, show_default=True, help="Of each load, in turn.")
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write JSON there.")
+def main(
+    network: str, artifact: Path | None, seconds: float, rounds: int, json_file: Path | None
+) -> None:
+    aims: list[Aim] = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        data: dict[str, Any] = {"machine": describe_machine().to_data()}
+        data["own time, us"] = _measure_own_times(mean_model(folder / "mean.hios"), aims)
+        if artifact is None:
+            model = folder / f"{network}.onnx"
+            model.write_bytes(build(network).SerializeToString())
+            artifact = model.with_suffix(".hios")
+            stderr().print(f"compile {network} ...")
+            options = CompileOptions(devices=default_devices())
+            compile_model(load_model(model), artifact, options, name=network)
+        data["throughput, requests/s"] = _measure_throughput(artifact, seconds, rounds, aims)
+        data["overload, ms"] = _measure_overload(artifact, seconds, aims)
+        batched = mlp_model(folder / "mlp.hios")
+        data["batching, requests/s"] = _measure_batching(batched, seconds, rounds, aims)
+        data["memory, MiB"] = memory = measure_memory(artifact)
+        for what in ("sessions", "processes"):
+            aims.append(Aim(f"weights of 8 {what}, of one", memory[what] / memory["one"], 1.1))
+        data["shapes, ms"] = _measure_shapes(folder, network, aims)
+    rows = [[a.what, f"{a.found:.4g}", _limit(a), "yes" if a.is_met else "no"] for a in aims]
+    print_table("aims", ["what", "found", "aim", "met"], rows)
+    stdout().print(f"machine: {describe_machine()}", soft_wrap=True)
+    if json_file is not None:
+        with atomic_write(json_file) as file:
+            file.write((json.dumps(data, indent=1) + "\n").encode())
+    sys.exit(not all(aim.is_met for aim in aims))
+
+
+def _limit(aim: Aim) -> str:
+    return f"at {'least' if aim.is_least else 'most'} {aim.limit:.4g}"
+
+
+def _measure_own_times(artifact: Path, aims: list[Aim]) -> list[dict[str, Any]]:
+    with ExitStack() as stack:
+        servers = {"hios-tvm": stack.enter_context(hios_server(artifact))}
+        servers |= {kind: stack.enter_context(other_server(kind)) for kind in OTHERS}
+        found = own_times(servers, slow=["kserve"])
+    rows = [
+        {
+            "server": name,
+            "protocol": protocol,
+            "cpu_us": statistics.median(own.cpu_us),
+            "least_cpu_us": min(own.cpu_us),
+            "latency_us": statistics.median(own.latency_us),
+            "least_latency_us": min(own.latency_us),
+        }
+        for (name, protocol), own in found.items()
+    ]
+    columns = ["server", "protocol", "cpu us", "least", "latency us", "least"]
+    cells = [[str(v) if isinstance(v, str) else f"{v:.0f}" for v in row.values()] for row in rows]
+    print_table("own time for each request of 600 KB", columns, cells)
+    for protocol, limit in OWN_US.items():
+        own, bare = (
+            statistics.median(found[name, protocol].cpu_us) for name in ("hios-tvm", "bare")
+        )
+        aims.append(Aim(f"own time over {protocol}, us", own, limit))
+        aims.append(Aim(f"own time over {protocol}, us, beside a bare server's", own - bare, limit))
+    return rows
+
+
+def _measure_throughput(
+    artifact: Path, seconds: float, rounds: int, aims: list[Aim]
+) -> dict[str, list[float]]:
+    """Compare with threads that call `session.run`, in turn."""
+    found: dict[str, list[float]] = {name: [] for name in ("session.run", *PROTOCOLS)}
+    threads = 4
+    for _ in range(rounds):
+        with load(artifact) as session:
+            inputs = random_inputs(session.inputs, 0)
+            result = benchmark(session, inputs, duration=seconds, concurrency=threads)
+            found["session.run"].append(result.throughput_per_s)
+        with hios_server(f"m={artifact}") as server:
+            for protocol in PROTOCOLS:
+                saturate(server, protocol, "m", inputs, threads, 0.5)
+                answered, _ = saturate(server, protocol, "m", inputs, threads, seconds)
+                found[protocol].append(len(answered) / seconds)
+    direct = statistics.median(found["session.run"])
+    rows = [
+        [name, f"{statistics.median(values):.1f}", f"{statistics.median(values) / direct:.2f}"]
+        for name, values in found.items()
+    ]
+    print_table("throughput at saturation", ["caller", "requests/s", "of session.run"], rows)
+    for name in PROTOCOLS:
+        ratio = statistics.median(found[name]) / direct
+        aims.append(Aim(f"throughput over {name}, of benchmark's", ratio, 0.9, is_least=True))
+    return found
+
+
+def _measure_overload(artifact: Path, seconds: float, aims: list[Aim]) -> list[dict[str, Any]]:
+    """Send from many more connections than the queue is long."""
+    queue, threads = 8, 32
+    rows: list[dict[str, Any]] = []
+    with hios_server(f"m={artifact}", "--queue", queue) as server, load(artifact) as session:
+        inputs = random_inputs(session.inputs, 0)
+        for protocol in PROTOCOLS:
+            before = server.run_s()
+            answered, refused = saturate(server, protocol, "m", inputs, threads, seconds)
+            run_ms = 1e3 * (server.run_s() - before) / len(answered)
+            rows.append(
+                {
+                    "protocol": protocol,
+                    "answered": len(answered),
+                    "refused": len(refused),
+                    "run_ms": run_ms,
+                    "bound_ms": (queue + 2) * run_ms,
+                    "p50_ms": 1e3 * float(np.percentile(answered, 50)),
+                    "p99_ms": 1e3 * float(np.percentile(answered, 99)),
+                    "refused_p50_ms": 1e3 * float(np.percentile(refused or [0], 50)),
+                }
+            )
+    columns = ["protocol", "answered", "refused", "run ms", "queue + 2 runs", "p50 ms", "p99 ms"]
+    cells = [[v if isinstance(v, str) else f"{v:.4g}" for v in row.values()] for row in rows]
+    print_table(f"{threads} callers, {queue} may wait", [*columns, "refusal ms"], cells)
+    for row in rows:
+        ratio = row["p99_ms"] / row["bound_ms"]
+        aims.append(
+            Aim(f"p99 over {row['protocol']} while overloaded, of queue + 2 runs", ratio, 1)
+        )
+    return rows
+
+
+def _measure_batching(
+    artifact: Path, seconds: float, rounds: int, aims: list[Aim]
+) -> list[dict[str, Any]]:
     """Compare a server that joins requests with one that does not, in turn."""
     inputs = {"x": np.random.default_rng(0).standard_normal((1, 1024), np.float32)}
     threads = 12
@@ -414,79 +295,48 @@ def _measure_batching(artifact: Path, seconds: float, rounds: int) -> list[dict[
             for name, alone, joined in (row.values() for row in rows)
         ],
     )
+    for row in rows:
+        what = f"batches over {row['protocol']}, of one by one"
+        aims.append(Aim(what, row["joined"] / row["alone"], 1.2, is_least=True))
     return rows
 
 
-def bare(grpc_port: int, http_port: int) -> None:
-    """Serve without looking at requests: what gRPC and uvicorn take for themselves."""
-    import grpc
-    import uvicorn
-    import uvloop
-    from kserve.protocol.grpc import grpc_predict_v2_pb2 as pb
-    from kserve.protocol.grpc import grpc_predict_v2_pb2_grpc as pb_grpc
+def _measure_shapes(folder: Path, network: str, aims: list[Aim]) -> list[dict[str, Any]]:
+    """Compare an artifact of two batches with one for each, in turn."""
+    model = build(network)
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_param = "batch"
+    onnx.save(model, path := folder / "batches.onnx")
+    (value,) = model.graph.input
+    sizes = [dim.dim_value for dim in value.type.tensor_type.shape.dim[1:]]
+    rows = []
+    with ExitStack() as stack:
+        sessions = {}
+        for batch in (range(1, 3), 1, 2):
+            output = folder / f"batch-{batch}.hios"
+            compiled = hios_tvm.compile(
+                path, output, shapes={value.name: (batch, *sizes)}, scheduler="sequential"
+            )
+            sessions[batch] = stack.enter_context(compiled.load())
+        several = sessions[range(1, 3)]
+        for batch in (1, 2):
+            inputs = {value.name: np.ones((batch, *sizes), np.float32)}
+            times: dict[bool, list[float]] = {True: [], False: []}
+            for _ in range(ROUNDS):
+                for is_several, session in ((True, several), (False, sessions[batch])):
+                    session.run(inputs)  # the weights are in the caches then
+                    for _ in range(REQUESTS):
+                        start = time.perf_counter()
+                        session.run(inputs)
+                        times[is_several].append(1e3 * (time.perf_counter() - start))
+            of_several, alone = statistics.median(times[True]), statistics.median(times[False])
+            rows.append({"batch": batch, "several_ms": of_several, "one_ms": alone})
+            what = f"latency of batch {batch} among several shapes, of one shape"
+            aims.append(Aim(what, of_several / alone, 1.03))
+    columns = ["batch", "several shapes, ms", "one shape, ms"]
+    print_table(network, columns, [[f"{cell:.3g}" for cell in row.values()] for row in rows])
+    return rows
 
-    output: dict[str, Any] = {"name": "y", "datatype": "FP32", "shape": SHAPE[:2]}
-    raw = bytes(12)
-    answer = pb.ModelInferResponse(outputs=[output], raw_output_contents=[raw])
-    output["parameters"] = {"binary_data_size": len(raw)}
-    head = json.dumps({"model_name": "mean", "outputs": [output]}).encode()
-    headers = {
-        "content-length": len(head) + len(raw),
-        "inference-header-content-length": len(head),
-    }
-
-    class Service(pb_grpc.GRPCInferenceServiceServicer):
-        async def ModelInfer(self, request: Any, context: Any) -> Any:
-            return answer
-
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] != "http":
-            return
-        while (await receive()).get("more_body"):
-            pass
-        pairs = [(name.encode(), str(value).encode()) for name, value in headers.items()]
-        await send({"type": "http.response.start", "status": 200, "headers": pairs})
-        await send({"type": "http.response.body", "body": head + raw})
-
-    async def serve() -> None:
-        server = grpc.aio.server()
-        pb_grpc.add_GRPCInferenceServiceServicer_to_server(Service(), server)
-        server.add_insecure_port(f"127.0.0.1:{grpc_port}")
-        await server.start()
-        await uvicorn.Server(uvicorn.Config(app, port=http_port, log_config=None)).serve()
-
-    uvloop.run(serve())
-
-
-def stock(grpc_port: int, http_port: int) -> None:
-    """Serve a model of the same work on KServe's server as it is."""
-    import logging
-
-    import kserve
-
-    class Mean(kserve.Model):
-        async def predict(self, payload: Any, headers: Any = None, _response: Any = None) -> Any:
-            mean = payload.inputs[0].as_numpy().mean((2, 3))
-            output = kserve.InferOutput("y", list(mean.shape), "FP32")
-            output.set_data_from_numpy(mean)
-            return kserve.InferResponse("", "mean", [output])
-
-    logging.basicConfig(level="WARNING", force=True)
-    asyncio.set_event_loop(asyncio.new_event_loop())
-    model = Mean("mean")
-    model.load()
-    server = kserve.ModelServer(
-        http_port=http_port, grpc_port=grpc_port, enable_latency_logging=False
-    )
-    server.start([model])
-
-
-OTHERS = {"bare": bare, "kserve": stock}
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--as"]:
-        kind, *ports = sys.argv[2:]
-        sys.argv[1:] = []  # KServe reads it
-        OTHERS[kind](*map(int, ports))
-    else:
-        main()
+    main()

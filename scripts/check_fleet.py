@@ -12,19 +12,14 @@ does: a client whose connection breaks connects again and repeats its request.
 from __future__ import annotations
 
 import os
-import random
 import re
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 import urllib.request
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
-from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -42,13 +37,11 @@ import numpy as np
 import onnx
 import psutil
 import ray
-import tritonclient.grpc as triton_grpc
-import tritonclient.http as triton_http
 import yaml
+from fleet_load import EXAMPLES, GRPC_PORT, HTTP_PORT, MODEL, Load, Phase
 from onnx import TensorProto, helper
 from ray import serve
 from ray.cluster_utils import Cluster
-from tritonclient.utils import InferenceServerException
 
 from hios_tvm.cli.console import stderr, stdout
 from hios_tvm.cli.options import print_table
@@ -60,10 +53,7 @@ from hios_tvm.runtime.devices.cpu.cores import allowed_cores
 from hios_tvm.runtime.machine import describe_machine
 
 ROWS, DEPTH, COLUMNS = 4, 2048, 2048  # a product of some milliseconds
-HTTP_PORT, GRPC_PORT = 18000, 19000
-CLIENTS = {"http": (triton_http, HTTP_PORT), "grpc": (triton_grpc, GRPC_PORT)}
 EXAMPLE = "examples/serve/fleet.yaml"
-MODEL = "one"
 METRIC = rf'(?m)^ray_serve_deployment_replica_healthy\{{.*deployment="{MODEL}".*\}} (\S+)$'
 EVENTS = (
     *("steady", "scale-up", "kill-replica", "kill-front", "kill-node"),
@@ -79,106 +69,10 @@ SCALING = {
     "metrics_interval_s": 1,
     "look_back_period_s": 3,
 }
-THINK_S = 0.02  # between the requests of a client: nodes and clients share the cores
-MAX_BROKEN = 100  # connections for one request
-EXAMPLES = 8  # inputs that clients choose from
 HAPPENS_S = 1800.0  # within which anything happens, on a busy machine too
+PATIENCE = {"health_check_timeout_s": 300}
+TOO_SLOW = "proxies not available after"  # the command waits a minute; they begin all the same
 RAY_CONFIG = {"metrics_report_interval_ms": 1000, "health_check_timeout_ms": 300_000}
-Outputs = Mapping[str, list[np.ndarray]]  # by version
-
-
-@dataclass
-class Phase:
-    """What clients saw while one thing happened; `answers` are by version."""
-
-    name: str
-    answers: Counter[str] = field(default_factory=Counter)
-    wrong: int = 0
-    broken: int = 0  # connections
-    retried: int = 0  # by front doors
-    lost: Counter[str] = field(default_factory=Counter)
-    longest_s: float = 0.0
-    note: str = ""
-
-
-class Load:
-    """Clients that ask all the time, and compare."""
-
-    def __init__(self, inputs: list[np.ndarray], expected: Outputs) -> None:
-        self._inputs = inputs
-        self._expected = expected
-        self._lock = threading.Lock()
-        self._wanted = 0
-        self._threads: list[threading.Thread] = []
-        self.phase = Phase("")
-
-    def set_clients(self, count: int) -> None:
-        """Let so many clients ask, half of them by each protocol."""
-        self._wanted = count
-        while len(self._threads) < count:
-            thread = threading.Thread(target=self._ask, args=(len(self._threads),), daemon=True)
-            self._threads.append(thread)
-            thread.start()
-
-    def stop(self) -> None:
-        """End all clients when they have their answers."""
-        self._wanted = 0
-        for thread in self._threads:
-            thread.join()
-
-    def _ask(self, number: int) -> None:
-        rng = random.Random(number)
-        client: Any = None
-        while self._wanted:
-            if number >= self._wanted:
-                time.sleep(0.05)
-                continue
-            module, port = list(CLIENTS.values())[number % 2]
-            i = rng.randrange(EXAMPLES)
-            given = module.InferInput("x", list(self._inputs[i].shape), "FP32")
-            given.set_data_from_numpy(self._inputs[i])
-            start, broken, problem = time.monotonic(), 0, ""
-            result: Any = None
-            while result is None and not problem:
-                try:
-                    client = client or module.InferenceServerClient(f"127.0.0.1:{port}")
-                    result = client.infer(MODEL, [given])
-                except Exception as error:
-                    client = None
-                    time.sleep(THINK_S)
-                    broken += _is_broken_connection(error)
-                    if broken > MAX_BROKEN or not _is_broken_connection(error):
-                        problem = f"{type(error).__name__}: {error}"
-            seconds = time.monotonic() - start
-            time.sleep(THINK_S)
-            version = None if result is None else _version(result)
-            wrong = version is not None and not np.array_equal(
-                result.as_numpy("y"), self._expected[version][i]
-            )
-            phase = self.phase
-            with self._lock:
-                phase.broken += broken
-                phase.longest_s = max(phase.longest_s, seconds)
-                phase.wrong += wrong
-                if version is None:
-                    phase.lost[problem] += 1
-                else:
-                    phase.answers[version] += 1
-
-
-def _version(result: Any) -> str:
-    response = result.get_response()
-    return str(response["model_version"] if isinstance(response, dict) else response.model_version)
-
-
-def _is_broken_connection(error: Exception) -> bool:
-    """Whether the front door went away, so that there was no answer at all."""
-    if isinstance(error, InferenceServerException):
-        text = str(error)
-        return error.status() == "StatusCode.UNAVAILABLE" and any(
-            word in text for word in ("onnect", "ocket", "recvmsg", "GOAWAY")
-        )
-    return isinstance(error, (OSError, HTTPException))
 
 
 def _compile(path: Path, seed: int) -> None:
@@ -227,17 +121,17 @@ class Fleet:
         (application,) = config["applications"]
         application["args"] = {"artifacts": list(map(str, artifacts))}
         application["deployments"] = [
-            {"name": "front", "num_replicas": 3, "max_replicas_per_node": 1},
-            {"name": MODEL, "autoscaling_config": SCALING},
+            {"name": "front", "num_replicas": 3, "max_replicas_per_node": 1, **PATIENCE},
+            {"name": MODEL, "autoscaling_config": SCALING, **PATIENCE},
         ]
         path = self._folder / "fleet.yaml"
         path.write_text(yaml.safe_dump(config))
         command = [Path(sys.executable).with_name("serve"), "run", "--non-blocking", path]
-        done = subprocess.run(
-            [*map(str, command), "--address", self.cluster.address], capture_output=True, text=True
-        )
-        if done.returncode:
-            raise RuntimeError(f"serve run failed:\n{done.stderr}")
+        words = [*map(str, command), "--address", self.cluster.address]
+        end = time.monotonic() + HAPPENS_S
+        while (done := subprocess.run(words, capture_output=True, text=True)).returncode:
+            if TOO_SLOW not in done.stderr or time.monotonic() > end:
+                raise RuntimeError(f"serve run failed:\n{done.stderr}")
 
     def status(self) -> Any:
         """What Ray says of the application."""
