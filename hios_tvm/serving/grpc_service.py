@@ -20,6 +20,7 @@ from hios_tvm.serving.tensors import (
     MAX_TENSORS,
     array_of_bytes,
     array_of_numbers,
+    check_wanted,
     datatype_of,
 )
 
@@ -133,12 +134,10 @@ def encode(model: Model, request: Any, outputs: Mapping[str, Array]) -> Any:
     Raises
     ------
     InputError
-        If there is no such output.
+        If there is no such output, or it is asked for twice.
     """
     names = [item.name for item in request.outputs] or list(outputs)
-    for name in names:
-        if name not in outputs:
-            raise InputError(f"there is no output {name!r}; the model has {', '.join(outputs)}")
+    check_wanted(names, outputs)
     return pb.ModelInferResponse(
         id=request.id,
         model_name=model.name,

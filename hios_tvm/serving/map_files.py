@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
-from hios_tvm.errors import InputError, UsageError
+from hios_tvm.errors import HiosError, InputError, UsageError
 from hios_tvm.files import atomic_write
 from hios_tvm.runtime.arguments import Array
-from hios_tvm.runtime.numpy_files import read_numpy
+from hios_tvm.runtime.memory_limit import check_memory
+from hios_tvm.runtime.numpy_files import numpy_errors, read_numpy
 from hios_tvm.schema.dtypes import numpy_dtype
 from hios_tvm.schema.manifest import TensorSpec
 from hios_tvm.serving import map_images
@@ -87,27 +89,26 @@ def _headers(
     path: Path, specs: Sequence[TensorSpec]
 ) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
     """Return shapes and types of the arrays in a file of NumPy; a lone array is the lone input."""
-    try:
+    with numpy_errors(path):
         if path.suffix == ".npy":
             with open(path, "rb") as file:
-                header = _header(file)
+                header = _header(file, path.stat().st_size)
             if len(specs) != 1:
                 raise InputError(f"{path}: has one array for {len(specs)} inputs: write .npz files")
             return {specs[0].name: header}
         with zipfile.ZipFile(path) as archive:
             found = {}
-            for name in archive.namelist():
-                with archive.open(name) as entry:
-                    found[name.removesuffix(".npy")] = _header(entry)
+            for info in archive.infolist():
+                with archive.open(info) as entry:
+                    found[info.filename.removesuffix(".npy")] = _header(entry, info.file_size)
             return found
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        if isinstance(error, InputError):
-            raise
-        raise UsageError(f"{path}: cannot be read: {error}") from error
 
 
-def _header(file: Any) -> tuple[tuple[int, ...], np.dtype[Any]]:
+def _header(file: Any, nbytes: int) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Return shape and type of an array, whose file has `nbytes`; `ValueError` if it is longer."""
     shape, _, dtype = _HEADERS[np.lib.format.read_magic(file)](file)
+    if math.prod(shape) * dtype.itemsize + file.tell() > nbytes:
+        raise ValueError(f"it has {nbytes} bytes, too few for {list(shape)} of {dtype}")
     return shape, dtype
 
 
@@ -124,6 +125,8 @@ def read_rows(
     ------
     UsageError
         If the file cannot be read.
+    MemoryLimitError
+        If what has to be read for them does not fit into memory.
     InputError
         If a row has another shape, or is no picture.
     """
@@ -133,11 +136,9 @@ def read_rows(
     if path.suffix == ".parquet":
         return _parquet_rows(path, specs, start, stop, images)
     if path.suffix == ".npy":
-        try:
+        with numpy_errors(path):
             array = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError) as error:
-            raise UsageError(f"{path}: cannot be read: {error}") from error
-        return {specs[0].name: np.ascontiguousarray(array[start:stop])}
+            return {specs[0].name: np.ascontiguousarray(array[start:stop])}
     arrays = read_numpy(path)
     assert isinstance(arrays, dict)
     return {spec.name: np.ascontiguousarray(arrays[spec.name][start:stop]) for spec in specs}
@@ -147,7 +148,7 @@ def write_rows(path: Path, arrays: Mapping[str, Array]) -> None:
     """Write outputs, whole or not at all: as Parquet, or as ``.npz``."""
     with atomic_write(path) as file:
         if path.suffix == ".parquet":
-            _write_parquet(file, arrays)
+            write_parquet(file, arrays)
         else:
             np.savez(file, **arrays)  # type: ignore[arg-type]
 
@@ -156,14 +157,19 @@ def _parquet_types(
     path: Path, specs: Sequence[TensorSpec]
 ) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
     """Return shapes and types of columns; lists are taken to be of the right length."""
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    try:
+    with _parquet_errors(path):
         with pq.ParquetFile(path) as file:
             rows, schema = file.metadata.num_rows, file.schema_arrow
-    except (OSError, pa.ArrowException) as error:
-        raise UsageError(f"{path}: cannot be read: {error}") from error
+        return _types_of(rows, schema, specs)
+
+
+def _types_of(
+    rows: int, schema: Any, specs: Sequence[TensorSpec]
+) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
+    import pyarrow as pa
+
     wanted = {spec.name: spec.shape[1:] for spec in specs}
     pictures = {spec.name: spec for spec in specs if map_images.takes_pictures(spec)}
     found = {}
@@ -196,45 +202,64 @@ def _is_encoded(kind: Any) -> bool:
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
 
+@contextmanager
+def _parquet_errors(path: Path) -> Iterator[None]:
+    """Raise one `UsageError` for all that is raised in the block for a file that is damaged."""
+    import pyarrow as pa
+
+    try:
+        yield
+    except HiosError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, MemoryError, pa.ArrowException) as error:
+        problem = str(error).split("\n", 1)[0]
+        raise UsageError(f"cannot read {path} as Parquet: {problem}") from error
+
+
 def _parquet_rows(
     path: Path, specs: Sequence[TensorSpec], start: int, stop: int, images: ImageOptions
 ) -> dict[str, Array]:
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
     names = [spec.name for spec in specs]
-    try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            groups: list[int] = []
-            first = end = 0
-            for i in range(file.num_row_groups):
-                begin, end = end, end + file.metadata.row_group(i).num_rows
-                if end > start and begin < stop:
-                    first = first if groups else begin
-                    groups.append(i)
-            table = file.read_row_groups(groups, columns=names).slice(start - first, stop - start)
-    except (OSError, pa.ArrowException) as error:
-        raise UsageError(f"{path}: cannot be read: {error}") from error
-    arrays = {}
-    for spec in specs:
-        column = table[spec.name].combine_chunks()
-        if isinstance(column, pa.ChunkedArray):  # without any row
-            column = column.chunk(0)
-        if _is_encoded(column.type):
-            rows = [
-                each["bytes"] if isinstance(each, dict) else each for each in column.to_pylist()
-            ]
-            arrays[spec.name] = np.stack(
-                [
-                    map_images.decode_picture(each or b"", spec, images, f"{path}, row {start + i}")
-                    for i, each in enumerate(rows)
-                ]
-            )
-            continue
-        if isinstance(column.type, pa.FixedShapeTensorType):
-            column = column.storage
-        arrays[spec.name] = _tensor_of(column, spec, f"{path}, row", start)
-    return arrays
+    row_bytes = sum(spec.nbytes // spec.shape[0] for spec in specs)
+    with _parquet_errors(path), pq.ParquetFile(path, page_checksum_verification=True) as file:
+        groups: list[int] = []
+        first = end = last = 0
+        for i in range(file.num_row_groups):
+            begin, end = end, end + file.metadata.row_group(i).num_rows
+            if end > start and begin < stop:
+                first, last = first if groups else begin, end
+                groups.append(i)
+        check_memory((last - first) * row_bytes, f"{path}: a row group")  # few bytes can be many
+        table = file.read_row_groups(groups, columns=names).slice(start - first, stop - start)
+        if table.num_rows != stop - start:
+            raise ValueError(f"it has no rows {start} to {stop - 1}")
+        return {
+            spec.name: _rows_of(_column_of(table, spec.name), spec, path, start, images)
+            for spec in specs
+        }
+
+
+def _rows_of(column: Any, spec: TensorSpec, path: Path, start: int, images: ImageOptions) -> Array:
+    if not _is_encoded(column.type):
+        return _tensor_of(column, spec, f"{path}, row", start)
+    pictures = [each["bytes"] if isinstance(each, dict) else each for each in column.to_pylist()]
+    return np.stack(
+        [
+            map_images.decode_picture(each or b"", spec, images, f"{path}, row {start + i}")
+            for i, each in enumerate(pictures)
+        ]
+    )
+
+
+def _column_of(table: Any, name: str) -> Any:
+    import pyarrow as pa
+
+    column = table[name].combine_chunks()
+    if isinstance(column, pa.ChunkedArray):  # without any row
+        column = column.chunk(0)
+    return column.storage if isinstance(column.type, pa.FixedShapeTensorType) else column
 
 
 def _tensor_of(column: Any, spec: TensorSpec, place: str, start: int) -> Array:
@@ -261,7 +286,8 @@ def _tensor_of(column: Any, spec: TensorSpec, place: str, start: int) -> Array:
     return np.ascontiguousarray(array).reshape(-1, *spec.shape[1:])
 
 
-def _write_parquet(file: BinaryIO, arrays: Mapping[str, Array]) -> None:
+def write_parquet(file: BinaryIO, arrays: Mapping[str, Array]) -> None:
+    """Write a column for each array; needs pyarrow."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -18,6 +18,7 @@ from hios_tvm.schema.manifest import Manifest, TensorSpec
 from hios_tvm.serving.map_files import count_rows, find_files, read_rows
 from hios_tvm.serving.map_images import PLAIN, ImageOptions, pictures_in
 
+MAX_PARTS = 100_000
 _RECORD = "job.json"
 
 
@@ -102,7 +103,8 @@ class MapJob:
             If a file cannot be read, or does not fit the inputs.
         """
         step = max(part_rows // rows_of_run.largest, 1) * rows_of_run.largest
-        files, parts = [], []
+        files: list[tuple[str, int, int]] = []
+        parts: list[Part] = []
         for path in find_files(inputs):
             path = path.resolve()
             rows = count_rows(path, specs)
@@ -111,6 +113,11 @@ class MapJob:
                 raise InputError(
                     f"{path}: has {rows} rows; {last} are left for the last run, which takes "
                     f"{rows_of_run.smallest} at least: compile with --shape NAME:1..N,..."
+                )
+            if len(parts) + rows // step > MAX_PARTS:
+                raise UsageError(
+                    f"{path}: has {rows} rows: they make more than {MAX_PARTS} files of outputs "
+                    f"with --part-rows {part_rows}; raise it"
                 )
             for file in pictures_in(path) if path.is_dir() else [path]:
                 status = file.stat()

@@ -28,6 +28,7 @@ from hios_tvm.serving.tensors import (
     MAX_TENSORS,
     array_of_bytes,
     array_of_numbers,
+    check_wanted,
     datatype_of,
 )
 
@@ -241,9 +242,7 @@ def _wanted(request: _Request, outputs: Sequence[TensorSpec]) -> dict[str, bool]
     known = [spec.name for spec in outputs]
     if not request.outputs:
         return dict.fromkeys(known, default)
-    unknown = [item.name for item in request.outputs if item.name not in known]
-    if unknown:
-        raise InputError(f"there is no output {unknown[0]!r}; the model has {', '.join(known)}")
+    check_wanted([item.name for item in request.outputs], known)
     given = {item.name: item.parameters.binary_data for item in request.outputs}
     return {name: default if binary is None else binary for name, binary in given.items()}
 

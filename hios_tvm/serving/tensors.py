@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Sequence
 from itertools import chain
 from typing import Any
 
@@ -26,6 +27,7 @@ MAX_TENSORS = 1024  # in one request
 _DIGITS = 32  # of a number in JSON, with what separates it from the next one
 _HEADER_BYTES = 1 << 16  # names, shapes and parameters
 _NUMBERS = {bool, int, float}
+_MAX_ELEMENTS = 1 << 48  # whose bytes NumPy can still count
 _DTYPES = {datatype: dtype for dtype, datatype in _DATATYPES.items()}
 
 
@@ -53,6 +55,18 @@ def metadata_of(alternatives: Sequence[Sequence[TensorSpec]]) -> list[dict[str, 
         shape = [found[0] if len(set(found)) == 1 else -1 for found in extents]
         tensors.append({"name": spec.name, "datatype": _DATATYPES[spec.dtype], "shape": shape})
     return tensors
+
+
+def check_wanted(wanted: Sequence[str], known: Collection[str]) -> None:
+    """Raise `InputError` if an output is unknown, or is asked for twice.
+
+    A short request could ask for one output so often that the answer takes all memory.
+    """
+    for name, times in Counter(wanted).items():
+        if name not in known:
+            raise InputError(f"there is no output {name!r}; the model has {', '.join(known)}")
+        if times > 1:
+            raise InputError(f"output {name!r} is asked for {times} times")
 
 
 def request_bytes(specs: Sequence[TensorSpec]) -> int:
@@ -138,7 +152,11 @@ def _dtype_of(name: str, datatype: str) -> np.dtype[Any]:
 
 
 def _size(name: str, shape: Sequence[int]) -> int:
-    """Return the elements of a tensor."""
-    if len(shape) > MAX_RANK or any(extent < 0 for extent in shape):
+    """Return the elements of a tensor; extents beside an extent of 0 are limited, too."""
+    if (
+        len(shape) > MAX_RANK
+        or any(extent < 0 for extent in shape)
+        or math.prod(extent for extent in shape if extent) > _MAX_ELEMENTS
+    ):
         raise InputError(f"input {name!r} has the shape {list(shape)}, which no tensor has")
     return math.prod(shape)

@@ -15,6 +15,7 @@ import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -41,8 +42,10 @@ from hios_tvm.runtime.memory_limit import memory_limit, taken_memory
 from hios_tvm.runtime.read_artifact import open_artifact
 from hios_tvm.runtime.signature import check_signature, read_public_key, signed_message
 from hios_tvm.schema.instance import Instance, read_instance
-from hios_tvm.schema.manifest import Batch, PreparedWeight
+from hios_tvm.schema.manifest import Batch, PreparedWeight, TensorSpec
 from hios_tvm.schema.schedule import DeviceSchedule, Schedule, Stage
+from hios_tvm.serving.map_files import read_rows, write_parquet
+from hios_tvm.serving.map_job import MapJob, RowsOfRun
 
 INPUTS = Path(__file__).parent / "inputs"
 """Inputs that once failed, in a folder for each target."""
@@ -236,6 +239,36 @@ def _params() -> list[bytes]:
     return [plain.getvalue(), compressed.getvalue(), of_tvm, safetensors.numpy.save(arrays)]
 
 
+_ROWS = (
+    TensorSpec("x", "x", (2, 3), "float32"),
+    TensorSpec("n", "n", (2,), "int64"),
+)
+
+
+def _read_rows(content: bytes) -> object:
+    """Plan a job over a file of rows, and read those of its first parts."""
+    suffixes = {b"PK": ".npz", b"PA": ".parquet"}
+    with TemporaryDirectory(dir="/dev/shm") as folder:
+        path = Path(folder, "rows").with_suffix(suffixes.get(content[:2], ".npy"))
+        path.write_bytes(content)
+        specs = _ROWS[:1] if path.suffix == ".npy" else _ROWS
+        job = MapJob.plan("", path, specs, RowsOfRun(1, 2), part_rows=2)
+        return [read_rows(path, specs, part.start, part.stop) for part in job.parts[:3]]
+
+
+def _files_of_rows() -> list[bytes]:
+    arrays = {"x": np.arange(15, dtype=np.float32).reshape(5, 3), "n": np.arange(5)}
+    plain, whole, compressed, parquet = (io.BytesIO() for _ in range(4))
+    np.save(plain, arrays["x"])
+    np.savez(whole, **arrays)
+    np.savez_compressed(compressed, **arrays)
+    files = [plain, whole, compressed]
+    if find_spec("pyarrow"):
+        write_parquet(parquet, arrays)
+        files.append(parquet)
+    return [file.getvalue() for file in files]
+
+
 def _read_onnx(content: bytes) -> object:
     with memory_limit(taken_memory() + _MEMORY), _file(content) as path:
         return load_onnx(path)
@@ -289,6 +322,7 @@ TARGETS = {
         _read_relay_json, lambda: [(_RELAY / "models" / "mlp.json").read_bytes()], _edit_or_damage
     ),
     "params": Target(_read_params, _params),
+    "rows": Target(_read_rows, _files_of_rows),
     "onnx": Target(_read_onnx, _networks),
 }
 """Every target by the name that `scripts/fuzz.py` takes."""

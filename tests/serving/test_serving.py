@@ -234,6 +234,9 @@ def test_one_output_of_several(
         with pytest.raises(triton_utils.InferenceServerException, match="no output 'typo'"):
             wanted = [module.InferRequestedOutput("typo")]
             client.infer("two", tensors(module, inputs), outputs=wanted)
+        with pytest.raises(triton_utils.InferenceServerException, match="asked for 3 times"):
+            wanted = [module.InferRequestedOutput("positive")] * 3
+            client.infer("two", tensors(module, inputs), outputs=wanted)
 
 
 @by_protocol
@@ -288,6 +291,7 @@ def body(**changes: Any) -> bytes:
     return json.dumps({"inputs": [x, {k: v for k, v in n.items() if v is not None}]}).encode()
 
 
+LONG_AND_MANY = ["a" * (1 << 20), *["b"] * (1 << 15)]  # as an array of NumPy: 128 GiB
 BAD = {
     "no JSON": (b"\xff{", "body: Invalid JSON"),
     "nothing": (b"", "body: Invalid JSON"),
@@ -302,13 +306,17 @@ BAD = {
     "bytes": (body(datatype="BYTES"), "'BYTES'; known are BOOL"),
     "wrong shape": (body(shape=[1, 3]), "'n' is int32 [1, 3], not int32 [3]"),
     "shape of others": (body(shape=[4]), "3 elements; [4] has 4"),
-    "huge shape": (body(shape=[1 << 62, 1 << 62]), "3 elements"),
+    "huge shape": (body(shape=[1 << 62, 1 << 62]), "which no tensor has"),
+    "huge shape without elements": (body(shape=[0, 1 << 62], data=[]), "which no tensor has"),
+    "shape of thousands of digits": (body(shape=[10**4000] * 2), "has the shape [1000"),
     "negative shape": (body(shape=[-1]), "[-1], which no tensor has"),
     "no shape": (body(shape="3"), "inputs.1.shape: "),
     "fractions": (body(data=[1, 2, 3.5]), "values that are no INT32"),
     "too large": (body(data=[1, 2, 1 << 40]), "values that are no INT32"),
     "far too large": (body(data=[1, 2, 1 << 90]), "values that are no INT32"),
     "strings": (body(data=["1", "2", "3"]), "values that are no INT32"),
+    "a long string and many": (body(data=LONG_AND_MANY), "has 32769 elements; [3] has 3"),
+    "strings in a list": (body(data=[LONG_AND_MANY]), "has 32769 elements; [3] has 3"),
     "null": (body(data=[1, None, 3]), "values that are no INT32"),
     "ragged": (body(data=[[1, 2], [3]]), "rows of different lengths"),
     "no data": (body(data=None), "either data or binary_data_size"),
