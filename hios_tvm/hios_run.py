@@ -142,7 +142,7 @@ def _parser() -> argparse.ArgumentParser:
             metavar="NAME=FILE",
             help="a .npy file, or FILE.npz with all inputs; those not given are random",
         )
-        added.add_argument("--seed", type=int, default=0, help="of random inputs")
+        added.add_argument("--seed", type=_seed, default=0, help="of random inputs")
         if command is run:
             added.add_argument("--output-dir", type=Path, help="write the outputs there (.npy)")
         elif command is benchmark:
@@ -178,6 +178,13 @@ def _count(text: str) -> int:
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"{number} is less than 1")
+    return number
+
+
+def _seed(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError(f"{number} is less than 0")
     return number
 
 

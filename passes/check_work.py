@@ -6,6 +6,10 @@ and a kernel that is being measured cannot be interrupted.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
 from tvm import s_tir, tirx
 from tvm.ir import IRModule
 from tvm.tirx import Stmt
@@ -18,9 +22,21 @@ from hios_tvm.schema.node_names import NODE_NAMES, nodes_of
 MAX_STEPS = 10**14
 """Runs of the innermost statements of one kernel: about a day of one core, one after another."""
 
+_limit: ContextVar[int] = ContextVar("work_limit", default=MAX_STEPS)
+
+
+@contextmanager
+def work_limit(steps: int | None) -> Iterator[None]:
+    """Refuse kernels of more than `steps` steps inside of the block; None leaves the limit."""
+    token = _limit.set(_limit.get() if steps is None else steps)
+    try:
+        yield
+    finally:
+        _limit.reset(token)
+
 
 def check_work(mod: IRModule) -> None:
-    """Raise `ModelError` for a call of a kernel with more than `MAX_STEPS` steps."""
+    """Raise `ModelError` for a call of a kernel with more steps than the limit."""
     names = (mod["main"].attrs or {}).get(NODE_NAMES, ())
     steps = {
         var.name_hint: steps_of(func.body)
@@ -29,11 +45,11 @@ def check_work(mod: IRModule) -> None:
     }
     for binding in bindings(mod["main"]):
         kernel = binding.value.args[0].name_hint if is_call_tir(binding.value) else None
-        if kernel is not None and steps[kernel] > MAX_STEPS:
+        if kernel is not None and steps[kernel] > _limit.get():
             nodes = [str(names[n]) for n in nodes_of(binding.var.name) if n < len(names)]
             raise ModelError(
                 f"the operator {', '.join(nodes) or kernel} would take {steps[kernel]:.1e} steps, "
-                f"more than {MAX_STEPS:.0e}: check the size of its window"
+                f"more than {_limit.get():.1e}: check the size of its window, or allow more steps"
             )
 
 

@@ -48,7 +48,9 @@ def read_numpy(file: Path | BinaryIO) -> np.ndarray | dict[str, np.ndarray]:
     with numpy_errors(name):
         if zipfile.is_zipfile(file):
             with zipfile.ZipFile(file) as archive:
-                check_memory(sum(entry.file_size for entry in archive.infolist()), f"{name}, unpacked,")
+                check_memory(
+                    sum(entry.file_size for entry in archive.infolist()), f"{name}, unpacked,"
+                )
         if not isinstance(file, Path):
             file.seek(0)
         loaded = np.load(file, allow_pickle=False)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hios_tvm.cli.console import stdout
+from hios_tvm.cli.numbers import FiniteRange
 from hios_tvm.cli.options import (
     ArtifactFile,
     Inputs,
@@ -37,7 +38,7 @@ _DIFFERENCES = 5  # operators whose time is furthest from their cost
 @click.option(
     "--duration",
     default=3.0,
-    type=click.FloatRange(0),
+    type=FiniteRange(0),
     help="Measure for at least this many seconds.",
 )
 @click.option("--warmup", default=10, type=click.IntRange(0), help="Runs before measuring.")
@@ -60,7 +61,7 @@ _DIFFERENCES = 5  # operators whose time is furthest from their cost
 )
 @click.option(
     "--emulate-scale",
-    type=click.FloatRange(0, min_open=True),
+    type=FiniteRange(0, min_open=True),
     help="Factor on all emulated times.  [default: so that kernels take 8 ms on average]",
 )
 @json_option

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hios_tvm.cli.console import stdout
+from hios_tvm.cli.numbers import FiniteRange
 from hios_tvm.cli.options import (
     EXISTING_FILE,
     ArtifactFile,
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 @click.option(
     "--time-limit",
     default=20.0,
-    type=click.FloatRange(0),
+    type=FiniteRange(0),
     help="Seconds of runs for each: a slow one is run less often, and not at all where its first "
     "run takes longer.",
 )

@@ -13,6 +13,7 @@ from hios_tvm.cli.compilation import print_compilation
 from hios_tvm.cli.console import stderr
 from hios_tvm.cli.devices import require_here
 from hios_tvm.cli.interrupts import keep_on_interrupt
+from hios_tvm.cli.numbers import FiniteRange
 from hios_tvm.cli.options import (
     EXISTING_FILE,
     FOLDER,
@@ -170,6 +171,13 @@ result_options = option_group(
 @check_options
 @result_options
 @max_memory_option
+@click.option(
+    "--max-steps",
+    type=FiniteRange(1),
+    metavar="NUMBER",
+    help="Of the innermost loops of one operator, for example 1e11, which take minutes: a model "
+    "with more is refused.  [default: 1e14, a day]",
+)
 @no_progress_option
 @json_option
 def command(
@@ -182,6 +190,7 @@ def command(
     check: Check,
     results: Results,
     max_memory: int | None,
+    max_steps: float | None,
     no_progress: bool,
     json_file: str | None,
 ) -> None:
@@ -202,6 +211,7 @@ def command(
     from hios_tvm.compiler.shapes import compile_shapes
     from hios_tvm.compiler.source import ModelSource
     from hios_tvm.frontends.shapes import one_shape, several_shapes
+    from hios_tvm.passes.check_work import work_limit
     from hios_tvm.runtime.memory_limit import memory_limit
 
     chosen = _compile_options(
@@ -217,7 +227,12 @@ def command(
     keep_on_interrupt(f"{path} is not written; kept is {kept}")
     sizes = model_file.sizes
     several = several_shapes(sizes, _numbers(programs))
-    with memory_limit(max_memory), progress_bar(enabled=not no_progress) as progress:
+    most = None if max_steps is None else int(max_steps)
+    with (
+        memory_limit(max_memory),
+        work_limit(most),
+        progress_bar(enabled=not no_progress) as progress,
+    ):
         if len(several.shapes) > 1 or several.batch:
             source = ModelSource(model_file.model, {}, model_file.params)
             result = compile_shapes(

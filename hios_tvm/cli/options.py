@@ -19,6 +19,7 @@ from rich.table import Table
 
 from hios_tvm.cli.console import stdout
 from hios_tvm.cli.devices import DeviceList, TextParameter, require_here
+from hios_tvm.cli.numbers import FiniteRange, parse_range
 from hios_tvm.errors import UsageError
 from hios_tvm.runtime.signature import required_key
 from hios_tvm.schema.device_names import split_devices
@@ -139,7 +140,7 @@ class Inputs:
         specs = [replace(spec, shape=shapes.pop(spec.name, spec.shape)) for spec in session.inputs]
         if shapes:
             raise UsageError(f"--shape: the artifact has no input {next(iter(shapes))!r}")
-        return given_inputs(self.files, specs, self.seed, _parse_range(self.value_range))
+        return given_inputs(self.files, specs, self.seed, parse_range(self.value_range))
 
 
 _INPUT_OPTIONS = (
@@ -151,7 +152,7 @@ _INPUT_OPTIONS = (
         help="An input from a .npy file (or FILE.npz with all of them). Repeatable; inputs "
         "that are not given are random.",
     ),
-    click.option("--seed", default=0, help="Seed of random inputs."),
+    click.option("--seed", default=0, type=click.IntRange(0), help="Seed of random inputs."),
     click.option(
         "--range",
         "value_range",
@@ -262,7 +263,7 @@ precision_option = click.option(
 
 rtol_option = click.option(
     "--rtol",
-    type=click.FloatRange(0),
+    type=FiniteRange(0),
     help="Largest error of the comparison, over the largest magnitude of an output.  [default: "
     "1e-4, or what suits half precision or --precision]",
 )
@@ -391,15 +392,3 @@ def print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
     for row in rows:
         table.add_row(*row)
     stdout().print(table)
-
-
-def _parse_range(text: str | None) -> tuple[float, float] | None:
-    if text is None:
-        return None
-    try:
-        low, high = (float(part) for part in text.split(","))
-    except ValueError:
-        raise UsageError(f"--range {text}: write two numbers, for example -1,1") from None
-    if low > high:
-        raise UsageError(f"--range {text}: the first number is larger than the second")
-    return low, high

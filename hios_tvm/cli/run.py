@@ -7,6 +7,7 @@ import click
 import numpy as np
 
 from hios_tvm.cli.console import stdout
+from hios_tvm.cli.numbers import FiniteRange
 from hios_tvm.cli.options import (
     EXISTING_FILE,
     FOLDER,
@@ -47,7 +48,7 @@ _TRACE_WARMUP = 5  # runs: a trace is of how the artifact runs, and a first run 
     help="Runs before the one that counts: a first run also reads the weights.  [default: 0, with "
     f"--trace {_TRACE_WARMUP}]",
 )
-@click.option("--timeout", type=click.FloatRange(min=0), help="Seconds after which to give up.")
+@click.option("--timeout", type=FiniteRange(min=0), help="Seconds after which to give up.")
 @cuda_graph_option
 @click.option(
     "--verify",

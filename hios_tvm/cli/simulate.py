@@ -11,6 +11,7 @@ import click
 
 from hios_tvm.cli.console import stderr
 from hios_tvm.cli.interrupts import keep_on_interrupt
+from hios_tvm.cli.numbers import FiniteRange
 from hios_tvm.cli.options import (
     FOLDER,
     NEW_FILE,
@@ -48,13 +49,13 @@ ONE_DEVICE = ("sequential", "greedy", "ios")
     help="Comma-separated schedulers, or all.",
 )
 @click.option("--seeds", default=10, type=click.IntRange(1), help="Graphs.")
-@click.option("--seed", default=0, help="Seed of the first graph.")
+@click.option("--seed", default=0, type=click.IntRange(0), help="Seed of the first graph.")
 @option_group(
     LayeredGraphOptions,
     click.option("--operators", default=200, type=click.IntRange(2)),
     click.option("--edges", default=400, type=click.IntRange(1)),
     click.option("--layers", default=8, type=click.IntRange(2)),
-    click.option("--transfer-ratio", default=0.8, type=click.FloatRange(0)),
+    click.option("--transfer-ratio", default=0.8, type=FiniteRange(0)),
     click.option("--devices", default=4, type=click.IntRange(1)),
 )
 @scheduler_options

@@ -11,6 +11,7 @@ import click
 from hios_tvm.cli.console import stderr, stdout
 from hios_tvm.cli.devices import DeviceList
 from hios_tvm.cli.interrupts import keep_on_interrupt
+from hios_tvm.cli.numbers import FiniteRange
 from hios_tvm.cli.options import (
     FOLDER,
     ModelFile,
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
 @click.option(
     "--share",
     default=0.8,
-    type=click.FloatRange(0, 1, min_open=True),
+    type=FiniteRange(0, 1, min_open=True),
     help="Tune the kernels that take this share of the model's time, the slowest first.",
 )
 @click.option(

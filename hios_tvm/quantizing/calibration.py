@@ -139,7 +139,8 @@ def _runs_in(file: Path, array: np.ndarray, spec: Tensor) -> int:
     """Return how many runs an array holds."""
     rows = spec.shape[0] if spec.shape else 1
     fits = array.shape == spec.shape or (
-        bool(spec.shape)
+        rows > 0
+        and bool(spec.shape)
         and array.ndim == len(spec.shape)
         and array.shape[1:] == spec.shape[1:]
         and array.shape[0] % rows == 0
@@ -151,7 +152,7 @@ def _runs_in(file: Path, array: np.ndarray, spec: Tensor) -> int:
         )
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise InputError(f"{file}: {spec.name!r} holds NaN or infinity")
-    return array.shape[0] // rows if array.shape else 1
+    return 1 if array.shape == spec.shape else array.shape[0] // rows
 
 
 def _part(array: np.ndarray, spec: Tensor, run: int) -> np.ndarray:

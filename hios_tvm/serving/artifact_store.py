@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hios_tvm.errors import ArtifactError, HiosError
-from hios_tvm.files import atomic_write, make_folder
+from hios_tvm.files import atomic_write, private_folder
 from hios_tvm.runtime.read_artifact import read_undamaged
 
 _STAMP = ("size", "ETag", "etag", "mtime", "LastModified", "last_modified", "generation")
@@ -45,8 +45,8 @@ def fetch(location: str) -> Path:
     try:
         system, remote = fsspec.url_to_fs(location)
         target = folder / _name_of(location, system.info(remote))
+        private_folder(folder)  # what is there is loaded, with its code
         if not target.exists():
-            make_folder(folder)
             with system.open(remote, "rb") as source, atomic_write(target) as file:
                 shutil.copyfileobj(source, file, 1 << 20)
     except HiosError:

@@ -185,7 +185,14 @@ def tolerance_of(recipe: Recipe, rtol: float | None = None) -> Tolerance:
 
     >>> tolerance_of(Recipe(precision="tf32")).rtol, tolerance_of(Recipe(dtypes=("bool",))).rtol
     (0.01, 0.0001)
+
+    Raises
+    ------
+    UsageError
+        If `rtol` is negative, infinite or no number.
     """
+    if rtol is not None and not 0 <= rtol < math.inf:
+        raise UsageError(f"rtol has to be a number from 0, not {rtol}")
     tolerance = TOLERANCES[recipe.precision]
     for dtype in recipe.dtypes:
         tolerance |= TOLERANCES.get(dtype, SINGLE)

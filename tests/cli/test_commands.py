@@ -283,6 +283,13 @@ def test_a_saved_placement_and_costs_compile_to_the_same_schedule(
         (["run", "{model}"], 1, "error:"),
         (["run", "{artifact}", "--input", "z={model}"], 2, "cannot read"),
         (["run", "{artifact}", "--range", "3"], 2, "--range"),
+        (["run", "{artifact}", "--range", "nan,1"], 2, "--range nan,1: the difference"),
+        (["run", "{artifact}", "--range", "-1e308,1e308"], 2, "has to be a finite number"),
+        (["run", "{artifact}", "--seed", "-1"], 2, "--seed"),
+        (["run", "{artifact}", "--rtol", "nan"], 2, "nan is no number"),
+        (["benchmark", "{artifact}", "--duration", "inf"], 2, "inf is no number"),
+        (["compile", "{model}", "--max-steps", "nan"], 2, "nan is no number"),
+        (["compile", "{model}", "--max-steps", "1"], 1, "steps, more than 1.0e+00"),
         (["run", "{artifact}", "--devices", "cpu@99"], 2, "cpu@99"),
         (["benchmark", "{artifact}", "--percentiles", "high"], 2, "--percentiles"),
         (["inspect", "{text}"], 1, "error:"),
@@ -434,7 +441,9 @@ def test_names_are_printed_as_they_are(folder: Path) -> None:
         assert text in shown
 
 
-@pytest.mark.parametrize("kind", ["truncated", "pickle", "header", "no array", "archive"])
+@pytest.mark.parametrize(
+    "kind", ["truncated", "pickle", "header", "no array", "archive", "unclosed"]
+)
 def test_damaged_inputs_are_one_line(kind: str, artifact: Path, tmp_path: Path) -> None:
     path = tmp_path / "x.npy"
     np.save(path, np.zeros((4, 8), np.float32))
@@ -445,6 +454,8 @@ def test_damaged_inputs_are_one_line(kind: str, artifact: Path, tmp_path: Path) 
         np.save(path, np.array([object()]), allow_pickle=True)
     elif kind == "header":  # which says that the array has 4e12 elements
         path.write_bytes(content.replace(b"(4, 8), }             ", b"(4, 1000000000000), } "))
+    elif kind == "unclosed":
+        path.write_bytes(content.replace(b"(4, 8)", b"((4, 8"))
     elif kind == "archive":
         np.savez(path.with_suffix(".npz"), x=np.zeros(1000))
         archive = bytearray(path.with_suffix(".npz").read_bytes())

@@ -9,7 +9,7 @@ from tvm import tirx
 
 from hios_tvm.errors import ModelError
 from hios_tvm.frontends.onnx import from_onnx
-from hios_tvm.passes.check_work import steps_of
+from hios_tvm.passes.check_work import steps_of, work_limit
 from hios_tvm.passes.pipeline import lower_to_kernels
 
 
@@ -28,4 +28,12 @@ def test_an_operator_without_an_end_is_named() -> None:
         [node("RoiAlign", "x r b", "y", **sizes)], {"x": (1, 1, 4, 4)}, ["y"], regions
     )
     with pytest.raises(ModelError, match=r"the operator y would take 2\.7e\+14 steps"):
+        lower_to_kernels(from_onnx(model))
+
+
+def test_the_limit_can_be_lower() -> None:
+    model = make_model([node("MatMul", "x w", "y")], {"x": (6, 7)}, ["y"], {"w": noise(7, 5)})
+    with work_limit(210):
+        lower_to_kernels(from_onnx(model))
+    with work_limit(209), pytest.raises(ModelError, match=r"y would take 2\.1e\+02 steps, more"):
         lower_to_kernels(from_onnx(model))

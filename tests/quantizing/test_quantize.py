@@ -174,6 +174,15 @@ def test_inputs_that_do_not_fit(
         read_calibration(tmp_path, PAIR)
 
 
+def test_an_input_without_elements_is_one_run(tmp_path: Path) -> None:
+    empty = (Tensor("a", (0, 3), "float32"),)
+    np.save(tmp_path / "0.npy", np.zeros((0, 3), np.float32))
+    assert len(read_calibration(tmp_path, empty)) == 1
+    np.save(tmp_path / "0.npy", np.zeros((2, 3), np.float32))
+    with pytest.raises(InputError, match=r"\[2, 3\], not float32 \[0, 3\]"):
+        read_calibration(tmp_path, empty)
+
+
 def test_one_array_is_not_enough_for_two_inputs(tmp_path: Path) -> None:
     np.save(tmp_path / "0.npy", np.zeros((2, 3), np.float32))
     with pytest.raises(InputError, match=r"write \.npz files with a, b"):

@@ -19,14 +19,17 @@ from onnx_models import make_model, node
 
 from hios_tvm.frontends.onnx import from_onnx
 from hios_tvm.frontends.relay import from_relay
+from hios_tvm.passes.check_work import work_limit
 from hios_tvm.runtime.memory_limit import memory_limit, taken_memory
 from hios_tvm.schema.dtypes import numpy_dtype
 
 _MEMORY = 1 << 30  # bytes more than the process has, which a model may take
+_STEPS = 10**10  # of one kernel: what is more takes too long for a try
 
 
 def _compile_and_run(module: object, path: Path) -> list[Array]:
-    with memory_limit(_MEMORY + taken_memory()), compiled(module, path) as session:
+    limits = memory_limit(_MEMORY + taken_memory()), work_limit(_STEPS)
+    with limits[0], limits[1], compiled(module, path) as session:
         inputs = {
             spec.name: np.ones(spec.shape, numpy_dtype(spec.dtype)) for spec in session.inputs
         }

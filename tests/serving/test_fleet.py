@@ -96,6 +96,9 @@ def test_an_artifact_at_a_url_is_fetched_once(
     assert fetch(remote.as_uri()) != first
     with pytest.raises(ArtifactError, match=r"nothing\.hios: cannot be read"):
         fetch((tmp_path / "nothing.hios").as_uri())
+    first.parent.chmod(0o777)
+    with pytest.raises(ArtifactError, match="other users may write in"):
+        fetch(remote.as_uri())
 
 
 @pytest.mark.skipif(find_spec("kserve") is None, reason="needs pip install 'hios-tvm[serve]'")

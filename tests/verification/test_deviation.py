@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import ml_dtypes
 import numpy as np
 import pytest
 
 from hios_tvm.errors import UsageError
+from hios_tvm.schema.recipe import Recipe
 from hios_tvm.verification.deviation import (
     SINGLE,
     TOLERANCES,
@@ -14,6 +17,7 @@ from hios_tvm.verification.deviation import (
     deviations,
     over_draws,
     reference_spread,
+    tolerance_of,
 )
 
 
@@ -33,6 +37,12 @@ def test_nan_never_counts_as_equal_unless_the_reference_has_it() -> None:
     infinite = np.array([1.0, np.inf])
     assert deviations({"y": infinite}, {"y": infinite})[0].within(0.0)
     assert not deviations({"y": finite}, {"y": infinite})[0].within(1e9)
+
+
+@pytest.mark.parametrize("rtol", [math.nan, math.inf, -1.0])
+def test_a_tolerance_that_everything_meets_or_nothing_is_refused(rtol: float) -> None:
+    with pytest.raises(UsageError, match="rtol has to be a number from 0"):
+        tolerance_of(Recipe(), rtol)
 
 
 def test_other_names_and_shapes_are_no_comparison() -> None:

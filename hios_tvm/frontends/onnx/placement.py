@@ -20,6 +20,7 @@ from hios_tvm.errors import ModelError, ScheduleError, UsageError
 from hios_tvm.frontends.onnx.structure import node_name
 from hios_tvm.schema.graph import OperatorGraph
 from hios_tvm.schema.node_placement import NodePlacement, devices_of_nodes, spread
+from hios_tvm.schema.plain_graph import MAX_DEVICES
 from hios_tvm.schema.schedule import Schedule
 
 SCHEDULE_KEY = "org.hios-tvm.schedule"
@@ -122,6 +123,11 @@ def read_placement(model: ModelProto, configuration: str | None = None) -> NodeP
         raise ModelError(
             f"the model's configuration {configuration!r} has {entry.num_devices} devices and "
             f"{len(entry.device)} names of devices; correct the model"
+        )
+    if entry.num_devices > MAX_DEVICES:
+        raise ModelError(
+            f"the model's configuration {configuration!r} has {entry.num_devices} devices, more "
+            f"than {MAX_DEVICES}"
         )
     return NodePlacement(
         configuration,
@@ -246,10 +252,11 @@ def _read_devices(model: ModelProto, configuration: str, num_devices: int) -> di
 def _devices_of(node: NodeProto, own: NodeDeviceConfigurationProto) -> set[int]:
     """Return the devices that compute a node: where it is said for its outputs, else its inputs."""
     for tensors in (node.output, node.input):
+        names = set(tensors)
         devices = {
             device
             for spec in own.sharding_spec
-            if spec.tensor_name in tensors
+            if spec.tensor_name in names
             for device in _members(spec)
         }
         if devices:
@@ -258,9 +265,9 @@ def _devices_of(node: NodeProto, own: NodeDeviceConfigurationProto) -> set[int]:
 
 
 def _members(spec: ShardingSpecProto) -> Iterator[int]:
-    """Yield the devices of a tensor, those of groups one by one."""
+    """Yield the devices of a tensor, those of groups one by one; each group once."""
     groups = {entry.key: entry.value for entry in spec.index_to_device_group_map}
-    for device in spec.device:
+    for device in set(spec.device):
         yield from groups.get(device, [device])
 
 

@@ -198,6 +198,14 @@ def test_inputs_and_groups_place_nodes_too(model: ModelProto) -> None:
     assert found is not None and found.device_of == {"left": 1, "sum": 1}
 
 
+def test_a_group_that_is_named_often_is_read_once(model: ModelProto) -> None:
+    often = place_by_hand(model, left=on("a", *[7] * 100_000))
+    spec = next(n for n in often.graph.node if n.name == "left").device_configurations[0]
+    spec.sharding_spec[0].index_to_device_group_map.add(key=7, value=[1] * 100_000)
+    found = read_placement(often)  # 10^10 members, if each were read
+    assert found is not None and found.device_of == {"left": 1}
+
+
 def half(axis: int) -> dict[str, object]:
     return {"axis": axis, "simple_sharding": [{"num_shards": 2}]}
 
@@ -244,6 +252,10 @@ def test_models_that_are_not_valid_are_refused(model: ModelProto) -> None:
     names.configuration[0].device.append("only one")
     with pytest.raises(ModelError, match="has 2 devices and 1 names of devices"):
         read_placement(names)
+    many = place_by_hand(model, sum=in_stage(0))
+    many.configuration[0].num_devices = 2**31 - 1
+    with pytest.raises(ModelError, match="has 2147483647 devices, more than 4096"):
+        read_placement(many)
     damaged = placed(model, 0, 1, 1)
     assert damaged.metadata_props[0].key == f"{SCHEDULE_KEY}.pair"
     damaged.metadata_props[0].value = "{"
