@@ -251,14 +251,16 @@ def test_a_job_on_ray(inputs: Path, twice: Path, tmp_path: Path) -> None:
 
 
 @needs_ray
-def test_a_job_ends_at_a_file_that_is_damaged(inputs: Path, twice: Path, tmp_path: Path) -> None:
-    content = (inputs / "a.npy").read_bytes()
-    (inputs / "a.npy").write_bytes(content[:-4])
-    command = map_command(twice, inputs / "a.npy", "-o", tmp_path / "out")
+def test_a_job_ends_at_a_file_that_is_damaged(twice: Path, tmp_path: Path) -> None:
+    path = tmp_path / "rows.npz"
+    np.savez(path, x=np.ones((1000, 4), np.float32))
+    content = path.read_bytes()
+    path.write_bytes(content[:2000] + bytes(100) + content[2100:])
+    command = map_command(twice, path, "-o", tmp_path / "out")
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode != 0
-    assert "a.npy: cannot be read" in done.stderr and "Traceback" not in done.stderr
-    (inputs / "a.npy").write_bytes(content)  # its time has changed, so that it is another job
+    assert f"cannot read {path}" in done.stderr and "Traceback" not in done.stderr
+    path.write_bytes(content)  # its time has changed, so that it is another job
     done = subprocess.run(command, capture_output=True, text=True)
     assert "has outputs of another job (its files differ)" in done.stderr
 
