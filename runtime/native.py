@@ -49,7 +49,7 @@ class Library:
     def __init__(self, content: bytes) -> None:
         load_tvm_libraries()
         try:
-            with _private_file(content) as path:
+            with private_file(content) as path:
                 # TVM's loader fills the kernels' context pointers; ours shares its handle.
                 self._module = tvm_ffi.load_module(path, keep_module_alive=False)
                 self.dll = ctypes.CDLL(path)
@@ -126,7 +126,7 @@ class _ErrorObject(ctypes.Structure):
 
 
 @contextmanager
-def _private_file(content: bytes) -> Iterator[str]:
+def private_file(content: bytes) -> Iterator[str]:
     """Yield a path with `content` that nobody else can write or replace.
 
     The content is in sealed memory. TVM chooses its loader by the file's suffix, and the dynamic

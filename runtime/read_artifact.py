@@ -29,8 +29,7 @@ from hios_tvm.runtime.artifact_format import (
     parse_directory,
     parse_end,
 )
-from hios_tvm.runtime.check_manifest import check_manifest
-from hios_tvm.runtime.check_shapes import check_shapes
+from hios_tvm.runtime.check_manifest import check_texts
 from hios_tvm.runtime.devices.cpu.cores import available_features
 from hios_tvm.runtime.memory_limit import check_memory
 from hios_tvm.runtime.sealed_memory import SealedMemory
@@ -49,7 +48,7 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 MAX_MANIFEST_BYTES = 256 * 2**20
-_PARSED = 40  # bytes of Python's objects for a byte of JSON: measured with lists and numbers
+_PARSED = 40  # bytes of objects for a byte of JSON: measured with lists and numbers
 _TICK_NS = 2_000_000_000  # longer than between two times that a file system can tell apart
 _CHUNK = 1 << 20  # bytes that are hashed at once
 
@@ -157,10 +156,9 @@ def open_artifact(
             raise reader.error("it has an entry that no device uses")
         weights = reader.weights(PARAMS, manifest)
         sources = reader.weights(SOURCES, manifest)
+        check_memory(_PARSED * sum(map(len, reader.texts)), f"the checks of {path}")
         try:
-            for each in manifests:
-                check_manifest(each, _types(weights), _types(sources))
-            check_shapes(manifests)
+            check_texts(reader.texts, manifests, _types(weights), _types(sources))
         except ArtifactError as error:
             raise reader.error(str(error)) from error
         artifacts = [Artifact(each, libraries, weights, sources) for each in manifests]
@@ -168,9 +166,10 @@ def open_artifact(
 
 
 class _Reader:
-    """An open archive whose directory has been checked."""
+    """An open archive whose directory has been checked; `texts` are the manifests read so far."""
 
     def __init__(self, path: Path) -> None:
+        self.texts: list[bytes] = []
         self._path = path
         self._command = REBUILD_COMMAND
         try:
@@ -208,6 +207,7 @@ class _Reader:
             self._command = rebuild_command(text)
             raise self.error(str(error)) from error
         self._command = manifest.rebuild_command
+        self.texts.append(text)
         return manifest
 
     def others(self, manifest: Manifest) -> list[Manifest]:
@@ -217,8 +217,10 @@ class _Reader:
         if nbytes > MAX_MANIFEST_BYTES:
             raise self.error(f"its manifests have {nbytes} bytes")
         check_memory(_PARSED * nbytes, f"the manifests of {self._path}")
+        texts = [self.content(name, manifest) for name in names]
+        self.texts += texts
         try:
-            return [Manifest.from_json(self.content(name, manifest)) for name in names]
+            return [Manifest.from_json(text) for text in texts]
         except ArtifactError as error:
             raise self.error(str(error)) from error
 

@@ -24,13 +24,14 @@ from rich.progress import track
 from tvm import s_tir, tirx
 from tvm.script import tirx as T
 
-from hios_tvm.backends.cache import default_cache_dir, kernel_dir
+from hios_tvm.backends.cache import kernel_dir
 from hios_tvm.backends.cpu.codegen import compile_kernels
 from hios_tvm.backends.cpu.library import link_library
 from hios_tvm.backends.cpu.targets import host_target, vector_lanes
 from hios_tvm.backends.network import lower_network
 from hios_tvm.cli.console import stdout
 from hios_tvm.cli.options import print_table
+from hios_tvm.compiled_code import default_cache_dir
 from hios_tvm.frontends import load_model
 from hios_tvm.frontends.onnx import from_onnx
 from hios_tvm.passes.cpu_rules.loop_nest import allocate, emitted, parallel, serial

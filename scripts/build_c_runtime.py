@@ -20,8 +20,9 @@ import tvm_ffi.libinfo
 
 from hios_tvm.runtime.tvm_library import tvm_version
 
-SOURCES = Path(__file__).parents[1] / "runtime" / "c_api"
-HEADER = SOURCES / "hios_runtime.h"
+RUNTIME = Path(__file__).parents[1] / "runtime"
+FOLDERS = (RUNTIME / "checks", RUNTIME / "c_api")
+HEADER = RUNTIME / "c_api" / "hios_runtime.h"
 LIBRARY = "libhios_runtime.so"
 
 _WARNINGS = ("-Wall", "-Wextra", "-Werror")
@@ -56,13 +57,15 @@ def compile_c_runtime(flags: Sequence[str], result: Path) -> None:
     are those of `build_c_runtime`.
     """
     includes = [tvm_ffi.libinfo.find_include_path(), tvm_ffi.libinfo.find_dlpack_include_path()]
+    includes += map(str, FOLDERS)
     command = [
         *(os.environ.get("CXX") or "g++", "-std=c++17", "-fPIC", "-fvisibility=hidden", "-pthread"),
         *(f"-I{include}" for include in dict.fromkeys(includes)),
         f'-DHIOS_TVM_VERSION="{tvm_version()}"',
         *_WARNINGS,
     ]
-    sources = "".join(f'#include "{path}"\n' for path in sorted(SOURCES.glob("*.cc")))
+    paths = [path for folder in FOLDERS for path in sorted(folder.glob("*.cc"))]
+    sources = "".join(f'#include "{path}"\n' for path in paths)
     subprocess.run(
         [*command, "-x", "c++", "-", *flags, "-ldl", "-o", result],
         input=sources,

@@ -2,9 +2,9 @@
 
     python scripts/build_runtime_wheel.py -o dist/
 
-It holds `hios_tvm.runtime`, what that imports, the command hios-run, and TVM's two runtime
-libraries from the installed apache-tvm; TVM's compiler (260 MB) stays behind. There is nothing to
-compile, so it needs no build backend: a wheel is a ZIP file with three lists.
+It holds `hios_tvm.runtime`, what that imports, the command hios-run, the library of the checks,
+which is compiled here, and TVM's two runtime libraries from the installed apache-tvm; TVM's
+compiler (260 MB) stays behind. It needs no build backend: a wheel is a ZIP file with three lists.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
+from hios_tvm.errors import CompileError
+from hios_tvm.runtime import checks_library
 from hios_tvm.runtime.tvm_library import LIBRARIES
 from hios_tvm.version import __version__
 
@@ -42,7 +44,13 @@ _DATE = (1980, 1, 1, 0, 0, 0)  # equal contents make equal wheels
 
 
 def build_wheel(folder: Path) -> Path:
-    """Write the wheel for the platform of the installed apache-tvm; return its path."""
+    """Write the wheel for the platform of the installed apache-tvm; return its path.
+
+    Raises
+    ------
+    CompileError
+        If there is no C++ compiler, or its library does not run on all systems that TVM's run on.
+    """
     tags = re.findall(r"^Tag: (.+)$", _tvm_file(".dist-info/WHEEL").read_text(), flags=re.MULTILINE)
     platforms = ".".join(tag.split("-")[2] for tag in tags)
     stem = f"{NAME.replace('-', '_')}-{__version__}"
@@ -80,10 +88,31 @@ def _modules() -> Iterator[tuple[str, bytes]]:
 
 
 def _libraries() -> Iterator[tuple[str, bytes]]:
-    """Yield TVM's runtime libraries and their version."""
-    for name in LIBRARIES:
-        yield f"hios_tvm/runtime/lib/{name}", _tvm_file(f"/lib/{name}").read_bytes()
-    yield "hios_tvm/runtime/lib/VERSION", f"{metadata.version('apache-tvm')}\n".encode()
+    """Yield the library of the checks, and TVM's runtime libraries with their version."""
+    folder = "hios_tvm/runtime/lib"
+    libraries = [_tvm_file(f"/lib/{name}").read_bytes() for name in LIBRARIES]
+    checks = checks_library.kept_checks()
+    for name in ("GLIBC", "GLIBCXX", "CXXABI"):
+        needed = newest_version(name, checks)
+        if needed > max(newest_version(name, library) for library in libraries):
+            raise CompileError(
+                f"{checks_library.NAME} needs {name} {'.'.join(map(str, needed))}, which systems "
+                "lack that TVM runs on: name another compiler in the environment variable CXX"
+            )
+    yield f"{folder}/{checks_library.NAME}", checks
+    for name, library in zip(LIBRARIES, libraries, strict=True):
+        yield f"{folder}/{name}", library
+    yield f"{folder}/VERSION", f"{metadata.version('apache-tvm')}\n".encode()
+
+
+def newest_version(name: str, library: bytes) -> tuple[int, ...]:
+    """Return the newest version of a system's library that `library` asks for.
+
+    >>> newest_version("GLIBC", b"\\0GLIBC_2.2.5\\0GLIBC_2.14\\0GLIBCXX_3.4\\0")
+    (2, 14)
+    """
+    found = re.findall(rb"\0%s_([0-9.]+)(?=\0)" % name.encode(), library)
+    return max((tuple(map(int, text.split(b"."))) for text in found), default=())
 
 
 def _tvm_file(end: str) -> Path:

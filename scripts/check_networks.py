@@ -24,9 +24,9 @@ import click
 import numpy as np
 import onnx
 
-from hios_tvm.backends.cache import default_cache_dir
 from hios_tvm.cli.console import stderr, stdout
 from hios_tvm.cli.options import print_table
+from hios_tvm.compiled_code import default_cache_dir
 from hios_tvm.errors import HiosError, UsageError
 from hios_tvm.files import atomic_write
 from hios_tvm.onnx_backend import prepare

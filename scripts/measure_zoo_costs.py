@@ -14,11 +14,12 @@ from pathlib import Path
 
 import click
 
-from hios_tvm.backends.cache import CostCache, default_cache_dir
+from hios_tvm.backends.cache import CostCache
 from hios_tvm.backends.cpu.costs import collect_costs
 from hios_tvm.backends.cpu.platform import cpu_platform
 from hios_tvm.backends.network import lower_network
 from hios_tvm.cli.progress import progress_bar
+from hios_tvm.compiled_code import default_cache_dir
 from hios_tvm.frontends import load_model
 from hios_tvm.runtime.machine import describe_machine
 from hios_tvm.schema.costs import CostTable

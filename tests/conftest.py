@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from hios_tvm.backends.cache import default_cache_dir
+from hios_tvm.compiled_code import default_cache_dir
 
 collect_ignore = ["conftest.py"]  # not a module with doctests: its name is not unique
 

@@ -142,7 +142,7 @@ def test_artifact_runs_elsewhere_with_the_runtime_only(
     shutil.copy(path, moved)
     code = """
 import sys
-for name in ("onnx", "networkx", "click", "rich", "lark", "platformdirs", "onnxruntime"):
+for name in ("onnx", "networkx", "click", "rich", "lark", "onnxruntime"):
     sys.modules[name] = None
 import numpy as np
 import hios_tvm.runtime

@@ -15,7 +15,9 @@ import tvm
 from onnx import TensorProto, helper
 
 from hios_tvm import CompileOptions, compile_model
+from hios_tvm.errors import CompileError
 from hios_tvm.frontends.onnx import from_onnx
+from hios_tvm.runtime import checks_library
 from hios_tvm.runtime.tvm_library import tvm_version
 
 ROOT = Path(__file__).parents[1]
@@ -93,6 +95,17 @@ def test_wheel_is_small_and_holds_every_module_of_the_runtime(wheel: Path) -> No
     assert "serving" in folders and not folders & {"compiler", "frontends", "onnxruntime", "cli"}
 
 
+@NEEDS_TOMLLIB
+def test_a_library_that_needs_newer_systems_than_tvm_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import build_runtime_wheel
+
+    monkeypatch.setattr(checks_library, "kept_checks", lambda: b"\0GLIBC_2.2\0GLIBC_2.99\0")
+    with pytest.raises(CompileError, match=r"needs GLIBC 2\.99, which systems lack"):
+        build_runtime_wheel.build_wheel(tmp_path)
+
+
 def test_version_of_the_libraries_is_that_of_tvm() -> None:
     assert tvm_version() == tvm.__version__
 
@@ -133,7 +146,8 @@ def test_only_the_runtime_libraries_are_loaded(
 import sys, hios_tvm
 hios_tvm.load({str(artifact)!r}).close()
 maps = open("/proc/self/maps").read()
-assert "/hios_tvm/runtime/lib/libtvm_runtime_extra.so" in maps
+for name in ("tvm_runtime_extra", "hios_checks"):
+    assert f"/hios_tvm/runtime/lib/lib{{name}}.so" in maps
 assert "libtvm_compiler" not in maps and "tvm" not in sys.modules
 try:
     hios_tvm.compile

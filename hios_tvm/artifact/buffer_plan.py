@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from hios_tvm.runtime.happens_before import execution_order
+from hios_tvm.runtime.execution_order import execution_order
 from hios_tvm.runtime.memory import align_up
 from hios_tvm.schema.manifest import Buffer
 from hios_tvm.schema.program import Program, Signal, Wait, reads_and_writes

@@ -12,7 +12,7 @@ import numpy as np
 from hios_tvm.artifact.write import Build, Chunks, content_of, safetensors, sha256_of
 from hios_tvm.errors import UsageError
 from hios_tvm.runtime.artifact_format import PARAMS, SOURCES
-from hios_tvm.runtime.check_shapes import check_shapes
+from hios_tvm.runtime.check_manifest import check_shapes
 from hios_tvm.runtime.devices import kind_of
 from hios_tvm.schema.graph import OperatorGraph
 from hios_tvm.schema.manifest import Batch, Manifest, Shapes

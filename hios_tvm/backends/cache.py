@@ -1,21 +1,16 @@
 """What is kept between compiles: measurements in a SQLite database, and compiled kernels.
 
 A cache saves time and is never needed: where its folder cannot be used, compiles take longer, and a
-warning says why. Compiled kernels are code, so that their folder is the user's alone.
+warning says why.
 """
 
-import hashlib
-import logging
 import sqlite3
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
-from functools import cache
 from pathlib import Path
 
-import platformdirs
-
-from hios_tvm.errors import CostError, UsageError
-from hios_tvm.files import atomic_write, private_folder
+from hios_tvm.compiled_code import warn_once
+from hios_tvm.errors import CostError
 from hios_tvm.schema.costs import Measurement
 
 # The version is in the name: a program that measures differently starts a database of its own.
@@ -30,69 +25,12 @@ create table if not exists measurement (
 ) without rowid
 """
 _KERNELS = "kernels-2"  # the version of how files hold code
-_DIGEST = hashlib.sha256().digest_size  # the hash of the name and the code, before the code
-_LOG = logging.getLogger("hios_tvm")
 _MOST_KEYS = 500  # in one query; SQLite allows 999 parameters in its smallest build
-
-
-def default_cache_dir() -> Path:
-    """Folder of this program's caches, by the conventions of the operating system."""
-    return Path(platformdirs.user_cache_dir("hios-tvm"))
 
 
 def kernel_dir(cache_dir: Path | None) -> Path | None:
     """Folder of compiled kernels in a cache folder; None where nothing is kept."""
     return None if cache_dir is None else cache_dir / _KERNELS
-
-
-def kept_code(folder: Path | None, name: str, make: Callable[[], bytes]) -> bytes:
-    """Return the code that `folder` keeps under `name`; make it where it is missing or damaged.
-
-    Parameters
-    ----------
-    folder : Path or None
-        Of `kernel_dir`; with None, nothing is kept.
-    name : str
-        Of the file. It must say all that the code depends on.
-    make : callable
-        Compiles the code.
-    """
-    if folder is None or not _is_usable(folder):
-        return make()
-    path = folder / name
-    try:
-        digest, code = (content := path.read_bytes())[:_DIGEST], content[_DIGEST:]
-        if digest == _digest(name, code):
-            return code
-    except OSError:  # it is not there yet
-        pass
-    code = make()
-    try:
-        with atomic_write(path) as file:
-            file.writelines([_digest(name, code), code])
-    except (OSError, UsageError) as error:
-        _warn(f"compiled kernels are not kept: {error}")
-    return code
-
-
-@cache
-def _is_usable(folder: Path) -> bool:
-    try:
-        private_folder(folder)
-    except OSError as error:
-        _warn(f"compiled kernels are neither read nor kept: {error}")
-        return False
-    return True
-
-
-@cache
-def _warn(message: str) -> None:
-    """Say something once."""
-    _LOG.warning("%s; choose another folder with --cost-cache", message)
-
-
-def _digest(name: str, code: bytes) -> bytes:
-    return hashlib.sha256(name.encode() + b"\0" + code).digest()
 
 
 class CostCache:
@@ -107,7 +45,7 @@ class CostCache:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            _warn(f"costs are not kept: {error}")
+            warn_once(f"costs are not kept: {error}")
         self._use(lambda connection: connection.execute(_SCHEMA))
 
     def get(self, keys: Iterable[str]) -> dict[str, Measurement]:
@@ -141,7 +79,7 @@ class CostCache:
             with closing(sqlite3.connect(self.path, timeout=30)) as connection, connection:
                 work(connection)
         except sqlite3.OperationalError as error:
-            _warn(f"costs are not kept: {self.path}: {error}")
+            warn_once(f"costs are not kept: {self.path}: {error}")
         except sqlite3.Error as error:
             raise CostError(
                 f"cannot use the cost cache {self.path}: {error}; remove the file, or choose "

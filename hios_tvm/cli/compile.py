@@ -280,7 +280,7 @@ def _compile_options(
     limits: dict[str, int],
     rtol: float | None,
 ) -> CompileOptions:
-    from hios_tvm.backends.cache import default_cache_dir
+    from hios_tvm.compiled_code import default_cache_dir
     from hios_tvm.compiler import CompileOptions
     from hios_tvm.measuring.rpc_costs import RpcAddress
     from hios_tvm.schema.instance import read_costs

@@ -52,7 +52,7 @@ def export(
     no_progress: bool,
 ) -> None:
     """Write the kernels of MODEL, without weights and without a schedule."""
-    from hios_tvm.backends.cache import default_cache_dir
+    from hios_tvm.compiled_code import default_cache_dir
     from hios_tvm.measuring.kernel_export import export_kernels
 
     path = output or model_file.model.with_suffix(".kernels.hios")

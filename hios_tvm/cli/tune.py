@@ -75,7 +75,7 @@ def command(
     Every trial is kept at once: the command may be interrupted at any time, and run again to
     continue. Kernels whose results differ from the default kernel's are never used.
     """
-    from hios_tvm.backends.cache import default_cache_dir
+    from hios_tvm.compiled_code import default_cache_dir
     from hios_tvm.runtime.devices.cpu.cores import default_devices
     from hios_tvm.tuning.tuner import TuneOptions, plan_tuning, tune_kernel
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from hios_tvm.backends.cache import default_cache_dir
+from hios_tvm.compiled_code import default_cache_dir
 from hios_tvm.errors import DeviceError, UsageError
 from hios_tvm.measuring.rpc_costs import RpcAddress
 from hios_tvm.runtime.devices import check_devices

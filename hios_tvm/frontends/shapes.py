@@ -10,7 +10,7 @@ from math import prod
 from typing import TypeAlias
 
 from hios_tvm.errors import UsageError
-from hios_tvm.runtime.check_shapes import MAX_SHAPES
+from hios_tvm.schema.manifest import MAX_SHAPES
 
 Size: TypeAlias = int | range | Sequence[int]
 """A number; a range of sizes of a batch; or a list of all sizes that there are."""

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from onnx import ModelProto
 
-from hios_tvm.backends.cache import default_cache_dir
+from hios_tvm.compiled_code import default_cache_dir
 from hios_tvm.errors import InputError, ModelError, UsageError
 from hios_tvm.frontends.onnx.files import read_model
 from hios_tvm.onnxruntime.kept_artifacts import load_or_compile

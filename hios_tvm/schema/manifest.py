@@ -229,6 +229,10 @@ class Batch:
         return shape[name][axis]
 
 
+MAX_SHAPES = 64
+"""Of an artifact: each has programs, and worker threads in every session."""
+
+
 @dataclass(frozen=True)
 class Shapes:
     """More shapes of the same model.

@@ -9,13 +9,13 @@ from pathlib import Path
 from tvm import tirx
 from tvm.ir import IRModule
 
-from hios_tvm.backends.cache import default_cache_dir
 from hios_tvm.backends.cpu.backend import packings_of
 from hios_tvm.backends.cpu.codegen import kernel_key
 from hios_tvm.backends.cpu.tuned_kernels import subject_of
 from hios_tvm.backends.cpu.tuning_database import Subject, Trial, TunedKernel, TuningDatabase
 from hios_tvm.backends.interface import PhaseProgress
 from hios_tvm.backends.network import Network, lower_network
+from hios_tvm.compiled_code import default_cache_dir
 from hios_tvm.errors import UsageError
 from hios_tvm.measuring.network_costs import network_costs
 from hios_tvm.passes.schedule_kernels import has_root_block

@@ -1,40 +1,13 @@
 // The functions of hios_runtime.h: exceptions become codes here.
 
-#include <new>
 #include <string>
-#include <system_error>
 
-#include "error.h"
+#include "guard.h"
 #include "hios_runtime.h"
 #include "read_artifact.h"
 #include "session.h"
 
 namespace {
-
-thread_local std::string last_error;
-
-hios_status Record(hios_status code, const char* message) {
-  try {
-    last_error = message;
-  } catch (const std::bad_alloc&) {
-    last_error.clear();
-  }
-  return code;
-}
-
-template <typename Body>
-hios_status Guard(Body body) {
-  try {
-    body();
-    return HIOS_OK;
-  } catch (const hios::Error& error) {
-    return Record(error.code, error.message.c_str());
-  } catch (const std::bad_alloc&) {
-    return Record(HIOS_MEMORY, "there is too little memory");
-  } catch (const std::system_error& error) {  // of locks and threads
-    return Record(HIOS_MEMORY, error.what());
-  }
-}
 
 std::vector<hios_tensor_spec> Describe(const std::vector<hios::TensorSpec>& specs) {
   std::vector<hios_tensor_spec> result;
@@ -77,10 +50,10 @@ int32_t hios_runtime_version(void) { return HIOS_RUNTIME_VERSION; }
 
 const char* hios_runtime_tvm_version(void) { return HIOS_TVM_VERSION; }
 
-const char* hios_error(void) { return last_error.c_str(); }
+const char* hios_error(void) { return hios::last_error.c_str(); }
 
 hios_status hios_artifact_open(const char* path, const char* key, hios_artifact** artifact) {
-  return Guard([&] {
+  return hios::Guard([&] {
     RequireArgument(path != nullptr && artifact != nullptr, "hios_artifact_open lacks an argument");
     auto result = std::make_unique<hios_artifact>();
     result->artifact = hios::OpenArtifact(path, key);
@@ -136,7 +109,7 @@ int32_t hios_artifact_batch(const hios_artifact* artifact, int64_t* smallest, in
 
 hios_status hios_session_open(const hios_artifact* artifact, const hios_session_options* options,
                               hios_session** session) {
-  return Guard([&] {
+  return hios::Guard([&] {
     RequireArgument(artifact != nullptr && session != nullptr, "hios_session_open lacks an argument");
     const hios_session_options defaults = {};
     *session = new hios_session{{artifact->artifact, options == nullptr ? defaults : *options}};
@@ -148,7 +121,7 @@ void hios_session_close(hios_session* session) { delete session; }
 hios_status hios_session_run(hios_session* session, const hios_tensor* inputs, size_t num_inputs,
                              const hios_tensor* outputs, size_t num_outputs,
                              const hios_run_options* options) {
-  return Guard([&] {
+  return hios::Guard([&] {
     RequireArgument(session != nullptr && (inputs != nullptr || num_inputs == 0) &&
                         (outputs != nullptr || num_outputs == 0),
                     "hios_session_run lacks an argument");

@@ -210,7 +210,7 @@ std::shared_ptr<Arenas> MakeArenas(const Artifact& artifact) {
 
 DeviceNames MapDevices(const Manifest& manifest, const char* devices) {
   for (const DeviceSpec& device : manifest.devices) {
-    if (KindOf(device.name) != DeviceKind::kCpu) {
+    if (device.kind != "cpu") {
       Fail(HIOS_DEVICE, "the artifact is for the GPU " + device.name +
                             ", too: this runtime runs on CPUs, that of Python also on GPUs");
     }
@@ -225,7 +225,7 @@ DeviceNames MapDevices(const Manifest& manifest, const char* devices) {
                           std::to_string(mapped.size()) + " were named");
   }
   for (size_t i = 0; i < whole.size(); ++i) {
-    if (KindOf(mapped[i]) != DeviceKind::kCpu) {
+    if (DeviceKinds().of(mapped[i]).name != "cpu") {
       Fail(HIOS_DEVICE, whole[i] + " cannot be mapped to " + mapped[i] +
                             ", which is another kind of device");
     }

@@ -6,9 +6,9 @@
 #include <cstddef>
 #include <cstdint>
 
-namespace hios {
+#include "dtypes.h"
 
-constexpr size_t kAlignment = 64;  // a cache line, and the widest vector of a CPU
+namespace hios {
 
 inline size_t AlignUp(size_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from hios_tvm.errors import ArtifactError
-from hios_tvm.runtime.happens_before import execution_order
+from hios_tvm.runtime.execution_order import execution_order
 from hios_tvm.runtime.memory import Arena, TensorTable
 from hios_tvm.runtime.native import Library, load_library
 from hios_tvm.runtime.tasks import Task
@@ -119,8 +119,9 @@ class DeviceKind:
         Raises `DeviceError` where a name is malformed, `UsageError` where two names conflict.
     streams : function
         From a name to how many stream groups a stage on the device may have.
-    check_code : function
-        Raises `ArtifactError` where code or calls of a device are not of this kind's form.
+    check_code : function, optional
+        Raises `ArtifactError` where code or calls of a device are not of this kind's form. CPUs and
+        GPUs have none: their rules are in `runtime/checks/`.
     require : function
         Raises `DeviceError` where this machine lacks a device, or it cannot run the code.
     load : function
@@ -137,7 +138,7 @@ class DeviceKind:
     own_memory: bool
     check_names: Callable[[Sequence[str]], object]
     streams: Callable[[str], int]
-    check_code: Callable[[DeviceSpec, Manifest], None]
+    check_code: Callable[[DeviceSpec, Manifest], None] | None = None
     require: Callable[[DeviceSpec], object]
     load: Callable[[LoadRequest], LoadedDevices]
     measure: Callable[[Artifact, Sequence[str], Callable[[int, int], None]], CostTable]

@@ -95,10 +95,10 @@ from hios_tvm.errors import UsageError
 from hios_tvm.runtime.read_artifact import read_manifest
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 manifest = read_manifest({str(path)!r})
+build = pack(manifest, {{"cpu@0": bytes(50_000)}}, {{"w": np.ones(4, np.float32)}})
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 try:
-    params = {{"w": np.ones(4, np.float32)}}
-    write(pack(manifest, {{"cpu@0": bytes(50_000)}}, params), Path({str(path)!r}))
+    write(build, Path({str(path)!r}))
 except UsageError as error:
     print(error)
     raise SystemExit(3)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import combinations, product
+from itertools import product
 
 import pytest
 import tvm
@@ -17,8 +17,10 @@ from hios_tvm.artifact.programs.device_copies import DeviceCopies
 from hios_tvm.artifact.programs.partition import _buffers
 from hios_tvm.passes.dataflow import bindings
 from hios_tvm.passes.extract_operator_graph import extract_operator_graph
-from hios_tvm.runtime.happens_before import HappensBefore
+from hios_tvm.runtime.check_manifest import check_manifest
 from hios_tvm.schema.graph import Operator, OperatorGraph, Tensor
+from hios_tvm.schema.launches import GpuKernel, Launch
+from hios_tvm.schema.manifest import DeviceSpec, Manifest, TensorSpec
 from hios_tvm.schema.program import COPY_STREAM, Call, Copy, Program, Signal, Wait
 from hios_tvm.schema.schedule import DeviceSchedule, Schedule, Stage
 
@@ -255,7 +257,8 @@ def schedules(draw: st.DrawFn) -> tuple[OperatorGraph, Schedule]:
     stages: dict[str, list[Stage]] = {device: [] for device in DEVICES}
     for i in range(draw(st.integers(1, 20))):
         inputs = {draw(st.sampled_from(tensors[-5:])) for _ in range(2)}
-        operators.append(Operator(f"op{i}", "k", tuple(sorted(inputs)), (f"t{i}",)))
+        kernel = f"k{len(inputs)}"
+        operators.append(Operator(f"op{i}", kernel, tuple(sorted(inputs)), (f"t{i}",)))
         tensors.append(f"t{i}")
         stages[draw(st.sampled_from(list(DEVICES)))].append(Stage(((f"op{i}",),)))
     types = tuple(Tensor(name, (4,), "float32") for name in tensors)
@@ -274,7 +277,6 @@ def test_random_schedules_copy_once_into_a_memory(made: tuple[OperatorGraph, Sch
     programs = programs_of(graph, schedule, own_memory=own_memory)
     copies = DeviceCopies(graph, schedule, own_memory)
     plan = plan_buffers(programs, _buffers(copies, {}))
-    order = HappensBefore(programs)
     memory = {b.name: DEVICES[b.device] if b.device else "host" for b in plan.buffers}
     copied: set[tuple[str, str]] = set()
     for program in programs:
@@ -286,13 +288,25 @@ def test_random_schedules_copy_once_into_a_memory(made: tuple[OperatorGraph, Sch
             elif isinstance(step, Call):
                 own = {DEVICES[program.device]} | ({"host"} if "cpu" in program.device else set())
                 assert {memory[name] for name in step.args} <= own
-    for buffer in plan.buffers:
-        if buffer.space != "input":
-            assert order.writers(buffer.name) == 1 and order.written_first(buffer.name)
-    arena = [buffer for buffer in plan.buffers if buffer.space == "arena"]
-    for one, other in combinations(arena, 2):
-        if (one.device, one.offset) == (other.device, other.offset):
-            assert order.ordered(one.name, other.name)
+    launches = (Launch("k", (1, 1, 1), (1, 1, 1), 0, ()),)
+    manifest = Manifest(
+        tvm_version="",
+        model="random",
+        inputs=(TensorSpec("x", "x", (4,), "float32"),),
+        outputs=tuple(
+            TensorSpec(name, copies.output_buffer(name), (4,), "float32") for name in graph.outputs
+        ),
+        devices=tuple(
+            DeviceSpec(name, kind, "k.so", "", (), plan.arena_bytes.get(name, 0), code)
+            for name in DEVICES
+            for kind, code in [("cuda", "k.cubin") if name in own_memory else ("cpu", None)]
+        ),
+        programs=programs,
+        buffers=plan.buffers,
+        gpu_kernels={f"k{n}": GpuKernel(launches, (16,) * (n + 1)) for n in (1, 2)},
+        graph=graph,
+    )
+    check_manifest(manifest, {})
 
 
 def test_a_model_without_operators_has_one_empty_program() -> None:

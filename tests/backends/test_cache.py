@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from hios_tvm.backends.cache import CostCache, _is_usable, kept_code
+from hios_tvm.backends.cache import CostCache
+from hios_tvm.compiled_code import _is_usable, kept_code
 from hios_tvm.errors import CostError
 from hios_tvm.schema.costs import Measurement
 
@@ -57,7 +58,7 @@ def test_a_folder_that_cannot_be_made_or_written_is_a_warning(
     assert cache.get(["a"]) == {}
     assert kept_code(tmp_path / "file" / "folder", "k.o", lambda: b"code") == b"code"
     assert "costs are not kept" in caplog.text
-    assert "compiled kernels are neither read nor kept" in caplog.text
+    assert "compiled code is neither read nor kept" in caplog.text
     assert "--cost-cache" in caplog.text
 
 
@@ -109,5 +110,5 @@ def test_a_file_that_cannot_be_written_whole_is_a_warning(
         assert kept(tmp_path / "kernels", made) == b"code of k.o"
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert "compiled kernels are not kept: " in caplog.text
+    assert "compiled code is not kept: " in caplog.text
     assert list((tmp_path / "kernels").iterdir()) == []

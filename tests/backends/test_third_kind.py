@@ -216,6 +216,9 @@ def test_manifests_of_a_third_kind_are_checked(artifact: Path) -> None:
     kinds = [replace(d, kind="cuda") if d.name == "cuda:0" else d for d in mixed.devices]
     with pytest.raises(ArtifactError, match=r"'(toy|cuda):0' uses buffer .* of another device"):
         check_manifest(replace(mixed, devices=tuple(kinds)), shapes)
+    unknown = manifest.to_json().decode().replace("toy:1", "toy:x")
+    with pytest.raises(ArtifactError, match="'toy:x' is no toy"):
+        check_manifest(Manifest.from_json(unknown.encode()), shapes)
     coded = tuple(replace(device, device_code="x") for device in manifest.devices)
     with pytest.raises(ArtifactError, match="code"):
         check_manifest(replace(manifest, devices=coded), shapes)

@@ -17,6 +17,7 @@ import pytest
 from hios_tvm.backends.interface import Backend
 from hios_tvm.cli import main
 from hios_tvm.runtime.devices.interface import DeviceKind
+from hios_tvm.schema.manifest import MAX_SHAPES
 
 ROOT = Path(__file__).parents[2]
 PAGES = [
@@ -65,9 +66,13 @@ def test_every_member_of_a_kind_of_device_is_explained() -> None:
 def test_limits_of_the_format_are_those_of_the_code() -> None:
     text = (ROOT / "docs" / "artifact.md").read_text()
     limits = re.findall(r"\| `(hios_tvm[\w.]+)\.([A-Z_]+)` \| (\d+) \|", text)
-    assert len(limits) >= 9
+    assert len(limits) >= 7
     for module, name, value in limits:
         assert getattr(importlib.import_module(module), name) == int(value), name
+    header = (ROOT / "runtime" / "checks" / "limits.h").read_text()
+    constants = dict(re.findall(r"constexpr \w+ (k\w+) = (\d+);", header))
+    assert dict(re.findall(r"\| `(k\w+)` \| (\d+) \|", text)) == constants
+    assert int(constants["kMaxShapes"]) == MAX_SHAPES
 
 
 @NEEDS_TOMLLIB
@@ -82,6 +87,7 @@ def test_the_picture_shows_the_layers_of_the_import_contract() -> None:
         "build",
         "cli",
         "hios_run",
+        "compiled_code",
         "files",
         "onnx_backend",
         "version",

@@ -11,7 +11,7 @@ import hios_tvm.backends.cuda.costs
 import hios_tvm.runtime.devices.cuda.kernels
 import hios_tvm.runtime.devices.cuda.kind
 import hios_tvm.runtime.devices.cuda.measure
-from hios_tvm.backends.cache import default_cache_dir
+from hios_tvm.compiled_code import default_cache_dir
 from hios_tvm.runtime.devices.cuda.driver import CudaDriver
 
 collect_ignore = ["conftest.py"]  # not a module with doctests: its name is not unique

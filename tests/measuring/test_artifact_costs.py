@@ -25,7 +25,7 @@ DEVICES = [f"cpu@{core}" for core in CORES[:2]]
 
 RUNTIME_ONLY = """
 import sys
-for name in ("onnx", "networkx", "click", "rich", "lark", "platformdirs", "psutil"):
+for name in ("onnx", "networkx", "click", "rich", "lark", "psutil"):
     sys.modules[name] = None
 from hios_tvm.measuring.artifact_costs import main
 code = main(sys.argv[1:])

@@ -22,7 +22,7 @@ import test_check_shapes
 import tvm
 from archives import archive_of, entries_of, with_entry
 from attacks_on_artifacts import write_several
-from build_c_runtime import LIBRARY, SOURCES, build_c_runtime
+from build_c_runtime import HEADER, LIBRARY, build_c_runtime
 from c_runtime import CRuntime
 from hand_made import LENGTH, HandMade
 from mutations import damage, edit_json
@@ -236,7 +236,8 @@ int main() {
   }
 }
 """
-    command = ["g++", "-std=c++17", "-O1", f"-I{SOURCES}", "-x", "c++", "-", SOURCES / "digest.cc"]
+    sources = HEADER.parent
+    command = ["g++", "-std=c++17", "-O1", f"-I{sources}", "-x", "c++", "-", sources / "digest.cc"]
     subprocess.run([*command, "-o", tmp_path / "digests"], input=main, text=True, check=True)
     done = subprocess.run([tmp_path / "digests"], capture_output=True, text=True, check=True)
     texts = [bytes([size % 256]) * size for size in range(300) for _ in range(2)]

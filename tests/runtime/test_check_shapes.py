@@ -9,8 +9,8 @@ import pytest
 from hand_made import make_manifest
 
 from hios_tvm.errors import ArtifactError
-from hios_tvm.runtime.check_shapes import MAX_SHAPES, check_shapes
-from hios_tvm.schema.manifest import Batch, Manifest, Shapes, TensorSpec
+from hios_tvm.runtime.check_manifest import check_shapes
+from hios_tvm.schema.manifest import MAX_SHAPES, Batch, Manifest, Shapes, TensorSpec
 
 
 def of_rows(rows: int, shapes: Shapes | None = None) -> Manifest:

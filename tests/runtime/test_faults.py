@@ -317,7 +317,7 @@ def test_the_deployment_machine_needs_little(hand_made: HandMade, x: np.ndarray)
     np.save(hand_made.path.with_name("x.npy"), x)
     script = f"""
 import sys
-for name in ("onnx", "onnxruntime", "networkx", "lark", "rich", "click", "psutil", "platformdirs"):
+for name in ("onnx", "onnxruntime", "networkx", "lark", "rich", "click", "psutil"):
     sys.modules[name] = None
 import numpy as np
 from hios_tvm import runtime

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -19,18 +18,15 @@ from hand_made import HandMade, make_manifest
 from hios_tvm import runtime
 from hios_tvm.artifact.write import pack, write
 from hios_tvm.errors import (
-    ArtifactError,
     ExecutionError,
     InputError,
     RunTimeoutError,
     SessionClosedError,
 )
 from hios_tvm.runtime import executor, worker_threads
-from hios_tvm.runtime.check_sessions import check_sessions
 from hios_tvm.runtime.executor import Executor
 from hios_tvm.runtime.read_artifact import open_artifact
 from hios_tvm.runtime.session import Session
-from hios_tvm.schema.manifest import Shapes
 
 IN_FLIGHT = 3
 
@@ -283,24 +279,3 @@ def test_run_numbers_do_not_wrap_at_32_bits(
         assert works(session, x)
         runs = [worker.run for worker in session._shapes[0].executor._workers]
         assert runs == [before + 2 * IN_FLIGHT] * 2
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"in_flight": 0}, "0 inputs in flight, not 1 to 64"),
-        ({"in_flight": 65}, "65 inputs in flight"),
-        ({"in_flight": 2, "shapes": Shapes((), None)}, "and several shapes"),
-    ],
-)
-def test_what_cannot_be_in_flight_is_refused(changes: dict[str, Any], message: str) -> None:
-    check_sessions(replace(make_manifest(), in_flight=64))
-    with pytest.raises(ArtifactError, match=message):
-        check_sessions(replace(make_manifest(), **changes))
-
-
-def test_inputs_in_flight_are_for_cpus() -> None:
-    manifest = replace(make_manifest(), in_flight=2)
-    gpu = replace(manifest.devices[0], name="cuda:0", kind="cuda")
-    with pytest.raises(ArtifactError, match="for CPUs only, not for 'cuda:0'"):
-        check_sessions(replace(manifest, devices=(gpu,)))

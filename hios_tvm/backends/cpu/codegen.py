@@ -12,7 +12,7 @@ import tvm_ffi
 from tvm.ir import IRModule
 from tvm.target import Target
 
-from hios_tvm.backends.cache import kept_code
+from hios_tvm.compiled_code import kept_code
 from hios_tvm.errors import CompileError
 from hios_tvm.runtime.sealed_memory import SealedMemory
 

@@ -1,8 +1,6 @@
 """Kernels to the bytes of a shared library, with the executor linked in."""
 
 import os
-import shutil
-import subprocess
 from collections.abc import Iterable
 from functools import cache
 from importlib import resources
@@ -12,6 +10,7 @@ import tvm
 import tvm_ffi.libinfo
 
 from hios_tvm.backends.cpu.codegen import object_code
+from hios_tvm.compiled_code import run_compiler
 from hios_tvm.errors import CompileError
 from hios_tvm.files import temporary_folder, write_errors
 
@@ -82,7 +81,9 @@ def link_library(
         for path, content in zip(parts, contents, strict=True):
             path.write_bytes(content)
         result = Path(folder, "library.so")
-        _run([compiler, "-shared", "-fPIC", "-Wl,--as-needed", "-s", *parts, "-o", result], folder)
+        run_compiler(
+            [compiler, "-shared", "-fPIC", "-Wl,--as-needed", "-s", *parts, "-o", result], folder
+        )
         return result.read_bytes()
 
 
@@ -110,7 +111,7 @@ def _compile_runtime(compiler: str, sources: tuple[str, ...]) -> tuple[bytes, ..
             Path(folder, name).write_bytes(content)
         for name in sources:
             result = Path(folder, f"{name}.o")
-            _run([compiler, *flags, "-c", Path(folder, name), "-o", result], folder)
+            run_compiler([compiler, *flags, "-c", Path(folder, name), "-o", result], folder)
             objects.append(result.read_bytes())
     return tuple(objects)
 
@@ -123,20 +124,3 @@ def _default_compiler(target: tvm.target.Target) -> str:
     if processor in ("", os.uname().machine):
         return "g++"
     return _CROSS_COMPILERS.get(processor, "g++")
-
-
-def _run(command: list[str | Path], folder: Path) -> None:
-    """Run a compiler, whose own temporary files go to `folder`."""
-    name = str(command[0])
-    if shutil.which(name) is None:
-        raise CompileError(
-            f"the C++ compiler {name!r} was not found: install it (Debian: apt-get install g++), "
-            "or name another one in the environment variable CXX"
-        )
-    variables = {**os.environ, "TMPDIR": str(folder)}
-    try:
-        result = subprocess.run(command, capture_output=True, text=True, check=False, env=variables)
-    except OSError as error:  # no more processes or descriptors
-        raise CompileError(f"{name} cannot be started: {error}") from error
-    if result.returncode != 0:
-        raise CompileError(f"{name} failed: {result.stderr.strip()[-2000:]}")

@@ -17,9 +17,9 @@ from tvm.ir import IRModule
 from tvm.target import Target
 from tvm.tirx.build import split_host_device_mods
 
-from hios_tvm.backends.cache import kept_code
 from hios_tvm.backends.cuda.targets import arch_of
 from hios_tvm.backends.precisions import precision_of
+from hios_tvm.compiled_code import kept_code
 from hios_tvm.errors import CompileError
 from hios_tvm.files import temporary_folder
 from hios_tvm.passes.exact_floats import NanExtrema

@@ -19,8 +19,8 @@ import numpy as np
 
 from hios_tvm.errors import ArtifactError
 from hios_tvm.runtime.devices.interface import Times
+from hios_tvm.runtime.execution_order import execution_order
 from hios_tvm.runtime.executor import Executor
-from hios_tvm.runtime.happens_before import execution_order
 from hios_tvm.runtime.native import Library
 from hios_tvm.runtime.tasks import Assist, CpuTask, Dismiss, Step, Team, Worker
 from hios_tvm.schema.program import Call, Instruction

@@ -3,7 +3,7 @@
 import weakref
 from collections.abc import Iterator, Sequence
 
-from hios_tvm.errors import ArtifactError, DeviceError
+from hios_tvm.errors import DeviceError
 from hios_tvm.runtime.devices.cpu.claims import claim_cores
 from hios_tvm.runtime.devices.cpu.core_tasks import CpuProgram, core_tasks
 from hios_tvm.runtime.devices.cpu.cores import require_cores, share_cores
@@ -11,13 +11,7 @@ from hios_tvm.runtime.devices.cpu.measure import measure_on_cpus
 from hios_tvm.runtime.devices.interface import DeviceKind, LoadedDevices, LoadRequest, Times
 from hios_tvm.runtime.trace import Span, span_of
 from hios_tvm.schema.device_names import parse_cores
-from hios_tvm.schema.manifest import DeviceSpec, Manifest
 from hios_tvm.schema.program import Program
-
-
-def _check_code(device: DeviceSpec, manifest: Manifest) -> None:
-    if device.device_code is not None:
-        raise ArtifactError(f"device {device.name!r} has code for a GPU")
 
 
 def _load(request: LoadRequest) -> LoadedDevices:
@@ -70,7 +64,6 @@ CPU = DeviceKind(
     own_memory=False,
     check_names=lambda names: [parse_cores(name) for name in names],
     streams=lambda name: len(parse_cores(name)),
-    check_code=_check_code,
     require=lambda device: require_cores(device.name),
     load=_load,
     measure=measure_on_cpus,

@@ -61,7 +61,11 @@ int64_t TensorBytes(const Shape& shape, std::string_view dtype) {
            std::to_string(kMaxRank);
   });
   const int64_t elements = Product(shape, 2 * kMaxExact);
-  Require(elements <= kMaxExact / type->bytes, "a tensor has a shape that no memory holds");
+  Require(elements <= kMaxExact / type->bytes, [&] {
+    std::string sizes;
+    for (const int64_t size : shape) sizes += (sizes.empty() ? "" : ", ") + std::to_string(size);
+    return "a tensor has the shape [" + sizes + "], which no memory holds";
+  });
   return elements * type->bytes;
 }
 

@@ -8,56 +8,68 @@
 #include "check_manifest.h"
 #include "device_names.h"
 #include "error.h"
+#include "limits.h"
 
 namespace hios {
 namespace {
 
-constexpr int64_t kMaxThreads = 1024;  // of a block
 constexpr int64_t kMaxGrid[] = {(int64_t{1} << 31) - 1, (1 << 16) - 1, (1 << 16) - 1};
-constexpr int64_t kMaxSharedBytes = 256 * 1024;
-
-bool HasOwnMemory(const std::optional<std::string>& device) {
-  return device && HasOwnMemory(KindOf(*device));
-}
 
 // Whether `device` computes in the memory that `owner` has: parts of one device share it.
 bool IsMemoryOf(std::string_view device, const std::optional<std::string>& owner) {
   return owner && WholeDevice(*owner) == WholeDevice(device);
 }
 
-// Whether a kernel of `device` finds a buffer of `owner`: CPUs reach all of the host's memory.
-bool Finds(std::string_view device, const std::optional<std::string>& owner) {
-  return HasOwnMemory(KindOf(device)) ? IsMemoryOf(device, owner) : !HasOwnMemory(owner);
+// Whether a buffer of `owner` is in the host's memory.
+bool IsOfHost(const std::optional<std::string>& owner, const DeviceKinds& kinds) {
+  return !owner || !kinds.of(*owner).own_memory;
 }
 
-// A copy has equal ends; devices without memory of their own copy within the host's. Devices with
-// memory of their own copy from it or to it.
-void CheckCopy(const Manifest& manifest, const Program& program, const Step& step) {
+// Whether a kernel of `device` finds a buffer of `owner`: CPUs reach all of the host's memory.
+bool Finds(std::string_view device, const std::optional<std::string>& owner,
+           const DeviceKinds& kinds) {
+  return kinds.of(device).own_memory ? IsMemoryOf(device, owner) : IsOfHost(owner, kinds);
+}
+
+// Whether `device` can copy between buffers of two owners. Devices without memory of their own copy
+// within the host's; the others copy from their own or to it, and reach their kind's and the host's.
+bool Copies(std::string_view device, const std::optional<std::string>& from,
+            const std::optional<std::string>& to, const DeviceKinds& kinds) {
+  const DeviceKind& kind = kinds.of(device);
+  if (!kind.own_memory) return IsOfHost(from, kinds) && IsOfHost(to, kinds);
+  const auto reaches = [&](const std::optional<std::string>& owner) {
+    return IsOfHost(owner, kinds) || &kinds.of(*owner) == &kind;
+  };
+  return (IsMemoryOf(device, from) || IsMemoryOf(device, to)) && reaches(from) && reaches(to);
+}
+
+// A copy has equal ends, both of which its device reaches.
+void CheckCopy(const Manifest& manifest, const Program& program, const Step& step,
+               const DeviceKinds& kinds) {
   const Buffer& src = *manifest.buffer(step.args[0]);
   const Buffer& dst = *manifest.buffer(step.args[1]);
   Require(src.shape == dst.shape && src.dtype == dst.dtype, [&] {
     return "a copy from " + Quoted(src.name) + " to " + Quoted(dst.name) +
            ", which has another shape or dtype";
   });
-  const bool reaches = HasOwnMemory(KindOf(program.device))
-                           ? IsMemoryOf(program.device, src.device) || IsMemoryOf(program.device, dst.device)
-                           : !HasOwnMemory(src.device) && !HasOwnMemory(dst.device);
-  Require(reaches, [&] {
+  Require(Copies(program.device, src.device, dst.device, kinds), [&] {
     return "a program of " + Quoted(program.device) + " uses buffer " + Quoted(dst.name) +
            " of another device";
   });
 }
 
-void CheckCall(const Manifest& manifest, const Program& program, const Step& step) {
+void CheckCall(const Manifest& manifest, const Program& program, const Step& step,
+               const DeviceKinds& kinds) {
   for (const std::string& name : step.args) {
-    Require(Finds(program.device, manifest.buffer(name)->device), [&] {
+    Require(Finds(program.device, manifest.buffer(name)->device, kinds), [&] {
       return "a program of " + Quoted(program.device) + " uses buffer " + Quoted(name) +
              " of another device";
     });
   }
 }
 
-void CheckStep(const Manifest& manifest, const Program& program, const Step& step) {
+void CheckStep(const Manifest& manifest, const Program& program, const Step& step,
+               const DeviceKinds& kinds) {
   if (step.kind == Step::kCall) {
     Require(1 <= step.outputs && step.outputs <= static_cast<int64_t>(step.args.size()), [&] {
       return "operator " + Quoted(step.operation) + " has " + std::to_string(step.outputs) +
@@ -72,33 +84,36 @@ void CheckStep(const Manifest& manifest, const Program& program, const Step& ste
       return "a program writes buffer " + Quoted(buffer->name) + ", which is an input or a weight";
     });
   }
-  if (step.kind == Step::kCopy) CheckCopy(manifest, program, step);
-  if (step.kind == Step::kCall) CheckCall(manifest, program, step);
+  if (step.kind == Step::kCopy) CheckCopy(manifest, program, step, kinds);
+  if (step.kind == Step::kCall) CheckCall(manifest, program, step, kinds);
 }
 
 // Calls write what the operator graph says: an output that no kernel writes stays as it was.
 //
 // The first buffers that a call writes have the names of its operator's results; scratch memory,
 // where the device has memory of its own, is behind them.
-void CheckOperators(const Manifest& manifest) {
+void CheckOperators(const Manifest& manifest, const DeviceKinds& kinds) {
   if (!manifest.graph) return;
+  const Names none;
   std::map<std::string_view, const Names*> outputs_of;
   for (const Operator& operation : manifest.graph->operators) {
     outputs_of[operation.name] = &operation.outputs;
   }
   for (const Program& program : manifest.programs) {
-    const bool may_have_scratch = HasOwnMemory(KindOf(program.device));
+    const bool may_have_scratch = kinds.of(program.device).own_memory;
     for (const Step& step : program.instructions) {
       if (step.kind != Step::kCall) continue;
       const auto found = outputs_of.find(step.operation);
-      const size_t known = found == outputs_of.end() ? 0 : found->second->size();
+      const Names& known = found == outputs_of.end() ? none : *found->second;
+      const auto first = step.args.begin() + static_cast<int64_t>(step.first_output());
       const auto written = static_cast<size_t>(step.outputs);
-      Require(known != 0 && (may_have_scratch ? known <= written : known == written) &&
-                  std::equal(found->second->begin(), found->second->end(),
-                             step.args.begin() + static_cast<int64_t>(step.first_output())),
+      Require(!known.empty() &&
+                  (may_have_scratch ? known.size() <= written : known.size() == written) &&
+                  std::equal(known.begin(), known.end(), first),
               [&] {
-                return "operator " + Quoted(step.operation) +
-                       " writes other buffers than the operator graph says";
+                return "operator " + Quoted(step.operation) + " writes " +
+                       QuotedList(Names(first, step.args.end())) + ", the operator graph says " +
+                       QuotedList(known);
               });
     }
   }
@@ -205,11 +220,11 @@ void CheckOverlaps(std::vector<const Buffer*> arena, const HappensBefore& order)
 
 }  // namespace
 
-void CheckPrograms(const Manifest& manifest) {
+void CheckPrograms(const Manifest& manifest, const DeviceKinds& kinds) {
   for (const Program& program : manifest.programs) {
-    for (const Step& step : program.instructions) CheckStep(manifest, program, step);
+    for (const Step& step : program.instructions) CheckStep(manifest, program, step, kinds);
   }
-  CheckOperators(manifest);
+  CheckOperators(manifest, kinds);
 }
 
 void CheckCode(const Manifest& manifest) {
@@ -220,7 +235,7 @@ void CheckCode(const Manifest& manifest) {
     if (device.kind == "cpu") {
       Require(!device.device_code,
               [&] { return "device " + Quoted(device.name) + " has code for a GPU"; });
-    } else {
+    } else if (device.kind == "cuda") {
       if (!has_gpu) CheckLaunches(manifest);
       has_gpu = true;
       CheckGpuCode(device, manifest, kernels);

@@ -1,8 +1,9 @@
 // Element types of tensors: their size, and their names in DLPack and safetensors.
 
-#ifndef HIOS_C_API_DTYPES_H_
-#define HIOS_C_API_DTYPES_H_
+#ifndef HIOS_CHECKS_DTYPES_H_
+#define HIOS_CHECKS_DTYPES_H_
 
+#include <cstddef>
 #include <cstdint>
 #include <string_view>
 #include <vector>
@@ -18,6 +19,7 @@ struct ElementType {
   const char* tag;  // of safetensors
 };
 
+constexpr size_t kAlignment = 64;  // of tensors: a cache line, and the widest vector of a CPU
 constexpr int64_t kMaxExact = int64_t{1} << 53;  // what JSON holds exactly, and more than any memory
 
 const ElementType* FindType(std::string_view name);
@@ -31,4 +33,4 @@ int64_t Product(const Shape& numbers, int64_t most);
 
 }  // namespace hios
 
-#endif  // HIOS_C_API_DTYPES_H_
+#endif  // HIOS_CHECKS_DTYPES_H_

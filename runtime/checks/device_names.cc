@@ -72,13 +72,14 @@ Cores CoresOfRanges(std::string_view device, const std::vector<CoreRange>& range
 
 }  // namespace
 
-DeviceKind KindOf(std::string_view device) {
-  if (device.substr(0, 3) == "cpu") return DeviceKind::kCpu;
-  if (device.substr(0, 4) == "cuda") return DeviceKind::kCuda;
-  Fail(HIOS_DEVICE, "device " + Quoted(device) + " is unknown: write for example cpu@0 or cuda:0");
+const DeviceKind& DeviceKinds::of(std::string_view device) const {
+  std::string examples;
+  for (const DeviceKind& kind : kinds_) {
+    if (device.substr(0, kind.name.size()) == kind.name) return kind;
+    examples += (examples.empty() ? "" : " or ") + kind.first;
+  }
+  Fail(HIOS_DEVICE, "device " + Quoted(device) + " is unknown: write for example " + examples);
 }
-
-const char* KindName(DeviceKind kind) { return kind == DeviceKind::kCpu ? "cpu" : "cuda"; }
 
 Cores ParseCores(std::string_view device) {
   std::vector<CoreRange> ranges;

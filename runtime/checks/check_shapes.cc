@@ -5,11 +5,10 @@
 
 #include "check_manifest.h"
 #include "error.h"
+#include "limits.h"
 
 namespace hios {
 namespace {
-
-constexpr size_t kMaxShapes = 64;  // each has programs, and worker threads in every session
 
 // Whether two lists of tensors have the same names, types and numbers of dimensions.
 bool SameKinds(const std::vector<TensorSpec>& a, const std::vector<TensorSpec>& b) {

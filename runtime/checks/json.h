@@ -1,8 +1,8 @@
 // Strict JSON: what Python's reader refuses is refused here, too. Repeated keys, NaN, numbers beyond
 // those of a double, broken UTF-8, half characters, anything behind the value.
 
-#ifndef HIOS_C_API_JSON_H_
-#define HIOS_C_API_JSON_H_
+#ifndef HIOS_CHECKS_JSON_H_
+#define HIOS_CHECKS_JSON_H_
 
 #include <cstdint>
 #include <memory>
@@ -60,4 +60,4 @@ class Json {
 
 }  // namespace hios
 
-#endif  // HIOS_C_API_JSON_H_
+#endif  // HIOS_CHECKS_JSON_H_

@@ -1,7 +1,7 @@
 // From values of JSON to structs: exactly their fields, exactly their types.
 
-#ifndef HIOS_C_API_DECODE_H_
-#define HIOS_C_API_DECODE_H_
+#ifndef HIOS_CHECKS_DECODE_H_
+#define HIOS_CHECKS_DECODE_H_
 
 #include <functional>
 #include <optional>
@@ -89,4 +89,4 @@ class Fields {
 
 }  // namespace hios
 
-#endif  // HIOS_C_API_DECODE_H_
+#endif  // HIOS_CHECKS_DECODE_H_

@@ -1,8 +1,8 @@
 // The parts of a manifest that a run does not use. The operator graph is compared with what calls write;
 // the rest is for people and for later commands.
 
-#ifndef HIOS_C_API_MANIFEST_PARTS_H_
-#define HIOS_C_API_MANIFEST_PARTS_H_
+#ifndef HIOS_CHECKS_MANIFEST_PARTS_H_
+#define HIOS_CHECKS_MANIFEST_PARTS_H_
 
 #include "decode.h"
 #include "manifest.h"
@@ -18,4 +18,4 @@ void ExpectVerification(const Place& place);
 
 }  // namespace hios
 
-#endif  // HIOS_C_API_MANIFEST_PARTS_H_
+#endif  // HIOS_CHECKS_MANIFEST_PARTS_H_

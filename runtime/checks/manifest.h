@@ -1,7 +1,7 @@
 // What manifest.json holds; hios_tvm/schema/manifest.py documents every field.
 
-#ifndef HIOS_C_API_MANIFEST_H_
-#define HIOS_C_API_MANIFEST_H_
+#ifndef HIOS_CHECKS_MANIFEST_H_
+#define HIOS_CHECKS_MANIFEST_H_
 
 #include <cstdint>
 #include <map>
@@ -159,4 +159,4 @@ std::string RebuildCommand(std::string_view text);
 
 }  // namespace hios
 
-#endif  // HIOS_C_API_MANIFEST_H_
+#endif  // HIOS_CHECKS_MANIFEST_H_

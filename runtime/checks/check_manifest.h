@@ -4,8 +4,8 @@
 // another device, which only its own parts share. The order of instructions proves the rest: no hang,
 // no read before the write, and no race between buffers that share memory.
 
-#ifndef HIOS_C_API_CHECK_MANIFEST_H_
-#define HIOS_C_API_CHECK_MANIFEST_H_
+#ifndef HIOS_CHECKS_CHECK_MANIFEST_H_
+#define HIOS_CHECKS_CHECK_MANIFEST_H_
 
 #include <map>
 #include <memory>
@@ -14,6 +14,7 @@
 #include <utility>
 #include <vector>
 
+#include "device_names.h"
 #include "error.h"
 #include "happens_before.h"
 #include "manifest.h"
@@ -24,8 +25,10 @@ namespace hios {
 using TensorTypes = std::map<std::string, std::pair<Shape, std::string>, std::less<>>;
 
 // Throws `Error` (HIOS_ARTIFACT) on the first rule that is broken. `weights` and `sources` are what
-// params.safetensors and sources.safetensors hold.
-void CheckManifest(const Manifest& manifest, const TensorTypes& weights, const TensorTypes& sources);
+// params.safetensors and sources.safetensors hold. Of kinds of devices that a program adds, names and
+// code are not looked at.
+void CheckManifest(const Manifest& manifest, const TensorTypes& weights, const TensorTypes& sources,
+                   const DeviceKinds& kinds = DeviceKinds());
 
 // The first CPU with a library, which has the kernels that prepare weights; nullptr if there is none.
 const DeviceSpec* PreparingDevice(const Manifest& manifest);
@@ -34,9 +37,10 @@ const DeviceSpec* PreparingDevice(const Manifest& manifest);
 void CheckShapes(const std::vector<std::unique_ptr<Manifest>>& manifests);
 
 // The parts of `CheckManifest` in files of their own.
-void CheckPrograms(const Manifest& manifest);     // instructions fit their buffers and devices
-void CheckCode(const Manifest& manifest);         // code and calls have the form of their devices
-void CheckOrder(const Manifest& manifest);        // what happens before what
+// Instructions fit their buffers and devices.
+void CheckPrograms(const Manifest& manifest, const DeviceKinds& kinds);
+void CheckCode(const Manifest& manifest);   // code and calls have the form of their devices
+void CheckOrder(const Manifest& manifest);  // what happens before what
 
 template <typename Names>
 void RequireUnique(const char* what, const Names& names) {
@@ -52,4 +56,4 @@ void RequireUnique(const char* what, const Names& names) {
 
 }  // namespace hios
 
-#endif  // HIOS_C_API_CHECK_MANIFEST_H_
+#endif  // HIOS_CHECKS_CHECK_MANIFEST_H_

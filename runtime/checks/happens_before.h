@@ -4,8 +4,8 @@
 // that this order does not fix may run at the same time. Programs that wait for each other in a cycle
 // have no such order: they would hang.
 
-#ifndef HIOS_C_API_HAPPENS_BEFORE_H_
-#define HIOS_C_API_HAPPENS_BEFORE_H_
+#ifndef HIOS_CHECKS_HAPPENS_BEFORE_H_
+#define HIOS_CHECKS_HAPPENS_BEFORE_H_
 
 #include <cstdint>
 #include <map>
@@ -65,4 +65,4 @@ class HappensBefore {
 
 }  // namespace hios
 
-#endif  // HIOS_C_API_HAPPENS_BEFORE_H_
+#endif  // HIOS_CHECKS_HAPPENS_BEFORE_H_

@@ -1,7 +1,7 @@
 // The one kind of exception of this library: a code and a message. None leaves it (c_api.cc).
 
-#ifndef HIOS_C_API_ERROR_H_
-#define HIOS_C_API_ERROR_H_
+#ifndef HIOS_CHECKS_ERROR_H_
+#define HIOS_CHECKS_ERROR_H_
 
 #include <string>
 #include <string_view>
@@ -30,7 +30,31 @@ void Require(bool holds, Message message) {
   if (!holds) Fail(HIOS_ARTIFACT, message());
 }
 
-inline std::string Quoted(std::string_view text) { return "'" + std::string(text) + "'"; }
+// A text of a file as Python shows it, so that it cannot steer a terminal.
+inline std::string Quoted(std::string_view text) {
+  const bool has_single = text.find('\'') != text.npos && text.find('"') == text.npos;
+  const char quote = has_single ? '"' : '\'';
+  std::string result(1, quote);
+  for (const char c : text) {
+    constexpr char kDigits[] = "0123456789abcdef";
+    const auto byte = static_cast<unsigned char>(c);
+    if (byte < 0x20 || byte == 0x7f) {
+      result += {'\\', 'x', kDigits[byte / 16], kDigits[byte % 16]};
+    } else {
+      if (c == '\\' || c == quote) result += '\\';
+      result += c;
+    }
+  }
+  return result + quote;
+}
+
+// A list of names as Python shows it.
+template <typename Names>
+std::string QuotedList(const Names& names) {
+  std::string result;
+  for (const auto& name : names) result += (result.empty() ? "" : ", ") + Quoted(name);
+  return "[" + result + "]";
+}
 
 // The first characters of a text that a file holds, which may be long.
 inline std::string QuotedStart(std::string_view text) {
@@ -43,4 +67,4 @@ inline std::string QuotedStart(std::string_view text) {
 
 }  // namespace hios
 
-#endif  // HIOS_C_API_ERROR_H_
+#endif  // HIOS_CHECKS_ERROR_H_

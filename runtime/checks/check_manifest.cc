@@ -3,18 +3,14 @@
 #include <set>
 
 #include "device_names.h"
+#include "dtypes.h"
 #include "error.h"
-#include "memory.h"
+#include "limits.h"
 
 namespace hios {
 namespace {
 
-constexpr size_t kMaxStreams = 64;
 constexpr int64_t kCopyStream = 65;
-constexpr size_t kMaxDevices = 256;
-constexpr size_t kMaxInstructions = 1 << 15;  // the order of more would take too long to prove
-constexpr size_t kMaxArguments = 1 << 20;     // of all calls together
-constexpr int64_t kMaxInFlight = 64;
 
 void RequireAtMost(size_t count, size_t most, const char* what) {
   Require(count <= most, [&] {
@@ -32,7 +28,7 @@ void CheckAmounts(const Manifest& manifest) {
     }
   }
   RequireAtMost(manifest.devices.size(), kMaxDevices, "devices");
-  RequireAtMost(manifest.programs.size(), kMaxDevices * kMaxStreams, "programs");
+  RequireAtMost(manifest.programs.size(), kMaxDevices * static_cast<size_t>(kMaxStreams), "programs");
   RequireAtMost(instructions, kMaxInstructions, "instructions");
   RequireAtMost(arguments, kMaxArguments, "arguments");
   for (const TensorSpec& spec : manifest.inputs) TensorBytes(spec.shape, spec.dtype);
@@ -47,29 +43,29 @@ std::vector<std::string_view> NamesOf(const Items& items, Member member) {
   return names;
 }
 
-void CheckDevices(const Manifest& manifest) {
+void CheckDevices(const Manifest& manifest, const DeviceKinds& kinds) {
   RequireUnique("device", NamesOf(manifest.devices, &DeviceSpec::name));
   Require(!manifest.devices.empty(), "the artifact has no device");
   for (const DeviceSpec& device : manifest.devices) {
-    const DeviceKind kind = KindOf(device.name);
-    if (kind == DeviceKind::kCpu) {
-      ParseCores(device.name);
-    } else {
-      CheckGpuName(device.name);
-    }
-    Require(device.kind == KindName(kind), [&] {
+    const DeviceKind& kind = kinds.of(device.name);
+    if (kind.name == "cpu") ParseCores(device.name);
+    if (kind.name == "cuda") CheckGpuName(device.name);
+    Require(device.kind == kind.name, [&] {
       return "device " + Quoted(device.name) + " has the kind " + Quoted(device.kind);
     });
   }
-  std::set<std::pair<std::string_view, int64_t>> streams;
+  std::vector<std::string> streams;
+  for (const Program& program : manifest.programs) {
+    streams.push_back(program.device + " stream " + std::to_string(program.stream));
+  }
+  RequireUnique("program", streams);
   for (const Program& program : manifest.programs) {
     const DeviceSpec* device = manifest.device(program.device);
     const std::string name = Quoted(program.device);
     const int64_t stream = program.stream;
-    Require(streams.emplace(program.device, stream).second, "a program is named twice");
     Require(device != nullptr, [&] { return "a program is for the unknown device " + name; });
-    Require(stream <= static_cast<int64_t>(kMaxStreams) ||
-                (HasOwnMemory(KindOf(program.device)) && stream == kCopyStream),
+    Require(stream <= kMaxStreams ||
+                (kinds.of(program.device).own_memory && stream == kCopyStream),
             [&] { return "device " + name + " has a stream " + std::to_string(stream); });
     Require(device->library.has_value(),
             [&] { return "device " + name + " has work but no library"; });
@@ -114,7 +110,7 @@ void CheckPrepared(const Manifest& manifest, const TensorTypes& weights, const T
   std::set<std::string_view> returned;
   for (const TensorSpec& spec : manifest.outputs) returned.insert(spec.buffer);
   for (const PreparedWeight& weight : manifest.prepared) {
-    const auto require = [&](bool holds, const char* problem) {
+    const auto require = [&](bool holds, const std::string& problem) {
       Require(holds, [&] { return "the prepared weight " + Quoted(weight.name) + problem; });
     };
     const Buffer* buffer = manifest.buffer(weight.name);
@@ -122,25 +118,29 @@ void CheckPrepared(const Manifest& manifest, const TensorTypes& weights, const T
             " has no buffer of the host");
     require(weights.count(weight.name) == 0, " is stored, too");
     require(returned.count(weight.name) == 0, " is an output");
-    require(sources.count(weight.source) != 0, " has no source");
+    require(sources.count(weight.source) != 0, " has no source " + Quoted(weight.source));
   }
   Require(manifest.prepared.empty() || PreparingDevice(manifest) != nullptr,
           "weights are to be prepared, and no CPU has a library");
 }
 
 void CheckBuffer(const Buffer& buffer, const Manifest& manifest, const TensorTypes& weights,
-                 const std::set<std::string_view>& prepared) {
+                 const std::set<std::string_view>& prepared, const DeviceKinds& kinds) {
   const auto require = [&](bool holds, const char* problem) {
     Require(holds, [&] { return "buffer " + Quoted(buffer.name) + problem; });
   };
   const DeviceSpec* device = buffer.device ? manifest.device(*buffer.device) : nullptr;
   if (buffer.space == "arena") {
     require(device != nullptr && buffer.offset, " is in the arena of no device or has no offset");
-    require(*buffer.offset + buffer.bytes() <= device->arena_bytes, " ends behind its arena");
+    const int64_t end = *buffer.offset + buffer.bytes();
+    Require(end <= device->arena_bytes, [&] {
+      return "buffer " + Quoted(buffer.name) + " ends at byte " + std::to_string(end) +
+             ", the arena of " + device->name + " has " + std::to_string(device->arena_bytes);
+    });
     require(*buffer.offset % static_cast<int64_t>(kAlignment) == 0, " is not aligned");
   } else {
     require(!buffer.device || (buffer.space == "param" && device != nullptr &&
-                               HasOwnMemory(KindOf(device->name))),
+                               kinds.of(device->name).own_memory),
             " must belong to no device");
     require(!buffer.offset, " must have no offset");
   }
@@ -151,11 +151,13 @@ void CheckBuffer(const Buffer& buffer, const Manifest& manifest, const TensorTyp
   }
 }
 
-void CheckBuffers(const Manifest& manifest, const TensorTypes& weights) {
+void CheckBuffers(const Manifest& manifest, const TensorTypes& weights, const DeviceKinds& kinds) {
   RequireUnique("buffer", NamesOf(manifest.buffers, &Buffer::name));
   std::set<std::string_view> prepared;
   for (const PreparedWeight& weight : manifest.prepared) prepared.insert(weight.name);
-  for (const Buffer& buffer : manifest.buffers) CheckBuffer(buffer, manifest, weights, prepared);
+  for (const Buffer& buffer : manifest.buffers) {
+    CheckBuffer(buffer, manifest, weights, prepared, kinds);
+  }
 }
 
 void CheckTensors(const std::vector<TensorSpec>& specs, const Manifest& manifest) {
@@ -208,18 +210,19 @@ void CheckPrediction(const Prediction& prediction) {
 
 }  // namespace
 
-void CheckManifest(const Manifest& manifest, const TensorTypes& weights, const TensorTypes& sources) {
+void CheckManifest(const Manifest& manifest, const TensorTypes& weights, const TensorTypes& sources,
+                   const DeviceKinds& kinds) {
   CheckAmounts(manifest);
   try {
-    CheckDevices(manifest);
+    CheckDevices(manifest, kinds);
     CheckSessions(manifest);
   } catch (const Error& error) {  // of names
     Fail(HIOS_ARTIFACT, error.message);
   }
   CheckPrepared(manifest, weights, sources);
-  CheckBuffers(manifest, weights);
+  CheckBuffers(manifest, weights, kinds);
   CheckInterface(manifest);
-  CheckPrograms(manifest);
+  CheckPrograms(manifest, kinds);
   CheckCode(manifest);
   CheckOrder(manifest);
   CheckPrediction(manifest.prediction);
