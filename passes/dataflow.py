@@ -104,7 +104,23 @@ def rewrite_main(mod: IRModule, rewrite: Rewrite) -> IRModule:
                 replaced[binding.var] = value
             result = builder.emit_output(substitute(main.body.body, replaced))
         builder.emit_func_output(result)
-    return relax.transform.DeadCodeElimination()(builder.finalize())
+    rebuilt = builder.finalize()
+    rebuilt["main"] = _without_unused(rebuilt["main"])
+    return relax.transform.DeadCodeElimination()(rebuilt)  # of kernels that nobody calls
+
+
+def _without_unused(main: relax.Function) -> relax.Function:
+    """Leave out bindings that nothing reads; TVM's pass takes long where there are thousands."""
+    uses = _count_uses(main)
+    kept = []
+    for binding in reversed(list(bindings(main))):
+        if uses[binding.var]:
+            kept.append(binding)
+        else:
+            uses.subtract(_variables(binding.value))
+    block = relax.DataflowBlock(kept[::-1])
+    body = relax.SeqExpr([block], main.body.body)
+    return relax.Function(main.params, body, main.ret_ty, attrs=main.attrs)
 
 
 def substitute(value: relax.Expr, replaced: Mapping[relax.Var, relax.Expr]) -> relax.Expr:
@@ -126,21 +142,19 @@ def substitute(value: relax.Expr, replaced: Mapping[relax.Var, relax.Expr]) -> r
 
 def _count_uses(main: relax.Function) -> Counter[relax.Var]:
     """Return how often each variable is read by the bindings and as the result."""
-    uses: Counter[relax.Var] = Counter()
-
-    def count(expr: relax.Expr) -> None:
-        if isinstance(expr, relax.Var):
-            uses[expr] += 1
-        elif isinstance(expr, relax.Tuple):
-            for field in expr.fields:
-                count(field)
-        elif isinstance(expr, relax.TupleGetItem):
-            count(expr.tuple_value)
-        elif isinstance(expr, Call):
-            for arg in expr.args:
-                count(arg)
-
+    uses = Counter(_variables(main.body.body))
     for binding in bindings(main):
-        count(binding.value)
-    count(main.body.body)
+        uses.update(_variables(binding.value))
     return uses
+
+
+def _variables(value: relax.Expr) -> list[relax.Var]:
+    """Return the variables that `value` reads, as often as it does."""
+    if isinstance(value, relax.Var):
+        return [value]
+    if isinstance(value, relax.TupleGetItem):
+        return _variables(value.tuple_value)
+    operands = value.fields if isinstance(value, relax.Tuple) else ()
+    if isinstance(value, Call):
+        operands = value.args
+    return [variable for operand in operands for variable in _variables(operand)]
