@@ -206,7 +206,8 @@ class Planned:
             for i, trial in enumerate(self.trials)
         ]
         info: dict[str, Any] = {"trials": [encode(trial) for trial in tried]} if tried else {}
-        info["notes"] = self.network_notes
+        if notes := self.network_notes:
+            info["notes"] = notes
         prediction = predictions[self.best]
         return described(self.build, prediction, verification=verification, info=info)
 
