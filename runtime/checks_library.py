@@ -7,6 +7,7 @@ is compiled when it is needed for the first time, and kept in the user's cache.
 import ctypes
 import hashlib
 import os
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 
@@ -19,10 +20,12 @@ NAME = "libhios_checks.so"
 
 _HERE = Path(__file__).parent
 _FOLDERS = (_HERE / "checks", _HERE / "c_api")  # of headers: the latter has the codes of errors
-_FLAGS = (
-    *("-std=c++17", "-O1", "-fPIC", "-fvisibility=hidden", "-shared", "-s"),
-    *("-Wl,--as-needed", "-Wl,--gc-sections", "-Wl,--wrap=_ZSt28__throw_bad_array_new_lengthv"),
+_FLAGS = ("-std=c++17", "-O1", "-fPIC", "-fvisibility=hidden")
+_LINK_FLAGS = (
+    *("-shared", "-s", "-Wl,--as-needed", "-Wl,--gc-sections"),
+    "-Wl,--wrap=_ZSt28__throw_bad_array_new_lengthv",
 )
+_HALVES = 2  # who compiles is waited for, and each unit reads the same headers
 
 
 @cache
@@ -64,7 +67,7 @@ def kept_checks() -> bytes:
     """
     from hios_tvm.compiled_code import default_cache_dir, kept_code
 
-    key = hashlib.sha256(repr((_compiler(), _FLAGS, os.uname().machine)).encode())
+    key = hashlib.sha256(repr((_compiler(), _FLAGS, _LINK_FLAGS, os.uname().machine)).encode())
     headers = sorted((_HERE / "checks").glob("*.h"))
     for path in (*_sources(), *headers, _HERE / "c_api" / "hios_runtime.h"):
         key.update(path.read_bytes())
@@ -78,14 +81,22 @@ def kept_checks() -> bytes:
 
 
 def _compile() -> bytes:
-    """Compile all sources at once, which have most in common."""
+    """Compile two halves of the sources at once, each of which have most in common."""
     from hios_tvm.compiled_code import run_compiler
 
-    with temporary_folder() as folder:
-        source, result = folder / "checks.cc", folder / NAME
-        source.write_text("".join(f'#include "{path}"\n' for path in _sources()))
-        includes = [f"-I{folder}" for folder in _FOLDERS]
-        run_compiler([_compiler(), *_FLAGS, *includes, source, "-o", result], folder)
+    with temporary_folder() as folder, ThreadPoolExecutor(_HALVES) as pool:
+
+        def compiled(number: int) -> Path:
+            source = folder / f"checks{number}.cc"
+            paths = _sources()[number::_HALVES]
+            source.write_text("".join(f'#include "{path}"\n' for path in paths))
+            includes = [f"-I{folder}" for folder in _FOLDERS]
+            code = source.with_suffix(".o")
+            run_compiler([_compiler(), *_FLAGS, *includes, "-c", source, "-o", code], folder)
+            return code
+
+        codes, result = list(pool.map(compiled, range(_HALVES))), folder / NAME
+        run_compiler([_compiler(), *_LINK_FLAGS, *codes, "-o", result], folder)
         return result.read_bytes()
 
 
